@@ -24,9 +24,10 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.utils import digit_version
 from torch import Tensor
 
-COMPILED_MMCV = (
-    'replace mmcv-lite by the full mmcv built for your torch and CUDA '
-    '(https://mmcv.readthedocs.io/en/latest/get_started/installation.html)')
+NO_COMPILED_OPS = (
+    f'mmcv {mmcv.__version__} is installed without its compiled ops; to get them, install the '
+    'full mmcv built for your torch and CUDA, '
+    'https://mmcv.readthedocs.io/en/latest/get_started/installation.html')
 
 
 @functools.cache
@@ -51,9 +52,7 @@ class MissingOps(ModuleType):
             raise AttributeError(name)
 
         def missing_op(*args, **kwargs):
-            raise ImportError(
-                f'{name} is a compiled op and mmcv {mmcv.__version__} is installed without '
-                f'compiled ops: {COMPILED_MMCV}.')
+            raise ImportError(f'The op {name} cannot run: {NO_COMPILED_OPS}')
 
         return missing_op
 
@@ -103,8 +102,8 @@ def announce_slow_attention(attention: Callable) -> Callable:
 
     @functools.cache
     def announce() -> None:
-        print_log(f'Deformable attention runs as PyTorch code; for the faster compiled op '
-                  f'{COMPILED_MMCV}.', logger='current', level=logging.WARNING)
+        print_log(f'Deformable attention runs as slower PyTorch code: {NO_COMPILED_OPS}',
+                  logger='current', level=logging.WARNING)
 
     @functools.wraps(attention)
     def wrapper(value: Tensor, *args, **kwargs) -> Tensor:

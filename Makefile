@@ -1,0 +1,52 @@
+# Everything that can be done here. Needs python3 with pip, and nothing else.
+PYTHON3 ?= python3
+VENV ?= .venv
+VENV_ONEDL ?= .venv-onedl
+PYTHON = $(VENV)/bin/python
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help setup demo test lint setup-onedl test-onedl
+
+help:
+	@echo 'make setup       install into $(VENV): once, and when the requirements change'
+	@echo 'make demo        train, evaluate and draw a small detector on generated images'
+	@echo 'make test        run every test'
+	@echo 'make lint        check the style of the code'
+	@echo 'make test-onedl  run every test with the onedl forks of mmengine, mmcv and mmdet'
+
+setup: $(VENV)/installed
+setup-onedl: $(VENV_ONEDL)/installed
+
+demo: setup
+	$(PYTHON) tools/demo.py
+
+test: setup
+	$(PYTHON) -m pytest
+
+lint: setup
+	$(PYTHON) -m ruff check .
+
+test-onedl: setup-onedl
+	$(VENV_ONEDL)/bin/python -m pytest
+
+$(VENV)/installed: requirements.txt setup.cfg
+	$(call install,$(VENV),$<)
+
+$(VENV_ONEDL)/installed: requirements-onedl.txt setup.cfg
+	$(call install,$(VENV_ONEDL),$<)
+
+# $(1): environment, $(2): requirements.
+# - Debian's python3 has no ensurepip; its pip can still fill an environment that has none.
+# - Both OpenCV packages write to cv2/, and the one that needs no libGL has to come last.
+define install
+	@echo '[1/3] Making the environment $(1)'
+	@$(PYTHON3) -m venv $(1) >/dev/null 2>&1 || { $(PYTHON3) -m venv --without-pip $(1) && \
+		$(PYTHON3) -m pip --python $(1)/bin/python install -q pip; }
+	@echo '[2/3] Installing $(2); torch is by far the largest download'
+	@$(1)/bin/python -m pip install -r $(2)
+	@$(1)/bin/python -m pip install -q --no-deps --force-reinstall \
+		$$(grep '^opencv-python-headless' $(2))
+	@echo '[3/3] Installing groupdetr_mmdet from this folder'
+	@$(1)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+endef
