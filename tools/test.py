@@ -1,0 +1,43 @@
+"""Evaluate a detector."""
+import argparse
+
+from _cli import build_runner, load_config, make_parser, run
+from mmdet.engine.hooks.utils import trigger_visualization_hook
+from mmdet.evaluation import DumpDetResults
+
+from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.preflight import check_config, check_path
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', help='pickle file (.pkl) to write the predictions to')
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument(
+        '--show-dir', help='directory for pictures of the predictions, made inside the work '
+        'directory of this run')
+    parser.add_argument('--wait-time', type=float, default=2,
+                        help='seconds that --show shows a picture')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        raise ConfigError(f'--out: {args.out} is not the name of a pickle file; let it end in '
+                          '.pkl.')
+    cfg = load_config(args)
+    check_path('CHECKPOINT', args.checkpoint)
+    cfg.load_from = args.checkpoint
+    if args.show or args.show_dir:
+        cfg = trigger_visualization_hook(cfg, args)
+    check_config(cfg, modes=('test',))
+    runner = build_runner(cfg)
+    if args.out:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    runner.test()
+
+
+if __name__ == '__main__':
+    run(main)

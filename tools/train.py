@@ -1,0 +1,58 @@
+"""Train a detector."""
+import argparse
+
+from _cli import build_runner, load_config, make_parser, run
+from mmengine.config import Config
+from mmengine.device import get_device
+
+from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.preflight import check_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help='scale the learning rate with the batch size')
+    parser.add_argument(
+        '--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+        help='continue from this checkpoint, or without a value from the last one in the work '
+        'directory')
+    return parser.parse_args()
+
+
+def set_amp(cfg: Config) -> None:
+    if get_device() == 'cpu':
+        raise ConfigError('--amp: mixed precision of mmengine needs a GPU and there is none; '
+                          'leave --amp out.')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.loss_scale = 'dynamic'
+
+
+def set_auto_scale_lr(cfg: Config) -> None:
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise ConfigError('--auto-scale-lr: the config does not say auto_scale_lr.base_batch_size;'
+                          ' set it to the batch size that the learning rate was chosen for.')
+    cfg.auto_scale_lr.enable = True
+
+
+def set_resume(cfg: Config, resume: str) -> None:
+    cfg.resume = True
+    cfg.load_from = None if resume == 'auto' else resume
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    if args.amp:
+        set_amp(cfg)
+    if args.auto_scale_lr:
+        set_auto_scale_lr(cfg)
+    if args.resume:
+        set_resume(cfg, args.resume)
+    check_config(cfg, modes=('train', 'val'))
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    run(main)
