@@ -3,6 +3,15 @@ from . import compat
 
 compat.apply()
 
+from .assigner import GroupHungarianAssigner  # noqa: E402
+from .detectors import GroupConditionalDETR, GroupQueries  # noqa: E402
+from .head import GroupConditionalDETRHead  # noqa: E402
+from .transformer import (  # noqa: E402
+    GroupConditionalDetrTransformerDecoder, GroupConditionalDetrTransformerDecoderLayer)
 from .version import __version__  # noqa: E402
 
-__all__ = ['__version__']
+__all__ = [
+    'GroupConditionalDETR', 'GroupConditionalDETRHead', 'GroupConditionalDetrTransformerDecoder',
+    'GroupConditionalDetrTransformerDecoderLayer', 'GroupHungarianAssigner', 'GroupQueries',
+    '__version__'
+]

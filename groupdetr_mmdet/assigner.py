@@ -1,0 +1,296 @@
+"""Matching: the queries of each group one-to-one with the ground truth."""
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from mmdet.models.task_modules import AssignResult, HungarianAssigner
+from mmdet.models.task_modules.assigners.match_cost import FocalLossCost
+from mmdet.registry import TASK_UTILS
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from mmengine import ConfigDict
+from mmengine.structures import InstanceData
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from .errors import ConfigError
+from .groups import check_num_query_groups, count_groups
+
+try:
+    import lap
+except ImportError:  # scipy solves the same problems, more slowly
+    lap = None
+
+
+class MatchedPairs(NamedTuple):
+    """Pairs of queries and ground truth, each field of shape (num_layers, pairs of a layer).
+
+    Attributes:
+        rows (Tensor): Rows of the predictions flattened to (num_layers * bs * K * N).
+        gts (Tensor): Rows of the ground truth of all images, concatenated.
+    """
+    rows: Tensor
+    gts: Tensor
+
+
+@TASK_UTILS.register_module()
+class GroupHungarianAssigner(HungarianAssigner):
+    """Match every group of queries one-to-one with the ground truth (paper, Section 3.2).
+
+    An object is matched K times, by one query of each group. With one group this is
+    ``HungarianAssigner``.
+
+    Args:
+        match_costs (list[dict] | dict): Registered match costs.
+        num_query_groups (int, optional): Number of groups K. A group detector says it; a stock
+            detector, whose ``num_queries`` counts the queries of all groups, needs it here.
+        num_queries (int, optional): Queries of one group, N, said by a group detector, so that at
+            inference its N predictions are one group and not K.
+
+    Raises:
+        ConfigError: If ``num_query_groups`` is not an integer of at least 1.
+    """
+
+    def __init__(self,
+                 match_costs: Union[List[Union[dict, ConfigDict]], dict, ConfigDict],
+                 num_query_groups: int,
+                 num_queries: Optional[int] = None) -> None:
+        super().__init__(match_costs)
+        self.num_query_groups = check_num_query_groups(num_query_groups)
+        self.num_queries = num_queries
+
+    def count_groups(self, num_preds: int) -> int:
+        """Return how many groups a layer's predictions of one image hold.
+
+        Raises:
+            ConfigError: If the predictions do not divide into groups.
+        """
+        if self.num_queries is not None:
+            return count_groups(num_preds, self.num_queries)
+        if num_preds % self.num_query_groups:
+            raise ConfigError(
+                f'{num_preds} predictions do not divide into num_query_groups='
+                f'{self.num_query_groups} groups: set model.num_queries to a multiple of '
+                'train_cfg.assigner.num_query_groups.')
+        return self.num_query_groups
+
+    def assign(self,
+               pred_instances: InstanceData,
+               gt_instances: InstanceData,
+               img_meta: Optional[dict] = None,
+               **kwargs) -> AssignResult:
+        """Match one image's predictions of one layer, as mmdet's heads ask for it.
+
+        Args:
+            pred_instances (InstanceData): ``scores``, logits of shape (K * N, num_classes), and
+                ``bboxes``, xyxy in pixels, shape (K * N, 4).
+            gt_instances (InstanceData): ``labels``, shape (G, ), and ``bboxes``, xyxy in pixels,
+                shape (G, 4).
+            img_meta (dict, optional): Image information, with ``img_shape``.
+
+        Returns:
+            AssignResult: ``gt_inds`` of shape (K * N, ), 0 for background, else the ground
+            truth's index plus one.
+
+        Raises:
+            ConfigError: If the predictions do not divide into groups.
+        """
+        num_groups = self.count_groups(len(pred_instances))
+        gt_inds = gt_instances.labels.new_zeros(len(pred_instances))
+        labels = gt_inds - 1
+        if len(gt_instances):
+            cost = self.match_cost_matrix(pred_instances, gt_instances, img_meta)
+            queries, gts = solve_groups(cost.cpu().numpy(), num_groups)
+            rows, cols = torch.from_numpy(np.stack([queries, gts])).to(gt_inds.device)
+            gt_inds[rows] = cols + 1
+            labels[rows] = gt_instances.labels[cols]
+        return AssignResult(len(gt_instances), gt_inds, max_overlaps=None, labels=labels)
+
+    @torch.no_grad()
+    def match_cost_matrix(self, pred_instances: InstanceData, gt_instances: InstanceData,
+                          img_meta: Optional[dict]) -> Tensor:
+        """Sum the match costs, in float32.
+
+        Args:
+            pred_instances (InstanceData): Predictions as for :meth:`assign`, of any number of
+                layers and groups.
+            gt_instances (InstanceData): Ground truth as for :meth:`assign`.
+            img_meta (dict, optional): Image information.
+
+        Returns:
+            Tensor: Cost of every pair, shape (num_preds, G).
+        """
+        with torch.autocast(gt_instances.labels.device.type, enabled=False):
+            return sum(
+                match_cost(*narrow_classes(match_cost, pred_instances, gt_instances), img_meta)
+                for match_cost in self.match_costs).float()
+
+
+    def match_layers(self, cls_scores: Tensor, bbox_preds: Tensor,
+                     batch_gt_instances: Sequence[InstanceData], batch_img_metas: Sequence[dict],
+                     num_classes: int) -> MatchedPairs:
+        """Match all layers, images and groups of a batch.
+
+        The match costs are called once per image, over all layers and groups. All that the host
+        must know crosses in one copy, and the pairs go back in one.
+
+        Args:
+            cls_scores (Tensor): Logits, shape (num_layers, bs, K * N, C).
+            bbox_preds (Tensor): Boxes, normalized cxcywh, shape (num_layers, bs, K * N, 4).
+            batch_gt_instances (list[InstanceData]): Each image's ``labels`` and ``bboxes``, xyxy
+                in pixels.
+            batch_img_metas (list[dict]): Each image's information, with ``img_shape``.
+            num_classes (int): Number of categories.
+
+        Returns:
+            MatchedPairs: The pairs of every layer, on the device of the predictions.
+
+        Raises:
+            ConfigError: If the predictions do not divide into groups, or a label is not below
+                ``num_classes``.
+            FloatingPointError: If a prediction or a match cost is NaN or infinite.
+        """
+        cls_scores, bbox_preds = cls_scores.detach().float(), bbox_preds.detach().float()
+        num_groups = self.count_groups(cls_scores.size(2))
+        costs = [
+            self._image_costs(cls_scores[:, i], bbox_preds[:, i], gts, meta, num_classes)
+            for i, (gts, meta) in enumerate(zip(batch_gt_instances, batch_img_metas))
+        ]
+        *costs, labels, cls_sums, box_sums = copy_to_host(
+            *costs, torch.cat([gts.labels for gts in batch_gt_instances]),
+            cls_scores.flatten(1).sum(1), bbox_preds.flatten(1).sum(1))
+        check_labels(labels, num_classes)
+        check_finite(cls_sums, box_sums, costs, batch_img_metas)
+        rows, gts = match_images(costs, len(cls_scores), num_groups)
+        return MatchedPairs(*torch.from_numpy(np.stack([rows, gts])).to(cls_scores.device))
+
+    def _image_costs(self, cls_scores: Tensor, bbox_preds: Tensor, gt_instances: InstanceData,
+                     img_meta: dict, num_classes: int) -> Tensor:
+        height, width = img_meta['img_shape'][:2]
+        scale = bbox_preds.new_tensor([width, height, width, height])
+        pred_instances = InstanceData(
+            scores=cls_scores.flatten(0, 1),
+            bboxes=bbox_cxcywh_to_xyxy(bbox_preds.flatten(0, 1)) * scale)
+        # A label out of range is reported after the copy; here it would be a device-side assert.
+        gt_instances = InstanceData(
+            labels=gt_instances.labels.clamp(0, num_classes - 1), bboxes=gt_instances.bboxes)
+        return self.match_cost_matrix(pred_instances, gt_instances, img_meta)
+
+
+def narrow_classes(match_cost: Callable, pred_instances: InstanceData,
+                   gt_instances: InstanceData) -> Tuple[InstanceData, InstanceData]:
+    """Give the focal cost only the columns that it will pick.
+
+    It looks at each class alone, yet computes all of them, ten times too many on COCO.
+
+    Args:
+        match_cost (Callable): A registered match cost. Any but the focal cost gets all classes.
+        pred_instances (InstanceData): With ``scores`` of shape (num_preds, num_classes).
+        gt_instances (InstanceData): With ``labels`` of shape (G, ).
+
+    Returns:
+        tuple[InstanceData, InstanceData]: The same problem, with fewer classes where possible.
+    """
+    num_gts = len(gt_instances)
+    is_focal = type(match_cost) is FocalLossCost and not match_cost.binary_input
+    if not is_focal or num_gts >= pred_instances.scores.size(-1):
+        return pred_instances, gt_instances
+    labels = gt_instances.labels
+    return (InstanceData(scores=pred_instances.scores[:, labels]),
+            InstanceData(labels=torch.arange(num_gts, device=labels.device)))
+
+
+def copy_to_host(*tensors: Tensor) -> List[np.ndarray]:
+    """Copy float or small-integer tensors to the host at once, as float32 arrays."""
+    flat = torch.cat([x.flatten().float() for x in tensors]).cpu().numpy()
+    ends = np.cumsum([x.numel() for x in tensors])[:-1]
+    return [part.reshape(x.shape) for part, x in zip(np.split(flat, ends), tensors)]
+
+
+def match_images(costs: Sequence[np.ndarray], num_layers: int,
+                 num_groups: int) -> Tuple[np.ndarray, np.ndarray]:
+    """Solve the problems of all images.
+
+    Args:
+        costs (list[ndarray]): Of each image, shape (num_layers * K * N, G).
+        num_layers (int): Number of decoder layers.
+        num_groups (int): Number of groups K.
+
+    Returns:
+        tuple[ndarray, ndarray]: The fields of :class:`MatchedPairs`.
+    """
+    rows, gts = [np.empty((num_layers, 0), np.int64)], [np.empty((num_layers, 0), np.int64)]
+    first_gt = 0
+    for image, cost in enumerate(costs):
+        num_rows = len(cost) // num_layers
+        image_rows, image_gts = solve_groups(cost, num_layers * num_groups)
+        # (num_layers, K * N) of one image -> (num_layers, bs, K * N) of all
+        layer_offsets = np.arange(num_layers)[:, None] * (len(costs) - 1) * num_rows
+        rows.append(image_rows.reshape(num_layers, -1) + layer_offsets + image * num_rows)
+        gts.append(image_gts.reshape(num_layers, -1) + first_gt)
+        first_gt += cost.shape[1]
+    return np.concatenate(rows, 1), np.concatenate(gts, 1)
+
+
+def solve_groups(cost: np.ndarray, num_groups: int) -> Tuple[np.ndarray, np.ndarray]:
+    """Solve one assignment problem per group at the least total cost.
+
+    Args:
+        cost (ndarray): Finite costs, shape (num_groups * N, G).
+        num_groups (int): Number of problems, stacked along the rows.
+
+    Returns:
+        tuple[ndarray, ndarray]: Matched rows and columns of ``cost``, in ascending rows, each of
+        shape (num_groups * min(N, G), ).
+    """
+    problems = cost.reshape(num_groups, -1, cost.shape[1])
+    if lap is None:
+        pairs = [linear_sum_assignment(problem) for problem in problems]
+        queries, gts = (np.stack(x) for x in zip(*pairs))
+    else:
+        queries, gts = (np.stack(x) for x in lap.lapjvr_batch(
+            problems, extend_cost=True, return_cost=False, precision='float64'))
+    first_rows = np.arange(num_groups)[:, None] * problems.shape[1]
+    return (queries + first_rows).ravel(), gts.ravel()
+
+
+def check_labels(labels: np.ndarray, num_classes: int) -> None:
+    """Refuse labels that the head cannot predict.
+
+    Raises:
+        ConfigError: If a label is not in ``[0, num_classes)``.
+    """
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if wrong.size:
+        raise ConfigError(
+            f'label {int(wrong[0])} of the data does not fit bbox_head.num_classes={num_classes}: '
+            'set model.bbox_head.num_classes to the number of metainfo.classes of the dataset.')
+
+
+def check_finite(cls_sums: np.ndarray, box_sums: np.ndarray, costs: Sequence[np.ndarray],
+                 batch_img_metas: Sequence[dict]) -> None:
+    """Stop before the optimizer can learn from NaN.
+
+    Args:
+        cls_sums (ndarray): Sum of each layer's logits, shape (num_layers, ).
+        box_sums (ndarray): Sum of each layer's boxes, shape (num_layers, ).
+        costs (list[ndarray]): Match costs of each image, shape (num_layers * K * N, G).
+        batch_img_metas (list[dict]): Each image's information.
+
+    Raises:
+        FloatingPointError: If one of them is NaN or infinite.
+    """
+    inputs = ', '.join(f'{meta.get("img_path", f"image {i}")} ({cost.shape[1]} boxes)'
+                       for i, (meta, cost) in enumerate(zip(batch_img_metas, costs)))
+    advice = ('stopped before the optimizer step; lower optim_wrapper.optimizer.lr, or look at '
+              f'the loss inputs of this iteration: {inputs}.')
+    for name, sums in (('logits', cls_sums), ('boxes', box_sums)):
+        layers = np.flatnonzero(~np.isfinite(sums)).tolist()
+        if layers:
+            raise FloatingPointError(f'NaN or infinite {name} in decoder layer {layers[0]} '
+                                     f'(of {len(sums)}, from 0): {advice}')
+    for image, cost in enumerate(costs):
+        layers = np.flatnonzero(~np.isfinite(cost.reshape(len(cls_sums), -1)).all(1)).tolist()
+        if layers:
+            raise FloatingPointError(f'NaN or infinite match cost of image {image} in decoder '
+                                     f'layer {layers[0]} (from 0), its predictions are finite: '
+                                     f'look at train_cfg.assigner.match_costs; {advice}')

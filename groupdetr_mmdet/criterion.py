@@ -1,0 +1,198 @@
+"""The set loss of all decoder layers in one pass."""
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.losses import FocalLoss
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
+from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from .assigner import MatchedPairs
+
+
+class GroupCriterion:
+    """Supervise all layers and groups at once: a mixin for the heads of mmdet's DETR family.
+
+    The losses are those of the stock head, with two differences that follow the official code:
+    each is divided by the number of ground-truth boxes in the batch times K, averaged over ranks,
+    at least 1 (the stock head counts matched queries instead, which are fewer where an image has
+    more boxes than queries), and this average covers the classification loss too.
+
+    The head gives ``assigner`` (a :class:`GroupHungarianAssigner`), ``num_classes``, ``loss_cls``,
+    ``loss_bbox`` and ``loss_iou``.
+    """
+
+    def loss_by_feat(self,
+                     all_layers_cls_scores: Tensor,
+                     all_layers_bbox_preds: Tensor,
+                     batch_gt_instances: InstanceList,
+                     batch_img_metas: List[dict],
+                     batch_gt_instances_ignore: OptInstanceList = None) -> Dict[str, Tensor]:
+        """Compute the losses of every decoder layer.
+
+        Args:
+            all_layers_cls_scores (Tensor): Logits, shape (num_layers, bs, K * N, C).
+            all_layers_bbox_preds (Tensor): Boxes, normalized cxcywh, shape
+                (num_layers, bs, K * N, 4).
+            batch_gt_instances (list[InstanceData]): Each image's ``labels``, shape (G, ), and
+                ``bboxes``, xyxy in pixels, shape (G, 4).
+            batch_img_metas (list[dict]): Each image's information, with ``img_shape``.
+            batch_gt_instances_ignore: Must be None, as for the stock head.
+
+        Returns:
+            dict[str, Tensor]: Scalars ``loss_cls``, ``loss_bbox``, ``loss_iou`` of the last layer
+            and ``d0.loss_cls``, ... of the layers before it.
+
+        Raises:
+            ConfigError: If predictions do not divide into groups or a label does not fit.
+            FloatingPointError: If a prediction is NaN or infinite.
+        """
+        assert batch_gt_instances_ignore is None, \
+            f'{type(self).__name__} takes no batch_gt_instances_ignore.'
+        losses = self.set_losses(all_layers_cls_scores, all_layers_bbox_preds, batch_gt_instances,
+                                 batch_img_metas)
+        last = len(all_layers_cls_scores) - 1
+        return {
+            name if layer == last else f'd{layer}.{name}': values[layer]
+            for layer in (last, *range(last)) for name, values in losses.items()
+        }
+
+    def set_losses(self, cls_scores: Tensor, bbox_preds: Tensor, batch_gt_instances: InstanceList,
+                   batch_img_metas: List[dict]) -> Dict[str, Tensor]:
+        """Match and supervise; arguments as for :meth:`loss_by_feat`.
+
+        Returns:
+            dict[str, Tensor]: ``loss_cls``, ``loss_bbox``, ``loss_iou``, each (num_layers, ).
+        """
+        pairs = self.assigner.match_layers(cls_scores, bbox_preds, batch_gt_instances,
+                                           batch_img_metas, self.num_classes)
+        num_groups = self.assigner.count_groups(cls_scores.size(2))
+        normalizer = self.count_targets(batch_gt_instances, num_groups, bbox_preds)
+        loss_cls = self.classification_loss(cls_scores, batch_gt_instances, pairs)
+        loss_bbox, loss_iou = self.box_losses(bbox_preds, batch_gt_instances, batch_img_metas,
+                                              pairs)
+        return dict(
+            loss_cls=loss_cls / normalizer,
+            loss_bbox=loss_bbox / normalizer,
+            loss_iou=loss_iou / normalizer)
+
+    @staticmethod
+    def count_targets(batch_gt_instances: Sequence[InstanceData], num_groups: int,
+                      like: Tensor) -> Tensor:
+        """Count the boxes to be matched: ground truth times K, averaged over ranks, at least 1.
+
+        The paper's code calls it ``num_boxes`` (``SetCriterion.forward``).
+
+        Returns:
+            Tensor: A float32 scalar on the device of ``like``.
+        """
+        num_boxes = num_groups * sum(len(gts) for gts in batch_gt_instances)
+        count = torch.full((), num_boxes, dtype=torch.float32, device=like.device)
+        return reduce_mean(count).clamp(min=1)
+
+    def classification_loss(self, cls_scores: Tensor, batch_gt_instances: InstanceList,
+                            pairs: MatchedPairs) -> Tensor:
+        """Sum ``loss_cls`` over the queries of each layer.
+
+        Returns:
+            Tensor: Not yet normalized, shape (num_layers, ).
+        """
+        labels = torch.cat([gts.labels for gts in batch_gt_instances])[pairs.gts]
+        loss_cls = self.loss_cls
+        if type(loss_cls) is FocalLoss and not loss_cls.activated:
+            return loss_cls.loss_weight * focal_loss_sums(cls_scores, pairs.rows, labels,
+                                                          loss_cls.alpha, loss_cls.gamma)
+        targets = labels.new_full(cls_scores.shape[:-1], self.num_classes).flatten()
+        targets[pairs.rows] = labels
+        losses = loss_cls(cls_scores.flatten(0, 2).float(), targets, reduction_override='none')
+        return losses.view(len(cls_scores), -1).sum(1)
+
+    def box_losses(self, bbox_preds: Tensor, batch_gt_instances: InstanceList,
+                   batch_img_metas: List[dict], pairs: MatchedPairs) -> Tuple[Tensor, Tensor]:
+        """Sum ``loss_bbox`` and ``loss_iou`` over the matched pairs of each layer.
+
+        Returns:
+            tuple[Tensor, Tensor]: Not yet normalized, each of shape (num_layers, ).
+        """
+        if not pairs.rows.numel():  # every prediction stays in the graph, for DDP
+            nothing = bbox_preds.float().flatten(1).sum(1) * 0
+            return nothing, nothing
+        scales = torch.cat([
+            gts.bboxes.new_tensor([meta['img_shape'][1], meta['img_shape'][0]] * 2).expand(
+                len(gts), 4) for gts, meta in zip(batch_gt_instances, batch_img_metas)
+        ])[pairs.gts].flatten(0, 1)
+        targets = torch.cat([gts.bboxes for gts in batch_gt_instances])[pairs.gts].flatten(0, 1)
+        preds = bbox_preds.flatten(0, 2)[pairs.rows.flatten()].float()
+        loss_bbox = self.loss_bbox(
+            preds, bbox_xyxy_to_cxcywh(targets / scales), reduction_override='none')
+        loss_iou = self.loss_iou(
+            bbox_cxcywh_to_xyxy(preds) * scales, targets, reduction_override='none')
+        num_layers = len(bbox_preds)
+        return loss_bbox.view(num_layers, -1).sum(1), loss_iou.view(num_layers, -1).sum(1)
+
+
+def focal_loss_sums(logits: Tensor, rows: Tensor, labels: Tensor, alpha: float,
+                    gamma: float) -> Tensor:
+    """Sum the sigmoid focal loss over the queries and classes of each layer.
+
+    Nearly every target is background, so the loss is that of background everywhere, corrected at
+    the matched pairs; no one-hot targets are made.
+
+    Args:
+        logits (Tensor): Shape (num_layers, bs, K * N, num_classes).
+        rows (Tensor): Matched rows of the flattened (num_layers * bs * K * N), shape
+            (num_layers, pairs of a layer).
+        labels (Tensor): Labels of the matched rows, same shape.
+        alpha (float): Weight of the matched class, 1 - alpha is that of background.
+        gamma (float): Focusing exponent.
+
+    Returns:
+        Tensor: In float32, shape (num_layers, ).
+    """
+    return _FocalLossSums.apply(logits, rows * logits.size(-1) + labels, alpha, gamma)
+
+
+class _FocalLossSums(torch.autograd.Function):
+    """Makes the gradient along with the loss, layer by layer: one tensor is kept, not five."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, matched: Tensor, alpha: float, gamma: float) -> Tensor:
+        grad = torch.empty_like(logits, dtype=torch.float32, memory_format=torch.contiguous_format)
+        sums = torch.stack([
+            background_focal(x.float(), alpha, gamma, out=g).sum() for x, g in zip(logits, grad)
+        ])
+        x = logits.reshape(-1)[matched].float()  # (num_layers, pairs of a layer)
+        # A foreground target is a background one of the negated logit and the other weight.
+        foreground = background_focal(-x, 1 - alpha, gamma, out=(foreground_grad := x.clone()))
+        background = background_focal(x, alpha, gamma, out=torch.empty_like(x))
+        grad.view(-1)[matched] = -foreground_grad
+        ctx.save_for_backward(grad)
+        ctx.logits_dtype = logits.dtype
+        return sums + (foreground - background).sum(1)
+
+    @staticmethod
+    def backward(ctx, grad_sums: Tensor):
+        grad, = ctx.saved_tensors
+        return (grad * grad_sums.view(-1, 1, 1, 1)).to(ctx.logits_dtype), None, None, None
+
+
+def background_focal(logits: Tensor, alpha: float, gamma: float, out: Tensor) -> Tensor:
+    """Focal loss of background, ``(1 - alpha) p^gamma softplus(x)`` with ``p = sigmoid(x)``.
+
+    Its derivative is ``(1 - alpha) p^gamma (gamma (1 - p) softplus(x) + p)``.
+
+    Args:
+        logits (Tensor): Float32, any shape.
+        alpha (float): Weight of the foreground.
+        gamma (float): Focusing exponent.
+        out (Tensor): Where the derivative is written, same shape.
+
+    Returns:
+        Tensor: Loss of each logit, same shape.
+    """
+    prob, softplus = logits.sigmoid(), F.softplus(logits)
+    weight = (1 - alpha) * prob.pow(gamma)
+    torch.addcmul(prob, 1 - prob, softplus, value=gamma, out=out).mul_(weight)
+    return weight.mul_(softplus)

@@ -1,0 +1,163 @@
+"""Detectors that train K groups of queries and keep one at inference."""
+from typing import Any, Dict, Optional, Tuple
+
+from mmdet.models.detectors import ConditionalDETR
+from mmdet.models.layers import SinePositionalEncoding
+from mmdet.registry import MODELS, TASK_UTILS
+from mmdet.utils import ConfigType, OptConfigType
+from torch import Tensor, nn
+
+from .assigner import GroupHungarianAssigner
+from .checkpoints import QUERY_EMBEDDING, adapt_query_rows
+from .errors import ConfigError
+from .groups import check_num_query_groups, group_rows
+from .transformer import FusedDetrTransformerEncoder, GroupConditionalDetrTransformerDecoder
+
+
+class GroupQueries:
+    """Mixin that gives a DETR of mmdet K groups of queries (paper, Section 3.2).
+
+    In training the decoder gets the K * N queries of all groups, at inference the N queries of
+    one. K is said here and nowhere else: the detector tells its decoder, head and assigner. With
+    ``num_query_groups=1`` the detector is the stock one.
+
+    A checkpoint of another K loads: fewer groups keep the first ones, more groups repeat.
+
+    Args:
+        num_queries (int): Queries of one group, N.
+        num_query_groups (int): Groups in training, K. Defaults to 11, as in the paper.
+        decoder (dict): Config of the decoder.
+        bbox_head (dict): Config of the head.
+        train_cfg (dict, optional): Training config, its ``assigner`` a ``GroupHungarianAssigner``
+            without K.
+        test_cfg (dict, optional): Testing config: ``max_per_img`` detections (100) by the
+            queries of group ``query_group`` (0).
+        kwargs: As for the stock detector.
+
+    Raises:
+        ConfigError: If K is below 1, another part says another K or N, the assigner knows no
+            groups, or ``query_group`` is none of the K.
+    """
+
+    def __init__(self,
+                 *,
+                 num_queries: int,
+                 num_query_groups: int = 11,
+                 decoder: ConfigType,
+                 bbox_head: ConfigType,
+                 train_cfg: OptConfigType = None,
+                 test_cfg: OptConfigType = None,
+                 **kwargs) -> None:
+        self.num_query_groups = check_num_query_groups(num_query_groups)
+        numbers = dict(num_query_groups=num_query_groups, num_queries=num_queries)
+        if train_cfg is not None:
+            train_cfg = dict(train_cfg, assigner=tell_assigner(train_cfg['assigner'], numbers))
+        bbox_head = without_numbers(bbox_head, 'bbox_head', numbers)
+        test_cfg = complete_test_cfg(test_cfg, numbers, bbox_head['num_classes'])
+        super().__init__(
+            num_queries=num_queries,
+            decoder=without_numbers(decoder, 'decoder', numbers),
+            bbox_head=bbox_head,
+            train_cfg=train_cfg,
+            test_cfg=test_cfg,
+            **kwargs)
+        self._register_state_dict_hook(_save_num_queries)
+
+    def pre_decoder(self, memory: Tensor, *args, **kwargs) -> Tuple[Dict, Dict]:
+        """Prepare the queries of all groups in training, of one group at inference.
+
+        Args:
+            memory (Tensor): Output of the encoder, shape (bs, num_keys, dim).
+
+        Returns:
+            tuple[dict, dict]: Inputs of the decoder, with ``query`` and ``query_pos`` of shape
+            (bs, K * N, dim) in training and (bs, N, dim) at inference, and of the head.
+        """
+        decoder_inputs, head_inputs = super().pre_decoder(memory, *args, **kwargs)
+        if not self.training:
+            rows = group_rows(self.test_cfg['query_group'], self.num_queries)
+            for name in ('query', 'query_pos'):
+                decoder_inputs[name] = decoder_inputs[name][:, rows]
+        return decoder_inputs, head_inputs
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict,
+                              *args) -> None:
+        name = prefix + QUERY_EMBEDDING
+        if name in state_dict:
+            state_dict[name] = adapt_query_rows(state_dict[name], self.query_embedding.weight.shape,
+                                                self.num_queries,
+                                                local_metadata.get('num_queries'))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+def _save_num_queries(module: nn.Module, state_dict: dict, prefix: str,
+                      local_metadata: dict) -> None:
+    local_metadata['num_queries'] = module.num_queries
+
+
+def without_numbers(cfg: ConfigType, key: str, numbers: Dict[str, int]) -> dict:
+    """Copy a part's config without the numbers that the detector says.
+
+    Raises:
+        ConfigError: If the config contradicts the detector.
+    """
+    for name, value in numbers.items():
+        if cfg.get(name, value) != value:
+            raise ConfigError(f'model.{key}.{name}={cfg[name]} contradicts model.{name}={value}: '
+                              f'remove it from {key}, the detector says it.')
+    return {name: value for name, value in cfg.items() if name not in numbers}
+
+
+def tell_assigner(assigner: ConfigType, numbers: Dict[str, int]) -> dict:
+    """Copy the assigner's config with the numbers of the detector.
+
+    Raises:
+        ConfigError: If the assigner knows no groups or contradicts the detector.
+    """
+    assigner_type: Any = assigner['type']
+    if isinstance(assigner_type, str):
+        assigner_type = TASK_UTILS.get(assigner_type)
+    if assigner_type is None or not issubclass(assigner_type, GroupHungarianAssigner):
+        raise ConfigError(
+            f'model.train_cfg.assigner.type={assigner["type"]} matches all groups as one set: '
+            "use type='GroupHungarianAssigner' with the same match_costs.")
+    return dict(without_numbers(assigner, 'train_cfg.assigner', numbers), **numbers)
+
+
+def complete_test_cfg(test_cfg: Optional[ConfigType], numbers: Dict[str, int],
+                      num_classes: int) -> dict:
+    """Fill ``query_group`` in, and ask for no more detections than one group can make.
+
+    Raises:
+        ConfigError: If ``query_group`` is not one of the K groups.
+    """
+    test_cfg = dict(dict(query_group=0, max_per_img=100), **(test_cfg or {}))
+    if test_cfg['query_group'] not in range(numbers['num_query_groups']):
+        raise ConfigError(
+            f'model.test_cfg.query_group={test_cfg["query_group"]} is not one of the groups: '
+            f'choose 0 to {numbers["num_query_groups"] - 1}.')
+    test_cfg['max_per_img'] = min(test_cfg['max_per_img'], numbers['num_queries'] * num_classes)
+    return test_cfg
+
+
+@MODELS.register_module()
+class GroupConditionalDETR(GroupQueries, ConditionalDETR):
+    """Conditional DETR trained with groups of queries.
+
+    `Group DETR: Fast DETR Training with Group-Wise One-to-Many Assignment
+    <https://arxiv.org/abs/2207.13085>`_. A checkpoint differs from one of ``ConditionalDETR`` in
+    the rows of ``query_embedding.weight``, K * N instead of N, and nowhere else.
+    """
+
+    def _init_layers(self) -> None:
+        self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
+        self.encoder = FusedDetrTransformerEncoder(**self.encoder)
+        self.decoder = GroupConditionalDetrTransformerDecoder(
+            num_queries=self.num_queries, **self.decoder)
+        self.embed_dims = self.encoder.embed_dims
+        self.query_embedding = nn.Embedding(self.num_query_groups * self.num_queries,
+                                            self.embed_dims)
+        if 2 * self.positional_encoding.num_feats != self.embed_dims:
+            raise ConfigError(
+                f'model.positional_encoding.num_feats={self.positional_encoding.num_feats} does '
+                f'not fit the width {self.embed_dims} of the encoder: set it to half the width.')

@@ -1,0 +1,74 @@
+"""The idea of Group DETR: K groups of N queries that never see each other.
+
+Row ``g * N + i`` of the decoder's queries is query ``i`` of group ``g``: a group is N consecutive
+rows. Batch first, this makes the fold of the groups into the batch a pure reshape::
+
+    (bs, K * N, C)  ->  (bs * K, N, C)
+
+so that any module which treats the images of a batch independently (self-attention, above all)
+treats the groups independently too, with no mask and no copy. The reshape is right only when the
+batch comes first: with queries first, ``(K * N, bs, C)``, the same call mixes the rows of
+different images and groups and raises no error.
+
+A tensor does not say how many groups it holds in training (K) or at inference (one): its rows
+divided by N do. Only the number of rows N of a group is therefore handed around.
+"""
+from torch import Tensor
+
+from .errors import ConfigError
+
+
+def fold_groups(x: Tensor, group_size: int) -> Tensor:
+    """Move the groups into the batch: ``(bs, K * N, C) -> (bs * K, N, C)``.
+
+    Args:
+        x (Tensor): Rows of all groups, shape (bs, K * N, C).
+        group_size (int): Rows of one group, N.
+
+    Returns:
+        Tensor: Shape (bs * K, N, C); entry ``b * K + g`` is group ``g`` of image ``b``.
+
+    Raises:
+        ConfigError: If the rows do not divide into groups of ``group_size``.
+    """
+    batch_size, num_rows, channels = x.shape
+    num_groups = count_groups(num_rows, group_size)
+    return x.reshape(batch_size * num_groups, group_size, channels)  # (bs * K, N, C)
+
+
+def unfold_groups(x: Tensor, batch_size: int) -> Tensor:
+    """Undo :func:`fold_groups`: ``(bs * K, N, C) -> (bs, K * N, C)``."""
+    return x.reshape(batch_size, -1, x.size(-1))  # (bs, K * N, C)
+
+
+def count_groups(num_rows: int, group_size: int) -> int:
+    """Return how many groups of ``group_size`` rows make ``num_rows``.
+
+    Raises:
+        ConfigError: If the division leaves a remainder.
+    """
+    num_groups, remainder = divmod(num_rows, group_size)
+    if remainder:
+        raise ConfigError(
+            f'{num_rows} predictions do not divide into groups of num_queries={group_size}: '
+            'the decoder must be given num_query_groups * num_queries rows.')
+    return num_groups
+
+
+def group_rows(group: int, group_size: int) -> slice:
+    """Return the rows that belong to one group."""
+    return slice(group * group_size, (group + 1) * group_size)
+
+
+def check_num_query_groups(num_query_groups: int) -> int:
+    """Return ``num_query_groups`` if it can be K, an integer of at least one.
+
+    Raises:
+        ConfigError: If it is anything else.
+    """
+    is_int = isinstance(num_query_groups, int) and not isinstance(num_query_groups, bool)
+    if not is_int or num_query_groups < 1:
+        raise ConfigError(
+            f'num_query_groups={num_query_groups!r} must be an integer of at least 1: '
+            'set model.num_query_groups=1 for the detector without groups.')
+    return num_query_groups

@@ -1,0 +1,117 @@
+"""Encoder, decoder and decoder layer of Group Conditional DETR."""
+from typing import Optional, Tuple
+
+import torch
+from mmdet.models.layers import (ConditionalDetrTransformerDecoder,
+                                 ConditionalDetrTransformerDecoderLayer, DetrTransformerEncoder)
+from mmdet.models.layers.transformer.utils import coordinate_to_encoding
+from mmdet.registry import MODELS
+from mmengine.model import ModuleList
+from torch import Tensor
+
+from .attention import (FusedConditionalAttention, GroupConditionalAttention,
+                        fuse_multihead_attention)
+
+
+class FusedDetrTransformerEncoder(DetrTransformerEncoder):
+    """mmdet's ``DetrTransformerEncoder``, same parameters and results, by fused kernels."""
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        for layer in self.layers:
+            fuse_multihead_attention(layer.self_attn)
+
+
+@MODELS.register_module()
+class GroupConditionalDetrTransformerDecoderLayer(ConditionalDetrTransformerDecoderLayer):
+    """Decoder layer of Conditional DETR whose self-attention stays inside each group.
+
+    Cross-attention and FFN treat every query alone and need no groups.
+
+    Args:
+        num_queries (int): Queries of one group, N.
+        kwargs: As for ``ConditionalDetrTransformerDecoderLayer``.
+    """
+
+    def __init__(self, *args, num_queries: int, **kwargs) -> None:
+        self.num_queries = num_queries
+        super().__init__(*args, **kwargs)
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        self.self_attn = GroupConditionalAttention(
+            num_queries=self.num_queries, **self.self_attn_cfg)
+        self.cross_attn = FusedConditionalAttention(**self.cross_attn_cfg)
+
+
+@MODELS.register_module()
+class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
+    """Decoder of Conditional DETR over K groups of queries, for any width.
+
+    Args:
+        num_queries (int): Queries of one group, N.
+        kwargs: As for ``ConditionalDetrTransformerDecoder``.
+    """
+
+    def __init__(self, *args, num_queries: int, **kwargs) -> None:
+        self.num_queries = num_queries
+        super().__init__(*args, **kwargs)
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        self.layers = ModuleList([
+            GroupConditionalDetrTransformerDecoderLayer(
+                num_queries=self.num_queries, **self.layer_cfg) for _ in range(self.num_layers)
+        ])
+        for layer in self.layers[1:]:
+            layer.cross_attn.qpos_proj = None
+
+    def forward(self,
+                query: Tensor,
+                key: Tensor,
+                query_pos: Tensor,
+                key_pos: Tensor,
+                key_padding_mask: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+        """Decode the queries of any number of groups.
+
+        Args:
+            query (Tensor): Content queries, shape (bs, K * N, dim).
+            key (Tensor): Memory, shape (bs, num_keys, dim).
+            query_pos (Tensor): Positional queries, shape (bs, K * N, dim).
+            key_pos (Tensor): Positional encoding of the memory, shape (bs, num_keys, dim).
+            key_padding_mask (Tensor, optional): True at padding, shape (bs, num_keys).
+
+        Returns:
+            tuple[Tensor, Tensor]: Normalized hidden states of every layer (the last one alone
+            without ``return_intermediate``), shape (num_layers, bs, K * N, dim), and the reference
+            points, normalized (x, y), shape (bs, K * N, 2).
+        """
+        reference = self.predict_reference_points(query_pos)
+        sine_embed = coordinate_to_encoding(reference, num_feats=self.embed_dims // 2)
+        hidden_states = []
+        for index, layer in enumerate(self.layers):
+            scale = self.query_scale(query) if index else 1
+            query = layer(
+                query,
+                key=key,
+                query_pos=query_pos,
+                key_pos=key_pos,
+                key_padding_mask=key_padding_mask,
+                ref_sine_embed=sine_embed * scale,
+                is_first=index == 0)
+            hidden_states.append(query)
+        if not self.return_intermediate:
+            hidden_states = hidden_states[-1:]
+        return self.post_norm(torch.stack(hidden_states)), reference
+
+    def predict_reference_points(self, query_pos: Tensor) -> Tensor:
+        """Predict reference points in float32, also under autocast: 8 bits cannot place a box.
+
+        Args:
+            query_pos (Tensor): Positional queries, shape (bs, K * N, dim).
+
+        Returns:
+            Tensor: Normalized (x, y), shape (bs, K * N, 2).
+        """
+        with torch.autocast(query_pos.device.type, enabled=False):
+            return self.ref_point_head(query_pos.float()).sigmoid()
