@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# tools/dist_test.sh CONFIG CHECKPOINT GPUS [arguments of test.py]
 # Several machines: NNODES, NODE_RANK, MASTER_ADDR and PORT. Without CUDA: GPUS processes on the CPU.
 set -euo pipefail
-CONFIG=$1
-CHECKPOINT=$2
-GPUS=$3
+USAGE='usage: tools/dist_test.sh CONFIG CHECKPOINT GPUS [arguments of test.py]'
+CONFIG=${1:?$USAGE}
+CHECKPOINT=${2:?$USAGE}
+GPUS=${3:?$USAGE}
 TOOLS=$(dirname "${BASH_SOURCE[0]}")
 
 exec "${PYTHON:-python}" -m torch.distributed.run \

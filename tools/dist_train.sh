@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# tools/dist_train.sh CONFIG GPUS [arguments of train.py]
 # Several machines: NNODES, NODE_RANK, MASTER_ADDR and PORT. Without CUDA: GPUS processes on the CPU.
 set -euo pipefail
-CONFIG=$1
-GPUS=$2
+USAGE='usage: tools/dist_train.sh CONFIG GPUS [arguments of train.py]'
+CONFIG=${1:?$USAGE}
+GPUS=${2:?$USAGE}
 TOOLS=$(dirname "${BASH_SOURCE[0]}")
 
 exec "${PYTHON:-python}" -m torch.distributed.run \

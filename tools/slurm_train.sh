@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [arguments of train.py]
 # GPUS, GPUS_PER_NODE and CPUS_PER_TASK say how much, SRUN_ARGS what else srun is told.
 set -euo pipefail
-PARTITION=$1
-JOB_NAME=$2
-CONFIG=$3
-WORK_DIR=$4
+USAGE='usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [arguments of train.py]'
+PARTITION=${1:?$USAGE}
+JOB_NAME=${2:?$USAGE}
+CONFIG=${3:?$USAGE}
+WORK_DIR=${4:?$USAGE}
 GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-8}
 TOOLS=$(dirname "${BASH_SOURCE[0]}")
