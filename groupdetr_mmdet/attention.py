@@ -1,11 +1,12 @@
 """Attention of the decoder: fused kernels, and self-attention inside each group."""
-from typing import Optional, Tuple
+from typing import Optional, Tuple, Type
 
 import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from mmdet.models.layers.transformer.utils import ConditionalAttention
 from torch import Tensor, nn
 
+from .errors import ConfigError
 from .groups import fold_groups, unfold_groups
 
 
@@ -132,3 +133,80 @@ def fuse_multihead_attention(attention: MultiheadAttention) -> None:
         attention (MultiheadAttention): Changed in place; parameters and results stay the same.
     """
     attention.attn.register_forward_pre_hook(_skip_attention_weights, with_kwargs=True)
+
+
+class GroupMultiheadAttention(MultiheadAttention):
+    """Self-attention of DETR, Deformable DETR and DINO inside each group (paper, Section 3.2).
+
+    Args:
+        num_queries (int): Queries of one group, N.
+        kwargs: As for mmcv's ``MultiheadAttention``, batch first.
+    """
+
+    def __init__(self, *args, num_queries: int, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.num_queries = num_queries
+
+    def forward(self,
+                query: Tensor,
+                key: Optional[Tensor] = None,
+                value: Optional[Tensor] = None,
+                identity: Optional[Tensor] = None,
+                query_pos: Optional[Tensor] = None,
+                key_pos: Optional[Tensor] = None,
+                attn_mask: Optional[Tensor] = None,
+                **kwargs) -> Tensor:
+        """Attend inside each group, and add the identity; the tensors have shape (bs, K * N, dim).
+
+        ``attn_mask``, True where a query may not look, is the mask of one group: shape (N, N), or
+        larger where denoising queries ride along in each group.
+        """
+        group_size = self.num_queries if attn_mask is None else attn_mask.size(-1)
+        folded = (x if x is None else fold_groups(x, group_size)
+                  for x in (query, key, value, identity, query_pos, key_pos))
+        return unfold_groups(super().forward(*folded, attn_mask=attn_mask), query.size(0))
+
+
+GROUP_ATTENTION = {
+    ConditionalAttention: GroupConditionalAttention,
+    MultiheadAttention: GroupMultiheadAttention
+}
+
+
+def group_self_attention(decoder: nn.Module, num_queries: int) -> None:
+    """Keep the self-attention of a decoder's layers inside each group.
+
+    Args:
+        decoder (nn.Module): A decoder of mmdet, changed in place; parameters stay the same.
+        num_queries (int): Queries of one group, N.
+
+    Raises:
+        ConfigError: If a layer's ``self_attn`` is a kind of attention that cannot be grouped.
+    """
+    for layer in decoder.layers:
+        kind = type(layer.self_attn)
+        if kind in GROUP_ATTENTION.values():
+            continue
+        if kind not in GROUP_ATTENTION:
+            raise ConfigError(
+                f'model.decoder has self-attention of type {kind.__name__}, which has no groups: '
+                'use a decoder with mmcv\'s MultiheadAttention or mmdet\'s ConditionalAttention.')
+        replace_attention(layer, 'self_attn', GROUP_ATTENTION[kind], num_queries=num_queries)
+        if kind is MultiheadAttention:
+            fuse_multihead_attention(layer.self_attn)
+
+
+def replace_attention(layer: nn.Module, name: str, attention_type: Type[nn.Module],
+                      **kwargs) -> None:
+    """Replace a layer's attention by a subclass of it that has the same parameters.
+
+    Args:
+        layer (nn.Module): A layer of mmdet, changed in place.
+        name (str): 'self_attn' or 'cross_attn'.
+        attention_type (type): The subclass.
+        kwargs: What the subclass wants beside the layer's config.
+    """
+    old, new = getattr(layer, name), attention_type(**getattr(layer, f'{name}_cfg'), **kwargs)
+    for child, _ in new.named_children():
+        setattr(new, child, getattr(old, child))
+    setattr(layer, name, new)

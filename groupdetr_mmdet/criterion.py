@@ -9,7 +9,7 @@ from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from .assigner import MatchedPairs
+from .assigner import GroupHungarianAssigner, MatchedPairs
 
 
 class GroupCriterion:
@@ -59,16 +59,23 @@ class GroupCriterion:
             for layer in (last, *range(last)) for name, values in losses.items()
         }
 
-    def set_losses(self, cls_scores: Tensor, bbox_preds: Tensor, batch_gt_instances: InstanceList,
-                   batch_img_metas: List[dict]) -> Dict[str, Tensor]:
+    def set_losses(self,
+                   cls_scores: Tensor,
+                   bbox_preds: Tensor,
+                   batch_gt_instances: InstanceList,
+                   batch_img_metas: List[dict],
+                   assigner: Optional[GroupHungarianAssigner] = None) -> Dict[str, Tensor]:
         """Match and supervise; arguments as for :meth:`loss_by_feat`.
+
+        ``assigner`` is another one than that of the decoder's queries.
 
         Returns:
             dict[str, Tensor]: ``loss_cls``, ``loss_bbox``, ``loss_iou``, each (num_layers, ).
         """
-        pairs = self.assigner.match_layers(cls_scores, bbox_preds, batch_gt_instances,
-                                           batch_img_metas, self.num_classes)
-        num_groups = self.assigner.count_groups(cls_scores.size(2))
+        assigner = assigner or self.assigner
+        pairs = assigner.match_layers(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
+                                      self.num_classes)
+        num_groups = assigner.count_groups(cls_scores.size(2))
         normalizer = self.count_targets(batch_gt_instances, num_groups, bbox_preds)
         loss_cls = self.classification_loss(cls_scores, batch_gt_instances, pairs)
         loss_bbox, loss_iou = self.box_losses(bbox_preds, batch_gt_instances, batch_img_metas,
