@@ -222,6 +222,8 @@ def match_images(costs: Sequence[np.ndarray], num_layers: int,
     first_gt = 0
     for image, cost in enumerate(costs):
         num_rows = len(cost) // num_layers
+        if not cost.size:
+            continue
         image_rows, image_gts = solve_groups(cost, num_layers * num_groups)
         # (num_layers, K * N) of one image -> (num_layers, bs, K * N) of all
         layer_offsets = np.arange(num_layers)[:, None] * (len(costs) - 1) * num_rows
@@ -242,7 +244,7 @@ def solve_groups(cost: np.ndarray, num_groups: int) -> Tuple[np.ndarray, np.ndar
         tuple[ndarray, ndarray]: Matched rows and columns of ``cost``, in ascending rows, each of
         shape (num_groups * min(N, G), ).
     """
-    problems = cost.reshape(num_groups, -1, cost.shape[1])
+    problems = cost.reshape(num_groups, len(cost) // num_groups, cost.shape[1])
     if lap is None:
         pairs = [linear_sum_assignment(problem) for problem in problems]
         queries, gts = (np.stack(x) for x in zip(*pairs))
@@ -289,7 +291,7 @@ def check_finite(cls_sums: np.ndarray, box_sums: np.ndarray, costs: Sequence[np.
             raise FloatingPointError(f'NaN or infinite {name} in decoder layer {layers[0]} '
                                      f'(of {len(sums)}, from 0): {advice}')
     for image, cost in enumerate(costs):
-        layers = np.flatnonzero(~np.isfinite(cost.reshape(len(cls_sums), -1)).all(1)).tolist()
+        layers = [i for i, part in enumerate(np.split(cost, len(cls_sums))) if not np.isfinite(part).all()]
         if layers:
             raise FloatingPointError(f'NaN or infinite match cost of image {image} in decoder '
                                      f'layer {layers[0]} (from 0), its predictions are finite: '

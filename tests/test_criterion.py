@@ -1,0 +1,112 @@
+"""The one-pass criterion against plain sums."""
+import pytest
+import torch
+import torch.nn.functional as F
+from builders import build, detector_config, make_batch
+from mmdet.models.losses import FocalLoss
+from mmdet.registry import MODELS
+
+from groupdetr_mmdet.criterion import focal_loss_sums
+
+
+@pytest.mark.parametrize('alpha, gamma', [(0.25, 2.0), (0.6, 1.5), (0.25, 0.0)])
+def test_focal_sums_and_gradients_equal_autograd(alpha, gamma):
+    torch.manual_seed(0)
+    logits = (4 * torch.randn(2, 2, 6, 5, dtype=torch.float32)).requires_grad_()
+    rows, labels = torch.tensor([[0, 3, 11], [12, 14, 20]]), torch.tensor([[1, 4, 0], [2, 2, 3]])
+    sums = focal_loss_sums(logits, rows, labels, alpha, gamma)
+    weights = torch.tensor([1., 3.])
+    grad, = torch.autograd.grad((sums * weights).sum(), logits)
+    targets = torch.full((2, 2, 6), 5)
+    targets.view(-1)[rows] = labels
+    loss = FocalLoss(alpha=alpha, gamma=gamma)
+    expected = torch.stack([
+        loss(x.flatten(0, 1), t.flatten(), reduction_override='sum')
+        for x, t in zip(logits, targets)])
+    torch.testing.assert_close(sums, expected, atol=1e-5, rtol=1e-5)
+    expected_grad, = torch.autograd.grad((expected * weights).sum(), logits)
+    torch.testing.assert_close(grad, expected_grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize('loss_cls', [
+    dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+    dict(type='FocalLoss', use_sigmoid=True, loss_weight=2.0),
+])
+def test_any_classification_loss_of_mmdet_plugs_in(loss_cls):
+    """Its sum over all queries and classes, without the fast path of the focal loss."""
+    config = detector_config()
+    config['bbox_head']['loss_cls'] = loss_cls
+    if not loss_cls['use_sigmoid']:
+        config['train_cfg']['assigner']['match_costs'][0] = dict(type='ClassificationCost')
+    model = build(config)
+    inputs, samples = make_batch()
+    scores, boxes = model.bbox_head(
+        **model.forward_transformer(model.extract_feat(inputs), samples))
+    gts, metas = zip(*((s.gt_instances, s.metainfo) for s in samples))
+    pairs = model.bbox_head.assigner.match_layers(scores, boxes, gts, metas, 5)
+    loss = model.bbox_head.loss_by_feat(scores, boxes, gts, metas)['loss_cls']
+    targets = torch.full(scores.shape[:-1], 5)
+    targets.view(-1)[pairs.rows] = torch.cat([g.labels for g in gts])[pairs.gts]
+    expected = MODELS.build(loss_cls)(
+        scores[-1].flatten(0, 1), targets[-1].flatten(), reduction_override='sum') / (3 * 5)
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize('num_gts', [(14, 2), (25, 0)])
+def test_boxes_that_no_query_can_take_count_in_the_normalizer(num_gts):
+    """Official rule: ground truth times K, also where an image has more boxes than queries."""
+    model = build(detector_config(num_queries=10))
+    inputs, samples = make_batch(num_gts=num_gts)
+    scores, boxes = model.bbox_head(
+        **model.forward_transformer(model.extract_feat(inputs), samples))
+    gts, metas = zip(*((s.gt_instances, s.metainfo) for s in samples))
+    pairs = model.bbox_head.assigner.match_layers(scores, boxes, gts, metas, 5)
+    matched = 3 * sum(min(10, n) for n in num_gts)
+    assert pairs.rows.shape == (2, matched)
+    losses = model.bbox_head.loss_by_feat(scores, boxes, gts, metas)
+    targets = []
+    for gt, meta in zip(gts, metas):
+        h, w = meta['img_shape']
+        corners = gt.bboxes / gt.bboxes.new_tensor([w, h, w, h])
+        targets.append(torch.cat([(corners[:, :2] + corners[:, 2:]) / 2,
+                                  corners[:, 2:] - corners[:, :2]], 1))
+    distance = F.l1_loss(
+        boxes.flatten(0, 2)[pairs.rows[-1]], torch.cat(targets)[pairs.gts[-1]], reduction='sum')
+    torch.testing.assert_close(losses['loss_bbox'], 5 * distance / (3 * sum(num_gts)))
+
+
+def test_batch_without_boxes_trains_the_classification_alone():
+    model = build(detector_config())
+    inputs, samples = make_batch(num_gts=(0, 0))
+    losses = model.loss(inputs, samples)
+    assert all(value == 0 for name, value in losses.items() if 'cls' not in name)
+    assert all(value > 0 for name, value in losses.items() if 'cls' in name)
+    sum(losses.values()).backward()
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing, 'DDP waits for every gradient'
+
+
+def test_every_parameter_gets_a_gradient():
+    model = build(detector_config())
+    with torch.no_grad():  # the last box layer starts at zero and would hide the one before it
+        model.bbox_head.fc_reg.weight.normal_()
+    inputs, samples = make_batch()
+    sum(model.loss(inputs, samples).values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+        if name.startswith(('bbox_head', 'query_embedding', 'neck', 'decoder.query_scale')):
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_five_steps_lower_the_loss():
+    model = build(detector_config())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    inputs, samples = make_batch()
+    totals = []
+    for _ in range(6):
+        loss = sum(model.loss(inputs, samples).values())
+        totals.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert totals[-1] < totals[0]

@@ -1,0 +1,146 @@
+"""A user's mistake gets a sentence that names the value, the config key and the fix."""
+import logging
+import re
+
+import pytest
+import torch
+from builders import MATCH_COSTS, build, detector_config, make_batch
+from mmdet.models.task_modules import HungarianAssigner
+from mmdet.registry import MODELS
+from mmengine.registry import TASK_UTILS
+from mmengine.structures import InstanceData
+
+from groupdetr_mmdet.assigner import GroupHungarianAssigner
+from groupdetr_mmdet.errors import ConfigError
+
+
+def config_with(path, value, **kwargs):
+    """A detector config with one key, given as a dotted path, set to a value."""
+    config = detector_config(**kwargs)
+    *parents, last = path.split('.')
+    node = config
+    for key in parents:
+        node = node[key]
+    node[last] = value
+    return config
+
+
+@pytest.mark.parametrize('value', [0, -2, 1.5, True, '3'])
+def test_k_below_one_is_refused(value):
+    with pytest.raises(ConfigError, match='num_query_groups=.* integer of at least 1'):
+        build(config_with('num_query_groups', value))
+    with pytest.raises(ConfigError, match='num_query_groups=.* integer of at least 1'):
+        GroupHungarianAssigner(MATCH_COSTS, num_query_groups=value)
+
+
+@pytest.mark.parametrize('part', ['bbox_head', 'decoder', 'train_cfg.assigner'])
+@pytest.mark.parametrize('name', ['num_query_groups', 'num_queries'])
+def test_a_part_that_contradicts_the_detector_is_refused(part, name):
+    with pytest.raises(ConfigError, match=rf'model\.{part}\.{name}=7 contradicts model\.{name}='):
+        build(config_with(f'{part}.{name}', 7))
+    agreeing = detector_config()[name]
+    assert build(config_with(f'{part}.{name}', agreeing)).num_query_groups == 3
+
+
+def test_numbers_are_not_written_into_the_config():
+    config = detector_config()
+    MODELS.build(config)
+    assert config['num_query_groups'] == 3
+    for part in (config['bbox_head'], config['decoder'], config['train_cfg']['assigner']):
+        assert not {'num_query_groups', 'num_queries'} & set(part)
+
+
+def test_an_assigner_without_groups_is_refused():
+    with pytest.raises(ConfigError, match="HungarianAssigner matches all groups as one set"):
+        build(config_with('train_cfg.assigner.type', 'HungarianAssigner'))
+    with pytest.raises(ConfigError, match='use type='):
+        build(config_with('train_cfg.assigner.type', HungarianAssigner))
+
+
+@pytest.mark.parametrize('group', [3, -1])
+def test_a_group_that_does_not_exist_is_refused(group):
+    with pytest.raises(ConfigError, match=rf'test_cfg.query_group={group} .* choose 0 to 2'):
+        build(config_with('test_cfg.query_group', group))
+
+
+def test_no_more_detections_than_one_group_can_make():
+    model = build(config_with('test_cfg.max_per_img', 100, num_queries=4)).eval()
+    inputs, samples = make_batch()
+    assert [len(s.pred_instances) for s in model.predict(inputs, samples)] == [20, 20]
+
+
+def test_predictions_that_do_not_divide_are_refused():
+    assigner = TASK_UTILS.build(
+        dict(type='GroupHungarianAssigner', match_costs=MATCH_COSTS, num_query_groups=3,
+             _scope_='mmdet'))
+    pred = InstanceData(scores=torch.randn(10, 5), bboxes=torch.rand(10, 4))
+    gts = InstanceData(labels=torch.tensor([0]), bboxes=torch.rand(1, 4))
+    with pytest.raises(ConfigError, match='10 predictions .* num_query_groups=3 .* multiple'):
+        assigner.assign(pred, gts, dict(img_shape=(4, 4)))
+
+
+@pytest.mark.parametrize('label', [5, 80, -1])
+def test_a_label_that_the_head_cannot_predict_is_refused(label):
+    model = build(detector_config(num_classes=5))
+    inputs, samples = make_batch()
+    samples[1].gt_instances.labels[0] = label
+    with pytest.raises(ConfigError, match=rf'label {label} .* bbox_head.num_classes=5: set'):
+        model.loss(inputs, samples)
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('num_gts', [(3, 2), (0, 0)])
+@pytest.mark.parametrize('name', ['fc_cls', 'fc_reg'])
+def test_predictions_that_are_not_finite_stop_the_step(value, num_gts, name):
+    model = build(detector_config())
+    getattr(model.bbox_head, name).bias.data[0] = value
+    if name == 'fc_reg' and value == float('inf'):
+        value = float('nan')  # the sigmoid turns inf into 1, a finite box
+        getattr(model.bbox_head, name).bias.data[0] = value
+    inputs, samples = make_batch(num_gts=num_gts)
+    kind = dict(fc_cls='logits', fc_reg='boxes')[name]
+    with pytest.raises(FloatingPointError) as error:
+        model.loss(inputs, samples)
+    message = str(error.value)
+    assert re.search(rf'NaN or infinite {kind} in decoder layer 0 \(of 2', message)
+    assert f'image0.jpg ({num_gts[0]} boxes), image1.jpg ({num_gts[1]} boxes)' in message
+    assert 'before the optimizer step' in message
+
+
+def test_the_layer_with_nan_is_named():
+    model = build(detector_config())
+    model.decoder.layers[1].ffn.layers[1].bias.data[3] = float('nan')
+    inputs, samples = make_batch()
+    with pytest.raises(FloatingPointError, match='logits in decoder layer 1'):
+        model.loss(inputs, samples)
+
+
+def test_a_match_cost_with_nan_names_layer_and_image():
+    model = build(detector_config())
+    inputs, samples = make_batch()
+    samples[1].gt_instances.bboxes[0] = float('nan')
+    with pytest.raises(FloatingPointError, match='match cost of image 1 in decoder layer 0'):
+        model.loss(inputs, samples)
+
+
+@pytest.mark.parametrize('old, new', [(3, 1), (3, 2), (1, 3), (2, 5)])
+def test_a_checkpoint_of_another_k_loads(old, new, caplog):
+    source = build(detector_config(num_query_groups=old))
+    target = build(detector_config(num_query_groups=new), seed=1)
+    with caplog.at_level(logging.INFO):
+        target.load_state_dict(source.state_dict(), strict=True)
+    rows, found = source.query_embedding.weight, target.query_embedding.weight
+    for group in range(new):
+        expected = rows[group % old * 10:(group % old + 1) * 10]
+        assert torch.equal(found[group * 10:(group + 1) * 10], expected)
+
+
+@pytest.mark.parametrize('other', [dict(num_queries=7), dict(width=64, num_heads=8),
+                                   dict(num_queries=15, num_query_groups=2)])
+def test_a_checkpoint_of_another_n_or_width_is_refused_with_both_shapes(other):
+    source = build(detector_config(**other))
+    target = build(detector_config())
+    shapes = [tuple(m.query_embedding.weight.shape) for m in (source, target)]
+    with pytest.raises(ConfigError) as error:
+        target.load_state_dict(source.state_dict())
+    assert all(str(shape) in str(error.value) for shape in shapes)

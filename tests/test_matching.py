@@ -1,0 +1,97 @@
+"""The matching is that of the stock assigner, group by group."""
+import numpy as np
+import pytest
+import torch
+from builders import MATCH_COSTS, make_batch
+from mmdet.models.task_modules import HungarianAssigner
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from mmengine.structures import InstanceData
+from scipy.optimize import linear_sum_assignment
+
+from groupdetr_mmdet import assigner as assigner_module
+from groupdetr_mmdet.assigner import GroupHungarianAssigner, narrow_classes, solve_groups
+
+K, N, NUM_CLASSES, META = 3, 10, 5, dict(img_shape=(64, 96))
+
+
+def predictions(num_rows=K * N, seed=0, num_classes=NUM_CLASSES):
+    g = torch.Generator().manual_seed(seed)
+    boxes = torch.cat([torch.rand(num_rows, 2, generator=g),
+                       torch.rand(num_rows, 2, generator=g) * .4 + .05], 1)
+    return torch.randn(num_rows, num_classes, generator=g), boxes
+
+
+def instances(scores, boxes):
+    scale = boxes.new_tensor([96, 64, 96, 64])
+    return InstanceData(scores=scores, bboxes=bbox_cxcywh_to_xyxy(boxes) * scale)
+
+
+def ground_truth(num_gts, seed=1, num_classes=NUM_CLASSES):
+    scores, boxes = predictions(num_gts, seed, num_classes)
+    return InstanceData(labels=scores.argmax(1), bboxes=instances(scores, boxes).bboxes)
+
+
+@pytest.mark.parametrize('solver', ['lap', 'scipy'])
+@pytest.mark.parametrize('num_gts', [0, 1, 4, N, N + 7])
+def test_assignment_equals_k_stock_assigners(num_gts, solver, monkeypatch):
+    if solver == 'scipy':
+        monkeypatch.setattr(assigner_module, 'lap', None)
+    pred, gts = instances(*predictions()), ground_truth(num_gts)
+    result = GroupHungarianAssigner(MATCH_COSTS, num_query_groups=K).assign(pred, gts, META)
+    stock = [HungarianAssigner(MATCH_COSTS).assign(pred[g * N:(g + 1) * N], gts, META)
+             for g in range(K)]
+    assert torch.equal(result.gt_inds, torch.cat([r.gt_inds for r in stock]))
+    assert torch.equal(result.labels, torch.cat([r.labels for r in stock]))
+    assert result.num_gts == num_gts
+    assert (result.gt_inds > 0).sum() == K * min(N, num_gts)
+
+
+@pytest.mark.parametrize('match_costs', [
+    MATCH_COSTS,
+    [dict(type='ClassificationCost', weight=1.), dict(type='BBoxL1Cost', weight=5.)],
+    dict(type='IoUCost', weight=1.),
+])
+def test_all_layers_and_images_equal_one_at_a_time(match_costs):
+    assigner = GroupHungarianAssigner(match_costs, num_query_groups=K)
+    _, samples = make_batch(num_gts=(3, 0, 2), sizes=[(64, 96)] * 3)
+    layers = [[predictions(seed=10 * layer + i) for i in range(3)] for layer in range(2)]
+    scores, boxes = (torch.stack([torch.stack([image[j] for image in layer]) for layer in layers])
+                     for j in range(2))
+    gts = [sample.gt_instances for sample in samples]
+    pairs = assigner.match_layers(scores, boxes, gts, [META] * 3, NUM_CLASSES)
+    assert pairs.rows.shape == pairs.gts.shape == (2, K * 5)
+    first_gt = [0, 3, 3]
+    for layer in range(2):
+        expected = set()
+        for image in range(3):
+            found = assigner.assign(
+                instances(scores[layer, image], boxes[layer, image]), gts[image], META).gt_inds
+            for row in found.nonzero().flatten().tolist():
+                expected.add(((layer * 3 + image) * K * N + row,
+                              first_gt[image] + found[row].item() - 1))
+        assert set(zip(pairs.rows[layer].tolist(), pairs.gts[layer].tolist())) == expected
+
+
+@pytest.mark.parametrize('num_gts', [1, 7, 30, 45])
+def test_solver_reaches_the_least_cost_of_scipy(num_gts):
+    cost = np.random.default_rng(num_gts).random((8 * 30, num_gts)).astype(np.float32)
+    rows, gts = solve_groups(cost, 8)
+    total = cost[rows, gts].reshape(8, -1).sum(1)
+    for problem, mine, of_rows in zip(cost.reshape(8, 30, num_gts), total, rows.reshape(8, -1)):
+        assert mine == pytest.approx(problem[linear_sum_assignment(problem)].sum(), rel=1e-6)
+        assert (np.diff(of_rows) > 0).all()
+
+
+def test_focal_cost_of_fewer_classes_is_the_same():
+    assigner = GroupHungarianAssigner(MATCH_COSTS[:1], num_query_groups=K)
+    pred, gts = instances(*predictions(num_classes=20)), ground_truth(4, num_classes=20)
+    narrow = narrow_classes(assigner.match_costs[0], pred, gts)
+    assert narrow[0].scores.shape == (K * N, 4)
+    match_cost = assigner.match_costs[0]
+    torch.testing.assert_close(match_cost(*narrow), match_cost(pred, gts))
+
+
+def test_detections_of_one_group_are_not_split_at_inference():
+    told = GroupHungarianAssigner(MATCH_COSTS, num_query_groups=2, num_queries=N)
+    assert told.count_groups(N) == 1
+    assert told.count_groups(2 * N) == 2
