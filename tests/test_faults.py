@@ -51,7 +51,7 @@ def test_numbers_are_not_written_into_the_config():
 
 
 def test_an_assigner_without_groups_is_refused():
-    with pytest.raises(ConfigError, match="HungarianAssigner matches all groups as one set"):
+    with pytest.raises(ConfigError, match='HungarianAssigner matches all groups as one set'):
         build(config_with('train_cfg.assigner.type', 'HungarianAssigner'))
     with pytest.raises(ConfigError, match='use type='):
         build(config_with('train_cfg.assigner.type', HungarianAssigner))
