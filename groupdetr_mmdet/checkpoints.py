@@ -1,4 +1,4 @@
-"""What a checkpoint's query rows mean, and how they change with K."""
+"""What a checkpoint's names and query rows mean, and how they change between codebases and K."""
 import re
 from typing import Dict, Mapping, Optional, Sequence, Tuple
 
@@ -10,6 +10,7 @@ from .errors import ConfigError
 from .groups import count_groups, group_rows
 
 QUERY_EMBEDDING = 'query_embedding.weight'
+Rules = Sequence[Tuple[str, str]]
 
 
 def adapt_query_rows(rows: Tensor,
@@ -46,19 +47,55 @@ def adapt_query_rows(rows: Tensor,
     print_log(
         f'{QUERY_EMBEDDING}: the checkpoint has num_query_groups={old}, the model {new}; {how}.',
         logger='current')
-    return torch.cat([rows[group_rows(group % old, num_queries)] for group in range(new)])
+    return repeat_groups(rows, num_queries, new)
 
-# Official name -> ours, applied in this order; the official code is Atten4Vis/ConditionalDETR.
-OFFICIAL_NAMES = (
-    (r'^backbone\.0\.body\.', 'backbone.'),
+
+def repeat_groups(rows: Tensor,
+                  num_queries: int,
+                  num_query_groups: int,
+                  noise: float = 0.,
+                  seed: int = 0) -> Tensor:
+    """Keep the first groups, or repeat the groups in order.
+
+    Groups with equal rows are matched alike, get equal gradients and stay equal: a training that
+    starts from repeated groups needs noise to tell them apart.
+
+    Args:
+        rows (Tensor): Rows of K' groups, shape (K' * N, dim).
+        num_queries (int): Queries of one group, N.
+        num_query_groups (int): Number of groups K to return.
+        noise (float): Standard deviation of the noise on the repeated groups, relative to the
+            standard deviation of ``rows``. The first K' groups have none. Defaults to 0.
+        seed (int): Seed of the noise. Defaults to 0.
+
+    Returns:
+        Tensor: Shape (K * N, dim).
+    """
+    old = count_groups(len(rows), num_queries)
+    groups = [rows[group_rows(group % old, num_queries)] for group in range(num_query_groups)]
+    generator = torch.Generator().manual_seed(seed)
+    for group in range(old, num_query_groups if noise else 0):
+        sample = torch.randn(groups[group].shape, generator=generator).to(rows)
+        groups[group] = groups[group] + noise * rows.std() * sample
+    return torch.cat(groups)
+
+
+# Another codebase's name -> ours: regular expressions, applied in order.
+
+PARTS = (
     (r'^input_proj\.', 'neck.convs.0.conv.'),
     (r'^query_embed\.', 'query_embedding.'),
     (r'^class_embed\.', 'bbox_head.fc_cls.'),
     (r'^bbox_embed\.layers\.0\.', 'bbox_head.reg_ffn.layers.0.0.'),
     (r'^bbox_embed\.layers\.1\.', 'bbox_head.reg_ffn.layers.1.'),
     (r'^bbox_embed\.layers\.2\.', 'bbox_head.fc_reg.'),
-    (r'^transformer\.decoder\.norm\.', 'decoder.post_norm.'),
     (r'^transformer\.', ''),
+)
+
+# Atten4Vis/ConditionalDETR, branches main and GroupDETR
+OFFICIAL_NAMES = PARTS + (
+    (r'^backbone\.0\.body\.', 'backbone.'),
+    (r'^decoder\.norm\.', 'decoder.post_norm.'),
     (r'\.linear1\.', '.ffn.layers.0.0.'),
     (r'\.linear2\.', '.ffn.layers.1.'),
     (r'\.norm1\.', '.norms.0.'),
@@ -69,8 +106,25 @@ OFFICIAL_NAMES = (
     (r'^(encoder\.layers\.\d+\.self_attn)\.', r'\1.attn.'),
 )
 
+# IDEA-Research/detrex, whose backbone is detectron2's
+DETREX_NAMES = PARTS + (
+    (r'^backbone\.stem\.', 'backbone.'),
+    *((rf'^backbone\.res{stage + 1}\.', f'backbone.layer{stage}.') for stage in range(1, 5)),
+    (r'^(backbone\..*)conv(\d)\.norm\.', r'\1bn\2.'),
+    (r'^(backbone\..*)\.shortcut\.norm\.', r'\1.downsample.1.'),
+    (r'^(backbone\..*)\.shortcut\.', r'\1.downsample.0.'),
+    (r'^decoder\.post_norm_layer\.', 'decoder.post_norm.'),
+    (r'^(encoder\.layers\.\d+)\.attentions\.0\.', r'\1.self_attn.'),
+    (r'^(decoder\.layers\.\d+)\.attentions\.0\.', r'\1.self_attn.'),
+    (r'^(decoder\.layers\.\d+)\.attentions\.1\.', r'\1.cross_attn.'),
+    (r'\.query_(\w+_proj)\.', r'.q\1.'),
+    (r'\.key_(\w+_proj)\.', r'.k\1.'),
+    (r'\.value_proj\.', '.v_proj.'),
+    (r'\.ffns\.0\.', '.ffn.'),
+)
 
-def rename(name: str, rules: Sequence[Tuple[str, str]]) -> str:
+
+def rename(name: str, rules: Rules) -> str:
     """Apply all rules, pairs of a regular expression and its replacement, in order."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
