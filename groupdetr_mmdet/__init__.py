@@ -5,7 +5,10 @@ compat.apply()
 
 from .assigner import GroupHungarianAssigner  # noqa: E402
 from .datasets import CheckedCocoDataset, CheckedLoadImageFromFile  # noqa: E402
+from .dab import GroupDABDETR, GroupDABDETRHead  # noqa: E402
+from .deformable import GroupDeformableDETR, GroupDeformableDETRHead  # noqa: E402
 from .detectors import GroupConditionalDETR, GroupQueries  # noqa: E402
+from .dino import GroupDINO, GroupDINOHead  # noqa: E402
 from .head import GroupConditionalDETRHead  # noqa: E402
 from .hooks import AtomicCheckpointHook  # noqa: E402
 from .transformer import (  # noqa: E402
@@ -15,6 +18,8 @@ from .version import __version__  # noqa: E402
 __all__ = [
     'AtomicCheckpointHook', 'CheckedCocoDataset', 'CheckedLoadImageFromFile',
     'GroupConditionalDETR', 'GroupConditionalDETRHead', 'GroupConditionalDetrTransformerDecoder',
-    'GroupConditionalDetrTransformerDecoderLayer', 'GroupHungarianAssigner', 'GroupQueries',
+    'GroupConditionalDetrTransformerDecoderLayer', 'GroupDABDETR', 'GroupDABDETRHead',
+    'GroupDINO', 'GroupDINOHead', 'GroupDeformableDETR', 'GroupDeformableDETRHead',
+    'GroupHungarianAssigner', 'GroupQueries',
     '__version__'
 ]

@@ -190,7 +190,7 @@ def group_self_attention(decoder: nn.Module, num_queries: int) -> None:
         if kind not in GROUP_ATTENTION:
             raise ConfigError(
                 f'model.decoder has self-attention of type {kind.__name__}, which has no groups: '
-                'use a decoder with mmcv\'s MultiheadAttention or mmdet\'s ConditionalAttention.')
+                "use a decoder with mmcv's MultiheadAttention or mmdet's ConditionalAttention.")
         replace_attention(layer, 'self_attn', GROUP_ATTENTION[kind], num_queries=num_queries)
         if kind is MultiheadAttention:
             fuse_multihead_attention(layer.self_attn)

@@ -1,16 +1,19 @@
 """Detectors that train K groups of queries and keep one at inference."""
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
+import torch
 from mmdet.models.detectors import ConditionalDETR
 from mmdet.models.layers import SinePositionalEncoding
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.utils import ConfigType, OptConfigType
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from .assigner import GroupHungarianAssigner
-from .checkpoints import QUERY_EMBEDDING, adapt_query_rows
+from .attention import group_self_attention
+from .checkpoints import QUERY_EMBEDDING, adapt_query_rows, repeat_groups
 from .errors import ConfigError
-from .groups import check_num_query_groups, group_rows
+from .groups import check_num_query_groups
 from .transformer import FusedDetrTransformerEncoder, GroupConditionalDetrTransformerDecoder
 
 
@@ -63,31 +66,123 @@ class GroupQueries:
             **kwargs)
         self._register_state_dict_hook(_save_num_queries)
 
-    def pre_decoder(self, memory: Tensor, *args, **kwargs) -> Tuple[Dict, Dict]:
+    @property
+    def group_size(self) -> int:
+        """Rows of one group among the decoder's queries, without denoising queries."""
+        return self.num_queries
+
+    @property
+    def group_modules(self) -> List[str]:
+        """Names of the modules that every group has for itself.
+
+        Their parameters have K times the rows of the stock ones, block ``g`` being group ``g``'s.
+        """
+        return ['query_embedding']
+
+    def group_parameters(self) -> Iterator[Tuple[str, nn.Parameter]]:
+        """Yield the names and parameters, of K blocks of rows, of ``group_modules``."""
+        for module in self.group_modules:
+            for name, parameter in self.get_submodule(module).named_parameters(module):
+                yield name, parameter
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        group_self_attention(self.decoder, self.group_size)
+        for name in self.group_modules:
+            for module in self.get_submodule(name).modules():
+                repeat_rows(module, self.num_query_groups)
+
+    def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
         """Prepare the queries of all groups in training, of one group at inference.
 
+        Each group is prepared by the stock detector with the group's own rows.
+
         Args:
-            memory (Tensor): Output of the encoder, shape (bs, num_keys, dim).
+            args, kwargs: As for the stock detector.
 
         Returns:
-            tuple[dict, dict]: Inputs of the decoder, with ``query`` and ``query_pos`` of shape
-            (bs, K * N, dim) in training and (bs, N, dim) at inference, and of the head.
+            tuple[dict, dict]: Inputs of the decoder, with K * N rows in training and N at
+            inference, and of the head, with the encoder's predictions stacked group by group,
+            shape (K, bs, num_rows, dim).
         """
-        decoder_inputs, head_inputs = super().pre_decoder(memory, *args, **kwargs)
-        if not self.training:
-            rows = group_rows(self.test_cfg['query_group'], self.num_queries)
-            for name in ('query', 'query_pos'):
-                decoder_inputs[name] = decoder_inputs[name][:, rows]
+        blocks = {name: rows.chunk(self.num_query_groups)
+                  for name, rows in self.group_parameters()}
+        stock = _PreDecoder(self, super().pre_decoder)
+        groups = range(self.num_query_groups) if self.training else [self.test_cfg['query_group']]
+        inputs = [
+            functional_call(stock, {f'detector.{name}': x[group] for name, x in blocks.items()},
+                            args, kwargs, tie_weights=False) for group in groups
+        ]
+        decoder_inputs, head_inputs = (merge_groups(x) for x in zip(*inputs))
         return decoder_inputs, head_inputs
+
+    def stock_state_dict(self, query_group: Optional[int] = None) -> Dict[str, Tensor]:
+        """Return the state dict of the stock detector, with the rows of one group.
+
+        Args:
+            query_group (int, optional): The group. Defaults to that of ``test_cfg``.
+        """
+        group = self.test_cfg['query_group'] if query_group is None else query_group
+        rows = {name: x.detach().chunk(self.num_query_groups)[group]
+                for name, x in self.group_parameters()}
+        return {name: rows.get(name, x) for name, x in self.state_dict().items()}
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict,
                               *args) -> None:
-        name = prefix + QUERY_EMBEDDING
-        if name in state_dict:
-            state_dict[name] = adapt_query_rows(state_dict[name], self.query_embedding.weight.shape,
-                                                self.num_queries,
-                                                local_metadata.get('num_queries'))
+        for name, parameter in self.group_parameters():
+            rows = state_dict.get(prefix + name)
+            if rows is None:
+                continue
+            if name == QUERY_EMBEDDING:
+                state_dict[prefix + name] = adapt_query_rows(
+                    rows, parameter.shape, self.num_queries, local_metadata.get('num_queries'))
+            else:
+                num_rows = len(parameter) // self.num_query_groups
+                if len(rows) % num_rows == 0:  # PyTorch reports any other shape
+                    state_dict[prefix + name] = repeat_groups(rows, num_rows,
+                                                              self.num_query_groups)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+class _PreDecoder(nn.Module):
+    """Makes ``pre_decoder`` the ``forward`` of a module, as ``functional_call`` wants it."""
+
+    def __init__(self, detector: nn.Module, pre_decoder: Callable) -> None:
+        super().__init__()
+        self.detector = detector
+        self.forward = pre_decoder
+
+
+def repeat_rows(module: nn.Module, num_groups: int) -> None:
+    """Give the parameters of a layer K blocks of rows, initialized as PyTorch does.
+
+    The layer alone can then compute nothing; ``functional_call`` shows it one block at a time.
+    """
+    for name, parameter in module.named_parameters(recurse=False):
+        rows = parameter.detach().repeat(num_groups, *[1] * (parameter.dim() - 1))
+        setattr(module, name, nn.Parameter(rows))
+    if num_groups > 1 and hasattr(module, 'reset_parameters'):
+        module.reset_parameters()
+
+
+def merge_groups(inputs: Sequence[dict]) -> dict:
+    """Merge what the stock detector prepared for each group.
+
+    Args:
+        inputs (list[dict]): Of each group. Queries and their reference points, shape
+            (bs, N, dim), are laid out group after group; the encoder's predictions are stacked;
+            all else (memory, the mask of one group, ...) is the same for all groups.
+
+    Returns:
+        dict: Of all groups.
+    """
+    merged = dict(inputs[0])
+    for name in merged.keys() & {'query', 'query_pos', 'reference_points'}:
+        merged[name] = torch.cat([x[name] for x in inputs], 1)  # (bs, K * N, dim)
+    for name in merged.keys() & {'enc_outputs_class', 'enc_outputs_coord'}:
+        if merged[name] is not None:
+            merged[name] = torch.stack([x[name] for x in inputs])  # (K, bs, num_rows, dim)
+    return merged
 
 
 def _save_num_queries(module: nn.Module, state_dict: dict, prefix: str,
