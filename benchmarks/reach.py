@@ -1,0 +1,65 @@
+"""The table of what the package is to reach."""
+from dataclasses import dataclass, replace
+from typing import List
+
+from .cases import Case
+from .suite import Results
+
+
+@dataclass(frozen=True)
+class Row:
+    """A ratio and its bound.
+
+    Attributes:
+        what: What is compared, in words.
+        case: Numerator.
+        other: Denominator.
+        bound: What the ratio is to reach: at least that where ``more``, else at most.
+        more: Whether more is better.
+        memory: Whether memory is compared, and not time.
+        factor: Factor of the denominator.
+    """
+    what: str
+    case: Case
+    other: Case
+    bound: float
+    more: bool = True
+    memory: bool = False
+    factor: int = 1
+
+    def value(self, results: Results) -> float:
+        if self.memory:
+            return results.peak[self.case] / results.peak[self.other]
+        return results.ratio(self.case, self.other) / self.factor
+
+    def reached(self, results: Results) -> bool:
+        value = self.value(results)
+        return value >= self.bound if self.more else value <= self.bound
+
+
+def reach_table(num_groups: int, num_queries: int, num_objects: int) -> List[Row]:
+    """Return the rows for K, N and objects per image."""
+
+    def case(part: str, mode: str, **kwargs) -> Case:
+        return replace(
+            Case(part, mode, None, num_groups, num_queries, num_objects), **kwargs)
+
+    plain = case('decoder', 'plain', attn_drop=0.)
+    ours = replace(plain, mode='ours')
+    step = 'decoder + head + criterion, forward + backward'
+    k = num_groups
+    return [
+        Row('criterion forward + backward, plain / ours', case('criterion', 'plain'),
+            case('criterion', 'ours'), 8.),
+        Row(f'{step}, plain / ours, attention dropout 0', plain, ours, 1.5),
+        Row('the same, plain in float32 / ours under bf16 autocast', plain,
+            replace(ours, amp='bf16'), 3.),
+        Row('the same in float32 with attention dropout 0.1, plain / ours',
+            replace(plain, attn_drop=.1), replace(ours, attn_drop=.1), 1.25),
+        Row('peak memory of that step, plain / ours, attention dropout 0', plain, ours, 2.,
+            memory=True),
+        Row(f'that step, ours, K = {k} / {k} x K = 1', ours, replace(ours, num_groups=1), .9,
+            more=False, factor=k),
+        Row('inference, ours / stock', case('inference', 'ours'),
+            case('inference', 'stock', num_groups=1), 1., more=False),
+    ]

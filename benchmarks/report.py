@@ -1,0 +1,145 @@
+"""Tables and JSON of what was measured."""
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Dict, Optional, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from .cases import Case, Shapes
+from .reach import Row
+from .suite import Results
+
+SETTINGS = ('K', 'N', 'objects', 'attention dropout')
+PARTS = ('backbone', 'encoder', 'decoder', 'criterion', 'matching', 'backward', 'optimizer')
+TITLES = dict(
+    step='Training step',
+    decoder='Decoder, head and criterion, forward and backward',
+    criterion='Criterion, forward and backward',
+    inference='Inference')
+
+
+def print_report(results: Results, shapes: Shapes, machine: Dict[str, Any],
+                 reach: Sequence[Row]) -> None:
+    """Print all tables."""
+    console = Console(width=None if sys.stdout.isatty() else 140)  # a file has no width
+    console.print(', '.join(f'{name}: {value}' for name, value in machine.items()))
+    console.print(describe_shapes(shapes))
+    for part in dict.fromkeys(case.part for case in results.runs):
+        console.print(part_table(part, results, shapes))
+    for amp in results.gemm:
+        console.print(f"Matrix product of the decoder's FFN, {amp or 'float32'}: "
+                      f'{results.gemm_rate(amp) / 1e9:.0f} GFLOP/s')
+    if reach:
+        console.print(reach_rows(results, reach))
+
+
+def describe_shapes(shapes: Shapes) -> str:
+    height, width = shapes.image_size
+    memory = ' x '.join(map(str, shapes.memory_size))
+    return (f'{shapes.batch_size} images of {height} x {width}, memory {memory}, '
+            f'{"with" if shapes.padded else "without"} padding')
+
+
+def part_table(part: str, results: Results, shapes: Shapes) -> Table:
+    """Table of the medians of all cases of a part."""
+    rows = [
+        table_row(case_record(case, results, shapes)) for case in results.runs if case.part == part
+    ]
+    same = [name for name in SETTINGS if len({row[name] for row in rows}) == 1]
+    table = Table(
+        title='; '.join([TITLES[part], *(f'{name} {rows[0][name]}' for name in same)]),
+        caption='Parts in ms. Matching is a part of the criterion. '
+        'Ratio: time of the first mode to this one, same K or stock.')
+    shown = [name for name in rows[0] if name not in same and any(row[name] for row in rows)]
+    for name in shown:
+        table.add_column(name, justify='left' if name == 'mode' else 'right', no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[name] for name in shown))
+    return table
+
+
+def table_row(record: Dict[str, Any]) -> Dict[str, str]:
+    """Return the cells of a case by column, empty where nothing was measured."""
+
+    def cell(value: Optional[float], text: str, scale: float = 1) -> str:
+        return '' if value is None else text.format(value * scale)
+
+    drop = record['attn_drop']
+    return {
+        'mode': record['name'],
+        'K': str(record['num_groups']),
+        'N': str(record['num_queries']),
+        'objects': str(record['num_objects']),
+        'attention dropout': 'of the config' if drop is None else f'{drop:g}',
+        **{name: cell(record['seconds'].get(name), '{:.1f}', 1e3) for name in (*PARTS, 'total')},
+        'images/s': cell(record['images_per_second'], '{:.3g}'),
+        'peak MiB': cell(record['peak_memory'], '{:.0f}', 2**-20),
+        'of GEMM': cell(record['share_of_gemm_rate'], '{:.0%}'),
+        'difference': cell(record['difference'], '{:.1e}'),
+        'ratio': cell(record['ratio'], '{:.2f}'),
+    }
+
+
+def mode_name(case: Case) -> str:
+    return case.mode if case.amp is None else f'{case.mode}:{case.amp}'
+
+
+def baseline(case: Case, results: Results) -> Case:
+    """Return the first case that differs in mode only, or is stock and has one group."""
+
+    def key(x: Case) -> tuple:
+        return x.part, x.num_queries, x.num_objects, x.attn_drop
+
+    return next(x for x in results.runs if key(x) == key(case) and
+                (x.num_groups == case.num_groups or x.mode == 'stock'))
+
+
+def case_record(case: Case, results: Results, shapes: Shapes) -> Dict[str, Any]:
+    """Return what was measured of a case, for JSON."""
+    seconds = results.seconds(case)
+    first = baseline(case, results)
+    return dict(
+        asdict(case),
+        name=mode_name(case),
+        seconds=seconds,
+        runs=[run['total'] for run in results.runs[case]],
+        images_per_second=shapes.batch_size / seconds['total'],
+        peak_memory=results.peak.get(case),
+        flops=results.flops.get(case),
+        share_of_gemm_rate=results.share(case),
+        difference=results.difference.get(case),
+        ratio=results.ratio(first, case),
+        ratio_to=mode_name(first))
+
+
+def reach_rows(results: Results, reach: Sequence[Row]) -> Table:
+    table = Table(title='Reach')
+    table.add_column('what')
+    for name in ('to reach', 'measured', 'reached'):
+        table.add_column(name, justify='right')
+    for row in reach:
+        table.add_row(row.what, f'{">=" if row.more else "<="} {row.bound:g}',
+                      f'{row.value(results):.2f}', 'yes' if row.reached(results) else 'no')
+    return table
+
+
+def write_json(path: Path, results: Results, shapes: Shapes, machine: Dict[str, Any],
+               reach: Sequence[Row], command: str) -> None:
+    """Write everything, whole or not at all."""
+    record = dict(
+        command=command,
+        machine=machine,
+        shapes=asdict(shapes),
+        cases=[case_record(case, results, shapes) for case in results.runs],
+        gemm_flops_per_second={amp or 'float32': results.gemm_rate(amp) for amp in results.gemm},
+        reach=[
+            dict(what=row.what, bound=row.bound, more_is_better=row.more,
+                 value=row.value(results), reached=row.reached(results)) for row in reach
+        ])
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    temporary.write_text(json.dumps(record, indent=1))
+    os.replace(temporary, path)
