@@ -30,7 +30,7 @@ def set_amp(cfg: Config) -> None:
 
 
 def set_auto_scale_lr(cfg: Config) -> None:
-    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise ConfigError('--auto-scale-lr: the config does not say auto_scale_lr.base_batch_size;'
                           ' set it to the batch size that the learning rate was chosen for.')
     cfg.auto_scale_lr.enable = True

@@ -1,0 +1,224 @@
+"""Every command runs, as a process, on tiny data; a user's mistake ends in a sentence."""
+import importlib
+import json
+import os
+import pickle
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import mmdet
+import pytest
+import torch
+from tiny import tiny_config, write_tiny_coco
+from torch.utils.data import DataLoader, Dataset
+
+from groupdetr_mmdet.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = ROOT / 'tools'
+
+SRUN = """#!/usr/bin/env bash
+# Starts SLURM_NTASKS processes here, as srun would on the nodes of a cluster.
+echo "srun $*"
+while [[ $1 == -* ]]; do
+    case $1 in
+        --ntasks=*) export SLURM_NTASKS=${1#--ntasks=} ;;
+        -p) shift ;;
+    esac
+    shift
+done
+export SLURM_NODELIST=localhost
+for ((i = 0; i < SLURM_NTASKS; i++)); do
+    SLURM_PROCID=$i SLURM_LOCALID=$i "$@" &
+done
+for job in $(jobs -p); do wait "$job" || exit; done
+"""
+
+
+class Trained(NamedTuple):
+    config: Path
+    work_dir: Path
+    log: str
+
+
+def run(*args: object, status: int = 0, **env: str) -> str:
+    """Run a command and return its output, standard error included."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
+    result = subprocess.run(
+        [str(x) for x in args],
+        env=dict(os.environ, OMP_NUM_THREADS='1', **{'PATH': path, **env}),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert result.returncode == status, result.stdout
+    return result.stdout
+
+
+def free_port() -> str:
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return str(s.getsockname()[1])
+
+
+def metrics(work_dir: Path) -> dict:
+    """The metrics that the last test in a work directory wrote."""
+    file = max(work_dir.glob('*/*.json'))
+    return {k: v for k, v in json.loads(file.read_text()).items() if k.startswith('coco')}
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Two epochs of tools/train.py."""
+    folder = tmp_path_factory.mktemp('trained')
+    config = folder / 'tiny.py'
+    tiny_config(write_tiny_coco(folder / 'coco')).dump(config)
+    log = run(sys.executable, TOOLS / 'train.py', config, '--work-dir', folder / 'work')
+    return Trained(config, folder / 'work', log)
+
+
+@pytest.fixture(scope='module')
+def tested(trained: Trained) -> dict:
+    """Metrics of tools/test.py, with all that it can write beside them."""
+    work_dir = trained.work_dir.parent / 'tested'
+    run(sys.executable, TOOLS / 'test.py', trained.config, trained.work_dir / 'epoch_2.pth',
+        '--work-dir', work_dir, '--out', work_dir / 'predictions.pkl', '--show-dir', 'pictures')
+    assert len(pickle.loads((work_dir / 'predictions.pkl').read_bytes())) == 4
+    assert len(list(work_dir.glob('*/pictures/*.jpg'))) == 4
+    return metrics(work_dir)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> dict:
+    """Environment with a cluster that is this machine."""
+    commands = dict(srun=SRUN, scontrol='#!/bin/sh\necho 127.0.0.1\n')
+    for name, script in commands.items():
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ['PATH']])
+    return dict(PATH=path, MASTER_PORT=free_port(), GPUS='2', GPUS_PER_NODE='2')
+
+
+def test_train(trained: Trained):
+    assert (trained.work_dir / 'epoch_2.pth').is_file()
+    assert trained.log.count('coco/bbox_mAP:') == 2
+    assert 'Epoch(train) [2][4/4]' in trained.log
+
+
+def test_resume(trained: Trained):
+    log = run(sys.executable, TOOLS / 'train.py', trained.config, '--work-dir', trained.work_dir,
+              '--resume', '--cfg-options', 'train_cfg.max_epochs=3')
+    assert 'resumed epoch: 2, iter: 8' in log
+    assert 'Epoch(train) [3][4/4]' in log
+    assert 'Epoch(train) [2]' not in log
+    assert (trained.work_dir / 'epoch_3.pth').is_file()
+
+
+def test_resume_from_a_named_checkpoint_with_scaled_learning_rate(
+        trained: Trained, tmp_path: Path):
+    """A base batch of 1 doubles the rate of a batch of 2."""
+    log = run(sys.executable, TOOLS / 'train.py', trained.config, '--work-dir', tmp_path,
+              '--resume', trained.work_dir / 'epoch_1.pth', '--auto-scale-lr',
+              '--cfg-options', 'auto_scale_lr.base_batch_size=1')
+    assert 'resumed epoch: 1, iter: 4' in log
+    assert 'Epoch(train) [1]' not in log
+    assert 'Scaling the original LR by 2.0' in log
+
+
+def test_test(tested: dict):
+    assert 0 <= tested['coco/bbox_mAP'] <= 1
+
+
+def test_dist_train_and_dist_test(trained: Trained, tested: dict, tmp_path: Path):
+    """Two processes: they train one model, and what they evaluate is what one evaluates."""
+    log = run(TOOLS / 'dist_train.sh', trained.config, 2, '--work-dir', tmp_path,
+              '--cfg-options', 'train_cfg.max_epochs=1', PORT=free_port())
+    assert 'Distributed training: True' in log and 'GPU number: 2' in log
+    assert 'Epoch(train) [1][2/2]' in log  # half of the four iterations of one process
+    assert (tmp_path / 'epoch_1.pth').is_file()
+
+    run(TOOLS / 'dist_test.sh', trained.config, trained.work_dir / 'epoch_2.pth', 2,
+        '--work-dir', tmp_path, PORT=free_port())
+    assert metrics(tmp_path) == tested
+
+
+def test_slurm_train(trained: Trained, tmp_path: Path, slurm: dict):
+    log = run(TOOLS / 'slurm_train.sh', 'debug', 'tiny', trained.config, tmp_path / 'work',
+              '--cfg-options', 'train_cfg.max_epochs=1', SRUN_ARGS='--quiet --qos=low', **slurm)
+    assert 'srun -p debug --job-name=tiny --gres=gpu:2 --ntasks=2' in log
+    assert '--quiet --qos=low' in log
+    assert 'Epoch(train) [1][2/2]' in log
+    assert (tmp_path / 'work/epoch_1.pth').is_file()
+
+
+def test_slurm_test(trained: Trained, tested: dict, tmp_path: Path, slurm: dict):
+    run(TOOLS / 'slurm_test.sh', 'debug', 'tiny', trained.config,
+        trained.work_dir / 'epoch_2.pth', '--work-dir', tmp_path / 'work',
+        **dict(slurm, GPUS='1', GPUS_PER_NODE='1'))
+    assert metrics(tmp_path / 'work') == tested
+
+
+def test_train_of_mmdet(trained: Trained, tmp_path: Path):
+    """mmdet's own command and launcher need nothing but ``custom_imports``."""
+    train = Path(mmdet.__file__).parent / '.mim/tools/train.py'
+    log = run(sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2',
+              f'--master_port={free_port()}', train, trained.config, '--launcher', 'pytorch',
+              '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=1',
+              PYTHONPATH=str(ROOT))
+    assert 'Epoch(train) [1][2/2]' in log
+    assert (tmp_path / 'epoch_1.pth').is_file()
+
+
+def test_mistake_ends_in_one_sentence(trained: Trained, tmp_path: Path):
+    out = run(sys.executable, TOOLS / 'train.py', trained.config, '--work-dir', tmp_path / 'work',
+              '--cfg-options', 'train_dataloader.dataset.ann_file=nowhere.json', status=2)
+    assert out.splitlines() == [
+        'error: train_dataloader.dataset.ann_file: '
+        f'{trained.config.parent}/coco/nowhere.json does not exist; put it there or correct '
+        'train_dataloader.dataset.data_root or train_dataloader.dataset.ann_file.']
+    assert not (tmp_path / 'work').exists()
+
+
+@pytest.mark.parametrize('command, error', [
+    ('train.py nowhere.py', 'CONFIG: nowhere.py does not exist; '),
+    ('train.py {config} --resume nowhere.pth', 'load_from: nowhere.pth does not exist; '),
+    ('train.py {config} --auto-scale-lr --cfg-options auto_scale_lr=None',
+     '--auto-scale-lr: the config does not say auto_scale_lr.base_batch_size; '),
+    pytest.param('train.py {config} --amp', '--amp: ', marks=pytest.mark.skipif(
+        torch.cuda.is_available(), reason='there is CUDA')),
+    ('train.py {config} --cfg-options model.num_query_groups=0', 'num_query_groups=0'),
+    ('test.py {config} nowhere.pth', 'CHECKPOINT: nowhere.pth does not exist; '),
+    ('test.py {config} {config} --out predictions.txt', '--out: predictions.txt is not '),
+])
+def test_mistakes(tiny_config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                  capfd: pytest.CaptureFixture, command: str, error: str):
+    """The same without the seconds that a process takes to start."""
+    tool, *args = command.format(config=tiny_config_file).split()
+    monkeypatch.setattr(sys, 'argv', [tool, '--work-dir', str(tmp_path / 'work'), *args])
+    monkeypatch.syspath_prepend(TOOLS)
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(str(TOOLS / tool), run_name='__main__')
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert exit_.value.code == 2
+    assert last.startswith('error: ') and error in last
+
+
+def test_mistake_found_in_a_data_loader_worker_ends_in_one_sentence(
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """There torch wraps the sentence in the worker's traceback."""
+    monkeypatch.syspath_prepend(TOOLS)
+    run_command = importlib.import_module('_cli').run
+    loader = DataLoader(Unreadable(), num_workers=1)
+    with pytest.raises(SystemExit, match='2'):
+        run_command(lambda: next(iter(loader)))
+    assert capsys.readouterr().err == 'error: broken.jpg cannot be read; remove it.\n'
+
+
+class Unreadable(Dataset):
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        raise ConfigError('broken.jpg cannot be read; remove it.')
