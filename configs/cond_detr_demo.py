@@ -1,0 +1,3 @@
+_base_ = 'group_cond_detr_demo.py'
+# The baseline without groups: Conditional DETR.
+model = dict(num_query_groups=1)

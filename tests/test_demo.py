@@ -1,0 +1,171 @@
+"""The generated data set is what it says, and the demo runs from nothing to its pictures."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable
+
+import cv2
+import make_shapes as shapes
+import numpy as np
+import pytest
+from mmengine.config import Config
+from pycocotools.coco import COCO
+
+from groupdetr_mmdet.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZES = dict(num_train=6, num_val=4, size=64)
+
+
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp('data') / 'shapes'
+    assert shapes.make_shapes(root, **SIZES)
+    return root
+
+
+def contents(root: Path) -> dict:
+    return {str(path.relative_to(root)): path.read_bytes()
+            for path in root.rglob('*') if path.is_file()}
+
+
+def test_same_seed_same_files(dataset: Path, tmp_path: Path) -> None:
+    shapes.make_shapes(tmp_path / 'again', **SIZES)
+    assert contents(tmp_path / 'again') == contents(dataset)
+
+
+def test_no_image_comes_twice(dataset: Path, tmp_path: Path) -> None:
+    shapes.make_shapes(tmp_path / 'other', **SIZES, seed=1)
+    images = [data for root in (dataset, tmp_path / 'other')
+              for name, data in contents(root).items() if name.endswith('.jpg')]
+    assert len(images) == 2 * (SIZES['num_train'] + SIZES['num_val'])
+    assert len(set(images)) == len(images)
+
+
+def test_an_image_does_not_depend_on_their_number(dataset: Path, tmp_path: Path) -> None:
+    shapes.make_shapes(tmp_path / 'fewer', **dict(SIZES, num_train=2))
+    fewer, more = contents(tmp_path / 'fewer'), contents(dataset)
+    assert all(fewer[name] == more[name] for name in fewer if name.endswith('.jpg'))
+
+
+@pytest.mark.parametrize('split', shapes.SPLITS)
+def test_boxes_are_tight_and_inside(dataset: Path, split: str) -> None:
+    coco = COCO(dataset / f'{split}.json')
+    assert len(coco.imgs) == SIZES[f'num_{split}']
+    assert coco.anns
+    for ann in coco.anns.values():
+        x, y, w, h = ann['bbox']
+        assert x >= 0 and y >= 0 and x + w <= SIZES['size'] and y + h <= SIZES['size']
+        ys, xs = np.nonzero(coco.annToMask(ann))
+        drawn = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+        np.testing.assert_allclose(drawn, [x, y, x + w, y + h], atol=1.5)
+
+
+def test_shapes_are_painted_where_the_annotations_say() -> None:
+    rng = np.random.default_rng(0)
+    before = np.full((64, 64, 3), 100.)
+    for label in range(len(shapes.CLASSES)):
+        image = before.copy()
+        polygon = shapes.outline(label, np.array([30., 35.]), 15., angle=0.3)
+        shapes.paint(rng, image, polygon)
+        ys, xs = np.nonzero((image != before).any(axis=2))
+        x, y, w, h = shapes.xywh(polygon)
+        painted = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+        np.testing.assert_allclose(painted, [x, y, x + w, y + h], atol=1.5)
+
+
+def test_color_does_not_tell_the_class(tmp_path: Path) -> None:
+    shapes.make_shapes(tmp_path / 'shapes', num_train=150, num_val=1, size=64)
+    coco = COCO(tmp_path / 'shapes' / 'train.json')
+    colors = [[] for _ in shapes.CLASSES]
+    for ann in coco.anns.values():
+        image = cv2.imread(str(tmp_path / 'shapes/train' / f'{ann["image_id"]:06d}.jpg'))
+        colors[ann['category_id'] - 1].append(image[coco.annToMask(ann) > 0].mean(axis=0))
+    means = np.array([np.mean(c, axis=0) for c in colors])
+    errors = np.array([np.std(c, axis=0) / len(c)**0.5 for c in colors])
+    assert (np.abs(means - means.mean(axis=0)) < 4 * errors).all()
+
+
+def test_the_config_names_the_classes_of_the_generator() -> None:
+    cfg = Config.fromfile(ROOT / 'configs/group_cond_detr_demo.py')
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert tuple(loader.dataset.metainfo.classes) == shapes.CLASSES
+    assert len(cfg.metainfo.palette) == cfg.model.bbox_head.num_classes == len(shapes.CLASSES)
+    assert cfg.model.num_queries >= shapes.MAX_OBJECTS
+
+
+def test_the_baseline_differs_in_groups_alone() -> None:
+    groups, baseline = (Config.fromfile(ROOT / 'configs' / name).to_dict() for name in
+                        ('group_cond_detr_demo.py', 'cond_detr_demo.py'))
+    assert groups['model'].pop('num_query_groups') > 1
+    assert baseline['model'].pop('num_query_groups') == 1
+    assert baseline == groups
+
+
+def test_a_complete_data_set_is_kept(dataset: Path) -> None:
+    def times() -> dict:
+        return {path: path.stat().st_mtime_ns for path in dataset.rglob('*')}
+
+    before = times()
+    assert not shapes.make_shapes(dataset, **SIZES)
+    assert times() == before
+
+
+def test_other_settings_replace_it(tmp_path: Path) -> None:
+    root = tmp_path / 'shapes'
+    shapes.make_shapes(root, **SIZES)
+    assert shapes.make_shapes(root, **dict(SIZES, num_train=2))
+    assert len(list((root / 'train').iterdir())) == 2
+    assert list(tmp_path.iterdir()) == [root]
+
+
+def test_an_interrupted_run_leaves_what_was_there(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / 'shapes'
+    shapes.make_shapes(root, **SIZES)
+    before = contents(root)
+    monkeypatch.setattr(shapes, 'write_split', interrupted(shapes.write_split))
+    with pytest.raises(KeyboardInterrupt):
+        shapes.make_shapes(root, **dict(SIZES, num_train=2))
+    assert contents(root) == before
+    with pytest.raises(KeyboardInterrupt):
+        shapes.make_shapes(tmp_path / 'new', **SIZES)
+    assert list(tmp_path.iterdir()) == [root]
+
+
+def interrupted(write_split: Callable) -> Callable:
+    """Stop before the second split."""
+
+    def wrapper(root: Path, split: str, *args) -> None:
+        if split != 'train':
+            raise KeyboardInterrupt
+        write_split(root, split, *args)
+
+    return wrapper
+
+
+def test_files_of_others_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / 'photo.jpg').touch()
+    with pytest.raises(ConfigError, match='are not a generated data set'):
+        shapes.make_shapes(tmp_path, **SIZES)
+    assert [path.name for path in tmp_path.iterdir()] == ['photo.jpg']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('config', ['group_cond_detr_demo.py', 'cond_detr_demo.py'])
+def test_demo_ends_with_pictures(config: str, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, ROOT / 'tools/demo.py', ROOT / 'configs' / config, '--quick'],
+        cwd=tmp_path, env=dict(os.environ, OMP_NUM_THREADS='1'), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True)
+    assert result.returncode == 0, result.stdout
+    work_dir = tmp_path / 'work_dirs/demo'
+    scalars, = work_dir.glob('*/vis_data/scalars.json')
+    entry = [json.loads(line) for line in scalars.read_text().splitlines()][-1]
+    report = result.stdout.splitlines()[-6:]
+    assert f'AP50 {entry["coco/bbox_mAP_50"]:.3f}' in report[1]
+    for name in ('detections.png', 'curves.png'):
+        assert any(line.startswith(f'  work_dirs/demo/{name}') for line in report)
+        assert cv2.imread(str(work_dir / name)).std() > 10
