@@ -82,8 +82,7 @@ class GroupQueries:
     def group_parameters(self) -> Iterator[Tuple[str, nn.Parameter]]:
         """Yield the names and parameters, of K blocks of rows, of ``group_modules``."""
         for module in self.group_modules:
-            for name, parameter in self.get_submodule(module).named_parameters(module):
-                yield name, parameter
+            yield from self.get_submodule(module).named_parameters(module)
 
     def _init_layers(self) -> None:
         super()._init_layers()

@@ -1,12 +1,16 @@
 """DINO with groups of queries."""
-from typing import Dict, List, Tuple
+from typing import Dict, List, Sequence, Tuple
 
+import numpy as np
+import torch
 from mmdet.models.dense_heads import DINOHead
 from mmdet.models.detectors import DINO
 from mmdet.models.layers import MLP
 from mmdet.registry import MODELS
+from mmdet.utils import InstanceList
 from torch import Tensor
 
+from .assigner import MatchedPairs
 from .deformable import GroupDeformableDETR, TwoStageGroupCriterion
 from .groups import count_groups
 
@@ -40,6 +44,61 @@ class GroupDINOHead(DINOHead, TwoStageGroupCriterion):
         parts = super().split_outputs(
             *folded, dict(dn_meta, num_denoising_queries=num_denoising // num_groups))
         return tuple(x.reshape(num_layers, batch_size, -1, x.size(-1)) for x in parts)
+
+    def loss_dn(self, all_layers_denoising_cls_scores: Tensor,
+                all_layers_denoising_bbox_preds: Tensor, batch_gt_instances: InstanceList,
+                batch_img_metas: List[dict],
+                dn_meta: Dict[str, int]) -> Tuple[Tensor, Tensor, Tensor]:
+        """Supervise the denoising queries of all layers and groups in one pass.
+
+        Args:
+            all_layers_denoising_cls_scores (Tensor): Logits, shape (num_layers, bs, num_rows, C).
+            all_layers_denoising_bbox_preds (Tensor): Boxes, normalized cxcywh, shape
+                (num_layers, bs, num_rows, 4).
+            batch_gt_instances (list[InstanceData]): Each image's ``labels`` and ``bboxes``, xyxy
+                in pixels.
+            batch_img_metas (list[dict]): Each image's information, with ``img_shape``.
+            dn_meta (dict): ``num_denoising_groups`` of all groups of queries together.
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor]: Classification, L1 and IoU loss, each (num_layers, ).
+        """
+        num_groups = dn_meta['num_denoising_groups']
+        pairs = denoising_pairs(all_layers_denoising_cls_scores,
+                                [len(gts) for gts in batch_gt_instances], num_groups)
+        normalizer = self.count_targets(batch_gt_instances, num_groups,
+                                        all_layers_denoising_bbox_preds)
+        loss_cls = self.classification_loss(all_layers_denoising_cls_scores, batch_gt_instances,
+                                            pairs)
+        loss_bbox, loss_iou = self.box_losses(all_layers_denoising_bbox_preds, batch_gt_instances,
+                                              batch_img_metas, pairs)
+        return loss_cls / normalizer, loss_bbox / normalizer, loss_iou / normalizer
+
+
+def denoising_pairs(cls_scores: Tensor, num_gts: Sequence[int], num_groups: int) -> MatchedPairs:
+    """Pair denoising queries with the ground truth that they were made from.
+
+    A denoising group has one positive query for each box, padded to the image with the most
+    boxes, and then as many negative ones.
+
+    Args:
+        cls_scores (Tensor): Logits, shape (num_layers, bs, num_rows, C).
+        num_gts (list[int]): Boxes of each image.
+        num_groups (int): Denoising groups among the rows.
+
+    Returns:
+        MatchedPairs: The positive queries of every layer and their ground truth.
+    """
+    num_layers, batch_size, num_rows, _ = cls_scores.shape
+    first_rows = np.arange(num_groups)[:, None] * (num_rows // num_groups)
+    rows, gts, first_gt = [], [], 0
+    for image, count in enumerate(num_gts):
+        rows.append((image * num_rows + first_rows + np.arange(count)).ravel())
+        gts.append(np.tile(first_gt + np.arange(count), num_groups))
+        first_gt += count
+    layers = np.arange(num_layers)[:, None] * batch_size * num_rows
+    rows, gts = layers + np.concatenate(rows), np.tile(np.concatenate(gts), (num_layers, 1))
+    return MatchedPairs(*torch.from_numpy(np.stack([rows, gts])).to(cls_scores.device))
 
 
 @MODELS.register_module()
