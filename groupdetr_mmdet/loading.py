@@ -15,7 +15,7 @@ from urllib.error import URLError
 import numpy as np
 import torch
 from mmengine.runner import CheckpointLoader
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import ConfigError
 from .hooks import write_atomically
@@ -81,7 +81,7 @@ def readable(path: str) -> Iterator[None]:
         if isinstance(error, torch.cuda.OutOfMemoryError):
             raise
         raise ConfigError(f'{path} cannot be read as a checkpoint ({first_line(error)}): it is '
-                          'cut short, damaged, or another kind of file; fetch it again.') from error
+                          'cut short, damaged, or no checkpoint; fetch it again.') from error
 
 
 def first_line(error: Exception) -> str:
@@ -168,3 +168,31 @@ def import_safetensors() -> Any:
         raise ConfigError(f'Files that end in {SAFETENSORS} need the package safetensors: run pip '
                           'install safetensors, or use a name that ends in .pth.') from error
     return safetensors
+
+
+def load_weights(model: nn.Module, checkpoint: Any, path: str) -> None:
+    """Load a checkpoint's weights into a model, all of them or none.
+
+    mmengine's loaders report a tensor that does not fit in the log and go on.
+
+    Args:
+        model (nn.Module): Gets the weights.
+        checkpoint (Any): What :func:`read_checkpoint` returns.
+        path (str): Where it was read, for the error message.
+
+    Raises:
+        ConfigError: If a tensor is left over, missing or of another shape.
+    """
+    state_dict = checkpoint.get('state_dict', {}) if isinstance(checkpoint, dict) else {}
+    fix = 'use the config that it was trained with, or convert it by tools/convert_checkpoint.py.'
+    try:
+        missing, left_over = model.load_state_dict(state_dict, strict=False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip().rstrip('.')
+        raise ConfigError(f'{path} does not fit the config ({reason}): {fix}') from error
+    missing = [name for name in missing if not name.endswith('.num_batches_tracked')]
+    if missing or left_over:
+        names = ', '.join(([f'it has no {missing[0]}'] if missing else []) +
+                          ([f'the model has no {left_over[0]}'] if left_over else []))
+        raise ConfigError(f'{path} does not fit the config ({names}; {len(missing)} tensors are '
+                          f'missing and {len(left_over)} left over): {fix}')
