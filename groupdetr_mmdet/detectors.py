@@ -1,5 +1,6 @@
 """Detectors that train K groups of queries and keep one at inference."""
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+import contextlib
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from mmdet.models.detectors import ConditionalDETR
@@ -7,7 +8,6 @@ from mmdet.models.layers import SinePositionalEncoding
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.utils import ConfigType, OptConfigType
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from .assigner import GroupHungarianAssigner
 from .attention import group_self_attention
@@ -104,14 +104,14 @@ class GroupQueries:
             inference, and of the head, with the encoder's predictions stacked group by group,
             shape (K, bs, num_rows, dim).
         """
-        blocks = {name: rows.chunk(self.num_query_groups)
-                  for name, rows in self.group_parameters()}
-        stock = _PreDecoder(self, super().pre_decoder)
+        prepare = super().pre_decoder
         groups = range(self.num_query_groups) if self.training else [self.test_cfg['query_group']]
-        inputs = [
-            functional_call(stock, {f'detector.{name}': x[group] for name, x in blocks.items()},
-                            args, kwargs, tie_weights=False) for group in groups
-        ]
+        layers = [layer for name in self.group_modules
+                  for layer in self.get_submodule(name).modules()]
+        inputs = []
+        for group_blocks in split_parameters(layers, self.num_query_groups, groups):
+            with replaced_parameters(group_blocks):
+                inputs.append(prepare(*args, **kwargs))
         decoder_inputs, head_inputs = (merge_groups(x) for x in zip(*inputs))
         return decoder_inputs, head_inputs
 
@@ -143,19 +143,38 @@ class GroupQueries:
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
-class _PreDecoder(nn.Module):
-    """Makes ``pre_decoder`` the ``forward`` of a module, as ``functional_call`` wants it."""
+def split_parameters(layers: Sequence[nn.Module], num_groups: int,
+                     groups: Sequence[int]) -> Iterator[Dict[nn.Module, Dict[str, Tensor]]]:
+    """Yield, of each group, the layers with the group's block of rows of their parameters."""
+    blocks = [(layer, name, x.chunk(num_groups)) for layer in layers
+              for name, x in layer.named_parameters(recurse=False)]
+    for group in groups:
+        replacements = {layer: {} for layer in layers}
+        for layer, name, rows in blocks:
+            replacements[layer][name] = rows[group]
+        yield replacements
 
-    def __init__(self, detector: nn.Module, pre_decoder: Callable) -> None:
-        super().__init__()
-        self.detector = detector
-        self.forward = pre_decoder
+
+@contextlib.contextmanager
+def replaced_parameters(replacements: Dict[nn.Module, Dict[str, Tensor]]) -> Iterator[None]:
+    """Let layers compute with other tensors than their parameters, also while traced.
+
+    ``torch.func.functional_call`` does the same, and refuses to be traced for deployment.
+    """
+    parameters = {layer: dict(layer._parameters) for layer in replacements}
+    try:
+        for layer, tensors in replacements.items():
+            layer._parameters.update(tensors)
+        yield
+    finally:
+        for layer, tensors in parameters.items():
+            layer._parameters.update(tensors)
 
 
 def repeat_rows(module: nn.Module, num_groups: int) -> None:
     """Give the parameters of a layer K blocks of rows, initialized as PyTorch does.
 
-    The layer alone can then compute nothing; ``functional_call`` shows it one block at a time.
+    The layer alone can then compute nothing: it is shown one block at a time.
     """
     for name, parameter in module.named_parameters(recurse=False):
         rows = parameter.detach().repeat(num_groups, *[1] * (parameter.dim() - 1))
