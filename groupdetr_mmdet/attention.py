@@ -6,6 +6,7 @@ from mmcv.cnn.bricks.transformer import MultiheadAttention
 from mmdet.models.layers.transformer.utils import ConditionalAttention
 from torch import Tensor, nn
 
+from .dropout import dropout_attention
 from .errors import ConfigError
 from .groups import fold_groups, unfold_groups
 
@@ -34,10 +35,12 @@ def fused_attention(query: Tensor,
         Tensor: Shape (bs, num_queries, d_v), the heads concatenated.
     """
     q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
-    value_width = v.size(-1)
-    v = F.pad(v, (0, q.size(-1) - value_width))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=keep_mask, dropout_p=dropout)
-    return out[..., :value_width].transpose(1, 2).flatten(2)  # (bs, num_queries, d_v)
+    if dropout and query.device.type == 'cpu':
+        out = dropout_attention(q, k, v, keep_mask, dropout)
+    else:
+        padded = F.pad(v, (0, q.size(-1) - v.size(-1)))
+        out = F.scaled_dot_product_attention(q, k, padded, attn_mask=keep_mask, dropout_p=dropout)
+    return out[..., :v.size(-1)].transpose(1, 2).flatten(2)  # (bs, num_queries, d_v)
 
 
 def keep_mask(attn_mask: Optional[Tensor], key_padding_mask: Optional[Tensor]) -> Optional[Tensor]:

@@ -1,0 +1,108 @@
+"""Attention with dropout where no fused kernel takes it: on the CPU."""
+from typing import Iterator, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+CHUNK = 2**20  # attention weights held at a time: 4 MiB in float32, which a cache keeps
+
+
+def dropout_attention(query: Tensor, key: Tensor, value: Tensor, keep_mask: Optional[Tensor],
+                      dropout: float) -> Tensor:
+    """``dropout(softmax(q k^T / sqrt(d))) v``, a cacheful of attention weights at a time.
+
+    The weights are made again in the backward pass, so that only one byte of each is kept: whether
+    it was dropped.
+
+    Args:
+        query (Tensor): Shape (bs, num_heads, num_queries, d_qk).
+        key (Tensor): Shape (bs, num_heads, num_keys, d_qk).
+        value (Tensor): Shape (bs, num_heads, num_keys, d_v).
+        keep_mask (Tensor, optional): True where a query may look at a key, broadcastable to
+            (bs, num_heads, num_queries, num_keys).
+        dropout (float): Probability of dropping a weight, in steps of 2**-16.
+
+    Returns:
+        Tensor: Shape (bs, num_heads, num_queries, d_v).
+    """
+    bs, num_heads = query.shape[:2]
+    if keep_mask is not None:
+        keep_mask = keep_mask.expand(bs, num_heads, *keep_mask.shape[-2:]).flatten(0, 1)
+    query, key, value = (x.flatten(0, 1) for x in (query * query.size(-1)**-.5, key, value))
+    out = _DropoutAttention.apply(query, key, value, keep_mask, dropout)
+    return out.unflatten(0, (bs, num_heads))
+
+
+def draw_kept(shape: Tuple[int, ...], dropout: float) -> Tensor:
+    """Draw which weights are kept, True with probability ``1 - dropout``.
+
+    Each weight takes 16 bits of the default generator: ``torch.bernoulli`` takes ten times longer
+    on the CPU, more than the attention itself.
+
+    Args:
+        shape (tuple[int]): Shape of the weights.
+        dropout (float): Probability of False, in steps of 2**-16.
+
+    Returns:
+        Tensor: Booleans.
+    """
+    count = torch.Size(shape).numel()
+    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-2**63, None)
+    return (words.view(torch.int16)[:count] >= round(dropout * 2**16) - 2**15).view(shape)
+
+
+def chunks(num_heads: int, num_queries: int, num_keys: int) -> Iterator[Tuple[slice, slice]]:
+    """Cut the attention weights into slices of heads and of queries of at most ``CHUNK``."""
+    heads = max(1, CHUNK // (num_queries * num_keys))
+    rows = num_queries if heads > 1 else max(1, CHUNK // num_keys)
+    for head in range(0, num_heads, heads):
+        for row in range(0, num_queries, rows):
+            yield slice(head, head + heads), slice(row, row + rows)
+
+
+def softmax_scores(query: Tensor, key: Tensor, keep_mask: Optional[Tensor], heads: slice,
+                   rows: slice) -> Tensor:
+    """Attention weights of one chunk in float32, before dropout."""
+    scores = torch.bmm(query[heads, rows], key[heads].transpose(1, 2)).float()
+    if keep_mask is not None:
+        mask = keep_mask[heads]
+        scores.masked_fill_(~(mask if mask.size(1) == 1 else mask[:, rows]), float('-inf'))
+    return scores.softmax(-1)
+
+
+class _DropoutAttention(torch.autograd.Function):
+    """Tensors as in :func:`dropout_attention`, with images and heads in one dimension."""
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, keep_mask: Optional[Tensor],
+                dropout: float) -> Tensor:
+        out = query.new_empty(*query.shape[:2], value.size(-1))
+        all_kept = []
+        for heads, rows in chunks(query.size(0), query.size(1), key.size(1)):
+            weights = softmax_scores(query, key, keep_mask, heads, rows)
+            kept = draw_kept(weights.shape, dropout)
+            out[heads, rows] = torch.bmm(weights.mul_(kept).to(value.dtype), value[heads])
+            all_kept.append(kept)
+        out.mul_(1 / (1 - dropout))
+        ctx.save_for_backward(query, key, value, keep_mask, out, *all_kept)
+        ctx.dropout = dropout
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        query, key, value, keep_mask, out, *all_kept = ctx.saved_tensors
+        mean = (grad * out).sum(-1, keepdim=True)  # of the scores' gradients, by their weights
+        grad = grad * (1 / (1 - ctx.dropout))
+        grad_query = torch.empty_like(query)
+        grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
+        slices = chunks(query.size(0), query.size(1), key.size(1))
+        for (heads, rows), kept in zip(slices, all_kept):
+            weights = softmax_scores(query, key, keep_mask, heads, rows)
+            grad_rows = grad[heads, rows]
+            dropped = (weights * kept).to(value.dtype)
+            grad_value[heads] += torch.bmm(dropped.transpose(1, 2), grad_rows)
+            scores = torch.bmm(grad_rows, value[heads].transpose(1, 2)).mul_(kept)
+            scores = scores.sub_(mean[heads, rows]).mul(weights).to(query.dtype)
+            grad_query[heads, rows] = torch.bmm(scores, key[heads])
+            grad_key[heads] += torch.bmm(scores.transpose(1, 2), query[heads, rows])
+        return grad_query, grad_key, grad_value, None, None

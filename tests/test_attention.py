@@ -1,0 +1,97 @@
+"""Every fast path of the attention gives what the plain one gives."""
+import pytest
+import torch
+from mmdet.models.layers.transformer.utils import ConditionalAttention
+
+from groupdetr_mmdet import dropout as dropout_module
+from groupdetr_mmdet.attention import FusedConditionalAttention
+from groupdetr_mmdet.dropout import chunks, draw_kept, dropout_attention
+
+MASKS = {
+    'no mask': None,
+    'padding': torch.tensor([[True] * 7, [True] * 5 + [False] * 2])[:, None, None],
+    'mask of a group': torch.ones(6, 7).tril(3).bool()
+}
+
+
+def plain(q, k, v, mask, kept, p):
+    scores = q @ k.transpose(-1, -2) / q.size(-1)**.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float('-inf'))
+    return (scores.softmax(-1) * kept / (1 - p)) @ v
+
+
+@pytest.mark.parametrize('mask', MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize('chunk', [1, 20, 100, 10**6])
+def test_chunks_with_dropout_equal_the_formula(mask, chunk, monkeypatch):
+    p, shape = 0.25, (2, 3, 6, 7)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, d, requires_grad=True) for n, d in ((6, 4), (7, 4), (7, 2)))
+    kept = torch.rand(shape) > p
+    monkeypatch.setattr(dropout_module, 'CHUNK', chunk)
+    pieces = iter([kept.flatten(0, 1)[heads, rows] for heads, rows in chunks(6, 6, 7)])
+    monkeypatch.setattr(dropout_module, 'draw_kept', lambda *_: next(pieces))
+    expected = plain(q, k, v, mask, kept, p)
+    found = dropout_attention(q, k, v, mask, p)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn_like(expected)
+    for a, b in zip(torch.autograd.grad((found * weight).sum(), (q, k, v)),
+                    torch.autograd.grad((expected * weight).sum(), (q, k, v))):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize('size', [(6, 6, 7), (176, 300, 300), (16, 3300, 850), (3, 5, 10**7)])
+def test_chunks_cover_every_weight_once(size):
+    seen = torch.zeros(size[:2], dtype=torch.int)
+    for heads, rows in chunks(*size):
+        seen[heads, rows] += 1
+    assert (seen == 1).all()
+
+
+def test_kept_weights_are_drawn_with_the_asked_probability():
+    torch.manual_seed(0)
+    for p in (0.1, 0.5, 0.9):
+        kept = draw_kept((1000, 1001), p).float()
+        assert kept.mean().item() == pytest.approx(1 - p, abs=1e-3)
+        for column in range(4):  # the 16-bit parts of a 64-bit word are equally random
+            assert kept.view(-1)[column::4].mean().item() == pytest.approx(1 - p, abs=3e-3)
+    torch.manual_seed(0)
+    again = draw_kept((1000, 1001), 0.1)
+    torch.manual_seed(0)
+    assert torch.equal(again, draw_kept((1000, 1001), 0.1)), 'seeded by torch.manual_seed'
+
+
+@pytest.mark.parametrize('cross_attn', [False, True])
+@pytest.mark.parametrize('padded', [False, True])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_fused_attention_equals_the_stock_one(cross_attn, padded, dtype):
+    torch.manual_seed(0)
+    stock = ConditionalAttention(32, 4, cross_attn=cross_attn)
+    fused = FusedConditionalAttention(32, 4, cross_attn=cross_attn)
+    fused.load_state_dict(stock.state_dict(), strict=True)
+    num_keys = 9 if cross_attn else 6
+    query, key = torch.randn(2, 6, 32, requires_grad=True), torch.randn(2, num_keys, 32)
+    kwargs = dict(query_pos=torch.randn(2, 6, 32), key_pos=torch.randn(2, num_keys, 32))
+    if cross_attn:
+        kwargs.update(ref_sine_embed=torch.randn(2, 6, 32), is_first=True)
+    if padded:
+        kwargs['key_padding_mask'] = torch.arange(num_keys).expand(2, -1) >= num_keys - 2
+    with torch.autocast('cpu', dtype=dtype, enabled=dtype != torch.float32):
+        outs = [m(query, key, **kwargs) for m in (stock, fused)]
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(*outs, atol=tolerance, rtol=tolerance)
+    grads = [torch.autograd.grad(out.float().square().sum(), query)[0] for out in outs]
+    torch.testing.assert_close(*grads, atol=10 * tolerance, rtol=10 * tolerance)
+
+
+def test_training_drops_attention_weights_and_inference_does_not():
+    torch.manual_seed(0)
+    attention = FusedConditionalAttention(32, 4, attn_drop=0.5)
+    query, pos = torch.randn(1, 6, 32), torch.randn(1, 6, 32)
+    first, second = (attention(query, query, query_pos=pos) for _ in range(2))
+    assert not torch.equal(first, second)
+    attention.eval()
+    assert torch.equal(*(attention(query, query, query_pos=pos) for _ in range(2)))
+    mean = torch.stack([attention.train()(query, query, query_pos=pos) for _ in range(400)])
+    torch.testing.assert_close(mean.mean(0), attention.eval()(query, query, query_pos=pos),
+                               atol=0.1, rtol=0.1)
