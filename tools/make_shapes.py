@@ -96,17 +96,22 @@ def random_color(rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(50, 205, 3)
 
 
+def coverage(polygon: np.ndarray, size: int, fine: int = 4) -> np.ndarray:
+    """Part of each pixel that lies in a polygon, from 0 to 1, shape (size, size)."""
+    mask = np.zeros((fine * size, fine * size), np.float32)
+    corners = np.round((polygon * fine - 0.5) * 16).astype(np.int32)  # pixel centers are at .5
+    cv2.fillPoly(mask, [corners], 1, shift=4)
+    return cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA)
+
+
 def paint(rng: np.random.Generator, image: np.ndarray, polygon: np.ndarray) -> None:
     """Paint a textured shape, in place, whose color differs from what it covers."""
-    mask = np.zeros(image.shape[:2], np.uint8)
-    corners = np.round((polygon - 0.5) * 16).astype(np.int32)  # pixel centers are at .5
-    cv2.fillPoly(mask, [corners], 255, lineType=cv2.LINE_AA, shift=4)
-    covered = image[mask > 127].mean(axis=0)
+    mask = coverage(polygon, len(image))
+    covered = image[mask > 0.5].mean(axis=0)
     color = random_color(rng)
     while np.linalg.norm(color - covered) < MIN_CONTRAST:
         color = random_color(rng)
-    alpha = mask[..., None] / 255
-    image += alpha * (texture(rng, color, len(image)) - image)
+    image += mask[..., None] * (texture(rng, color, len(image)) - image)
 
 
 def make_image(rng: np.random.Generator, size: int) -> Tuple[np.ndarray, list]:
