@@ -1,0 +1,13 @@
+# Groups by three lines in a stock config: mmdet's DINO, 900 queries as 3 groups. GroupDINOHead
+# matches the encoder's proposals as what they are, one set; DINOHead sends them to the assigner
+# as if they were queries.
+# What this gives, and what it does not: docs/families.md.
+_base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
+custom_imports = dict(imports=['groupdetr_mmdet'], allow_failed_imports=False)
+model = dict(
+    bbox_head=dict(type='GroupDINOHead'),
+    backbone=dict(
+        init_cfg=dict(checkpoint='https://download.pytorch.org/models/resnet50-0676ba61.pth')),
+    train_cfg=dict(assigner=dict(type='GroupHungarianAssigner', num_query_groups=3)))
+train_cfg = dict(max_epochs=12)
+param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[11], gamma=0.1)]
