@@ -2,7 +2,7 @@
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
@@ -53,7 +53,7 @@ def part_table(part: str, results: Results, shapes: Shapes) -> Table:
     table = Table(
         title='; '.join([TITLES[part], *(f'{name} {rows[0][name]}' for name in same)]),
         caption='Parts in ms. Matching is a part of the criterion. '
-        'Ratio: time of the first mode to this one, same K or stock.')
+        'Ratio: time of the first mode to this one.')
     shown = [name for name in rows[0] if name not in same and any(row[name] for row in rows)]
     for name in shown:
         table.add_column(name, justify='left' if name == 'mode' else 'right', no_wrap=True)
@@ -88,14 +88,12 @@ def mode_name(case: Case) -> str:
     return case.mode if case.amp is None else f'{case.mode}:{case.amp}'
 
 
-def baseline(case: Case, results: Results) -> Case:
-    """Return the first case that differs in mode only, or is stock and has one group."""
-
-    def key(x: Case) -> tuple:
-        return x.part, x.num_queries, x.num_objects, x.attn_drop
-
-    return next(x for x in results.runs if key(x) == key(case) and
-                (x.num_groups == case.num_groups or x.mode == 'stock'))
+def baseline(case: Case, results: Results) -> Optional[Case]:
+    """Return the case of the first mode that has the same settings; stock has one group."""
+    first = next(x for x in results.runs if x.part == case.part)
+    num_groups = 1 if first.mode == 'stock' else case.num_groups
+    wanted = replace(case, mode=first.mode, amp=first.amp, num_groups=num_groups)
+    return wanted if wanted in results.runs else None
 
 
 def case_record(case: Case, results: Results, shapes: Shapes) -> Dict[str, Any]:
@@ -112,8 +110,8 @@ def case_record(case: Case, results: Results, shapes: Shapes) -> Dict[str, Any]:
         flops=results.flops.get(case),
         share_of_gemm_rate=results.share(case),
         difference=results.difference.get(case),
-        ratio=results.ratio(first, case),
-        ratio_to=mode_name(first))
+        ratio=first and results.ratio(first, case),
+        ratio_to=first and mode_name(first))
 
 
 def reach_rows(results: Results, reach: Sequence[Row]) -> Table:

@@ -1,0 +1,166 @@
+"""The baselines of the benchmark compute what our detector computes, and the command runs."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from builders import detector_config
+from mmengine.config import Config
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from benchmarks.cases import Benchmark, Case, Shapes, build_model, share_weights  # noqa: E402
+from benchmarks.measure import Stopwatch, count_flops, peak_memory  # noqa: E402
+
+CPU = torch.device('cpu')
+SHAPES = Shapes(batch_size=2, image_size=(64, 96), memory_size=(4, 6), padded=True)
+
+
+@pytest.fixture
+def cfg() -> Config:
+    # Width 256, the only one of the stock decoder.
+    return Config(dict(
+        model=detector_config(width=256, num_heads=8, num_queries=10, num_query_groups=3),
+        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=.1)),
+        default_scope='mmdet'))
+
+
+def make_benchmarks(cfg: Config, part: str, *variants: tuple) -> list:
+    """Build a benchmark for each (mode, K), with equal weights."""
+    cases = [Case(part, mode, None, k, 10, 4, attn_drop=0.) for mode, k in variants]
+    models = [build_model(cfg, case) for case in cases]
+    share_weights(models)
+    return [Benchmark(case, SHAPES, model, cfg, CPU) for case, model in zip(cases, models)]
+
+
+def losses_and_grads(benchmark: Benchmark) -> tuple:
+    model = benchmark.model.train()
+    images = torch.randn(2, 3, *SHAPES.image_size, generator=torch.Generator().manual_seed(1))
+    losses = model.loss(images, benchmark.samples)
+    sum(losses.values()).backward()
+    return losses, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize('baseline, k', [('plain', 3), ('plain', 1), ('stock', 1)])
+def test_baselines_give_our_losses_and_gradients(cfg, baseline, k):
+    theirs, ours = make_benchmarks(cfg, 'step', (baseline, k), ('ours', k))
+    (expected_losses, expected_grads), (losses, grads) = map(losses_and_grads, (theirs, ours))
+    assert len(losses) == 6
+    torch.testing.assert_close(losses, expected_losses, rtol=1e-5, atol=1e-6)
+    assert grads.keys() == expected_grads.keys()
+    # The encoder's gradients are ill-conditioned where the weights are random.
+    torch.testing.assert_close(grads, expected_grads, rtol=1e-3, atol=1e-4)
+
+
+def test_inference_of_groups_is_that_of_stock(cfg):
+    theirs, ours = make_benchmarks(cfg, 'inference', ('stock', 1), ('ours', 3))
+    theirs(), ours()
+    for expected, actual in zip(theirs.results, ours.results):
+        torch.testing.assert_close(actual.scores, expected.scores, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(actual.bboxes, expected.bboxes, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize('part, laps', [
+    ('step', {'backbone', 'encoder', 'decoder', 'criterion', 'backward', 'optimizer'}),
+    ('decoder', {'decoder', 'criterion', 'backward'}),
+    ('criterion', {'criterion', 'backward'}),
+])
+@pytest.mark.parametrize('mode', ['plain', 'ours'])
+def test_parts_make_up_the_total(cfg, part, laps, mode):
+    benchmark, = make_benchmarks(cfg, part, (mode, 3))
+    seconds = benchmark()
+    assert seconds.keys() == laps | {'matching', 'total'}
+    assert seconds['matching'] < seconds['criterion']
+    assert sum(seconds[lap] for lap in laps) == pytest.approx(seconds['total'])
+
+
+def test_a_run_leaves_no_gradients_and_no_timer(cfg):
+    benchmark, = make_benchmarks(cfg, 'decoder', ('ours', 3))
+    benchmark()
+    assert all(p.grad is None for p in benchmark.model.parameters())
+    assert benchmark.memory.grad is None
+    assert 'match_layers' not in vars(benchmark.head.assigner)
+
+
+def test_stopwatch_adds_what_comes_twice():
+    watch = Stopwatch(CPU)
+    for _ in range(2):
+        with watch.within('inner'):
+            pass
+        watch.lap('outer')
+    seconds = watch.seconds()
+    assert len(watch.spans) == 4 and seconds.keys() == {'inner', 'outer', 'total'}
+    assert 0 < seconds['inner'] < seconds['outer'] == pytest.approx(seconds['total'])
+
+
+def test_peak_memory_sees_what_is_freed_before_the_end():
+    size = 64 * 2**20
+    peak = peak_memory(lambda: torch.ones(size // 4).sum().item(), CPU)
+    assert peak == pytest.approx(size, rel=.2)
+
+
+def test_flops_are_counted_forward_and_backward():
+    x, weight = torch.randn(4, 5), torch.randn(5, 6, requires_grad=True)
+    assert count_flops(lambda: (x @ weight).sum().backward()) == 2 * (2 * 4 * 5 * 6)
+
+
+def run_tool(*args: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(ROOT / 'tools/benchmark.py'), *map(str, args)],
+                          capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def config_file(cfg, tmp_path) -> Path:
+    cfg.custom_imports = dict(imports=['groupdetr_mmdet'])
+    cfg.dump(tmp_path / 'config.py')
+    return tmp_path / 'config.py'
+
+
+def test_command_measures_modes_side_by_side(config_file, tmp_path):
+    out = tmp_path / 'out.json'
+    result = run_tool(config_file, '--parts', 'decoder', '--modes', 'plain', 'ours:bf16', 'stock',
+                      '--groups', 2, 3, '--memory-size', 2, 3, '--rounds', 2, '--threads', 1,
+                      '--json', out)
+    assert result.returncode == 0, result.stderr
+    record = json.loads(out.read_text())
+    cases = {(case['name'], case['num_groups']): case for case in record['cases']}
+    assert set(cases) == {('plain', 2), ('ours:bf16', 2), ('plain', 3), ('ours:bf16', 3),
+                          ('stock', 1)}
+    assert all(len(case['runs']) == 2 and min(case['runs']) > 0 for case in cases.values())
+    assert cases['plain', 3]['ratio'] == 1
+    assert cases['plain', 3]['flops'] > cases['plain', 2]['flops'] > cases['stock', 1]['flops']
+    assert set(record['gemm_flops_per_second']) == {'float32', 'bf16'}
+    assert record['machine']['threads'] == 1
+    assert 'ours:bf16' in result.stdout and 'matching' in result.stdout
+
+
+@pytest.mark.slow
+def test_command_measures_the_whole_table(config_file, tmp_path):
+    out = tmp_path / 'out.json'
+    result = run_tool(config_file, '--table', '--image-size', 64, 96, '--rounds', 1,
+                      '--threads', 1, '--json', out)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(out.read_text())['reach']
+    assert len(rows) == 7
+    assert all(row['value'] > 0 for row in rows)
+    assert all((row['value'] >= row['bound']) == (row['reached'] == row['more_is_better'])
+               for row in rows if row['value'] != row['bound'])
+
+
+@pytest.mark.parametrize('args, sentence', [
+    (['--modes', 'fast'], '--modes: fast is none'),
+    (['--modes', 'ours:int8'], '--modes: ours:int8 is none'),
+    (['--json', 'missing/out.json'], '--json: the folder of missing/out.json does not exist'),
+    (['--table', '--groups', '1', '2'], '--groups: [1, 2] are several'),
+])
+def test_mistakes_get_one_sentence(config_file, monkeypatch, args, sentence):
+    import runpy
+    monkeypatch.setattr(sys, 'argv', ['benchmark.py', str(config_file), *args])
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    main = runpy.run_path(str(ROOT / 'tools/benchmark.py'))['main']
+    from groupdetr_mmdet.errors import ConfigError
+    with pytest.raises(ConfigError) as error:
+        main()
+    assert str(error.value).startswith(sentence)
