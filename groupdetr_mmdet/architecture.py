@@ -8,7 +8,6 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from .checkpoints import QUERY_EMBEDDING
-from .errors import ConfigError
 
 Shapes = Dict[str, Tuple[int, ...]]
 
@@ -50,32 +49,29 @@ class Architecture(NamedTuple):
 def read_architecture(tensors: Mapping[str, Tensor]) -> Architecture:
     """Infer the sizes from a few tensors; :func:`compare` then checks all.
 
+    A size whose tensor is missing is that of the published models.
+
     Args:
         tensors (dict[str, Tensor]): A checkpoint under mmdet's names.
-
-    Raises:
-        ConfigError: If one of these few is missing.
     """
 
-    def size(name: str, dim: int = 0) -> int:
-        if name not in tensors or tensors[name].ndim <= dim:
-            raise ConfigError(f'The checkpoint has no {name} of a Conditional DETR: it is of '
-                              'another model, or not whole.')
-        return tensors[name].shape[dim]
+    def size(name: str, dim: int, default: int) -> int:
+        found = name in tensors and tensors[name].ndim > dim
+        return tensors[name].shape[dim] if found else default
 
     depth = resnet_depth(tensors)
     return Architecture(
         depth=depth,
-        stem_channels=size('backbone.conv1.weight') if depth else 64,
-        base_channels=size('backbone.layer1.0.conv1.weight') if depth else 64,
-        in_channels=size('neck.convs.0.conv.weight', 1),
-        width=size(QUERY_EMBEDDING, 1),
-        rows=size(QUERY_EMBEDDING),
-        num_classes=size('bbox_head.fc_cls.weight'),
-        enc_layers=count_blocks(tensors, 'encoder.layers'),
-        dec_layers=count_blocks(tensors, 'decoder.layers'),
-        enc_feedforward=size('encoder.layers.0.ffn.layers.0.0.weight'),
-        dec_feedforward=size('decoder.layers.0.ffn.layers.0.0.weight'))
+        stem_channels=size('backbone.conv1.weight', 0, 64),
+        base_channels=size('backbone.layer1.0.conv1.weight', 0, 64),
+        in_channels=size('neck.convs.0.conv.weight', 1, 2048),
+        width=size(QUERY_EMBEDDING, 1, 256),
+        rows=size(QUERY_EMBEDDING, 0, 300),
+        num_classes=size('bbox_head.fc_cls.bias', 0, 80),
+        enc_layers=max(1, count_blocks(tensors, 'encoder.layers')),
+        dec_layers=max(1, count_blocks(tensors, 'decoder.layers')),
+        enc_feedforward=size('encoder.layers.0.ffn.layers.0.0.bias', 0, 2048),
+        dec_feedforward=size('decoder.layers.0.ffn.layers.0.0.bias', 0, 2048))
 
 
 def count_blocks(tensors: Mapping[str, Tensor], prefix: str) -> int:

@@ -104,6 +104,7 @@ def convert(checkpoint: Any,
     tensors, origins, actions = rename_tensors(found)
     classes = cut_classes(tensors, found.source, actions)
     arch = complete(tensors, origins, actions, found.source)
+    check_layers(arch, arguments(checkpoint))
     size, file_groups, by = split_rows(arch.rows, found, num_queries, num_query_groups)
     groups = check_num_query_groups(num_query_groups or file_groups)
     rows = repeat_groups(tensors[QUERY_EMBEDDING], size, groups, noise, seed)
@@ -295,7 +296,7 @@ def complete(tensors: Dict[str, Tensor], origins: Dict[str, str], actions: list,
     """
     arch = read_architecture(tensors)
     shapes = expected_shapes(arch)
-    if not arch.depth:
+    if not arch.depth and not RULES[source]:  # names of ResNets are all that can be renamed
         shapes.update((name, tuple(tensor.shape)) for name, tensor in tensors.items()
                       if name.startswith('backbone.'))
     for name in shapes:
@@ -307,6 +308,19 @@ def complete(tensors: Dict[str, Tensor], origins: Dict[str, str], actions: list,
         raise ConfigError(f'The tensors, read as {source} ({arch}), do not fit a Conditional '
                           f'DETR; say another --from, or take a whole checkpoint:\n{differences}')
     return arch
+
+
+def check_layers(arch: Architecture, args: Mapping) -> None:
+    """Notice whole layers that are missing, where the file says how many there were.
+
+    Raises:
+        ConfigError: If the tensors have another number of layers.
+    """
+    for name in ('enc_layers', 'dec_layers'):
+        layers = getattr(arch, name)
+        if args.get(name, layers) != layers:
+            raise ConfigError(f"The file's args say {name}={args[name]}, and its tensors are of "
+                              f'{layers}: it is not whole, take another copy.')
 
 
 def check_stock(arch: Architecture, query_group: int, num_query_groups: int) -> None:

@@ -178,9 +178,13 @@ class CocoIds:
     def _annotated(classes: Sequence[str], paths: Sequence[str],
                    ann_file: str) -> Tuple[Dict[str, int], Sequence[int]]:
         check_path('--ann-file', ann_file)
-        coco = json.loads(Path(ann_file).read_text())
-        images = {Path(image['file_name']).name: image['id'] for image in coco['images']}
-        categories = {category['name']: category['id'] for category in coco['categories']}
+        try:
+            coco = json.loads(Path(ann_file).read_text())
+            images = {Path(image['file_name']).name: image['id'] for image in coco['images']}
+            categories = {category['name']: category['id'] for category in coco['categories']}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f'--ann-file {ann_file} is not in COCO format ({error!r}): name a '
+                              'file with images and categories, or leave it out.') from error
         lacking = ([path for path in paths if Path(path).name not in images] +
                    [name for name in classes if name not in categories])
         if lacking:

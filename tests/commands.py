@@ -1,0 +1,20 @@
+"""Run the tools inside the process of a test."""
+import runpy
+import sys
+from pathlib import Path
+from typing import Union
+from unittest import mock
+
+TOOLS = Path(__file__).parents[1] / 'tools'
+
+
+def run_tool(name: str, *args: Union[str, Path]) -> int:
+    """Run ``tools/<name>.py`` as its command line does, and return its exit status."""
+    argv = [f'{name}.py', *map(str, args)]
+    with mock.patch.object(sys, 'argv', argv), mock.patch.object(sys, 'path', sys.path[:]):
+        sys.path.insert(0, str(TOOLS))
+        try:
+            runpy.run_path(str(TOOLS / f'{name}.py'), run_name='__main__')
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
