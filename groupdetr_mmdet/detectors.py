@@ -274,3 +274,17 @@ class GroupConditionalDETR(GroupQueries, ConditionalDETR):
             raise ConfigError(
                 f'model.positional_encoding.num_feats={self.positional_encoding.num_feats} does '
                 f'not fit the width {self.embed_dims} of the encoder: set it to half the width.')
+
+    def forward_decoder(self, query: Tensor, query_pos: Tensor, **kwargs) -> Dict[str, Tensor]:
+        """Decode, with the positional queries once for all images of the batch.
+
+        Args:
+            query (Tensor): Content queries, shape (bs, K * N, dim).
+            query_pos (Tensor): Positional queries, the same for all images, shape
+                (bs, K * N, dim).
+            kwargs: ``memory``, ``memory_mask`` and ``memory_pos``, as for ``ConditionalDETR``.
+
+        Returns:
+            dict[str, Tensor]: ``hidden_states`` and ``references``, the inputs of the head.
+        """
+        return super().forward_decoder(query=query, query_pos=query_pos[:1], **kwargs)

@@ -7,6 +7,7 @@ from torch import Tensor
 CHUNK = 2**20  # attention weights held at a time: 4 MiB in float32, which a cache keeps
 
 
+@torch.compiler.disable
 def dropout_attention(query: Tensor, key: Tensor, value: Tensor, keep_mask: Optional[Tensor],
                       dropout: float) -> Tensor:
     """``dropout(softmax(q k^T / sqrt(d))) v``, a cacheful of attention weights at a time.

@@ -1,4 +1,5 @@
 """Encoder, decoder and decoder layer of Group Conditional DETR."""
+from functools import partial
 from typing import Optional, Tuple
 
 import torch
@@ -8,6 +9,7 @@ from mmdet.models.layers.transformer.utils import coordinate_to_encoding
 from mmdet.registry import MODELS
 from mmengine.model import ModuleList
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .attention import (FusedConditionalAttention, GroupConditionalAttention,
                         fuse_multihead_attention)
@@ -50,12 +52,25 @@ class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
 
     Args:
         num_queries (int): Queries of one group, N.
+        num_cp (int): Number of layers, from the first, that keep no activations and compute them
+            again in the backward pass, as ``num_cp`` of mmdet's encoders. Defaults to -1, none.
+        compile (bool): Whether ``torch.compile`` compiles the layers, once for all image sizes.
+            Defaults to False.
         kwargs: As for ``ConditionalDetrTransformerDecoder``.
     """
 
-    def __init__(self, *args, num_queries: int, **kwargs) -> None:
+    def __init__(self,
+                 *args,
+                 num_queries: int,
+                 num_cp: int = -1,
+                 compile: bool = False,
+                 **kwargs) -> None:
         self.num_queries = num_queries
+        self.num_cp = num_cp
         super().__init__(*args, **kwargs)
+        if compile:
+            for layer in self.layers:
+                layer.compile(dynamic=True)
 
     def _init_layers(self) -> None:
         super()._init_layers()
@@ -77,7 +92,8 @@ class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
         Args:
             query (Tensor): Content queries, shape (bs, K * N, dim).
             key (Tensor): Memory, shape (bs, num_keys, dim).
-            query_pos (Tensor): Positional queries, shape (bs, K * N, dim).
+            query_pos (Tensor): Positional queries, shape (bs, K * N, dim), or (1, K * N, dim)
+                where all images have the same ones, which are then projected once.
             key_pos (Tensor): Positional encoding of the memory, shape (bs, num_keys, dim).
             key_padding_mask (Tensor, optional): True at padding, shape (bs, num_keys).
 
@@ -86,23 +102,30 @@ class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
             without ``return_intermediate``), shape (num_layers, bs, K * N, dim), and the reference
             points, normalized (x, y), shape (bs, K * N, 2).
         """
+        if key_padding_mask is not None:  # not a view: torch.compile would guard its base's shape
+            key_padding_mask = key_padding_mask.clone()
         reference = self.predict_reference_points(query_pos)
         sine_embed = coordinate_to_encoding(reference, num_feats=self.embed_dims // 2)
         hidden_states = []
         for index, layer in enumerate(self.layers):
-            scale = self.query_scale(query) if index else 1
+            if index:
+                ref_sine_embed = sine_embed * self.query_scale(query)
+            else:
+                ref_sine_embed = sine_embed.expand_as(query)
+            if index < self.num_cp and torch.is_grad_enabled():
+                layer = partial(checkpoint, layer, use_reentrant=False)
             query = layer(
                 query,
                 key=key,
                 query_pos=query_pos,
                 key_pos=key_pos,
                 key_padding_mask=key_padding_mask,
-                ref_sine_embed=sine_embed * scale,
+                ref_sine_embed=ref_sine_embed,
                 is_first=index == 0)
-            hidden_states.append(query)
+            hidden_states.append(self.post_norm(query))
         if not self.return_intermediate:
             hidden_states = hidden_states[-1:]
-        return self.post_norm(torch.stack(hidden_states)), reference
+        return torch.stack(hidden_states), reference.expand(len(query), -1, -1)
 
     def predict_reference_points(self, query_pos: Tensor) -> Tensor:
         """Predict reference points in float32, also under autocast: 8 bits cannot place a box.

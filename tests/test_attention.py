@@ -1,6 +1,9 @@
 """Every fast path of the attention gives what the plain one gives."""
+import shutil
+
 import pytest
 import torch
+from builders import build, detector_config, make_batch
 from mmdet.models.layers.transformer.utils import ConditionalAttention
 
 from groupdetr_mmdet import dropout as dropout_module
@@ -95,3 +98,66 @@ def test_training_drops_attention_weights_and_inference_does_not():
     mean = torch.stack([attention.train()(query, query, query_pos=pos) for _ in range(400)])
     torch.testing.assert_close(mean.mean(0), attention.eval()(query, query, query_pos=pos),
                                atol=0.1, rtol=0.1)
+
+
+def train_step(model, dtype=None):
+    torch.manual_seed(0)
+    inputs, samples = make_batch()
+    with torch.autocast('cpu', dtype=dtype, enabled=dtype is not None):
+        losses = model.loss(inputs, samples)
+    sum(losses.values()).backward()
+    return ({name: value.item() for name, value in losses.items()},
+            {name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+
+
+@pytest.mark.parametrize('dropout', [0., 0.1])
+def test_checkpointed_layers_learn_the_same(dropout):
+    config = detector_config(dropout=dropout)
+    kept = train_step(build(config))
+    config['decoder']['num_cp'] = 2
+    recomputed = train_step(build(config))
+    assert kept[0] == recomputed[0]
+    for name, grad in kept[1].items():
+        torch.testing.assert_close(grad, recomputed[1][name], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize('dtype, bound', [(torch.bfloat16, 0.02), (torch.float16, 0.005)])
+def test_mixed_precision_stays_near_float32(dtype, bound):
+    """Within 2 % (bfloat16) and 0.5 % (float16) of the float32 losses; boxes stay float32."""
+    model = build(detector_config())
+    expected, _ = train_step(model)
+    found, grads = train_step(model, dtype)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=bound, abs=1e-3), name
+    assert all(grad.isfinite().all() for grad in grads.values())
+    inputs, samples = make_batch()
+    with torch.autocast('cpu', dtype=dtype), torch.no_grad():
+        _, boxes = model.bbox_head(
+            **model.forward_transformer(model.extract_feat(inputs), samples))
+    assert boxes.dtype == torch.float32
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which('g++') is None, reason='torch.compile needs a C++ compiler')
+def test_compiled_decoder_equals_and_compiles_once_for_all_sizes():
+    config = detector_config()
+    expected, expected_grads = train_step(build(config))
+    config['decoder']['compile'] = True
+    model = build(config)
+    assert model.state_dict().keys() == build(detector_config()).state_dict().keys()
+    found, grads = train_step(model)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-4), name
+    for name, grad in expected_grads.items():
+        torch.testing.assert_close(grads[name], grad, atol=1e-4, rtol=1e-3)
+    train_step_at(model, ((96, 96), (64, 64)))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for sizes in (((128, 96), (96, 64)), ((160, 192), (64, 96)), ((64, 224), (96, 160))):
+            assert train_step_at(model, sizes).isfinite()
+
+
+def train_step_at(model, sizes):
+    inputs, samples = make_batch(sizes)
+    loss = sum(model.loss(inputs, samples).values())
+    loss.backward()
+    return loss

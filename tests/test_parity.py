@@ -47,6 +47,15 @@ class Case:
         return self.model.bbox_head(**self.model.forward_transformer(feats, self.samples))
 
 
+@pytest.fixture(autouse=True)
+def two_threads():
+    """As the official numbers were made: other sums of the same terms move some gradients 3e-4."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(params=CASES, ids=lambda stem: stem.name)
 def case(request) -> Case:
     return Case(request.param)
