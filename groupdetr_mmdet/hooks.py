@@ -6,13 +6,12 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
 
-import torch
 from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, Runner
 
 from .errors import ConfigError
 
@@ -94,7 +93,7 @@ def furthest_whole(files: Iterable[Path]) -> Optional[str]:
 
 
 def training_progress(path: Union[str, Path]) -> Optional[Tuple[bool, int]]:
-    """What a resumed run would have of a checkpoint, to be compared; reads no weights.
+    """What a resumed run would have of a checkpoint, to be compared.
 
     Args:
         path (str or Path): Any file.
@@ -106,7 +105,8 @@ def training_progress(path: Union[str, Path]) -> Optional[Tuple[bool, int]]:
     if not zipfile.is_zipfile(path):
         return None
     try:
-        checkpoint = torch.load(path, map_location='cpu', mmap=True)
+        checkpoint = CheckpointLoader.load_checkpoint(
+            str(path), map_location='cpu', logger='silent')
         return 'optimizer' in checkpoint, checkpoint['meta']['iter']
     except Exception:  # whatever stops it from being read stops it from being resumed
         return None
@@ -189,8 +189,10 @@ class AtomicCheckpointHook(CheckpointHook):
     Arguments and file names are those of :class:`mmengine.hooks.CheckpointHook`. As there, a
     resumed ``EpochBasedTrainLoop`` starts at the beginning of an epoch: with the default
     ``by_epoch=True`` every checkpoint lies there, and the run continues as if it had never
-    stopped; with ``by_epoch=False`` the epoch of the checkpoint is run again. A validation that
-    was interrupted is not repeated.
+    stopped (random numbers start anew, which shows where there is augmentation or dropout);
+    with ``by_epoch=False`` the epoch of the checkpoint is run again. A validation that was
+    interrupted is not repeated, and if it was interrupted while it replaced the best checkpoint,
+    both may stay. What ``published_keys`` asks for is written by the parent.
     """
 
     def before_run(self, runner: Runner) -> None:

@@ -1,10 +1,12 @@
 """Faults of images and annotations: each gets one sentence that names the file and the fix."""
 import json
 import logging
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
@@ -253,3 +255,15 @@ def test_a_cut_annotation_file_is_named(root):
     with pytest.raises(ConfigError) as error:
         build(root)
     assert one_sentence(error, path, 'JSON')
+
+
+CONFIGS = sorted(Path(__file__).parents[1].glob('configs/group_*.py'))
+
+
+@pytest.mark.parametrize('config', CONFIGS, ids=lambda path: path.stem)
+def test_the_configs_check_what_they_train_on(config):
+    cfg = Config.fromfile(config)
+    train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
+    assert train.type == val.type == 'CheckedCocoDataset'
+    assert train.pipeline[0].type == 'CheckedLoadImageFromFile'
+    assert val.pipeline[0].type == 'LoadImageFromFile'  # mmdet's inferencer looks for this name
