@@ -4,6 +4,7 @@ from . import compat
 compat.apply()
 
 from .assigner import GroupHungarianAssigner  # noqa: E402
+from .backbones import DC5ResNet  # noqa: E402
 from .datasets import CheckedCocoDataset, CheckedLoadImageFromFile  # noqa: E402
 from .dab import GroupDABDETR, GroupDABDETRHead  # noqa: E402
 from .deformable import GroupDeformableDETR, GroupDeformableDETRHead  # noqa: E402
@@ -16,7 +17,7 @@ from .transformer import (  # noqa: E402
 from .version import __version__  # noqa: E402
 
 __all__ = [
-    'AtomicCheckpointHook', 'CheckedCocoDataset', 'CheckedLoadImageFromFile',
+    'AtomicCheckpointHook', 'CheckedCocoDataset', 'CheckedLoadImageFromFile', 'DC5ResNet',
     'GroupConditionalDETR', 'GroupConditionalDETRHead', 'GroupConditionalDetrTransformerDecoder',
     'GroupConditionalDetrTransformerDecoderLayer', 'GroupDABDETR', 'GroupDABDETRHead',
     'GroupDINO', 'GroupDINOHead', 'GroupDeformableDETR', 'GroupDeformableDETRHead',

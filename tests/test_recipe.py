@@ -75,3 +75,13 @@ def test_initialization_is_the_official_one():
         if p.dim() > 1:
             xavier = (2 / sum(p.shape))**0.5
             assert p.std().item() == pytest.approx(xavier, rel=0.15), name
+
+
+def test_dc5_is_dilated_as_in_torchvision():
+    model = MODELS.build(load('group_cond_detr_r50_dc5_12e.py').model)
+    stage = model.backbone.layer4
+    assert [block.conv2.dilation for block in stage] == [(1, 1), (2, 2), (2, 2)]
+    assert all(block.conv2.stride == (1, 1) for block in stage)
+    with torch.no_grad():
+        feature, = model.backbone(torch.zeros(1, 3, 64, 96))
+    assert feature.shape == (1, 2048, 4, 6)
