@@ -5,10 +5,10 @@ _base_ = [
 ]
 data_root = 'data/bccd/'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
-max_epochs = 50
+max_epochs = 30
 
-attention = dict(embed_dims=128, attn_drop=0., proj_drop=0.)
-ffn = dict(embed_dims=128, feedforward_channels=512, ffn_drop=0.)
+attention = dict(attn_drop=0., proj_drop=0.)
+ffn = dict(feedforward_channels=1024, ffn_drop=0.)
 model = dict(
     num_queries=40,
     backbone=dict(
@@ -19,17 +19,16 @@ model = dict(
         norm_cfg=dict(type='BN', requires_grad=False),
         norm_eval=True,
         init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://mmdet/mobilenet_v2')),
-    neck=dict(in_channels=[96], out_channels=128),
+    neck=dict(in_channels=[96]),
     encoder=dict(
         num_layers=1,
         layer_cfg=dict(
-            self_attn_cfg=dict(embed_dims=128, attn_drop=0., dropout_layer=dict(drop_prob=0.)),
+            self_attn_cfg=dict(attn_drop=0., dropout_layer=dict(drop_prob=0.)),
             ffn_cfg=ffn)),
     decoder=dict(
         num_layers=3,
         layer_cfg=dict(self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=ffn)),
-    positional_encoding=dict(num_feats=64),
-    bbox_head=dict(num_classes=3, embed_dims=128))
+    bbox_head=dict(num_classes=3))
 
 train_pipeline = [
     dict(type='CheckedLoadImageFromFile'),
@@ -77,11 +76,8 @@ val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'val.json', metric=
 test_evaluator = val_evaluator
 
 train_cfg = dict(max_epochs=max_epochs, val_interval=2)
-optim_wrapper = dict(optimizer=dict(lr=4e-4))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100),
-    dict(type='MultiStepLR', by_epoch=True, milestones=[40], gamma=0.1)
-]
+optim_wrapper = dict(optimizer=dict(lr=2e-4))
+param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[25], gamma=0.1)]
 randomness = dict(seed=0)
 default_hooks = dict(
     logger=dict(interval=10),
