@@ -2,6 +2,7 @@
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Callable
 
@@ -57,7 +58,8 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except ConfigError as error:
-        if os.environ.get('LOCAL_RANK', '0') == '0':
-            # One that comes out of a data loader's worker carries the worker's traceback.
-            print('error:', str(error).rsplit('ConfigError: ')[-1].strip(), file=sys.stderr)
+        if os.environ.get('LOCAL_RANK', '0') != '0':
+            time.sleep(10)  # The first process says the same, and the launcher then ends this one.
+        # One that comes out of a data loader's worker carries the worker's traceback.
+        print('error:', str(error).rsplit('ConfigError: ')[-1].strip(), file=sys.stderr)
         sys.exit(2)
