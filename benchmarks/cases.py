@@ -10,6 +10,7 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -84,6 +85,7 @@ def build_model(cfg: Config, case: Case) -> nn.Module:
         write_as_baseline(model, case)
     if case.attn_drop is not None:
         set_attn_drop(model, case.attn_drop)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
     torch.manual_seed(0)
     model = MODELS.build(model)
     with quiet():

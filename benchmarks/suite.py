@@ -1,13 +1,16 @@
 """Runs cases side by side, and collects what was measured."""
 import multiprocessing
 import os
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
 import torch
 from mmengine.config import Config
-from rich.progress import Progress
+from mmengine.utils import import_modules_from_strings
+from rich.console import Console
+from rich.progress import track
 
 from .cases import AMP, Benchmark, Case, Shapes, build_model, share_weights
 from .measure import count_flops, gemm_seconds, paired_ratio, peak_memory, summarize
@@ -23,8 +26,9 @@ class Results:
     Attributes:
         runs: Of each case, the seconds of each part in each round.
         gemm: Of each autocast type (None: float32), the seconds of an FFN's matrix product, of
-            ``gemm_flops`` operations, measured in the same rounds.
-        flops: Of each case of the part 'decoder', the operations of its matrix products.
+            ``gemm_flops`` operations, in the same rounds.
+        flops: Of each case of the part 'decoder', the operations of its matrix products in the
+            plain way, whatever was saved or wasted since.
         peak: Of each case, bytes of peak memory above those in use before the run.
         difference: Of each case of the part 'inference', the largest difference of its boxes
             (pixels) and scores to those of the first.
@@ -68,12 +72,10 @@ class Suite:
         self.cfg, self.cases, self.shapes, self.device = cfg, cases, shapes, device
         self.results = Results()
 
-    def measure(self, rounds: int, warmup: int, memory: Sequence[Case],
-                progress: Progress) -> Results:
+    def measure(self, rounds: int, warmup: int, memory: Sequence[Case]) -> Results:
         """Measure memory, then time."""
-        if memory:
-            for case in progress.track(memory, description='memory'):
-                self.results.peak[case] = self.peak_memory(case)
+        for case in show_progress(memory, 'memory'):
+            self.results.peak[case] = self.peak_memory(case)
         models = {case.model: build_model(self.cfg, case).to(self.device) for case in self.cases}
         for part in dict.fromkeys(case.part for case in self.cases):
             share_weights(list(models.values()))  # the optimizer may have stepped
@@ -84,27 +86,26 @@ class Suite:
             }
             if part == 'decoder':
                 self.results.flops.update({case: self.decoder_flops(case) for case in cases})
-                self.results.gemm = {amp: [] for amp in dict.fromkeys(c.amp for c in cases)}
             repeat = CRITERION_ROUNDS if part == 'criterion' else 1
-            self.alternate(benchmarks, rounds * repeat, warmup, progress)
+            self.alternate(part, benchmarks, rounds * repeat, warmup)
             if part == 'inference':
                 self.compare(list(benchmarks.values()))
         return self.results
 
-    def alternate(self, benchmarks: Dict[Case, Benchmark], rounds: int, warmup: int,
-                  progress: Progress) -> None:
+    def alternate(self, part: str, benchmarks: Dict[Case, Benchmark], rounds: int,
+                  warmup: int) -> None:
         """Run all once, then all again, and so on: what slows the machine slows all of them."""
-        gemms = self.gemms() if next(iter(benchmarks)).part == 'decoder' else {}
-        runs: Dict[Case, Runs] = {case: [] for case in benchmarks}
-        for _ in progress.track(
-                range(warmup + rounds), description=next(iter(benchmarks)).part):
-            for amp, gemm in gemms.items():
-                self.results.gemm[amp].append(gemm())
-            for case, benchmark in benchmarks.items():
-                runs[case].append(benchmark())
-        self.results.runs.update({case: x[warmup:] for case, x in runs.items()})
+        runners: Dict[object, Callable[[], Dict[str, float]]] = dict(benchmarks)
+        gemms = self.gemms(benchmarks) if part == 'decoder' else {}
+        runners.update(gemms)
+        runs: Dict[object, Runs] = {key: [] for key in runners}
+        for _ in show_progress(range(warmup + rounds), part):
+            for key, runner in runners.items():
+                runs[key].append(runner())
+        self.results.runs.update({case: runs[case][warmup:] for case in benchmarks})
+        self.results.gemm.update({amp: runs[amp][warmup:] for amp in gemms})
 
-    def gemms(self) -> Dict[Optional[str], Callable[[], Dict[str, float]]]:
+    def gemms(self, cases: Iterable[Case]) -> Dict[Optional[str], Callable]:
         """Prepare the matrix product of the decoder's FFN with the most queries."""
         rows = self.shapes.batch_size * max(c.num_groups * c.num_queries for c in self.cases)
         ffn = self.cfg.model.decoder.layer_cfg.ffn_cfg
@@ -112,11 +113,11 @@ class Suite:
         self.results.gemm_flops = 2 * rows * width * hidden
         return {
             amp: gemm_seconds(rows, width, hidden, AMP.get(amp, torch.float32), self.device)
-            for amp in self.results.gemm
+            for amp in dict.fromkeys(case.amp for case in cases)
         }
 
     def decoder_flops(self, case: Case) -> int:
-        """Count on no device at all; our kernels compute the same as the baseline's ``bmm``."""
+        """Count what the plain way computes, on no device at all."""
         mode = 'plain' if self.cfg.model.type == 'GroupConditionalDETR' else 'ours'
         case = Case('decoder', mode, None, case.num_groups, case.num_queries, 1)
         meta = torch.device('meta')
@@ -144,9 +145,23 @@ class Suite:
                 for a, b in zip(first, benchmark.results) for name in ('bboxes', 'scores'))
 
 
+def show_progress(items: Sequence, description: str) -> Iterator:
+    """Show a bar with the time left, or a line for each item where no terminal redraws a bar."""
+    if Console().is_terminal:
+        yield from track(items, description)
+        return
+    start = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        left = (time.monotonic() - start) / done * (len(items) - done)
+        print(f'{description}: {done} of {len(items)}, {left:.0f} s left', flush=True)
+
+
 def measure_peak(cfg: Config, case: Case, shapes: Shapes, device: torch.device,
                  num_threads: Optional[int] = None) -> int:
     """Measure the peak memory of a case in this process, in bytes."""
+    if cfg.get('custom_imports'):  # in a new process nothing of the config is imported yet
+        import_modules_from_strings(**cfg.custom_imports)
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     model = build_model(cfg, case).to(device)

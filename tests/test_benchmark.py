@@ -21,8 +21,9 @@ SHAPES = Shapes(batch_size=2, image_size=(64, 96), memory_size=(4, 6), padded=Tr
 @pytest.fixture
 def cfg() -> Config:
     # Width 256, the only one of the stock decoder.
+    model = detector_config(width=256, num_heads=8, num_queries=10, num_query_groups=3)
     return Config(dict(
-        model=detector_config(width=256, num_heads=8, num_queries=10, num_query_groups=3),
+        model=dict(model, data_preprocessor=dict(type='DetDataPreprocessor')),
         optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=.1)),
         default_scope='mmdet'))
 

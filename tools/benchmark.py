@@ -15,9 +15,6 @@ import torch
 from _cli import run
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.registry import init_default_scope
-from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
-                           TimeElapsedColumn, TimeRemainingColumn)
 
 from benchmarks.cases import AMP, MODES, PARTS, STRIDE, Case, Shapes
 from benchmarks.measure import describe_machine
@@ -77,7 +74,6 @@ def load_config(args: argparse.Namespace) -> Config:
     check_path('CONFIG', args.config)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
     if 'num_query_groups' not in cfg.model:
         raise ConfigError(f'CONFIG: model.type={cfg.model.type} of {args.config} has no '
                           'num_query_groups; choose a config of a detector with groups.')
@@ -146,11 +142,7 @@ def main() -> None:
     else:
         cases = make_cases(args, cfg)
         memory = cases if args.memory else []
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
-               TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        results = Suite(cfg, cases, shapes, device).measure(
-            args.rounds, args.warmup, memory, progress)
+    results = Suite(cfg, cases, shapes, device).measure(args.rounds, args.warmup, memory)
     machine = describe_machine(device)
     print_report(results, shapes, machine, reach)
     if args.json:
