@@ -10,6 +10,7 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, Runner
 
@@ -213,6 +214,24 @@ class AtomicCheckpointHook(CheckpointHook):
             raise ConfigError(
                 f'load_from={path!r} is cut short or damaged and cannot be resumed: name another '
                 f'checkpoint, or none to resume from the latest whole one in {runner.work_dir}.')
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        """Refuse to resume with parameters of other shapes, which the optimizer's state misfits.
+
+        Raises:
+            ConfigError: If a parameter has another shape in the checkpoint, as with another K.
+        """
+        if not runner._resume or 'optimizer' not in checkpoint:
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for name, parameter in model.named_parameters():
+            saved = checkpoint['state_dict'].get(name, parameter)
+            if saved.shape != parameter.shape:
+                raise ConfigError(
+                    f'--resume: {name} has shape {tuple(saved.shape)} in the checkpoint and '
+                    f'{tuple(parameter.shape)} in the model, and the optimizer cannot go on with '
+                    'it: resume with the num_query_groups of the checkpoint, or start a new run '
+                    'from it with load_from.')
 
     def before_train(self, runner: Runner) -> None:
         """Prepare directories and bookkeeping, and clear away what a killed run left."""

@@ -490,3 +490,20 @@ def test_a_killed_detector_resumes(tmp_path, tiny_coco):
     assert epochs == EPOCHS and iterations == EPOCHS * ITERS
     assert_same_run(killed, whole)
     assert checkpoints(killed) == checkpoints(whole) == ['epoch_2.pth', POINTER]
+
+
+def test_another_k_starts_from_a_checkpoint_but_does_not_resume_it(tmp_path, tiny_coco):
+    config = tiny_config(tiny_coco)
+    config.work_dir, config.train_cfg.max_epochs = str(tmp_path), 1
+    config.default_hooks.checkpoint.type = 'AtomicCheckpointHook'
+    Runner.from_cfg(config).train()
+    config.model.num_query_groups = 2
+    config.resume = True
+    with pytest.raises(ConfigError, match=r'\(30, 32\) in the checkpoint and \(20, 32\) in the '
+                       'model.*load_from'):
+        Runner.from_cfg(config).train()
+    config.resume, config.load_from = False, str(tmp_path / 'epoch_1.pth')
+    runner = Runner.from_cfg(config)
+    runner.load_or_resume()
+    saved = torch.load(config.load_from)['state_dict']['query_embedding.weight']
+    assert torch.equal(runner.model.query_embedding.weight, saved[:20])
