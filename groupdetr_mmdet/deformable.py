@@ -1,6 +1,6 @@
 """Deformable DETR with groups of queries: plain, with box refinement, in two stages."""
 import copy
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 from mmdet.models.dense_heads import DeformableDETRHead
 from mmdet.models.dense_heads.detr_head import DETRHead
@@ -82,6 +82,16 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
         """Initialize the weight of a layer block by block: Xavier depends on the rows."""
         for block in self.get_submodule(name).weight.detach().chunk(self.num_query_groups):
             nn.init.xavier_uniform_(block)
+
+    def gen_encoder_output_proposals(self, memory: Tensor, memory_mask: Optional[Tensor],
+                                     spatial_shapes: Tensor) -> Tuple[Tensor, Tensor]:
+        """Make a proposal of every feature point; arguments and results as for the stock detector.
+
+        In training the shapes cross to the host at once, and not number by number in each group.
+        """
+        if self.training:
+            spatial_shapes = spatial_shapes.tolist()
+        return super().gen_encoder_output_proposals(memory, memory_mask, spatial_shapes)
 
     def get_proposal_pos_embed(self, proposals: Tensor) -> Tensor:
         """Embed proposals, at any width; the stock detector's fits 256 channels.

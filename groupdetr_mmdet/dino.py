@@ -119,10 +119,12 @@ class GroupDINO(GroupDeformableDETR, DINO):
         self.decoder.ref_point_head = MLP(4 * SINE_FEATURES, self.embed_dims, self.embed_dims, 2)
 
     def init_weights(self) -> None:
+        """Initialize every group as the stock detector is initialized."""
         super().init_weights()
         self.init_groups('query_embedding')
 
     def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
+        """Prepare the queries as every group detector, and count the denoising queries of all."""
         decoder_inputs, head_inputs = super().pre_decoder(*args, **kwargs)
         if self.training:
             dn_meta = head_inputs['dn_meta']  # of one group

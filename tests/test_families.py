@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from builders import build, make_batch
 from family_builders import FAMILIES, ONE_WIDTH, family_config
-from groupdetr_mmdet.attention import GroupMultiheadAttention
+from groupdetr_mmdet.attention import GroupMultiheadAttention, group_self_attention
+from groupdetr_mmdet.errors import ConfigError
 
 K = 3
 
@@ -238,6 +239,13 @@ def test_groups_start_apart(family):
     spread = [block.std() for block in blocks]
     alone = dict(build(family_config(family, num_query_groups=1)).named_parameters())[name]
     assert torch.stack(spread).mean() == pytest.approx(alone.std().item(), rel=.2)
+
+
+def test_self_attention_that_knows_no_groups_is_refused():
+    decoder = build(family_config('deformable')).decoder
+    decoder.layers[0].self_attn = nn.Identity()
+    with pytest.raises(ConfigError, match='model.decoder.*Identity.*MultiheadAttention'):
+        group_self_attention(decoder, 6)
 
 
 def test_numbers_are_not_written_into_the_config(family):
