@@ -9,7 +9,7 @@ import pickle
 import re
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, ContextManager, Dict, Iterator, Tuple
 from urllib.error import URLError
 
 import numpy as np
@@ -41,15 +41,23 @@ def safe_loading(trust_pickle: bool = False) -> Iterator[None]:
     Args:
         trust_pickle (bool): Run whatever the file asks for instead. Defaults to False.
     """
-    allow = getattr(torch.serialization, 'safe_globals', None)  # since PyTorch 2.5
     before = {name: os.environ.pop(name, None) for name in PICKLE_SWITCHES}
     os.environ[PICKLE_SWITCHES[trust_pickle]] = '1'
     try:
-        with allow(PLAIN_CLASSES) if allow else contextlib.nullcontext():
+        with allow_plain_classes():
             yield
     finally:
         del os.environ[PICKLE_SWITCHES[trust_pickle]]
         os.environ.update((name, value) for name, value in before.items() if value is not None)
+
+
+def allow_plain_classes() -> ContextManager:
+    """Allow ``PLAIN_CLASSES``; on its way out PyTorch's context forgets all that it was given."""
+    serialization = torch.serialization
+    if not hasattr(serialization, 'safe_globals'):  # before PyTorch 2.5
+        return contextlib.nullcontext()
+    allowed = serialization.get_safe_globals()
+    return serialization.safe_globals([x for x in PLAIN_CLASSES if x not in allowed])
 
 
 @contextlib.contextmanager

@@ -1,0 +1,112 @@
+"""From a training to three ways to run its detector, which find the same objects."""
+import json
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+import pytest
+import torch
+from commands import run_tool
+from mmengine.config import Config
+from tiny import tiny_config, write_tiny_coco
+
+from groupdetr_mmdet.export import Detections, largest_differences
+
+MODEL = dict(width=256, num_heads=8, num_queries=10, dec_layers=2)
+SHAPES = dict(a=(64, 48), b=(40, 64))  # (height, width)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+    """A trained checkpoint ``epoch_2.pth``, configs of ours and of the stock detector, images."""
+    folder = tmp_path_factory.mktemp('deploy')
+    data = write_tiny_coco(folder / 'coco')
+    for name, groups in dict(ours=3, stock=None).items():
+        config = tiny_config(data, num_query_groups=groups, **MODEL)
+        resize, = (step for step in config.test_dataloader.dataset.pipeline
+                   if step.type == 'Resize')
+        resize.scale = (96, 80)
+        config.dump(folder / f'{name}.py')
+    image = cv2.imread(str(data / 'images/val_0.jpg'))
+    (folder / 'images').mkdir()
+    for name, (height, width) in SHAPES.items():
+        cv2.imwrite(str(folder / f'images/{name}.png'), image[:height, :width])
+    assert run_tool('train', folder / 'ours.py', '--work-dir', folder) == 0
+    return folder
+
+
+def predict(folder: Path, name: str, checkpoint: str, group: int) -> dict:
+    """Detections in each image by ``tools/predict.py``."""
+    options = ['--query-group', group] if name == 'ours' else []
+    out = folder / f'predicted_{name}'
+    assert run_tool('predict', folder / 'images', folder / f'{name}.py', folder / checkpoint,
+                    '--out', out, '--score-thr', 0, '--batch-size', 2, *options) == 0
+    results = json.loads((out / 'results.json').read_text())
+    return {image: to_detections([x for x in results if x['file_name'] == f'{image}.png'])
+            for image in SHAPES}
+
+
+def to_detections(results: list) -> Detections:
+    boxes = torch.tensor([result['bbox'] for result in results])
+    boxes[:, 2:] += boxes[:, :2]
+    return Detections(boxes, torch.tensor([result['score'] for result in results]),
+                      torch.tensor([result['category_id'] - 1 for result in results]))
+
+
+def run_onnx(path: Path, images: dict) -> dict:
+    """Detections in each image by onnxruntime, with nothing but the file's own description."""
+    onnxruntime = pytest.importorskip('onnxruntime')
+    session = onnxruntime.InferenceSession(str(path))
+    said = session.get_modelmeta().custom_metadata_map
+    scale, mean, std = json.loads(said['resize'])['scale'], json.loads(said['mean']), \
+        json.loads(said['std'])
+    resized = [mmcv.imrescale(image, tuple(scale)) for image in images.values()]
+    sizes = np.array([image.shape[:2] for image in resized])
+    batch = np.zeros((len(resized), 3, *sizes.max(0)), np.float32)
+    for target, image in zip(batch, resized):
+        pixels = image[..., ::-1] if said['channels'] == 'RGB' else image
+        target[:, :image.shape[0], :image.shape[1]] = ((pixels - mean) / std).transpose(2, 0, 1)
+    outputs = session.run(None, dict(images=batch, image_sizes=sizes))
+    found = {}
+    for i, (name, image) in enumerate(images.items()):
+        detections = Detections(*(torch.from_numpy(output[i]) for output in outputs))
+        back = torch.tensor(np.array(image.shape[:2]) / sizes[i]).flip(0).repeat(2).float()
+        found[name] = detections._replace(boxes=detections.boxes * back)
+    return found
+
+
+def test_training_to_stock_detector_and_onnx(folder):
+    group, trained = 2, folder / 'epoch_2.pth'
+    assert run_tool('convert_checkpoint', trained, folder / 'stock.pth', '--to', 'mmdet',
+                    '--query-group', group, '--publish') == 0
+    published, = folder.glob('stock-*.pth')
+    assert run_tool('export_onnx', folder / 'ours.py', trained, folder / 'ours.onnx',
+                    '--query-group', group) == 0
+    ours = predict(folder, 'ours', trained.name, group)
+    stock = predict(folder, 'stock', published.name, group)
+    images = {name: cv2.imread(str(folder / f'images/{name}.png')) for name in SHAPES}
+    exported = run_onnx(folder / 'ours.onnx', images)
+    other = predict(folder, 'ours', trained.name, group=0)
+    for name, shape in SHAPES.items():
+        assert len(ours[name].scores) == 20
+        for found in (stock[name], exported[name]):
+            differences = largest_differences(found, ours[name], max(shape))
+            assert differences['pixels'] < 0.01 and differences['score'] < 1e-5
+        assert (other[name].scores - ours[name].scores).abs().max() > 1e-5
+
+
+def test_the_trained_detector_starts_another_training(folder):
+    """K = 3 becomes K = 5, and its loss is finite and falls."""
+    assert run_tool('convert_checkpoint', folder / 'epoch_2.pth', folder / 'five.pth',
+                    '--num-query-groups', 5) == 0
+    config = Config.fromfile(folder / 'ours.py')
+    config.model.num_query_groups = 5
+    config.load_from = str(folder / 'five.pth')
+    config.train_cfg.max_epochs = 1
+    config.dump(folder / 'five.py')
+    assert run_tool('train', folder / 'five.py', '--work-dir', folder / 'five') == 0
+    rows = torch.load(folder / 'five/epoch_1.pth')['state_dict']['query_embedding.weight']
+    groups = rows.view(5, 10, 256)
+    assert torch.isfinite(rows).all()
+    assert not torch.allclose(groups[3], groups[0], atol=1e-3)
