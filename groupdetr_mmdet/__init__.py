@@ -10,6 +10,7 @@ from .dab import GroupDABDETR, GroupDABDETRHead  # noqa: E402
 from .deformable import GroupDeformableDETR, GroupDeformableDETRHead  # noqa: E402
 from .detectors import GroupConditionalDETR, GroupQueries  # noqa: E402
 from .dino import GroupDINO, GroupDINOHead  # noqa: E402
+from .evaluation import GroupCocoMetric  # noqa: E402
 from .head import GroupConditionalDETRHead  # noqa: E402
 from .hooks import AtomicCheckpointHook  # noqa: E402
 from .transformer import (  # noqa: E402
@@ -18,6 +19,7 @@ from .version import __version__  # noqa: E402
 
 __all__ = [
     'AtomicCheckpointHook', 'CheckedCocoDataset', 'CheckedLoadImageFromFile', 'DC5ResNet',
+    'GroupCocoMetric',
     'GroupConditionalDETR', 'GroupConditionalDETRHead', 'GroupConditionalDetrTransformerDecoder',
     'GroupConditionalDetrTransformerDecoderLayer', 'GroupDABDETR', 'GroupDABDETRHead',
     'GroupDINO', 'GroupDINOHead', 'GroupDeformableDETR', 'GroupDeformableDETRHead',

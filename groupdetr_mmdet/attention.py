@@ -89,17 +89,37 @@ class FusedConditionalAttention(ConditionalAttention):
         return self.out_proj(out), None
 
 
+def count_rows(num_queries: Optional[int], query: Tensor, attn_mask: Optional[Tensor]) -> int:
+    """Return the rows of the groups that attend to each other.
+
+    Args:
+        num_queries (int, optional): Queries of one group, N, or None where all groups are one.
+        query (Tensor): Shape (bs, K * N, dim).
+        attn_mask (Tensor, optional): Mask of one group, of N rows, or of more where denoising
+            queries ride along in each group.
+
+    Raises:
+        ConfigError: If all groups are one and there is a mask, which is that of a single group.
+    """
+    if num_queries is None and attn_mask is not None:
+        raise ConfigError('model.separate_self_attn=False has no mask for denoising queries: take '
+                          'a detector without them.')
+    if attn_mask is not None:
+        return attn_mask.size(-1)
+    return query.size(1) if num_queries is None else num_queries
+
+
 class GroupConditionalAttention(FusedConditionalAttention):
     """Self-attention of Conditional and DAB-DETR inside each group (paper, Section 3.2).
 
     The queries of a group attend to each other and to no other group.
 
     Args:
-        num_queries (int): Queries of one group, N.
+        num_queries (int, optional): Queries of one group, N; None: all groups attend as one.
         kwargs: As for ``ConditionalAttention``.
     """
 
-    def __init__(self, *args, num_queries: int, **kwargs) -> None:
+    def __init__(self, *args, num_queries: Optional[int], **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.num_queries = num_queries
 
@@ -114,7 +134,7 @@ class GroupConditionalAttention(FusedConditionalAttention):
         ``attn_mask`` is the mask of one group, so that its size is the size of a group wherever
         more rows than the N queries ride along (denoising queries).
         """
-        group_size = self.num_queries if attn_mask is None else attn_mask.size(-1)
+        group_size = count_rows(self.num_queries, query, attn_mask)
         folded = (fold_groups(x, group_size) for x in (query, key, value))
         out, _ = super().forward_attn(*folded, attn_mask=attn_mask)
         return unfold_groups(out, query.size(0)), None
@@ -142,11 +162,11 @@ class GroupMultiheadAttention(MultiheadAttention):
     """Self-attention of DETR, Deformable DETR and DINO inside each group (paper, Section 3.2).
 
     Args:
-        num_queries (int): Queries of one group, N.
+        num_queries (int, optional): Queries of one group, N; None: all groups attend as one.
         kwargs: As for mmcv's ``MultiheadAttention``, batch first.
     """
 
-    def __init__(self, *args, num_queries: int, **kwargs) -> None:
+    def __init__(self, *args, num_queries: Optional[int], **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.num_queries = num_queries
 
@@ -164,7 +184,7 @@ class GroupMultiheadAttention(MultiheadAttention):
         ``attn_mask``, True where a query may not look, is the mask of one group: shape (N, N), or
         larger where denoising queries ride along in each group.
         """
-        group_size = self.num_queries if attn_mask is None else attn_mask.size(-1)
+        group_size = count_rows(self.num_queries, query, attn_mask)
         folded = (x if x is None else fold_groups(x, group_size)
                   for x in (query, key, value, identity, query_pos, key_pos))
         return unfold_groups(super().forward(*folded, attn_mask=attn_mask), query.size(0))
@@ -197,6 +217,12 @@ def group_self_attention(decoder: nn.Module, num_queries: int) -> None:
         replace_attention(layer, 'self_attn', GROUP_ATTENTION[kind], num_queries=num_queries)
         if kind is MultiheadAttention:
             fuse_multihead_attention(layer.self_attn)
+
+
+def join_groups(decoder: nn.Module) -> None:
+    """Let the queries of all groups attend to each other, an ablation of the paper."""
+    for layer in decoder.layers:
+        layer.self_attn.num_queries = None
 
 
 def replace_attention(layer: nn.Module, name: str, attention_type: Type[nn.Module],

@@ -1,20 +1,24 @@
 """Detectors that train K groups of queries and keep one at inference."""
 import contextlib
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmdet.models.detectors import ConditionalDETR
 from mmdet.models.layers import SinePositionalEncoding
 from mmdet.registry import MODELS, TASK_UTILS
+from mmdet.structures import SampleList
 from mmdet.utils import ConfigType, OptConfigType
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from .assigner import GroupHungarianAssigner
-from .attention import group_self_attention
+from .attention import group_self_attention, join_groups
 from .checkpoints import QUERY_EMBEDDING, adapt_query_rows, repeat_groups
 from .errors import ConfigError
-from .groups import check_num_query_groups
+from .groups import check_num_query_groups, fold_groups
 from .transformer import FusedDetrTransformerEncoder, GroupConditionalDetrTransformerDecoder
+
+ALL_GROUPS = 'all'  # as test_cfg.query_group
 
 
 class GroupQueries:
@@ -34,7 +38,10 @@ class GroupQueries:
         train_cfg (dict, optional): Training config, its ``assigner`` a ``GroupHungarianAssigner``
             without K.
         test_cfg (dict, optional): Testing config: ``max_per_img`` detections (100) by the
-            queries of group ``query_group`` (0).
+            queries of group ``query_group`` (0), or by those of all groups together ('all').
+            With ``each_group`` every group also detects for itself, see :meth:`predict`.
+        separate_self_attn (bool): Whether self-attention stays inside each group. Defaults to
+            True; False is an ablation of the paper.
         kwargs: As for the stock detector.
 
     Raises:
@@ -50,6 +57,7 @@ class GroupQueries:
                  bbox_head: ConfigType,
                  train_cfg: OptConfigType = None,
                  test_cfg: OptConfigType = None,
+                 separate_self_attn: bool = True,
                  **kwargs) -> None:
         self.num_query_groups = check_num_query_groups(num_query_groups)
         numbers = dict(num_query_groups=num_query_groups, num_queries=num_queries)
@@ -57,6 +65,8 @@ class GroupQueries:
             train_cfg = dict(train_cfg, assigner=tell_assigner(train_cfg['assigner'], numbers))
         bbox_head = without_numbers(bbox_head, 'bbox_head', numbers)
         test_cfg = complete_test_cfg(test_cfg, numbers, bbox_head['num_classes'])
+        if test_cfg.get('each_group'):
+            check_each_group(test_cfg['query_group'], separate_self_attn)
         super().__init__(
             num_queries=num_queries,
             decoder=without_numbers(decoder, 'decoder', numbers),
@@ -64,6 +74,8 @@ class GroupQueries:
             train_cfg=train_cfg,
             test_cfg=test_cfg,
             **kwargs)
+        if not separate_self_attn:
+            join_groups(self.decoder)
         self._register_state_dict_hook(_save_num_queries)
 
     @property
@@ -92,7 +104,7 @@ class GroupQueries:
                 repeat_rows(module, self.num_query_groups)
 
     def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
-        """Prepare the queries of all groups in training, of one group at inference.
+        """Prepare the queries of all groups in training, of ``query_group`` at inference.
 
         Each group is prepared by the stock detector with the group's own rows.
 
@@ -100,12 +112,13 @@ class GroupQueries:
             args, kwargs: As for the stock detector.
 
         Returns:
-            tuple[dict, dict]: Inputs of the decoder, with K * N rows in training and N at
-            inference, and of the head, with the encoder's predictions stacked group by group,
-            shape (K, bs, num_rows, dim).
+            tuple[dict, dict]: Inputs of the decoder, with K * N rows in training and, but for
+            'all' groups, N at inference, and of the head, with the encoder's predictions stacked
+            group by group, shape (K, bs, num_rows, dim).
         """
         prepare = super().pre_decoder
-        groups = range(self.num_query_groups) if self.training else [self.test_cfg['query_group']]
+        all_groups = self.training or self.test_cfg['query_group'] == ALL_GROUPS
+        groups = range(self.num_query_groups) if all_groups else [self.test_cfg['query_group']]
         layers = [layer for name in self.group_modules
                   for layer in self.get_submodule(name).modules()]
         inputs = []
@@ -114,6 +127,58 @@ class GroupQueries:
                 inputs.append(prepare(*args, **kwargs))
         decoder_inputs, head_inputs = (merge_groups(x) for x in zip(*inputs))
         return decoder_inputs, head_inputs
+
+    def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList,
+                rescale: bool = True) -> SampleList:
+        """Detect objects by one group, and with ``test_cfg.each_group`` by every group, too.
+
+        Then backbone and encoder run once and the decoder for all groups: the head is given each
+        group as an image of its own, so that it selects a group's best detections as it selects
+        an image's.
+
+        Args:
+            batch_inputs (Tensor): Images, shape (bs, 3, H, W).
+            batch_data_samples (list[DetDataSample]): Each image's information.
+            rescale (bool): Whether boxes are in pixels of the original image. Defaults to True.
+
+        Returns:
+            list[DetDataSample]: With ``pred_instances`` of ``query_group``. With ``each_group``,
+            also ``group_instances`` of all groups, whose ``query_groups`` is the group of each,
+            and ``query_group`` in the meta information.
+        """
+        if not self.test_cfg.get('each_group'):
+            return super().predict(batch_inputs, batch_data_samples, rescale)
+        with self.using_groups(ALL_GROUPS):
+            head_inputs = self.forward_transformer(
+                self.extract_feat(batch_inputs), batch_data_samples)
+        num_groups = self.num_query_groups
+        folded = {name: self._fold_rows(x) for name, x in head_inputs.items()}
+        results = self.bbox_head.predict(
+            **folded, rescale=rescale,
+            batch_data_samples=[x for x in batch_data_samples for _ in range(num_groups)])
+        for i, sample in enumerate(batch_data_samples):
+            groups = results[i * num_groups:(i + 1) * num_groups]
+            sample.pred_instances = groups[self.test_cfg['query_group']]
+            sample.group_instances = label_groups(groups)
+            sample.set_metainfo(dict(query_group=self.test_cfg['query_group']))
+        return batch_data_samples
+
+    def _fold_rows(self, rows: Any) -> Any:
+        """Fold the groups into the batch, ``(..., bs, K * N, C) -> (..., bs * K, N, C)``."""
+        if not isinstance(rows, Tensor):
+            return [self._fold_rows(x) for x in rows]
+        folded = fold_groups(rows.flatten(0, -3), self.group_size)
+        return folded.unflatten(0, (*rows.shape[:-3], -1))
+
+    @contextlib.contextmanager
+    def using_groups(self, query_group: Union[int, str]) -> Iterator[None]:
+        """Detect by another group than ``test_cfg`` says, or by 'all'."""
+        before = self.test_cfg
+        self.test_cfg = dict(before, query_group=query_group)
+        try:
+            yield
+        finally:
+            self.test_cfg = before
 
     def stock_state_dict(self, query_group: Optional[int] = None) -> Dict[str, Tensor]:
         """Return the state dict of the stock detector, with the rows of one group.
@@ -141,6 +206,13 @@ class GroupQueries:
                     state_dict[prefix + name] = repeat_groups(rows, num_rows,
                                                               self.num_query_groups)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+def label_groups(groups: Sequence[InstanceData]) -> InstanceData:
+    """Concatenate the detections of all groups of an image, each with its ``query_groups``."""
+    for group, instances in enumerate(groups):
+        instances.query_groups = torch.full_like(instances.labels, group)
+    return InstanceData.cat(groups)
 
 
 def split_parameters(layers: Sequence[nn.Module], num_groups: int,
@@ -239,18 +311,36 @@ def tell_assigner(assigner: ConfigType, numbers: Dict[str, int]) -> dict:
 
 def complete_test_cfg(test_cfg: Optional[ConfigType], numbers: Dict[str, int],
                       num_classes: int) -> dict:
-    """Fill ``query_group`` in, and ask for no more detections than one group can make.
+    """Fill ``query_group`` in, and ask for no more detections than its queries can make.
 
     Raises:
         ConfigError: If ``query_group`` is not one of the K groups.
     """
     test_cfg = dict(dict(query_group=0, max_per_img=100), **(test_cfg or {}))
-    if test_cfg['query_group'] not in range(numbers['num_query_groups']):
+    groups = range(numbers['num_query_groups'])
+    if test_cfg['query_group'] not in (*groups, ALL_GROUPS):
         raise ConfigError(
             f'model.test_cfg.query_group={test_cfg["query_group"]} is not one of the groups: '
-            f'choose 0 to {numbers["num_query_groups"] - 1}.')
-    test_cfg['max_per_img'] = min(test_cfg['max_per_img'], numbers['num_queries'] * num_classes)
+            f'choose 0 to {groups[-1]}.')
+    kept = len(groups) if test_cfg['query_group'] == ALL_GROUPS else 1
+    most = kept * numbers['num_queries'] * num_classes
+    test_cfg['max_per_img'] = min(test_cfg['max_per_img'], most)
     return test_cfg
+
+
+def check_each_group(query_group: Union[int, str], separate_self_attn: bool) -> None:
+    """Check that groups detect alone, so that each can be evaluated.
+
+    Raises:
+        ConfigError: If they detect together.
+    """
+    for key, value, is_together, fix in (
+        ('test_cfg.query_group', query_group, query_group == ALL_GROUPS, 'one of them'),
+        ('separate_self_attn', separate_self_attn, not separate_self_attn, 'True')):
+        if is_together:
+            raise ConfigError(f'model.{key}={value} lets all groups detect together, and '
+                              'model.test_cfg.each_group asks for each alone: set '
+                              f'model.{key} to {fix}, or leave each_group out.')
 
 
 @MODELS.register_module()

@@ -4,14 +4,20 @@ import argparse
 from _cli import build_runner, load_config, make_parser, run
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
+from mmengine.dist import is_main_process
 
 from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.evaluation import evaluate_each_group, record_groups
 from groupdetr_mmdet.preflight import check_config, check_path
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--all-groups', action='store_true',
+        help='evaluate every group of queries in one pass, and record beside the checkpoint which '
+        'is best, for --query-group best of other commands')
     parser.add_argument('--out', help='pickle file (.pkl) to write the predictions to')
     parser.add_argument('--show', action='store_true', help='show the predictions in a window')
     parser.add_argument(
@@ -30,13 +36,17 @@ def main() -> None:
     cfg = load_config(args)
     check_path('CHECKPOINT', args.checkpoint)
     cfg.load_from = args.checkpoint
+    if args.all_groups:
+        evaluate_each_group(cfg)
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
     check_config(cfg, modes=('test',))
     runner = build_runner(cfg)
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    runner.test()
+    metrics = runner.test()
+    if args.all_groups and '://' not in args.checkpoint and is_main_process():
+        print('Wrote', record_groups(args.checkpoint, metrics))
 
 
 if __name__ == '__main__':

@@ -1,0 +1,223 @@
+"""COCO metrics of every group, and which group to keep."""
+import contextlib
+import hashlib
+import io
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Union
+
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import METRICS
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from terminaltables import AsciiTable
+
+from .errors import ConfigError
+from .hooks import write_atomically
+
+MAIN = 'bbox_mAP'  # the metric that ranks the groups
+BEST = 'best'  # as --query-group
+
+
+@METRICS.register_module()
+class GroupCocoMetric(CocoMetric):
+    """``CocoMetric`` of every group of queries (the paper's Figure 4).
+
+    It wants ``model.test_cfg.each_group``. Its metrics are those of ``CocoMetric`` for the group
+    that the detector keeps, the same of every group (``group0/bbox_mAP``, ...), their ``median/``
+    and ``spread/`` (largest minus smallest), and ``best_query_group``, the first one of the
+    highest AP.
+
+    Args:
+        args, kwargs: As for ``CocoMetric``. ``outfile_prefix`` gets ``.group0``, ... added.
+    """
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep the detections of every group, and nothing else of a group.
+
+        Args:
+            data_batch (dict): Not used.
+            data_samples (Sequence[dict]): Of each image, ``group_instances`` with the group of
+                each detection in ``query_groups``, and ``query_group``, the kept one.
+
+        Raises:
+            ConfigError: If the detector did not detect by every group.
+        """
+        if any('group_instances' not in sample for sample in data_samples):
+            raise ConfigError('GroupCocoMetric needs the detections of every group: set '
+                              'model.test_cfg.each_group=True on a detector with groups.')
+        for sample in data_samples:
+            super().process(data_batch, [dict(sample, pred_instances=sample['group_instances'])])
+            _, result = self.results[-1]
+            result['query_groups'] = sample['group_instances']['query_groups'].cpu().numpy()
+            result['query_group'] = sample['query_group']
+
+    def compute_metrics(self, results: list) -> Dict[str, float]:
+        """Compute the metrics of one group after the other.
+
+        Args:
+            results (list[tuple[dict, dict]]): Ground truth and detections of each image.
+
+        Returns:
+            dict[str, float]: All metrics.
+        """
+        prefix, kept = self.outfile_prefix, results[0][1]['query_group']
+        num_groups = 1 + max(int(result['query_groups'].max(initial=0)) for _, result in results)
+        groups = []
+        for group in range(num_groups):
+            if prefix is not None:
+                self.outfile_prefix = f'{prefix}.group{group}'
+            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints a page
+                groups.append(super().compute_metrics(
+                    [(gt, one_group(result, group)) for gt, result in results]))
+        self.outfile_prefix = prefix
+        metrics = summarize_groups(groups, kept)
+        if groups[kept]:
+            MMLogger.get_current_instance().info(
+                f'COCO metrics of every group\n{groups_table(metrics)}')
+        return metrics
+
+
+def one_group(result: Dict[str, Any], group: int) -> Dict[str, Any]:
+    """Return the detections of one group of an image."""
+    of_group = result['query_groups'] == group
+    return {
+        'img_id': result['img_id'],
+        **{name: result[name][of_group] for name in ('bboxes', 'scores', 'labels')}
+    }
+
+
+def summarize_groups(groups: Sequence[Dict[str, float]], kept: int) -> Dict[str, float]:
+    """Join the metrics of all groups.
+
+    Args:
+        groups (Sequence[dict[str, float]]): Metrics of each group.
+        kept (int): The group that the detector keeps.
+
+    Returns:
+        dict[str, float]: As :class:`GroupCocoMetric` describes; the kept group's come first.
+    """
+    metrics = dict(groups[kept])
+    for group, values in enumerate(groups):
+        metrics.update((f'group{group}/{name}', value) for name, value in values.items())
+    for name in groups[kept]:
+        values = [group[name] for group in groups if name in group]
+        metrics[f'median/{name}'] = statistics.median(values)
+        metrics[f'spread/{name}'] = round(max(values) - min(values), 3)
+    if MAIN in groups[kept]:
+        ranking = [group.get(MAIN, -1.) for group in groups]
+        metrics['best_query_group'] = ranking.index(max(ranking))
+    return metrics
+
+
+def split_groups(metrics: Dict[str, float]) -> List[Dict[str, float]]:
+    """Take each group's metrics out of those of :class:`GroupCocoMetric`, with any prefix."""
+    groups: Dict[int, Dict[str, float]] = {}
+    for name, value in metrics.items():
+        match = re.search(r'(?:^|/)group(\d+)/(.+)$', name)
+        if match:
+            groups.setdefault(int(match[1]), {})[match[2]] = value
+    return [groups[group] for group in sorted(groups)]
+
+
+def groups_table(metrics: Dict[str, float]) -> str:
+    """Make a table of every group's metrics, their median and their spread."""
+    groups = split_groups(metrics)
+    names = list(groups[0])
+    rows = [['group', *names]]
+    rows += [[str(i), *(f'{group.get(name, -1):.3f}' for name in names)]
+             for i, group in enumerate(groups)]
+    rows += [[what, *(f'{metrics[f"{what}/{name}"]:.3f}' for name in names)]
+             for what in ('median', 'spread')]
+    table = AsciiTable(rows)
+    table.justify_columns = dict.fromkeys(range(1, len(names) + 1), 'right')
+    return f'{table.table}\nbest group: {metrics.get("best_query_group", "none")}'
+
+
+def evaluate_each_group(cfg: Config) -> None:
+    """Change a config so that its test evaluates every group.
+
+    Args:
+        cfg (Config): Config of a detector with groups, tested by ``CocoMetric``.
+
+    Raises:
+        ConfigError: If the detector has no groups, or is not tested by ``CocoMetric``.
+    """
+    if 'num_query_groups' not in cfg.model:
+        raise ConfigError(f'--all-groups: model.type={cfg.model.type} has no num_query_groups; '
+                          'choose a config of a detector with groups.')
+    evaluators = cfg.get('test_evaluator') or []
+    coco = [x for x in (evaluators if isinstance(evaluators, list) else [evaluators])
+            if x.type in (CocoMetric.__name__, GroupCocoMetric.__name__)]
+    if len(coco) != 1:
+        raise ConfigError('--all-groups: test_evaluator must have one CocoMetric, and has '
+                          f'{len(coco)}; set test_evaluator.type=CocoMetric.')
+    coco[0].type = GroupCocoMetric.__name__
+    cfg.merge_from_dict({'model.test_cfg.each_group': True})
+
+
+def record_file(checkpoint: Union[str, Path]) -> Path:
+    """Return where the metrics of a checkpoint's groups are recorded, beside the checkpoint."""
+    return Path(checkpoint).with_suffix('.groups.json')
+
+
+def record_groups(checkpoint: Union[str, Path], metrics: Dict[str, float]) -> Path:
+    """Record the metrics of every group beside their checkpoint.
+
+    Args:
+        checkpoint (str or Path): File of the weights.
+        metrics (dict[str, float]): Those of :class:`GroupCocoMetric`, with any prefix.
+
+    Returns:
+        Path: The file, for :func:`read_groups`.
+    """
+    best = [value for name, value in metrics.items() if name.endswith('best_query_group')]
+    record = dict(
+        checkpoint=Path(checkpoint).name, sha256=sha256(checkpoint),
+        best_query_group=best[0] if best else None, groups=split_groups(metrics))
+    write_atomically(record_file(checkpoint), json.dumps(record, indent=1).encode())
+    return record_file(checkpoint)
+
+
+def read_groups(checkpoint: Union[str, Path]) -> Optional[Dict[str, Any]]:
+    """Read what :func:`record_groups` wrote for a checkpoint, None where it is not of it."""
+    file = record_file(checkpoint)
+    if '://' in str(checkpoint) or not file.is_file():
+        return None
+    record = json.loads(file.read_text())
+    return record if record['sha256'] == sha256(checkpoint) else None
+
+
+def sha256(path: Union[str, Path]) -> str:
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for part in iter(lambda: file.read(1 << 20), b''):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def query_group(text: str) -> Union[int, str]:
+    """Parse the value of ``--query-group``: a number or 'best'."""
+    return text if text == BEST else int(text)
+
+
+def choose_group(group: Union[int, str, None], checkpoint: str) -> Optional[int]:
+    """Return the number of the group that ``--query-group`` names.
+
+    Args:
+        group (int or str, optional): A number, which is returned as it is, or 'best'.
+        checkpoint (str): The weights.
+
+    Raises:
+        ConfigError: If the best one is not recorded.
+    """
+    if group != BEST:
+        return group
+    record = read_groups(checkpoint)
+    if record is None or record['best_query_group'] is None:
+        raise ConfigError(f'--query-group best: {record_file(checkpoint).name} beside the '
+                          'checkpoint has no metrics of these weights; run tools/test.py CONFIG '
+                          f'{checkpoint} --all-groups first, or name a number.')
+    return record['best_query_group']
