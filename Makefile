@@ -47,6 +47,6 @@ define install
 	@$(1)/bin/python -m pip install -q --no-deps --force-reinstall \
 		$$(grep '^opencv-python-headless' $(2))
 	@echo '[3/3] Installing groupdetr_mmdet from this folder'
-	@$(1)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	@PYTHONWARNINGS=ignore $(1)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 endef
