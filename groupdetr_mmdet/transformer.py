@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import (FusedConditionalAttention, GroupConditionalAttention,
                         fuse_multihead_attention)
+from .dropout import fuse_ffn
 
 
 class FusedDetrTransformerEncoder(DetrTransformerEncoder):
@@ -22,6 +23,7 @@ class FusedDetrTransformerEncoder(DetrTransformerEncoder):
         super()._init_layers()
         for layer in self.layers:
             fuse_multihead_attention(layer.self_attn)
+            fuse_ffn(layer.ffn)
 
 
 @MODELS.register_module()
@@ -44,6 +46,7 @@ class GroupConditionalDetrTransformerDecoderLayer(ConditionalDetrTransformerDeco
         self.self_attn = GroupConditionalAttention(
             num_queries=self.num_queries, **self.self_attn_cfg)
         self.cross_attn = FusedConditionalAttention(**self.cross_attn_cfg)
+        fuse_ffn(self.ffn)
 
 
 @MODELS.register_module()

@@ -1,14 +1,17 @@
 """Every fast path of the attention gives what the plain one gives."""
+import copy
 import shutil
 
 import pytest
 import torch
 from builders import build, detector_config, make_batch
+from mmcv.cnn.bricks.transformer import FFN
 from mmdet.models.layers.transformer.utils import ConditionalAttention
 
 from groupdetr_mmdet import dropout as dropout_module
 from groupdetr_mmdet.attention import FusedConditionalAttention
-from groupdetr_mmdet.dropout import chunks, draw_kept, dropout_attention
+from groupdetr_mmdet.dropout import (ReLUDropout, chunks, draw_kept, dropout_attention,
+                                      fuse_ffn)
 
 MASKS = {
     'no mask': None,
@@ -161,3 +164,27 @@ def train_step_at(model, sizes):
     loss = sum(model.loss(inputs, samples).values())
     loss.backward()
     return loss
+
+
+def test_relu_and_dropout_in_one_equal_one_after_the_other(monkeypatch):
+    kept = torch.rand(40, 30) > 0.2
+    monkeypatch.setattr(dropout_module, 'draw_kept', lambda *_: kept)
+    x = torch.randn(40, 30, requires_grad=True)
+    expected, found = x.relu() * kept / 0.8, ReLUDropout(0.2)(x)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn_like(x)
+    grads = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (expected, found)]
+    torch.testing.assert_close(*grads)
+    assert torch.equal(ReLUDropout(0.2).eval()(x), x.relu())
+
+
+def test_fused_ffn_has_the_parameters_and_results_of_the_stock_one():
+    stock = FFN(16, 32, act_cfg=dict(type='ReLU', inplace=True), ffn_drop=0.5).eval()
+    fused = copy.deepcopy(stock)
+    fuse_ffn(fused)
+    fused.eval()
+    assert fused.state_dict().keys() == stock.state_dict().keys()
+    x = torch.randn(2, 5, 16)
+    assert torch.equal(fused(x), stock(x))
+    dropped = fused.train().layers[0](torch.randn(100, 16)) == 0
+    assert 0.7 < dropped.float().mean() < 0.8, 'half by the ReLU, half of the rest dropped'
