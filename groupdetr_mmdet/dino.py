@@ -14,7 +14,7 @@ from .assigner import MatchedPairs
 from .deformable import GroupDeformableDETR, TwoStageGroupCriterion
 from .groups import count_groups
 
-SINE_FEATURES = 128  # of each coordinate in mmdet's DINO decoder, at any width
+SINE_FEATURES = 128  # of each coordinate in mmdet's DINO decoder, whatever its width
 
 
 @MODELS.register_module()
@@ -116,7 +116,9 @@ class GroupDINO(GroupDeformableDETR, DINO):
 
     def _init_layers(self) -> None:
         super()._init_layers()
-        self.decoder.ref_point_head = MLP(4 * SINE_FEATURES, self.embed_dims, self.embed_dims, 2)
+        width = self.embed_dims
+        if self.decoder.ref_point_head.layers[0].in_features == 2 * width:  # fits 256 alone
+            self.decoder.ref_point_head = MLP(4 * SINE_FEATURES, width, width, 2)
 
     def init_weights(self) -> None:
         """Initialize every group as the stock detector is initialized."""
