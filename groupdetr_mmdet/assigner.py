@@ -1,10 +1,10 @@
 """Matching: the queries of each group one-to-one with the ground truth."""
-from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
 from mmdet.models.task_modules import AssignResult, HungarianAssigner
-from mmdet.models.task_modules.assigners.match_cost import FocalLossCost
+from mmdet.models.task_modules.assigners.match_cost import BBoxL1Cost, FocalLossCost, IoUCost
 from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine import ConfigDict
@@ -121,7 +121,7 @@ class GroupHungarianAssigner(HungarianAssigner):
         """
         with torch.autocast(gt_instances.labels.device.type, enabled=False):
             return sum(
-                match_cost(*narrow_classes(match_cost, pred_instances, gt_instances), img_meta)
+                match_cost(pred_instances, gt_instances, img_meta)
                 for match_cost in self.match_costs).float()
 
 
@@ -167,36 +167,27 @@ class GroupHungarianAssigner(HungarianAssigner):
                      img_meta: dict, num_classes: int) -> Tensor:
         height, width = img_meta['img_shape'][:2]
         scale = bbox_preds.new_tensor([width, height, width, height])
-        pred_instances = InstanceData(
-            scores=cls_scores.flatten(0, 1),
-            bboxes=bbox_cxcywh_to_xyxy(bbox_preds.flatten(0, 1)) * scale)
         # A label out of range is reported after the copy; here it would be a device-side assert.
-        gt_instances = InstanceData(
-            labels=gt_instances.labels.clamp(0, num_classes - 1), bboxes=gt_instances.bboxes)
-        return self.match_cost_matrix(pred_instances, gt_instances, img_meta)
+        labels = gt_instances.labels.clamp(0, num_classes - 1)
+        if len(labels) < cls_scores.size(-1) and self.costs_read_matched_classes_only():
+            cls_scores = cls_scores.index_select(-1, labels)
+            labels = torch.arange(len(labels), device=labels.device)
+        boxes = bbox_cxcywh_to_xyxy(bbox_preds.flatten(0, 1)) * scale
+        # Column by column in memory, so that pairwise costs run over the predictions innermost.
+        boxes = boxes.T.contiguous().T
+        pred_instances = InstanceData(scores=cls_scores.flatten(0, 1), bboxes=boxes)
+        return self.match_cost_matrix(
+            pred_instances, InstanceData(labels=labels, bboxes=gt_instances.bboxes), img_meta)
 
+    def costs_read_matched_classes_only(self) -> bool:
+        """Tell whether no match cost needs the scores of classes that are not in the image.
 
-def narrow_classes(match_cost: Callable, pred_instances: InstanceData,
-                   gt_instances: InstanceData) -> Tuple[InstanceData, InstanceData]:
-    """Give the focal cost only the columns that it will pick.
-
-    It looks at each class alone, yet computes all of them, ten times too many on COCO.
-
-    Args:
-        match_cost (Callable): A registered match cost. Any but the focal cost gets all classes.
-        pred_instances (InstanceData): With ``scores`` of shape (num_preds, num_classes).
-        gt_instances (InstanceData): With ``labels`` of shape (G, ).
-
-    Returns:
-        tuple[InstanceData, InstanceData]: The same problem, with fewer classes where possible.
-    """
-    num_gts = len(gt_instances)
-    is_focal = type(match_cost) is FocalLossCost and not match_cost.binary_input
-    if not is_focal or num_gts >= pred_instances.scores.size(-1):
-        return pred_instances, gt_instances
-    labels = gt_instances.labels
-    return (InstanceData(scores=pred_instances.scores[:, labels]),
-            InstanceData(labels=torch.arange(num_gts, device=labels.device)))
+        The focal cost looks at each class alone, yet computes all of them, ten times too many on
+        COCO. Of a cost that is not known here, a softmax is assumed.
+        """
+        return all(
+            type(cost) in (BBoxL1Cost, IoUCost) or
+            (type(cost) is FocalLossCost and not cost.binary_input) for cost in self.match_costs)
 
 
 def copy_to_host(*tensors: Tensor) -> List[np.ndarray]:

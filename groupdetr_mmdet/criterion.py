@@ -12,6 +12,9 @@ from torch import Tensor
 from .assigner import GroupHungarianAssigner, MatchedPairs
 
 
+CPU_CHUNK = 2**15  # logits whose loss is computed at a time: 128 KiB for each intermediate result
+
+
 class GroupCriterion:
     """Supervise all layers and groups at once: a mixin for the heads of mmdet's DETR family.
 
@@ -162,44 +165,48 @@ def focal_loss_sums(logits: Tensor, rows: Tensor, labels: Tensor, alpha: float,
 
 
 class _FocalLossSums(torch.autograd.Function):
-    """Makes the gradient along with the loss, layer by layer: one tensor is kept, not five."""
+    """Makes the gradient along with the loss, a cacheful at a time: one tensor is kept, not five."""
 
     @staticmethod
     def forward(ctx, logits: Tensor, matched: Tensor, alpha: float, gamma: float) -> Tensor:
         grad = torch.empty_like(logits, dtype=torch.float32, memory_format=torch.contiguous_format)
+        chunk = CPU_CHUNK if logits.device.type == 'cpu' else logits[0].numel()
         sums = torch.stack([
-            background_focal(x.float(), alpha, gamma, out=g).sum() for x, g in zip(logits, grad)
+            sum(torch.dot(*background_focal(x.float(), gamma, out=g))
+                for x, g in zip(layer.reshape(-1).split(chunk), layer_grad.view(-1).split(chunk)))
+            for layer, layer_grad in zip(logits, grad)
         ])
         x = logits.reshape(-1)[matched].float()  # (num_layers, pairs of a layer)
         # A foreground target is a background one of the negated logit and the other weight.
-        foreground = background_focal(-x, 1 - alpha, gamma, out=(foreground_grad := x.clone()))
-        background = background_focal(x, alpha, gamma, out=torch.empty_like(x))
-        grad.view(-1)[matched] = -foreground_grad
+        fore_weight, fore_loss = background_focal(-x, gamma, out=(fore_grad := x.clone()))
+        back_weight, back_loss = background_focal(x, gamma, out=torch.empty_like(x))
+        foreground, background = fore_weight * fore_loss, back_weight * back_loss
+        grad.view(-1)[matched] = -alpha / (1 - alpha) * fore_grad
         ctx.save_for_backward(grad)
-        ctx.logits_dtype = logits.dtype
-        return sums + (foreground - background).sum(1)
+        ctx.weight, ctx.logits_dtype = 1 - alpha, logits.dtype
+        return (1 - alpha) * (sums - background.sum(1)) + alpha * foreground.sum(1)
 
     @staticmethod
     def backward(ctx, grad_sums: Tensor):
         grad, = ctx.saved_tensors
-        return (grad * grad_sums.view(-1, 1, 1, 1)).to(ctx.logits_dtype), None, None, None
+        grad = grad * (ctx.weight * grad_sums).view(-1, 1, 1, 1)
+        return grad.to(ctx.logits_dtype), None, None, None
 
 
-def background_focal(logits: Tensor, alpha: float, gamma: float, out: Tensor) -> Tensor:
-    """Focal loss of background, ``(1 - alpha) p^gamma softplus(x)`` with ``p = sigmoid(x)``.
+def background_focal(logits: Tensor, gamma: float, out: Tensor) -> Tuple[Tensor, Tensor]:
+    """Focal loss of background, ``p^gamma softplus(x)`` with ``p = sigmoid(x)``, without its weight.
 
-    Its derivative is ``(1 - alpha) p^gamma (gamma (1 - p) softplus(x) + p)``.
+    Its derivative is ``p^gamma (gamma (1 - p) softplus(x) + p)``.
 
     Args:
         logits (Tensor): Float32, any shape.
-        alpha (float): Weight of the foreground.
         gamma (float): Focusing exponent.
         out (Tensor): Where the derivative is written, same shape.
 
     Returns:
-        Tensor: Loss of each logit, same shape.
+        tuple[Tensor, Tensor]: The two factors of the loss of each logit, same shape.
     """
     prob, softplus = logits.sigmoid(), F.softplus(logits)
-    weight = (1 - alpha) * prob.pow(gamma)
-    torch.addcmul(prob, 1 - prob, softplus, value=gamma, out=out).mul_(weight)
-    return weight.mul_(softplus)
+    factor = prob.pow(gamma)
+    torch.addcmul(prob, 1 - prob, softplus, value=gamma, out=out).mul_(factor)
+    return factor, softplus

@@ -9,7 +9,7 @@ from mmengine.structures import InstanceData
 from scipy.optimize import linear_sum_assignment
 
 from groupdetr_mmdet import assigner as assigner_module
-from groupdetr_mmdet.assigner import GroupHungarianAssigner, narrow_classes, solve_groups
+from groupdetr_mmdet.assigner import GroupHungarianAssigner, solve_groups
 
 K, N, NUM_CLASSES, META = 3, 10, 5, dict(img_shape=(64, 96))
 
@@ -82,13 +82,27 @@ def test_solver_reaches_the_least_cost_of_scipy(num_gts):
         assert (np.diff(of_rows) > 0).all()
 
 
-def test_focal_cost_of_fewer_classes_is_the_same():
-    assigner = GroupHungarianAssigner(MATCH_COSTS[:1], num_query_groups=K)
-    pred, gts = instances(*predictions(num_classes=20)), ground_truth(4, num_classes=20)
-    narrow = narrow_classes(assigner.match_costs[0], pred, gts)
-    assert narrow[0].scores.shape == (K * N, 4)
-    match_cost = assigner.match_costs[0]
-    torch.testing.assert_close(match_cost(*narrow), match_cost(pred, gts))
+def test_costs_of_the_classes_in_the_image_are_all_that_is_needed():
+    """With COCO's match costs the other classes are left out, and nothing changes."""
+    scores, boxes = (x[None] for x in predictions(num_classes=20))
+    gts = ground_truth(4, num_classes=20)
+    costs = []
+    for all_classes in (False, True):
+        assigner = GroupHungarianAssigner(MATCH_COSTS, num_query_groups=K)
+        if all_classes:
+            assigner.costs_read_matched_classes_only = lambda: False
+        costs.append(assigner._image_costs(scores, boxes, gts, META, 20))
+    torch.testing.assert_close(*costs)
+
+
+@pytest.mark.parametrize('match_cost, answer', [
+    (dict(type='FocalLossCost'), True),
+    (dict(type='FocalLossCost', binary_input=True), False),
+    (dict(type='ClassificationCost'), False),
+])
+def test_only_costs_known_to_look_at_each_class_alone_get_fewer(match_cost, answer):
+    assigner = GroupHungarianAssigner([match_cost, *MATCH_COSTS[1:]], num_query_groups=K)
+    assert assigner.costs_read_matched_classes_only() == answer
 
 
 def test_detections_of_one_group_are_not_split_at_inference():
