@@ -1,0 +1,3 @@
+_base_ = 'group_dino_demo.py'
+# The baseline without groups: DINO.
+model = dict(num_query_groups=1)
