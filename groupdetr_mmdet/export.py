@@ -144,7 +144,7 @@ def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any]) -> Di
         })
         onnx.checker.check_model(model)
         onnx.save(model, part)
-        print('Comparing onnxruntime with PyTorch', flush=True)
+        print('[2/2] Comparing onnxruntime with PyTorch', flush=True)
         differences = check_onnx(part, module.detector)
         os.replace(part, path)
     return differences

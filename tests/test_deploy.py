@@ -1,5 +1,6 @@
 """From a training to three ways to run its detector, which find the same objects."""
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -9,11 +10,12 @@ import pytest
 import torch
 from commands import run_tool
 from mmengine.config import Config
-from tiny import tiny_config, write_tiny_coco
+from tiny import CLASSES, tiny_config, write_tiny_coco
 
 from groupdetr_mmdet.export import Detections, largest_differences
 
 MODEL = dict(width=256, num_heads=8, num_queries=10, dec_layers=2)
+GROUP = 2
 SHAPES = dict(a=(64, 48), b=(40, 64))  # (height, width)
 
 
@@ -34,6 +36,15 @@ def folder(tmp_path_factory) -> Path:
         cv2.imwrite(str(folder / f'images/{name}.png'), image[:height, :width])
     assert run_tool('train', folder / 'ours.py', '--work-dir', folder) == 0
     return folder
+
+
+@pytest.fixture(scope='module')
+def onnx_file(folder) -> Path:
+    """The ONNX model of ``GROUP``."""
+    path = folder / 'ours.onnx'
+    assert run_tool('export_onnx', folder / 'ours.py', folder / 'epoch_2.pth', path,
+                    '--query-group', GROUP) == 0
+    return path
 
 
 def predict(folder: Path, name: str, checkpoint: str, group: int) -> dict:
@@ -76,17 +87,15 @@ def run_onnx(path: Path, images: dict) -> dict:
     return found
 
 
-def test_training_to_stock_detector_and_onnx(folder):
-    group, trained = 2, folder / 'epoch_2.pth'
+def test_training_to_stock_detector_and_onnx(folder, onnx_file):
+    trained = folder / 'epoch_2.pth'
     assert run_tool('convert_checkpoint', trained, folder / 'stock.pth', '--to', 'mmdet',
-                    '--query-group', group, '--publish') == 0
+                    '--query-group', GROUP, '--publish') == 0
     published, = folder.glob('stock-*.pth')
-    assert run_tool('export_onnx', folder / 'ours.py', trained, folder / 'ours.onnx',
-                    '--query-group', group) == 0
-    ours = predict(folder, 'ours', trained.name, group)
-    stock = predict(folder, 'stock', published.name, group)
+    ours = predict(folder, 'ours', trained.name, GROUP)
+    stock = predict(folder, 'stock', published.name, GROUP)
     images = {name: cv2.imread(str(folder / f'images/{name}.png')) for name in SHAPES}
-    exported = run_onnx(folder / 'ours.onnx', images)
+    exported = run_onnx(onnx_file, images)
     other = predict(folder, 'ours', trained.name, group=0)
     for name, shape in SHAPES.items():
         assert len(ours[name].scores) == 20
@@ -94,6 +103,31 @@ def test_training_to_stock_detector_and_onnx(folder):
             differences = largest_differences(found, ours[name], max(shape))
             assert differences['pixels'] < 0.01 and differences['score'] < 1e-5
         assert (other[name].scores - ours[name].scores).abs().max() > 1e-5
+
+
+def test_the_python_of_the_guide_runs(folder, onnx_file, capsys, monkeypatch):
+    """And both snippets find the same best object."""
+    monkeypatch.chdir(folder)
+    guide = (Path(__file__).parents[1] / 'docs/checkpoints.md').read_text()
+    inferencer, onnx = re.findall(r'```python\n(.*?)```', guide, re.DOTALL)
+    config = Config.fromfile('ours.py')
+    config.model.test_cfg.query_group = GROUP
+    config.dump('guide.py')
+    files = {'configs/group_cond_detr_r50_12e.py': 'guide.py', 'epoch_12.pth': 'epoch_2.pth',
+             'photo.jpg': 'images/a.png', 'detector.onnx': 'ours.onnx'}
+    for old, new in files.items():
+        inferencer, onnx = inferencer.replace(old, new), onnx.replace(old, new)
+    results = {}
+    exec(inferencer, results)
+    best = results['result']['predictions'][0]
+    assert (folder / 'out/vis/a.png').exists()
+    capsys.readouterr()
+    exec(onnx, {})
+    printed = capsys.readouterr().out
+    assert any(name in printed for name in CLASSES)
+    numbers = [float(x) for x in re.findall(r'[\d.]+(?:e-?\d+)?', printed)]
+    assert numbers[:4] == pytest.approx(best['bboxes'][0], abs=0.5)
+    assert numbers[4] == pytest.approx(best['scores'][0], abs=1e-4)
 
 
 def test_the_trained_detector_starts_another_training(folder):

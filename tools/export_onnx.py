@@ -11,6 +11,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.evaluation import choose_group, query_group
 from groupdetr_mmdet.export import CHECKED_BATCHES, OPSET, export_onnx
 from groupdetr_mmdet.inference import class_names
 from groupdetr_mmdet.loading import load_weights, read_checkpoint
@@ -22,8 +23,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', metavar='CONFIG', help='config file')
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='checkpoint of this config')
     parser.add_argument('out', metavar='OUT', help='file to write, *.onnx')
-    parser.add_argument('--query-group', type=int, metavar='I',
-                        help='group of queries to keep, instead of model.test_cfg.query_group')
+    parser.add_argument('--query-group', type=query_group, metavar='I',
+                        help='group of queries to keep, instead of model.test_cfg.query_group; '
+                        'best: the one that tools/test.py --all-groups found')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction,
                         help='settings that override the config, as key=value')
     return parser.parse_args()
@@ -34,7 +36,8 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     if args.query_group is not None:
-        cfg.merge_from_dict({'model.test_cfg.query_group': args.query_group})
+        group = choose_group(args.query_group, args.checkpoint)
+        cfg.merge_from_dict({'model.test_cfg.query_group': group})
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     return cfg
 
@@ -68,7 +71,7 @@ def main() -> None:
     cfg.model.pop('init_cfg', None)
     detector = MODELS.build(cfg.model)
     load_weights(detector, checkpoint, args.checkpoint)
-    print('Tracing the detector, a minute or less', flush=True)
+    print('[1/2] Tracing the detector', flush=True)
     metadata = describe(cfg, detector, checkpoint)
     differences = export_onnx(detector, Path(args.out), metadata)
     sizes = ', '.join('x'.join(map(str, size)) for batch in CHECKED_BATCHES for size in batch)
