@@ -13,6 +13,7 @@ from .dino import GroupDINO, GroupDINOHead  # noqa: E402
 from .evaluation import GroupCocoMetric  # noqa: E402
 from .head import GroupConditionalDETRHead  # noqa: E402
 from .hooks import AtomicCheckpointHook  # noqa: E402
+from .stability import MatchingStabilityHook  # noqa: E402
 from .transformer import (  # noqa: E402
     GroupConditionalDetrTransformerDecoder, GroupConditionalDetrTransformerDecoderLayer)
 from .version import __version__  # noqa: E402
@@ -23,6 +24,5 @@ __all__ = [
     'GroupConditionalDETR', 'GroupConditionalDETRHead', 'GroupConditionalDetrTransformerDecoder',
     'GroupConditionalDetrTransformerDecoderLayer', 'GroupDABDETR', 'GroupDABDETRHead',
     'GroupDINO', 'GroupDINOHead', 'GroupDeformableDETR', 'GroupDeformableDETRHead',
-    'GroupHungarianAssigner', 'GroupQueries',
-    '__version__'
+    'GroupHungarianAssigner', 'GroupQueries', 'MatchingStabilityHook', '__version__'
 ]

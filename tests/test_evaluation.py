@@ -191,6 +191,20 @@ def test_test_command_evaluates_all_groups(tiny_coco: Path, tmp_path: Path,
     assert '| median |' in out + err and 'coco/best_query_group' in out + err
 
 
+@pytest.mark.parametrize('command', [
+    'convert_checkpoint {checkpoint} {out} --to mmdet',
+    'predict {config} {config} {checkpoint} --out {out}',
+    'export_onnx {config} {checkpoint} {out}.onnx',
+])
+def test_commands_ask_for_the_record(command: str, tiny_config_file: Path, tmp_path: Path,
+                                     capfd: pytest.CaptureFixture):
+    checkpoint = tmp_path / 'weights.pth'
+    torch.save(dict(state_dict={}), checkpoint)
+    words = command.format(config=tiny_config_file, checkpoint=checkpoint, out=tmp_path / 'out')
+    assert run_tool(*words.split(), '--query-group', 'best') == 2
+    assert 'weights.groups.json beside the checkpoint has no metrics' in capfd.readouterr().err
+
+
 def test_training_config_evaluates_all_groups(evaluated: Config, tmp_path: Path):
     """The kept group's metrics keep their names, for ``save_best`` and for the curves."""
     evaluated.val_evaluator = evaluated.test_evaluator

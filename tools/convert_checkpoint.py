@@ -8,6 +8,7 @@ from _cli import run
 
 from groupdetr_mmdet.convert import RULES, Converted, convert, summarize
 from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.evaluation import choose_group, query_group
 from groupdetr_mmdet.loading import SAFETENSORS, read_checkpoint, write_checkpoint
 
 
@@ -25,8 +26,9 @@ def parse_args() -> argparse.Namespace:
         help='groups of the result; also those of SRC where it does not say')
     parser.add_argument('--num-queries', type=int, metavar='N',
                         help='queries of one group in SRC, where it does not say')
-    parser.add_argument('--query-group', type=int, metavar='I',
-                        help='group that --to mmdet keeps, 0 by default')
+    parser.add_argument('--query-group', type=query_group, metavar='I',
+                        help='group that --to mmdet keeps, 0 by default; best: the one that '
+                        'tools/test.py --all-groups found')
     parser.add_argument('--noise', type=float, default=0.02,
                         help='noise on groups that are repeated to get more of them, relative to '
                         'the standard deviation of the queries (default: %(default)s)')
@@ -67,9 +69,10 @@ def show(converted: Converted, verbose: bool) -> None:
 def main() -> None:
     args = parse_args()
     check_args(args)
+    group = choose_group(args.query_group, args.src)
     converted = convert(
         read_checkpoint(args.src, args.trust_pickle), args.source, args.to, args.num_queries,
-        args.num_query_groups, args.query_group or 0, args.noise, args.seed, args.publish)
+        args.num_query_groups, group or 0, args.noise, args.seed, args.publish)
     show(converted, args.verbose)
     path, size = write_checkpoint(
         Path(args.out), converted.state_dict, converted.meta, args.publish, **converted.state)

@@ -13,6 +13,7 @@ from mmengine.config import Config, DictAction
 from rich.progress import track
 
 from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.evaluation import choose_group, query_group
 from groupdetr_mmdet.hooks import write_atomically
 from groupdetr_mmdet.inference import CocoIds, Inferencer, find_images, find_labels, keep
 from groupdetr_mmdet.preflight import check_path
@@ -33,8 +34,9 @@ def parse_args() -> argparse.Namespace:
                         help='classes to keep, all by default')
     parser.add_argument('--device', help='such as cpu or cuda:0, the best one by default')
     parser.add_argument('--batch-size', type=int, default=1, help='images of a batch')
-    parser.add_argument('--query-group', type=int, metavar='I',
-                        help='group of queries to use, instead of model.test_cfg.query_group')
+    parser.add_argument('--query-group', type=query_group, metavar='I',
+                        help='group of queries to use, instead of model.test_cfg.query_group; '
+                        'best: the one that tools/test.py --all-groups found')
     parser.add_argument('--ann-file', help='COCO annotations that say the ids of these images and '
                         'of the categories')
     parser.add_argument('--no-vis', action='store_true', help='draw no pictures')
@@ -60,7 +62,8 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     if args.query_group is not None:
-        cfg.merge_from_dict({'model.test_cfg.query_group': args.query_group})
+        group = choose_group(args.query_group, args.checkpoint)
+        cfg.merge_from_dict({'model.test_cfg.query_group': group})
     return cfg
 
 
