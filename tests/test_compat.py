@@ -176,6 +176,7 @@ def runner(tmp_path: Path) -> Runner:
         train_cfg=dict(by_epoch=True, max_epochs=2),
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
         param_scheduler=dict(type='MultiStepLR', milestones=[1]),
+        default_scope='mmdet',  # which stays that of the tests after this one
         experiment_name=tmp_path.name)
     runner.message_hub.update_info('best_score', np.float32(0.5))
     runner.message_hub.update_info('best_epoch', np.int64(1))
