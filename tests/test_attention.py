@@ -7,6 +7,8 @@ import torch
 from builders import build, detector_config, make_batch
 from mmcv.cnn.bricks.transformer import FFN
 from mmdet.models.layers.transformer.utils import ConditionalAttention
+from mmengine.optim import AmpOptimWrapper
+from mmengine.optim.optimizer import amp_optimizer_wrapper
 
 from groupdetr_mmdet import dropout as dropout_module
 from groupdetr_mmdet.attention import FusedConditionalAttention
@@ -188,3 +190,19 @@ def test_fused_ffn_has_the_parameters_and_results_of_the_stock_one():
     assert torch.equal(fused(x), stock(x))
     dropped = fused.train().layers[0](torch.randn(100, 16)) == 0
     assert 0.7 < dropped.float().mean() < 0.8, 'half by the ReLU, half of the rest dropped'
+
+
+def test_a_step_of_mmengines_mixed_precision_wrapper(monkeypatch):
+    """The wrapper wants a GPU and then asks autocast for the device: here it is told of one."""
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    model = build(
+        dict(detector_config(), data_preprocessor=dict(type='mmdet.DetDataPreprocessor')))
+    inputs, samples = make_batch()
+    expected = sum(model.loss(inputs, samples).values()).item()
+    wrapper = AmpOptimWrapper(
+        dtype='bfloat16', optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3))
+    losses = [
+        model.train_step(dict(inputs=list(inputs), data_samples=samples), wrapper)['loss'].item()
+        for _ in range(5)]
+    assert losses[0] == pytest.approx(expected, rel=0.02)
+    assert losses[-1] < losses[0]
