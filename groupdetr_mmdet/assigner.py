@@ -282,7 +282,8 @@ def check_finite(cls_sums: np.ndarray, box_sums: np.ndarray, costs: Sequence[np.
             raise FloatingPointError(f'NaN or infinite {name} in decoder layer {layers[0]} '
                                      f'(of {len(sums)}, from 0): {advice}')
     for image, cost in enumerate(costs):
-        layers = [i for i, part in enumerate(np.split(cost, len(cls_sums))) if not np.isfinite(part).all()]
+        parts = np.split(cost, len(cls_sums))
+        layers = [i for i, part in enumerate(parts) if not np.isfinite(part).all()]
         if layers:
             raise FloatingPointError(f'NaN or infinite match cost of image {image} in decoder '
                                      f'layer {layers[0]} (from 0), its predictions are finite: '

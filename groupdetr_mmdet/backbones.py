@@ -8,8 +8,8 @@ from mmengine.model import Sequential
 class DC5ResNet(ResNet):
     """ResNet whose last stage is dilated instead of strided, as torchvision dilates it.
 
-    In torchvision's ``replace_stride_with_dilation``, and so in the official DETRs, the first block
-    of a dilated stage keeps the dilation of the stage before it; mmdet dilates all of them.
+    In torchvision's ``replace_stride_with_dilation``, and so in the official DETRs, the first
+    block of a dilated stage keeps the dilation of the stage before it; mmdet dilates all.
 
     Args:
         kwargs: As for ``ResNet`` of depth 50 or more; ``strides`` and ``dilations`` are set.

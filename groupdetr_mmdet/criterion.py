@@ -165,7 +165,7 @@ def focal_loss_sums(logits: Tensor, rows: Tensor, labels: Tensor, alpha: float,
 
 
 class _FocalLossSums(torch.autograd.Function):
-    """Makes the gradient along with the loss, a cacheful at a time: one tensor is kept, not five."""
+    """Makes the gradient along with the loss, a cacheful at a time, and keeps nothing else."""
 
     @staticmethod
     def forward(ctx, logits: Tensor, matched: Tensor, alpha: float, gamma: float) -> Tensor:
@@ -194,7 +194,7 @@ class _FocalLossSums(torch.autograd.Function):
 
 
 def background_focal(logits: Tensor, gamma: float, out: Tensor) -> Tuple[Tensor, Tensor]:
-    """Focal loss of background, ``p^gamma softplus(x)`` with ``p = sigmoid(x)``, without its weight.
+    """Unweighted focal loss of background, ``p^gamma softplus(x)`` with ``p = sigmoid(x)``.
 
     Its derivative is ``p^gamma (gamma (1 - p) softplus(x) + p)``.
 

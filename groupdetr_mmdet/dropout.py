@@ -1,4 +1,4 @@
-"""Dropout that costs little: in attention on the CPU, where no fused kernel has it, and in FFNs."""
+"""Dropout that costs little: in FFNs, and in attention on the CPU, where no fused kernel is."""
 from typing import Iterator, Optional, Tuple
 
 import torch
@@ -114,8 +114,8 @@ class _DropoutAttention(torch.autograd.Function):
 class ReLUDropout(nn.Dropout):
     """ReLU, then dropout; the backward pass needs the result alone.
 
-    PyTorch keeps the result of the ReLU, the result of the dropout and the mask. A value is above
-    zero just where it is positive and was not dropped, so that one of the three tells all. They are
+    PyTorch keeps the result of the ReLU, that of the dropout and the mask. A value is above zero
+    just where it was positive and was not dropped, so that one of the three tells all. They are
     the largest tensors of a decoder layer after its attention weights.
     """
 
