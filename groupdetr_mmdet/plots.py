@@ -20,9 +20,16 @@ LOSSES = dict(
     loss_bbox='L1 of boxes, last layer',
     loss_iou='GIoU of boxes, last layer')
 METRICS = {'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50', 'coco/bbox_mAP_75': 'AP75'}
-# Okabe and Ito's colors, which color-blind people can tell apart
-COLORS = ('#000000', '#0072B2', '#D55E00', '#009E73')
+# Okabe and Ito's colors, which color-blind people can tell apart, without their yellow
+COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
+LINE_STYLES = ('-', '--', ':', '-.')  # one after the other when the colors have all been used
 FONT_SIZE = 10
+
+
+def line_style(index: int) -> dict:
+    """Color and line style that tell the lines of a picture apart."""
+    return dict(color=COLORS[index % len(COLORS)],
+                linestyle=LINE_STYLES[index // len(COLORS) % len(LINE_STYLES)])
 
 
 def read_scalars(log_dir: Union[str, Path]) -> List[dict]:

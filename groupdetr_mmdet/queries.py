@@ -1,5 +1,6 @@
 """What the queries of every group find in an image, and which objects they are matched with."""
-from typing import Any, List, NamedTuple, Sequence
+import contextlib
+from typing import Any, Iterator, List, NamedTuple, Sequence
 
 import torch
 from mmdet.structures import DetDataSample, SampleList
@@ -7,6 +8,7 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from .attention import join_groups
 from .detectors import ALL_GROUPS, GroupQueries
 from .errors import ConfigError
 
@@ -119,3 +121,44 @@ def objects_of_queries(matched: Tensor, num_queries: int) -> Tensor:
     groups, gts = (matched >= 0).nonzero(as_tuple=True)
     objects[groups, matched[groups, gts]] = gts
     return objects
+
+
+@contextlib.contextmanager
+def joint_self_attention(model: GroupQueries) -> Iterator[None]:
+    """Let the queries of all groups attend to each other, as if there were no groups."""
+    layers = model.decoder.layers
+    before = [layer.self_attn.num_queries for layer in layers]
+    join_groups(model.decoder)
+    try:
+        yield
+    finally:
+        for layer, num_queries in zip(layers, before):
+            layer.self_attn.num_queries = num_queries
+
+
+def detections(model: GroupQueries, decoded: DecodedQueries, image: int,
+               score_thr: float) -> InstanceData:
+    """Take the queries that say an object is there.
+
+    Args:
+        model (GroupQueries): Detector with groups.
+        decoded (DecodedQueries): What :func:`decode_queries` returns.
+        image (int): Index in the batch.
+        score_thr (float): Queries of a lower score in every class are left out.
+
+    Returns:
+        InstanceData: ``bboxes`` (xyxy in pixels of the original image), ``labels``, ``scores``,
+        ``references`` ((x, y) in the same pixels) and ``query_groups``, each of one row a query.
+    """
+    scores, labels = decoded.cls_scores[image].sigmoid().max(-1)
+    instances = InstanceData(
+        bboxes=to_pixels(decoded.samples[image], decoded.bbox_preds[image]), labels=labels,
+        scores=scores,
+        references=scale_points(decoded.samples[image], decoded.references[image]),
+        query_groups=torch.arange(len(scores), device=scores.device) // model.group_size)
+    return instances[scores >= score_thr].cpu()
+
+
+def scale_points(sample: DetDataSample, points: Tensor) -> Tensor:
+    """Turn normalized (x, y) into pixels of the original image."""
+    return points * points.new_tensor(sample.ori_shape[::-1])

@@ -9,12 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from .errors import ConfigError
+from .plots import line_style
 
 AP = 'coco/bbox_mAP'
 INSTABILITY = 'instability/mean'
-# Okabe and Ito's colors, which color-blind people can tell apart, without yellow
-OKABE_ITO = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
-LINES = ('-', '--', ':', '-.')  # when the colors have all been used
 
 
 class Run(NamedTuple):
@@ -149,8 +147,7 @@ def draw_runs(runs: Sequence[Run], out_file: Union[str, Path]) -> None:
         [list(range(panels)), ['table'] * panels], figsize=(4.2 * panels, 4.1 + .3 * len(runs)),
         height_ratios=[10, 1.2 + len(runs)], layout='constrained')
     for i, run in enumerate(runs):
-        style = dict(color=OKABE_ITO[i % len(OKABE_ITO)],
-                     linestyle=LINES[i // len(OKABE_ITO) % len(LINES)], label=run.label)
+        style = dict(line_style(i), label=run.label)
         dots = dict(style, marker='o', markersize=3)
         aps = [entry[AP] for entry in run.val]
         axes[0].plot([entry['step'] for entry in run.val], aps, **dots)

@@ -9,11 +9,15 @@ from typing import Callable
 # The commands run from a clone that is not installed, too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
-from mmengine.registry import RUNNERS
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
+from groupdetr_mmdet import GroupQueries
 from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.loading import load_weights, read_checkpoint
 from groupdetr_mmdet.preflight import check_path
 
 
@@ -51,6 +55,17 @@ def load_config(args: argparse.Namespace) -> Config:
 
 def build_runner(cfg: Config) -> Runner:
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def load_detector(cfg: Config, checkpoint: str) -> GroupQueries:
+    """Build a detector with groups for inference, with the weights of a checkpoint."""
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    detector = MODELS.build(cfg.model)
+    if not isinstance(detector, GroupQueries):
+        raise ConfigError(f'CONFIG: model.type={cfg.model.type} has no groups of queries; choose '
+                          'a config of a detector with groups.')
+    load_weights(detector, read_checkpoint(checkpoint), checkpoint)
+    return detector.to(get_device()).eval()
 
 
 def run(main: Callable[[], None]) -> None:
