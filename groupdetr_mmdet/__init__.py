@@ -3,6 +3,7 @@ from . import compat
 
 compat.apply()
 
+from .ablation import OneToManyHungarianAssigner  # noqa: E402
 from .assigner import GroupHungarianAssigner  # noqa: E402
 from .backbones import DC5ResNet  # noqa: E402
 from .datasets import CheckedCocoDataset, CheckedLoadImageFromFile  # noqa: E402
@@ -20,9 +21,10 @@ from .version import __version__  # noqa: E402
 
 __all__ = [
     'AtomicCheckpointHook', 'CheckedCocoDataset', 'CheckedLoadImageFromFile', 'DC5ResNet',
-    'GroupCocoMetric',
-    'GroupConditionalDETR', 'GroupConditionalDETRHead', 'GroupConditionalDetrTransformerDecoder',
+    'GroupCocoMetric', 'GroupConditionalDETR', 'GroupConditionalDETRHead',
+    'GroupConditionalDetrTransformerDecoder',
     'GroupConditionalDetrTransformerDecoderLayer', 'GroupDABDETR', 'GroupDABDETRHead',
     'GroupDINO', 'GroupDINOHead', 'GroupDeformableDETR', 'GroupDeformableDETRHead',
-    'GroupHungarianAssigner', 'GroupQueries', 'MatchingStabilityHook', '__version__'
+    'GroupHungarianAssigner', 'GroupQueries', 'MatchingStabilityHook',
+    'OneToManyHungarianAssigner', '__version__'
 ]
