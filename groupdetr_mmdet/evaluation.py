@@ -8,6 +8,8 @@ import statistics
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
 
+import matplotlib.pyplot as plt
+from matplotlib.ticker import FixedLocator
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 from mmengine.config import Config
@@ -16,6 +18,7 @@ from terminaltables import AsciiTable
 
 from .errors import ConfigError
 from .hooks import write_atomically
+from .plots import COLORS
 
 MAIN = 'bbox_mAP'  # the metric that ranks the groups
 BEST = 'best'  # as --query-group
@@ -156,6 +159,27 @@ def evaluate_each_group(cfg: Config) -> None:
                           f'{len(coco)}; set test_evaluator.type=CocoMetric.')
     coco[0].type = GroupCocoMetric.__name__
     cfg.merge_from_dict({'model.test_cfg.each_group': True})
+
+
+def draw_groups(metrics: Dict[str, float], out_file: Union[str, Path]) -> None:
+    """Draw the AP of every group and their median (the paper's Figure 4).
+
+    Args:
+        metrics (dict[str, float]): Those of :class:`GroupCocoMetric`, with any prefix.
+        out_file (str or Path): Picture to write.
+    """
+    aps = [group[MAIN] for group in split_groups(metrics)]
+    median, best = statistics.median(aps), aps.index(max(aps))
+    fig, ax = plt.subplots(figsize=(max(4.5, .55 * len(aps)), 3.4), layout='constrained')
+    bars = ax.bar(range(len(aps)), aps, color=[COLORS[group == best] for group in range(len(aps))])
+    ax.bar_label(bars, [f'{ap:.3f}' for ap in aps], fontsize=8)
+    ax.axhline(median, color='k', linestyle='--', linewidth=1)
+    ax.set(title=f'AP of every group: median {median:.3f}, spread {max(aps) - min(aps):.3f}, '
+           f'best {best}', xlabel='group of queries', ylabel='AP (IoU 0.50:0.95)')
+    ax.title.set_fontsize(10)
+    ax.xaxis.set_major_locator(FixedLocator(range(len(aps))))
+    fig.savefig(out_file, dpi=110)
+    plt.close(fig)
 
 
 def record_file(checkpoint: Union[str, Path]) -> Path:

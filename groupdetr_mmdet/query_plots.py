@@ -1,12 +1,13 @@
 """The queries of every group in a picture (the paper's Figure 3)."""
 from pathlib import Path
-from typing import Sequence, Union
+from typing import List, Sequence, Tuple, Union
 
 import cv2
 import matplotlib.pyplot as plt
 import mmcv
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.structures import InstanceData
@@ -43,30 +44,47 @@ def draw_queries(model: GroupQueries, dataset: BaseDataset, out_file: Union[str,
     fig, grid = plt.subplots(len(images), 3, squeeze=False, layout='constrained',
                              figsize=(12, 1 + 4 * len(images) * aspect(dataset, images)))
     for axes, index in zip(grid, images):
-        data = pseudo_collate([dataset[index]])
-        decoded = decode_queries(model, data)
-        with joint_self_attention(model):
-            together = detections(model, decode_queries(model, data), 0, score_thr)
-        alone = detections(model, decoded, 0, score_thr)
-        kept = model.test_cfg['query_group']
-        alone = alone[alone.query_groups == kept]
-        num_objects = len(ground_truth(decoded.samples[0]))
-        matched = matched_instances(model, decoded, max_objects)
-        image = mmcv.imread(decoded.samples[0].img_path, channel_order='rgb')
-        titles = (f'queries matched with {min(num_objects, max_objects)} objects',
-                  f'group {kept} alone: {len(alone)} detections of {num_objects} objects',
-                  f'all groups, joint self-attention: {len(together)} detections')
-        for ax, title, instances in zip(axes, titles, (matched, alone, together)):
-            ax.imshow(draw_instances_of_groups(image, instances, lines=instances is matched))
+        pictures = query_pictures(model, dataset, index, score_thr, max_objects)
+        for ax, (title, picture) in zip(axes, pictures):
+            ax.imshow(picture)
             ax.set_title(title, fontsize=11)
             ax.axis('off')
-    handles = [Line2D([], [], label=f'group {group}', linewidth=2, **line_style(group))
-               for group in range(model.num_query_groups)]
-    handles.append(Line2D([], [], label='reference point', linestyle='', marker='o', color='gray'))
     fig.get_layout_engine().set(h_pad=.1)
-    fig.legend(handles=handles, loc='outside lower center', ncols=min(len(handles), 8))
+    add_legend(fig, model.num_query_groups)
     fig.savefig(out_file, dpi=90)
     plt.close(fig)
+
+
+def query_pictures(model: GroupQueries, dataset: BaseDataset, index: int, score_thr: float,
+                   max_objects: int) -> List[Tuple[str, np.ndarray]]:
+    """Draw the three pictures of an image; arguments as for :func:`draw_queries`.
+
+    Returns:
+        list[tuple[str, ndarray]]: Title and picture, RGB.
+    """
+    data = pseudo_collate([dataset[index]])
+    decoded = decode_queries(model, data)
+    with joint_self_attention(model):
+        together = detections(model, decode_queries(model, data), 0, score_thr)
+    kept = model.test_cfg['query_group']
+    alone = detections(model, decoded, 0, score_thr)
+    alone = alone[alone.query_groups == kept]
+    num_objects = len(ground_truth(decoded.samples[0]))
+    titles = (f'queries matched with {min(num_objects, max_objects)} objects',
+              f'group {kept} alone: {len(alone)} detections of {num_objects} objects',
+              f'all groups, joint self-attention: {len(together)} detections')
+    matched = matched_instances(model, decoded, max_objects)
+    image = mmcv.imread(decoded.samples[0].img_path, channel_order='rgb')
+    return [(title, draw_instances_of_groups(image, instances, lines=instances is matched))
+            for title, instances in zip(titles, (matched, alone, together))]
+
+
+def add_legend(fig: Figure, num_groups: int) -> None:
+    """Say below which color is which group."""
+    handles = [Line2D([], [], label=f'group {group}', linewidth=2, **line_style(group))
+               for group in range(num_groups)]
+    handles.append(Line2D([], [], label='reference point', linestyle='', marker='o', color='gray'))
+    fig.legend(handles=handles, loc='outside lower center', ncols=min(len(handles), 8))
 
 
 def aspect(dataset: BaseDataset, images: Sequence[int]) -> float:

@@ -21,7 +21,7 @@ class Run(NamedTuple):
     Attributes:
         label (str): What the pictures call it.
         train (list[dict]): Entries of training, with ``loss``, ``epoch``, ``step`` (iterations
-            done) and ``hours`` (of training done).
+            done), ``epochs`` (done, with fractions) and ``hours`` (of training done).
         val (list[dict]): Entries of validation, with ``coco/bbox_mAP``, ``step`` (epochs done)
             and ``hours``.
         stability (list[dict]): Entries of ``MatchingStabilityHook``, with ``step`` (epochs done).
@@ -77,12 +77,15 @@ def join(earlier: List[dict], later: List[dict]) -> List[dict]:
 
 
 def add_hours(run: Run) -> None:
-    """Add the hours of training, without validation, to all entries of training and validation."""
+    """Add the hours of training, without validation, to all entries of training and validation.
+
+    Entries of training get their place among the epochs, too.
+    """
     hours, step = [0.], [0]
     for entry in run.train:
         hours.append(hours[-1] + entry['time'] * max(entry['step'] - step[-1], 0) / 3600)
         step.append(entry['step'])
-        entry['hours'] = hours[-1]
+        entry.update(hours=hours[-1], epochs=entry['step'] / run.epoch_length)
     per_step = hours[-1] / step[-1]
     for entry in run.val:  # the last iterations of the run need not be in the log
         done = entry['step'] * run.epoch_length
@@ -142,39 +145,47 @@ def draw_runs(runs: Sequence[Run], out_file: Union[str, Path]) -> None:
         if not run.val:
             raise ConfigError(f'WORK_DIR: the run {run.label} has no {AP} in its log; leave it '
                               'out, or wait for its first validation.')
-    panels = 3 + any(run.stability for run in runs)
+    panels = panels_of(runs)
     fig, axes = plt.subplot_mosaic(
-        [list(range(panels)), ['table'] * panels], figsize=(4.2 * panels, 4.1 + .3 * len(runs)),
+        [panels, ['table'] * len(panels)],
+        figsize=(4.2 * len(panels), 4.1 + .3 * len(runs)),
         height_ratios=[10, 1.2 + len(runs)], layout='constrained')
-    for i, run in enumerate(runs):
-        style = dict(line_style(i), label=run.label)
-        dots = dict(style, marker='o', markersize=3)
-        aps = [entry[AP] for entry in run.val]
-        axes[0].plot([entry['step'] for entry in run.val], aps, **dots)
-        axes[1].plot([entry['hours'] for entry in run.val], aps, **dots)
-        axes[2].plot([entry['step'] / run.epoch_length for entry in run.train],
-                     [entry['loss'] for entry in run.train], **style)
-        if run.stability:
-            axes[3].plot([entry['step'] for entry in run.stability],
-                         [entry[INSTABILITY] for entry in run.stability], **dots)
-    name_axes([axes[i] for i in range(panels)])
+    for panel in panels:
+        draw_panel(axes[panel], panel, runs)
     draw_table(axes['table'], *comparison(runs))
     fig.savefig(out_file, dpi=110)
     plt.close(fig)
 
 
-def name_axes(panels: Sequence[Axes]) -> None:
-    """Label the pictures of :func:`draw_runs`."""
-    texts = [('AP by epoch', 'epoch', 'AP (IoU 0.50:0.95)'),
-             ('AP by time', 'hours of training', 'AP (IoU 0.50:0.95)'),
-             ('Loss', 'epoch', 'loss, all decoder layers'),
-             ('Instability of the matching', 'epoch', 'changed queries of an image')]
-    for ax, (title, xlabel, ylabel) in zip(panels, texts):
-        ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xlim=(0, None), ylim=(0, None))
-        if xlabel == 'epoch':
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.grid(alpha=.3)
-    panels[0].legend()
+# title -> entries of a run, their keys on the x and the y axis, labels of the axes
+PANELS = {
+    'AP by epoch': ('val', 'step', AP, 'epoch', 'AP (IoU 0.50:0.95)'),
+    'AP by time': ('val', 'hours', AP, 'hours of training', 'AP (IoU 0.50:0.95)'),
+    'Loss': ('train', 'epochs', 'loss', 'epoch', 'loss, all decoder layers'),
+    'Instability of the matching': ('stability', 'step', INSTABILITY, 'epoch',
+                                    'changed queries of an image'),
+}
+
+
+def panels_of(runs: Sequence[Run]) -> List[str]:
+    """Return the names of the pictures that can be drawn of some runs."""
+    *always, instability = PANELS
+    return always + [instability] * any(run.stability for run in runs)
+
+
+def draw_panel(ax: Axes, panel: str, runs: Sequence[Run]) -> None:
+    """Draw one of ``PANELS`` for all runs."""
+    kind, x, y, xlabel, ylabel = PANELS[panel]
+    dots = {} if kind == 'train' else dict(marker='o', markersize=3)
+    for i, run in enumerate(runs):
+        entries = getattr(run, kind)
+        ax.plot([entry[x] for entry in entries], [entry[y] for entry in entries],
+                label=run.label, **line_style(i), **dots)
+    ax.set(title=panel, xlabel=xlabel, ylabel=ylabel, xlim=(0, None), ylim=(0, None))
+    if xlabel == 'epoch':
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(alpha=.3)
+    ax.legend()
 
 
 def draw_table(ax: Axes, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -7,7 +7,7 @@ from mmdet.evaluation import DumpDetResults
 from mmengine.dist import is_main_process
 
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.evaluation import evaluate_each_group, record_groups
+from groupdetr_mmdet.evaluation import draw_groups, evaluate_each_group, record_groups
 from groupdetr_mmdet.preflight import check_config, check_path
 
 
@@ -46,7 +46,9 @@ def main() -> None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     metrics = runner.test()
     if args.all_groups and '://' not in args.checkpoint and is_main_process():
-        print('Wrote', record_groups(args.checkpoint, metrics))
+        record = record_groups(args.checkpoint, metrics)
+        draw_groups(metrics, picture := record.with_suffix('.png'))
+        print(f'Wrote {record} and {picture}')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,87 @@
+"""What more groups cost: the benchmark's measurements against K (the paper's Figure 7)."""
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Dict, List, Tuple, Union
+
+import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
+
+from .errors import ConfigError
+from .plots import line_style
+
+TITLES = dict(
+    step='Training step',
+    decoder='Decoder, head and criterion, forward and backward',
+    criterion='Criterion, forward and backward',
+    inference='Inference')
+Lines = Dict[str, List[dict]]
+
+
+def read_costs(path: Union[str, Path]) -> Tuple[dict, Dict[str, Lines]]:
+    """Read what ``tools/benchmark.py --json`` wrote.
+
+    Args:
+        path (str or Path): The JSON file.
+
+    Returns:
+        tuple[dict, dict]: The whole record, and of each measured part the cases of each mode, by
+        rising K.
+
+    Raises:
+        ConfigError: If it is another file, or has only one K.
+    """
+    try:
+        record = json.loads(Path(path).read_text())
+        cases = sorted(record['cases'], key=lambda case: case['num_groups'])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f'JSON: {path} is not what tools/benchmark.py --json writes '
+                          f'({error!r}); name its file.') from error
+    parts: Dict[str, Lines] = defaultdict(lambda: defaultdict(list))
+    for case in cases:
+        parts[case['part']][case['name']].append(case)
+    if len({case['num_groups'] for case in cases if case['mode'] != 'stock'}) < 2:
+        raise ConfigError(f'JSON: {path} has a single K, which makes no curve; run '
+                          'tools/benchmark.py with several, such as --groups 1 2 4 8 11.')
+    return record, parts
+
+
+def draw_costs(record: dict, parts: Dict[str, Lines], out_file: Union[str, Path]) -> None:
+    """Draw time and memory against K, a row for each part; the stock detector is one point.
+
+    Args:
+        record (dict): What :func:`read_costs` returns first.
+        parts (dict): What :func:`read_costs` returns second.
+        out_file (str or Path): Picture to write.
+    """
+    fig, grid = plt.subplots(len(parts), 2, squeeze=False, layout='constrained',
+                             figsize=(10, .5 + 3.6 * len(parts)))
+    for (part, lines), (time, memory) in zip(parts.items(), grid):
+        for i, (name, cases) in enumerate(lines.items()):
+            groups = [case['num_groups'] for case in cases]
+            style = dict(line_style(i), marker='o', markersize=4, label=name)
+            time.plot(groups, [case['seconds']['total'] for case in cases], **style)
+            peaks = [case['peak_memory'] for case in cases]
+            if None not in peaks:
+                memory.plot(groups, [peak / 2**20 for peak in peaks], **style)
+        for ax, what, unit in ((time, 'time', 's'), (memory, 'peak memory', 'MiB')):
+            ax.set(title=f'{TITLES.get(part, part)}: {what}', xlabel='groups of queries K',
+                   ylabel=f'{what} [{unit}]', xlim=(0, None), ylim=(0, None))
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.grid(alpha=.3)
+        time.legend()
+        if not memory.lines:
+            memory.axis('off')
+            memory.set_title('no memory: run the benchmark with --memory', fontsize=10)
+    fig.suptitle(describe(record), fontsize=9)
+    fig.savefig(out_file, dpi=110)
+    plt.close(fig)
+
+
+def describe(record: dict) -> str:
+    """Say on which inputs and machine was measured."""
+    shapes, case = record['shapes'], record['cases'][0]
+    height, width = shapes['image_size']
+    machine = ', '.join(f'{name}: {value}' for name, value in record['machine'].items())
+    return (f'batch of {shapes["batch_size"]} images of {height} x {width}, {case["num_queries"]} '
+            f'queries in a group, {case["num_objects"]} objects in an image\n{machine}')
