@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from mmengine.device import get_device
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.model import MMDistributedDataParallel
+from mmengine.runner import checkpoint
 from mmengine.utils import digit_version
 from torch import Tensor
 
@@ -134,6 +135,10 @@ def allow_mmengine_checkpoints() -> None:
         *((reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
         *((scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
     ])
+    if hasattr(checkpoint, '_safe_torch_load'):
+        # onedl-mmengine's own loader forgets these classes after each file, and without a word
+        # from the user runs what a file that it cannot trust contains.
+        checkpoint._safe_torch_load = torch.load
 
 
 def history_buffer_method(owner: Any, name: str) -> Callable:

@@ -17,7 +17,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, MMDistributedDataParallel
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -154,6 +154,8 @@ def test_package_works_in_a_spawned_worker():
 
 # torch >= 2.6 unpickles only what it is told to trust
 
+load_checkpoint = CheckpointLoader.load_checkpoint
+
 
 class Loss(BaseModel):
     """A model that has nothing but a parameter and a loss."""
@@ -225,9 +227,18 @@ class Reaching:
     Reaching(np.ndarray, 'tofile'),
 ], ids=['class', 'private', 'subclasses', 'numpy'])
 def test_checkpoint_with_anything_else_is_refused(content: object, tmp_path: Path):
-    torch.save(dict(state_dict={}, meta=content), tmp_path / 'other.pth')
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(tmp_path / 'other.pth')
+    file = str(tmp_path / 'other.pth')
+    torch.save(dict(state_dict={}, meta=content), file)
+    for load in (torch.load, load_checkpoint):
+        with pytest.raises(pickle.UnpicklingError):
+            load(file, map_location='cpu')
+
+
+def test_checkpoints_load_one_after_the_other(runner: Runner):
+    """What one load allows, the next one needs as well."""
+    file = str(Path(runner.work_dir, 'epoch_2.pth'))
+    for load in (load_checkpoint, torch.load, load_checkpoint):
+        assert 'train/loss' in load(file, map_location='cpu')['message_hub']['log_scalars']
 
 
 # `_base_ = 'mmdet::...'` needs pkg_resources
