@@ -136,8 +136,8 @@ def allow_mmengine_checkpoints() -> None:
         *((scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
     ])
     if hasattr(checkpoint, '_safe_torch_load'):
-        # onedl-mmengine's own loader forgets these classes after each file, and without a word
-        # from the user runs what a file that it cannot trust contains.
+        # onedl-mmengine's own loader withdraws these classes after each file, and unpickles
+        # anything once torch has refused.
         checkpoint._safe_torch_load = torch.load
 
 
