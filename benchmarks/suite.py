@@ -30,8 +30,8 @@ class Results:
         flops: Of each case of the part 'decoder', the operations of its matrix products in the
             plain way, whatever was saved or wasted since.
         peak: Of each case, bytes of peak memory above those in use before the run.
-        difference: Of each case of the part 'inference', the largest difference of its boxes
-            (pixels) and scores to those of the first.
+        difference: Of each case of the part 'inference', the largest difference of its logits
+            and normalized boxes, query by query, to those of the first.
     """
     runs: Dict[Case, Runs] = field(default_factory=dict)
     gemm: Dict[Optional[str], Runs] = field(default_factory=dict)
@@ -137,12 +137,11 @@ class Suite:
                                torch.get_num_threads()).result()
 
     def compare(self, benchmarks: Sequence[Benchmark]) -> None:
-        """Compare the detections of all cases to those of the first."""
-        first = benchmarks[0].results
+        """Compare the predictions of all cases to those of the first."""
+        first = benchmarks[0].predict()
         for benchmark in benchmarks:
             self.results.difference[benchmark.case] = max(
-                (a[name] - b[name]).abs().max().item()
-                for a, b in zip(first, benchmark.results) for name in ('bboxes', 'scores'))
+                (a - b).abs().max().item() for a, b in zip(first, benchmark.predict()))
 
 
 def show_progress(items: Sequence, description: str) -> Iterator:
