@@ -9,7 +9,7 @@ max_epochs = 12
 attention = dict(embed_dims=128, num_heads=4, attn_drop=0., proj_drop=0.)
 ffn = dict(embed_dims=128, feedforward_channels=256, ffn_drop=0.)
 model = dict(
-    num_queries=12,
+    num_queries=16,
     num_query_groups=6,
     data_preprocessor=dict(mean=[127.] * 3, std=[60.] * 3),
     backbone=dict(
@@ -22,6 +22,7 @@ model = dict(
         frozen_stages=-1,
         norm_cfg=dict(requires_grad=True),
         norm_eval=False,
+        zero_init_residual=False,
         init_cfg=None),
     neck=dict(in_channels=[64], out_channels=128),
     encoder=dict(
