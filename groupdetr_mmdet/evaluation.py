@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
@@ -78,8 +79,10 @@ class GroupCocoMetric(CocoMetric):
         self.outfile_prefix = prefix
         metrics = summarize_groups(groups, kept)
         if groups[kept]:
+            table = AsciiTable(groups_rows(groups))
             MMLogger.get_current_instance().info(
-                f'COCO metrics of every group\n{groups_table(metrics)}')
+                f'COCO metrics of every group\n{table.table}\n'
+                f'best group: {metrics.get("best_query_group")}')
         return metrics
 
 
@@ -125,18 +128,18 @@ def split_groups(metrics: Dict[str, float]) -> List[Dict[str, float]]:
     return [groups[group] for group in sorted(groups)]
 
 
-def groups_table(metrics: Dict[str, float]) -> str:
-    """Make a table of every group's metrics, their median and their spread."""
-    groups = split_groups(metrics)
+def groups_rows(groups: Sequence[Dict[str, float]]) -> List[List[str]]:
+    """Make a table of every group's metrics, their median and their spread, header first."""
     names = list(groups[0])
-    rows = [['group', *names]]
-    rows += [[str(i), *(f'{group.get(name, -1):.3f}' for name in names)]
-             for i, group in enumerate(groups)]
-    rows += [[what, *(f'{metrics[f"{what}/{name}"]:.3f}' for name in names)]
-             for what in ('median', 'spread')]
-    table = AsciiTable(rows)
-    table.justify_columns = dict.fromkeys(range(1, len(names) + 1), 'right')
-    return f'{table.table}\nbest group: {metrics.get("best_query_group", "none")}'
+    values = [[group.get(name, -1.) for name in names] for group in groups]
+    columns = list(zip(*values))
+    values.append([statistics.median(column) for column in columns])
+    values.append([max(column) - min(column) for column in columns])
+    labels = [*map(str, range(len(groups))), 'median', 'spread']
+    return [['group', *names]] + [
+        [label, *('-' if x == -1 else f'{x:.3f}' for x in row)]
+        for label, row in zip(labels, values)
+    ]
 
 
 def evaluate_each_group(cfg: Config) -> None:
@@ -161,25 +164,26 @@ def evaluate_each_group(cfg: Config) -> None:
     cfg.merge_from_dict({'model.test_cfg.each_group': True})
 
 
-def draw_groups(metrics: Dict[str, float], out_file: Union[str, Path]) -> None:
+def draw_groups(groups: Sequence[Dict[str, float]]) -> Figure:
     """Draw the AP of every group and their median (the paper's Figure 4).
 
     Args:
-        metrics (dict[str, float]): Those of :class:`GroupCocoMetric`, with any prefix.
-        out_file (str or Path): Picture to write.
+        groups (Sequence[dict[str, float]]): Metrics of each group, as :func:`split_groups` gives.
+
+    Returns:
+        Figure: To be saved and closed.
     """
-    aps = [group[MAIN] for group in split_groups(metrics)]
+    aps = [group[MAIN] for group in groups]
     median, best = statistics.median(aps), aps.index(max(aps))
     fig, ax = plt.subplots(figsize=(max(4.5, .55 * len(aps)), 3.4), layout='constrained')
     bars = ax.bar(range(len(aps)), aps, color=[COLORS[group == best] for group in range(len(aps))])
-    ax.bar_label(bars, [f'{ap:.3f}' for ap in aps], fontsize=8)
+    ax.bar_label(bars, [f'{ap:.3f}' for ap in aps], label_type='center', color='w', fontsize=8)
     ax.axhline(median, color='k', linestyle='--', linewidth=1)
-    ax.set(title=f'AP of every group: median {median:.3f}, spread {max(aps) - min(aps):.3f}, '
-           f'best {best}', xlabel='group of queries', ylabel='AP (IoU 0.50:0.95)')
-    ax.title.set_fontsize(10)
+    ax.set_title(f'AP of every group: median {median:.3f}, spread {max(aps) - min(aps):.3f}, '
+                 f'best {best}', fontsize=10)
+    ax.set(xlabel='group of queries', ylabel='AP (IoU 0.50:0.95)')
     ax.xaxis.set_major_locator(FixedLocator(range(len(aps))))
-    fig.savefig(out_file, dpi=110)
-    plt.close(fig)
+    return fig
 
 
 def record_file(checkpoint: Union[str, Path]) -> Path:

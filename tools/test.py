@@ -7,7 +7,8 @@ from mmdet.evaluation import DumpDetResults
 from mmengine.dist import is_main_process
 
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.evaluation import draw_groups, evaluate_each_group, record_groups
+from groupdetr_mmdet.evaluation import (
+    draw_groups, evaluate_each_group, record_groups, split_groups)
 from groupdetr_mmdet.preflight import check_config, check_path
 
 
@@ -47,7 +48,8 @@ def main() -> None:
     metrics = runner.test()
     if args.all_groups and '://' not in args.checkpoint and is_main_process():
         record = record_groups(args.checkpoint, metrics)
-        draw_groups(metrics, picture := record.with_suffix('.png'))
+        picture = record.with_suffix('.png')
+        draw_groups(split_groups(metrics)).savefig(picture, dpi=110)
         print(f'Wrote {record} and {picture}')
 
 

@@ -1,0 +1,204 @@
+"""Figures show what was measured, and say their units."""
+import json
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from builders import build, detector_config
+from commands import run_tool
+from matplotlib.axes import Axes
+from mmengine.runner import Runner
+from tiny import CLASSES, tiny_config
+
+from groupdetr_mmdet import cost_plots, query_plots, runs
+from groupdetr_mmdet.cost_plots import draw_costs, read_costs
+from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.evaluation import draw_groups
+from groupdetr_mmdet.plots import COLORS, LINE_STYLES, line_style
+from groupdetr_mmdet.query_plots import aspect, draw_queries, query_pictures
+from groupdetr_mmdet.runs import AP, comparison, draw_runs, reach, read_run
+
+K = 3
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> List[plt.Figure]:
+    """All figures that are closed, to look at what they drew."""
+    closed = []
+    for module in (cost_plots, query_plots, runs):
+        monkeypatch.setattr(module.plt, 'close', closed.append)
+    return closed
+
+
+def write_log(work_dir: Path, aps: Sequence[float], first_epoch: int = 1, seconds: float = 36.,
+              name: str = '1', stability: bool = False) -> Path:
+    """Write what mmengine writes in a training of 10 iterations an epoch."""
+    lines = []
+    for epoch, ap in enumerate(aps, first_epoch):
+        for step in (10 * epoch - 5, 10 * epoch):
+            lines.append(dict(loss=1 / step, time=seconds, epoch=epoch, step=step))
+        lines.append({AP: ap, 'step': epoch, 'time': 9.})
+        if stability:
+            lines.append({'instability/mean': ap, 'step': epoch})
+    file = work_dir / name / 'vis_data/scalars.json'
+    file.parent.mkdir(parents=True)
+    file.write_text('\n'.join(map(json.dumps, lines)))
+    return work_dir
+
+
+def labels(ax: Axes) -> List[Optional[str]]:
+    return [ax.get_title(), ax.get_xlabel(), ax.get_ylabel()]
+
+
+def test_hours_are_those_of_training_without_validation(tmp_path: Path):
+    run = read_run(write_log(tmp_path, [.1, .2, .3], seconds=36))
+    assert [entry['hours'] for entry in run.val] == pytest.approx([.1, .2, .3])
+    assert [entry['epochs'] for entry in run.train] == pytest.approx([.5, 1, 1.5, 2, 2.5, 3])
+
+
+def test_a_resumed_run_continues_where_it_was_resumed(tmp_path: Path):
+    write_log(tmp_path, [.1, .2, .25], seconds=36)
+    write_log(tmp_path, [.3, .4], first_epoch=3, seconds=72, name='2')
+    run = read_run(tmp_path)
+    assert [entry[AP] for entry in run.val] == [.1, .2, .3, .4]
+    assert [entry['step'] for entry in run.val] == [1, 2, 3, 4]
+    assert run.val[-1]['hours'] == pytest.approx(.2 + .4)
+
+
+def test_what_it_took_to_reach_the_final_ap_of_the_baseline(tmp_path: Path):
+    baseline = read_run(write_log(tmp_path / 'base', [.1, .2, .3, .28], seconds=18))
+    groups = read_run(write_log(tmp_path / 'groups', [.2, .29, .4], seconds=36), 'K = 11')
+    slow = read_run(write_log(tmp_path / 'slow', [.1, .2]))
+    assert reach(groups, .28) == (2, pytest.approx(.2))
+    header, rows = comparison([baseline, groups, slow])
+    assert header[-2:] == ['epochs to AP 0.280', 'hours to AP 0.280']
+    assert rows == [['base', '4', '0.2', '0.280', '0.300', '3', '0.15'],
+                    ['K = 11', '3', '0.3', '0.400', '0.400', '2', '0.2'],
+                    ['slow', '2', '0.2', '0.200', '0.200', 'never', 'never']]
+
+
+@pytest.mark.parametrize('suffix', ['png', 'svg'])
+def test_runs_are_drawn_as_measured(tmp_path: Path, figures: list, suffix: str):
+    logged = [write_log(tmp_path / 'base', [.1, .2]),
+              write_log(tmp_path / 'groups', [.2, .3], stability=True)]
+    draw_runs([read_run(x) for x in logged], tmp_path / f'runs.{suffix}')
+    assert (tmp_path / f'runs.{suffix}').stat().st_size > 10000
+    by_epoch, by_hour, loss, instability, table = figures[0].axes
+    assert labels(by_epoch)[1:] == ['epoch', 'AP (IoU 0.50:0.95)']
+    assert labels(by_hour)[1] == 'hours of training' and labels(loss)[1] == 'epoch'
+    assert [line.get_ydata().tolist() for line in by_epoch.lines] == [[.1, .2], [.2, .3]]
+    assert by_hour.lines[1].get_xdata().tolist() == pytest.approx([.1, .2])
+    assert [len(line.get_xdata()) for line in instability.lines] == [0, 2]
+    assert table.tables[0][(2, 0)].get_text().get_text() == 'groups'
+
+
+def test_lines_differ_in_color_or_style():
+    styles = [tuple(line_style(i).values()) for i in range(len(COLORS) * len(LINE_STYLES))]
+    assert len(set(styles)) == len(styles)
+
+
+def test_plot_runs_prints_its_table(tmp_path: Path, capfd: pytest.CaptureFixture):
+    logged = [write_log(tmp_path / name, [.1, .2]) for name in ('a', 'b')]
+    out = tmp_path / 'runs.svg'
+    assert run_tool('plot_runs', *logged, '--labels', 'one', 'eleven', '--out', out) == 0
+    printed = capfd.readouterr().out
+    assert 'eleven' in printed and f'Wrote {out}' in printed
+    assert out.read_text().startswith('<?xml')
+
+
+@pytest.mark.parametrize('args, error', [
+    (['nowhere'], 'WORK_DIR nowhere has no */vis_data/scalars.json of a training'),
+    (['a', 'b', '--labels', 'one'], '--labels: 1 labels for 2 runs'),
+    (['a', '--out', 'runs.txt'], '--out: runs.txt is not the name of a picture'),
+])
+def test_mistakes_with_runs(args: list, error: str, capfd: pytest.CaptureFixture):
+    assert run_tool('plot_runs', *args) == 2
+    assert error in capfd.readouterr().err
+
+
+def test_groups_are_drawn_with_their_median():
+    fig = draw_groups([dict(bbox_mAP=x) for x in (.3, .5, .1)])
+    ax, = fig.axes
+    assert [bar.get_height() for bar in ax.patches] == [.3, .5, .1]
+    assert labels(ax)[1:] == ['group of queries', 'AP (IoU 0.50:0.95)']
+    assert 'median 0.300, spread 0.400, best 1' in labels(ax)[0]
+    assert len({bar.get_facecolor() for bar in ax.patches}) == 2
+    plt.close(fig)
+
+
+def test_queries_of_all_groups_are_drawn(tiny_coco: Path, tmp_path: Path):
+    cfg = tiny_config(tiny_coco)
+    cfg.work_dir, cfg.visualizer.name = str(tmp_path / 'work'), str(tmp_path)
+    runner = Runner.from_cfg(cfg)
+    model, dataset = runner.model.eval(), runner.test_dataloader.dataset
+    pictures = query_pictures(model, dataset, index=0, score_thr=0., max_objects=2)
+    objects = len(dataset[0]['data_samples'].gt_instances)
+    assert [title for title, _ in pictures] == [
+        f'queries matched with {min(objects, 2)} objects',
+        f'group 0 alone: 10 detections of {objects} objects',
+        'all groups, joint self-attention: 30 detections']
+    image = cv2.imread(dataset.get_data_info(0)['img_path'])
+    for _, picture in pictures:
+        assert picture.shape == (480, 480, 3)
+        assert np.abs(picture.astype(float) - cv2.resize(image, (480, 480))[..., ::-1]).max() > 50
+    assert aspect(dataset, [0, 1]) == 1
+    before = [layer.self_attn.num_queries for layer in model.decoder.layers]
+    draw_queries(model, dataset, tmp_path / 'queries.png', images=[0, 3])
+    assert cv2.imread(str(tmp_path / 'queries.png')).shape[1] > 900
+    assert [layer.self_attn.num_queries for layer in model.decoder.layers] == before == [10, 10]
+
+
+def test_draw_queries_command(tiny_config_file: Path, tmp_path: Path,
+                              capfd: pytest.CaptureFixture):
+    checkpoint = tmp_path / 'weights.pth'
+    model = build(detector_config(num_classes=len(CLASSES)))
+    torch.save(dict(state_dict=model.state_dict()), checkpoint)
+    args = [tiny_config_file, checkpoint, '--images']
+    assert run_tool('draw_queries', *args, 1, '--out', tmp_path / 'queries.png') == 0
+    assert cv2.imread(str(tmp_path / 'queries.png')).std() > 10
+    assert run_tool('draw_queries', *args, 4) == 2
+    assert '--images: 4 is not one of the 4 images of' in capfd.readouterr().err
+
+
+def benchmark_json(path: Path, groups: Sequence[int] = (4, 1), memory: Optional[int] = 1) -> Path:
+    cases = [dict(part='step', mode=mode, name=mode, num_groups=k, num_queries=300, num_objects=7,
+                  seconds=dict(total=k * seconds),
+                  peak_memory=memory and memory * k * 2**20)
+             for k in groups for mode, seconds in dict(plain=2., ours=1.).items()]
+    path.write_text(json.dumps(dict(
+        command='', machine=dict(cpu='a CPU', threads=1), cases=cases,
+        shapes=dict(batch_size=2, image_size=[800, 1066]))))
+    return path
+
+
+def test_costs_are_drawn_against_k(tmp_path: Path, figures: list):
+    draw_costs(*read_costs(benchmark_json(tmp_path / 'b.json')), tmp_path / 'costs.png')
+    time, memory = figures[0].axes
+    assert labels(time) == ['Training step: time', 'groups of queries K', 'time [s]']
+    assert labels(memory)[2] == 'peak memory [MiB]'
+    assert {line.get_label(): line.get_xydata().tolist() for line in time.lines} == dict(
+        plain=[[1, 2], [4, 8]], ours=[[1, 1], [4, 4]])
+    assert memory.lines[0].get_ydata().tolist() == [1, 4]
+    assert 'batch of 2 images of 800 x 1066, 300 queries' in figures[0].get_suptitle()
+
+
+def test_costs_without_memory(tmp_path: Path, capfd: pytest.CaptureFixture):
+    file = benchmark_json(tmp_path / 'b.json', memory=None)
+    assert run_tool('plot_benchmark', file, '--out', tmp_path / 'costs.png') == 0
+    assert cv2.imread(str(tmp_path / 'costs.png')).std() > 10
+
+
+@pytest.mark.parametrize('content, error', [
+    ('[]', 'is not what tools/benchmark.py --json writes'),
+    (None, 'has a single K, which makes no curve; run tools/benchmark.py with several'),
+])
+def test_costs_of_another_file(tmp_path: Path, content: Optional[str], error: str):
+    file = benchmark_json(tmp_path / 'b.json', groups=[4])
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=error):
+        read_costs(file)
