@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -238,45 +239,48 @@ def check_onnx(path: str, detector: nn.Module,
 
 @torch.no_grad()
 def predict(detector: nn.Module, images: Tensor, sizes: Sequence[Size]) -> List[Detections]:
-    """Detect by mmdet's own way, boxes in the pixels of the given images."""
+    """Every class of every query by mmdet's own way, boxes in the pixels of the given images.
+
+    The best ``max_per_img`` of them, which come first, are the detections.
+    """
     shape = tuple(images.shape[-2:])
     samples = [DetDataSample(metainfo=dict(img_shape=size, batch_input_shape=shape))
                for size in sizes]
-    instances = [sample.pred_instances
-                 for sample in detector.predict(images, samples, rescale=False)]
-    return [Detections(x.bboxes, x.scores, x.labels) for x in instances]
+    head = detector.bbox_head
+    every = dict(head.test_cfg, max_per_img=detector.num_queries * head.cls_out_channels)
+    with mock.patch.object(head, 'test_cfg', every):
+        samples = detector.predict(images, samples, rescale=False)
+    return [Detections(x.pred_instances.bboxes, x.pred_instances.scores, x.pred_instances.labels)
+            for x in samples]
 
 
 def largest_differences(actual: Detections, expected: Detections, side: int) -> Dict[str, float]:
-    """Compare two sets of detections of one image.
+    """Compare two runtimes on one image.
 
-    Equal scores may come in any order, so that every expected detection is looked for among all
-    actual ones of its label. The last ones may have just missed the limit of detections.
+    Predictions of equal score may come in any order, and any of them may have just missed the
+    limit of detections. Therefore the scores are compared in order, and every detection is looked
+    for among all predictions of its label.
 
     Args:
-        actual (Detections): As one runtime finds them.
-        expected (Detections): As the other does.
+        actual (Detections): Detections of the one.
+        expected (Detections): Predictions of the other in the order of falling scores, as many
+            or more.
         side (int): Longer side of the image in pixels.
 
     Returns:
         dict[str, float]: ``pixels``, largest difference of a coordinate, and ``score``.
 
     Raises:
-        RuntimeError: If a detection is not found.
+        RuntimeError: If the scores differ or a detection is not found.
     """
-    sure = expected.scores > expected.scores.min() + SCORE_TOLERANCE
-    if not sure.any():
-        sure = torch.ones_like(sure)
-    pixels = torch.cdist(expected.boxes[sure], actual.boxes, p=float('inf'))
-    scores = (expected.scores[sure, None] - actual.scores).abs()
-    other = expected.labels[sure, None] != actual.labels
-    distance = (pixels / side / BOX_TOLERANCE).maximum(scores / SCORE_TOLERANCE)
-    nearest = distance.masked_fill(other, float('inf')).min(1)
-    if not (nearest.values <= 1).all():
-        box, score, label = (x[sure][nearest.values.argmax()] for x in expected)
+    score = (actual.scores - expected.scores[:len(actual.scores)]).abs().max().item()
+    pixels = torch.cdist(actual.boxes, expected.boxes, p=float('inf'))
+    other = ((actual.labels[:, None] != expected.labels) |
+             ((actual.scores[:, None] - expected.scores).abs() > SCORE_TOLERANCE))
+    pixels = pixels.masked_fill(other, float('inf')).min(1).values
+    if not score <= SCORE_TOLERANCE or not pixels.max() <= BOX_TOLERANCE * side:
+        box, score, label = (x[pixels.argmax()] for x in actual)
         raise RuntimeError(
             f'The ONNX model does not find what PyTorch finds: label {label} with score '
-            f'{score:.4f} at {[round(x, 1) for x in box.tolist()]} is missing.')
-    rows = torch.arange(len(nearest.indices))
-    return dict(pixels=pixels[rows, nearest.indices].max().item(),
-                score=scores[rows, nearest.indices].max().item())
+            f'{score:.4f} at {[round(x, 1) for x in box.tolist()]} is something else there.')
+    return dict(pixels=pixels.max().item(), score=score)

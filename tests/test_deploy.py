@@ -29,6 +29,7 @@ def folder(tmp_path_factory) -> Path:
         resize, = (step for step in config.test_dataloader.dataset.pipeline
                    if step.type == 'Resize')
         resize.scale = (96, 80)
+        config.model.test_cfg.max_per_img = 30  # every class of every query
         config.dump(folder / f'{name}.py')
     image = cv2.imread(str(data / 'images/val_0.jpg'))
     (folder / 'images').mkdir()
@@ -98,7 +99,7 @@ def test_training_to_stock_detector_and_onnx(folder, onnx_file):
     exported = run_onnx(onnx_file, images)
     other = predict(folder, 'ours', trained.name, group=0)
     for name, shape in SHAPES.items():
-        assert len(ours[name].scores) == 20
+        assert len(ours[name].scores) == 30
         for found in (stock[name], exported[name]):
             differences = largest_differences(found, ours[name], max(shape))
             assert differences['pixels'] < 0.01 and differences['score'] < 1e-5
