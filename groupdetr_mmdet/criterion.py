@@ -12,9 +12,6 @@ from torch import Tensor
 from .assigner import GroupHungarianAssigner, MatchedPairs
 
 
-CPU_CHUNK = 2**15  # logits whose loss is computed at a time: 128 KiB for each intermediate result
-
-
 class GroupCriterion:
     """Supervise all layers and groups at once: a mixin for the heads of mmdet's DETR family.
 
@@ -165,16 +162,14 @@ def focal_loss_sums(logits: Tensor, rows: Tensor, labels: Tensor, alpha: float,
 
 
 class _FocalLossSums(torch.autograd.Function):
-    """Makes the gradient along with the loss, a cacheful at a time, and keeps nothing else."""
+    """Makes the gradient along with the loss, layer by layer, and keeps nothing else."""
 
     @staticmethod
     def forward(ctx, logits: Tensor, matched: Tensor, alpha: float, gamma: float) -> Tensor:
         grad = torch.empty_like(logits, dtype=torch.float32, memory_format=torch.contiguous_format)
-        chunk = CPU_CHUNK if logits.device.type == 'cpu' else logits[0].numel()
         sums = torch.stack([
-            sum(torch.dot(*background_focal(x.float(), gamma, out=g))
-                for x, g in zip(layer.reshape(-1).split(chunk), layer_grad.view(-1).split(chunk)))
-            for layer, layer_grad in zip(logits, grad)
+            torch.dot(*(x.flatten() for x in background_focal(layer.float(), gamma, out=out)))
+            for layer, out in zip(logits, grad)
         ])
         x = logits.reshape(-1)[matched].float()  # (num_layers, pairs of a layer)
         # A foreground target is a background one of the negated logit and the other weight.
