@@ -165,8 +165,10 @@ def test_demo_ends_with_pictures(config: str, tmp_path: Path) -> None:
     work_dir = tmp_path / 'work_dirs/demo'
     scalars, = work_dir.glob('*/vis_data/scalars.json')
     entry = [json.loads(line) for line in scalars.read_text().splitlines()][-1]
-    report = result.stdout.splitlines()[-6:]
+    report = result.stdout.splitlines()[-7:]
     assert f'AP50 {entry["coco/bbox_mAP_50"]:.3f}' in report[1]
-    for name in ('detections.png', 'curves.png'):
+    assert (work_dir / 'report.html').is_file()
+    for name in ('detections.png', 'curves.png', 'report.html'):
         assert any(line.startswith(f'  work_dirs/demo/{name}') for line in report)
+    for name in ('detections.png', 'curves.png'):
         assert cv2.imread(str(work_dir / name)).std() > 10

@@ -8,6 +8,7 @@ from _cli import build_runner, run
 from make_shapes import make_shapes
 from mmengine.config import Config
 from mmengine.runner import Runner
+from report import write_report
 
 from groupdetr_mmdet.plots import draw_curves, draw_detections, read_scalars
 
@@ -82,6 +83,8 @@ def main() -> None:
     runner = build_runner(cfg)
     runner.train()
     files = draw(runner)
+    folder = Path(os.path.relpath(runner.work_dir))
+    files['all of this and more on one page'] = write_report(folder)
     files['log of the training'] = Path(os.path.relpath(runner.log_dir))
     print('\n' + report(runner, files, minutes=(time.time() - start) / 60))
 
