@@ -3,6 +3,7 @@
 ``apply`` runs once in every process that imports the package, before anything of
 ``mmdet.models`` is imported. It is the only place that asks what is installed.
 """
+import atexit
 import contextlib
 import functools
 import importlib.util
@@ -177,8 +178,15 @@ def init_on_cpu(init: Callable) -> Callable:
     def wrapper(backend: str, *args, **kwargs) -> None:
         with no_cuda_device():
             init('gloo' if backend == 'nccl' else backend, *args, **kwargs)
+        atexit.register(leave_process_group)
 
     return wrapper
+
+
+def leave_process_group() -> None:
+    """End gloo's threads: one that outlives the interpreter sometimes aborts the process."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
-"""Run the tools inside the process of a test."""
+"""What the tests of commands share."""
 import runpy
+import socket
 import sys
 from pathlib import Path
 from typing import Union
@@ -18,3 +19,10 @@ def run_tool(name: str, *args: Union[str, Path]) -> int:
         except SystemExit as end:
             return int(end.code or 0)
     return 0
+
+
+def free_port() -> str:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))
+        return str(server.getsockname()[1])

@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import runpy
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import mmdet
 import pytest
 import torch
+from commands import free_port
 from tiny import tiny_config, write_tiny_coco
 from torch.utils.data import DataLoader, Dataset
 
@@ -54,12 +54,6 @@ def run(*args: object, status: int = 0, **env: str) -> str:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert result.returncode == status, result.stdout
     return result.stdout
-
-
-def free_port() -> str:
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return str(s.getsockname()[1])
 
 
 def metrics(work_dir: Path) -> dict:

@@ -14,6 +14,7 @@ import mmengine.dist.utils as dist_utils
 import numpy as np
 import pytest
 import torch
+from commands import free_port
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, MMDistributedDataParallel
@@ -33,9 +34,9 @@ needs_lite = pytest.mark.skipif(
 needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason='there is CUDA')
 
 
-def run_python(code: str) -> str:
+def run_python(code: str, **variables: str) -> str:
     """Run code in a process of its own and return the last line that it printed."""
-    env = dict(os.environ, PYTHONPATH=str(ROOT))
+    env = dict(os.environ, PYTHONPATH=str(ROOT), **variables)
     result = subprocess.run(
         [sys.executable, '-c', code], env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -270,6 +271,20 @@ def test_launchers_on_the_cpu_select_no_device(backend: str, expected: str):
     compat.init_on_cpu(inits)(backend, timeout=5)
     assert inits.call_count == 1
     assert torch.cuda.set_device is set_device
+
+
+@needs_cpu
+def test_no_thread_of_gloo_outlives_the_interpreter():
+    out = run_python('import atexit\n'
+                     'import torch.distributed as dist\n'
+                     'atexit.register(lambda: print(dist.is_initialized()))\n'
+                     'import groupdetr_mmdet\n'
+                     'from mmengine.dist import init_dist\n'
+                     'init_dist("pytorch")\n'
+                     'assert dist.get_world_size() == 1',
+                     RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1',
+                     MASTER_PORT=free_port())
+    assert out == 'False'
 
 
 def test_launchers_stay_untouched_where_cuda_is():

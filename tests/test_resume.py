@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import stat
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch._dynamo  # the optimizer imports it, which takes a second
+from commands import free_port
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.evaluator import BaseMetric, Evaluator
@@ -324,7 +324,7 @@ def test_a_run_with_other_settings_resumes(tmp_path, name):
 
 def test_two_processes_resume(tmp_path):
     def run_both(work_dir, **kwargs):
-        environ = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()), WORLD_SIZE='2')
+        environ = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port(), WORLD_SIZE='2')
         ranks = [start(work_dir, environ=dict(environ, RANK=str(i), LOCAL_RANK=str(i)),
                        launcher='pytorch', **OPTIONS, **kwargs) for i in range(2)]
         return [finish(rank) for rank in ranks]
@@ -336,12 +336,6 @@ def test_two_processes_resume(tmp_path):
     assert len(read_diary(whole)) == EPOCHS * ITERS // 2
     assert_same_run(killed, whole)
     assert checkpoints(killed) == checkpoints(whole)
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(('127.0.0.1', 0))
-        return server.getsockname()[1]
 
 
 def test_an_epoch_that_starts_again_is_announced(tmp_path):
