@@ -16,9 +16,9 @@ from .errors import ConfigError
 from .groups import check_num_query_groups, count_groups
 
 try:
-    import lap
-except ImportError:  # scipy solves the same problems, more slowly
-    lap = None
+    from lap import lapjvr_batch
+except ImportError:  # no lapx, or one before 0.11: scipy solves the same problems, more slowly
+    lapjvr_batch = None
 
 
 class MatchedPairs(NamedTuple):
@@ -124,7 +124,6 @@ class GroupHungarianAssigner(HungarianAssigner):
                 match_cost(pred_instances, gt_instances, img_meta)
                 for match_cost in self.match_costs).float()
 
-
     def match_layers(self, cls_scores: Tensor, bbox_preds: Tensor,
                      batch_gt_instances: Sequence[InstanceData], batch_img_metas: Sequence[dict],
                      num_classes: int) -> MatchedPairs:
@@ -208,6 +207,9 @@ def match_images(costs: Sequence[np.ndarray], num_layers: int,
 
     Returns:
         tuple[ndarray, ndarray]: The fields of :class:`MatchedPairs`.
+
+    Raises:
+        RuntimeError: If the solver fails; says on which image and layer.
     """
     rows, gts = [np.empty((num_layers, 0), np.int64)], [np.empty((num_layers, 0), np.int64)]
     first_gt = 0
@@ -215,7 +217,10 @@ def match_images(costs: Sequence[np.ndarray], num_layers: int,
         num_rows = len(cost) // num_layers
         if not cost.size:
             continue
-        image_rows, image_gts = solve_groups(cost, num_layers * num_groups)
+        try:
+            image_rows, image_gts = solve_groups(cost, num_layers * num_groups)
+        except Exception as error:
+            raise RuntimeError(describe_failure(cost, num_layers, num_groups, image)) from error
         # (num_layers, K * N) of one image -> (num_layers, bs, K * N) of all
         layer_offsets = np.arange(num_layers)[:, None] * (len(costs) - 1) * num_rows
         rows.append(image_rows.reshape(num_layers, -1) + layer_offsets + image * num_rows)
@@ -236,14 +241,29 @@ def solve_groups(cost: np.ndarray, num_groups: int) -> Tuple[np.ndarray, np.ndar
         shape (num_groups * min(N, G), ).
     """
     problems = cost.reshape(num_groups, len(cost) // num_groups, cost.shape[1])
-    if lap is None:
+    if lapjvr_batch is None:
         pairs = [linear_sum_assignment(problem) for problem in problems]
         queries, gts = (np.stack(x) for x in zip(*pairs))
     else:
-        queries, gts = (np.stack(x) for x in lap.lapjvr_batch(
+        queries, gts = (np.stack(x) for x in lapjvr_batch(
             problems, extend_cost=True, return_cost=False, precision='float64'))
     first_rows = np.arange(num_groups)[:, None] * problems.shape[1]
     return (queries + first_rows).ravel(), gts.ravel()
+
+
+def describe_failure(cost: np.ndarray, num_layers: int, num_groups: int, image: int) -> str:
+    """Say which image and layer of it the solver fails on; arguments as for their solution."""
+    failing = []
+    for layer, layer_cost in enumerate(np.split(cost, num_layers)):
+        try:
+            solve_groups(layer_cost, num_groups)
+        except Exception:
+            failing.append(layer)
+    where = f'decoder layer {failing[0]} (from 0)' if failing else 'all decoder layers together'
+    return (f'The assignment solver failed on image {image} of the batch, {where}: match costs of '
+            f'{len(cost) // num_layers} queries in {num_groups} groups and {cost.shape[1]} '
+            f'objects, from {cost.min():g} to {cost.max():g}; look at '
+            'train_cfg.assigner.match_costs.')
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:

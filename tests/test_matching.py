@@ -9,7 +9,7 @@ from mmengine.structures import InstanceData
 from scipy.optimize import linear_sum_assignment
 
 from groupdetr_mmdet import assigner as assigner_module
-from groupdetr_mmdet.assigner import GroupHungarianAssigner, solve_groups
+from groupdetr_mmdet.assigner import GroupHungarianAssigner, match_images, solve_groups
 
 K, N, NUM_CLASSES, META = 3, 10, 5, dict(img_shape=(64, 96))
 
@@ -31,11 +31,11 @@ def ground_truth(num_gts, seed=1, num_classes=NUM_CLASSES):
     return InstanceData(labels=scores.argmax(1), bboxes=instances(scores, boxes).bboxes)
 
 
-@pytest.mark.parametrize('solver', ['lap', 'scipy'])
+@pytest.mark.parametrize('solver', ['lapx', 'scipy'])
 @pytest.mark.parametrize('num_gts', [0, 1, 4, N, N + 7])
 def test_assignment_equals_k_stock_assigners(num_gts, solver, monkeypatch):
     if solver == 'scipy':
-        monkeypatch.setattr(assigner_module, 'lap', None)
+        monkeypatch.setattr(assigner_module, 'lapjvr_batch', None)
     pred, gts = instances(*predictions()), ground_truth(num_gts)
     result = GroupHungarianAssigner(MATCH_COSTS, num_query_groups=K).assign(pred, gts, META)
     stock = [HungarianAssigner(MATCH_COSTS).assign(pred[g * N:(g + 1) * N], gts, META)
@@ -80,6 +80,22 @@ def test_solver_reaches_the_least_cost_of_scipy(num_gts):
     for problem, mine, of_rows in zip(cost.reshape(8, 30, num_gts), total, rows.reshape(8, -1)):
         assert mine == pytest.approx(problem[linear_sum_assignment(problem)].sum(), rel=1e-6)
         assert (np.diff(of_rows) > 0).all()
+
+
+def test_a_solver_that_fails_names_image_and_layer(monkeypatch):
+    def fail_on_costs_above_one(problem):
+        if problem.max() > 1:
+            raise ValueError('cost matrix is infeasible')
+        return linear_sum_assignment(problem)
+
+    monkeypatch.setattr(assigner_module, 'lapjvr_batch', None)
+    monkeypatch.setattr(assigner_module, 'linear_sum_assignment', fail_on_costs_above_one)
+    costs = [np.random.default_rng(i).random((2 * K * N, 4)).astype(np.float32) for i in range(3)]
+    match_images(costs, num_layers=2, num_groups=K)
+    costs[1][K * N + 5, 2] = 7
+    with pytest.raises(RuntimeError, match=f'image 1 .* decoder layer 1 .* {K * N} queries in {K} '
+                                           'groups and 4 objects, from .* to 7; look at'):
+        match_images(costs, num_layers=2, num_groups=K)
 
 
 def test_costs_of_the_classes_in_the_image_are_all_that_is_needed():
