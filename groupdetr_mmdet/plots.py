@@ -76,7 +76,7 @@ def draw_curves(scalars: Sequence[dict], out_file: Union[str, Path]) -> None:
 
 @torch.no_grad()
 def draw_detections(model: BaseModel, dataset: BaseDataset, out_file: Union[str, Path],
-                    num_images: int = 8, score_thr: float = 0.5) -> None:
+                    num_images: int = 8, score_thr: float = 0.3) -> None:
     """Draw the first images of a data set twice: with ground truth, and with detections.
 
     Args:
@@ -84,7 +84,7 @@ def draw_detections(model: BaseModel, dataset: BaseDataset, out_file: Union[str,
         dataset (BaseDataset): Data set in test mode, with annotations in its pipeline.
         out_file (str or Path): Picture to write.
         num_images (int): Number of images. Defaults to 8.
-        score_thr (float): Detections of a lower score are left out. Defaults to 0.5.
+        score_thr (float): Detections of a lower score are left out. Defaults to 0.3.
     """
     model.eval()
     num_images = min(num_images, len(dataset))
