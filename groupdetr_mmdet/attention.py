@@ -1,12 +1,13 @@
 """Attention of the decoder: fused kernels, and self-attention inside each group."""
 from typing import Optional, Tuple, Type
 
+import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from mmdet.models.layers.transformer.utils import ConditionalAttention
 from torch import Tensor, nn
 
-from .dropout import dropout_attention
+from .dropout import dropout_attention, log_unfused
 from .errors import ConfigError
 from .groups import fold_groups, unfold_groups
 
@@ -39,8 +40,24 @@ def fused_attention(query: Tensor,
         out = dropout_attention(q, k, v, keep_mask, dropout)
     else:
         padded = F.pad(v, (0, q.size(-1) - v.size(-1)))
+        check_fused(q, k, padded, keep_mask, dropout)
         out = F.scaled_dot_product_attention(q, k, padded, attn_mask=keep_mask, dropout_p=dropout)
     return out[..., :v.size(-1)].transpose(1, 2).flatten(2)  # (bs, num_queries, d_v)
+
+
+def check_fused(query: Tensor, key: Tensor, value: Tensor, keep_mask: Optional[Tensor],
+                dropout: float) -> None:
+    """Say so once if PyTorch has no fused kernel here; tensors as its attention takes them."""
+    if is_compiling():
+        return
+    kernel = torch._fused_sdp_choice(query, key, value, attn_mask=keep_mask, dropout_p=dropout)
+    if kernel == 0:  # SDPBackend.MATH
+        log_unfused(f'that of plain matrix products, on {query.device.type} in {query.dtype}: its '
+                    'memory grows with the attention map')
+
+
+# Before torch 2.3 nothing can be asked, and nothing of ours is compiled.
+is_compiling = getattr(torch.compiler, 'is_compiling', bool)
 
 
 def keep_mask(attn_mask: Optional[Tensor], key_padding_mask: Optional[Tensor]) -> Optional[Tensor]:
@@ -141,11 +158,12 @@ class GroupConditionalAttention(FusedConditionalAttention):
 
 
 def _skip_attention_weights(module: nn.Module, args: tuple, kwargs: dict) -> Tuple[tuple, dict]:
-    return args, dict(kwargs, need_weights=kwargs['query'].device.type == 'cpu')
+    summed_as_official = kwargs['query'].device.type == 'cpu' and torch.is_grad_enabled()
+    return args, dict(kwargs, need_weights=summed_as_official)
 
 
 def fuse_multihead_attention(attention: MultiheadAttention) -> None:
-    """Let mmcv's ``MultiheadAttention`` run by fused kernels on a GPU.
+    """Let mmcv's ``MultiheadAttention`` run by fused kernels, save in training on the CPU.
 
     mmcv asks ``torch.nn.MultiheadAttention`` for the attention weights and never reads them;
     asking keeps PyTorch from its fused kernels. On the CPU no fused kernel takes the dropout of

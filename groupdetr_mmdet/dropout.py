@@ -1,12 +1,21 @@
 """Dropout that costs little: in FFNs, and in attention on the CPU, where no fused kernel is."""
+import functools
 from typing import Iterator, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import FFN
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 CHUNK = 2**20  # attention weights held at a time: 4 MiB in float32, which a cache keeps
+
+
+@functools.cache
+def log_unfused(kernel: str) -> None:
+    """Say once which attention kernel runs, where PyTorch has no fused one."""
+    print_log(f'PyTorch has no fused kernel for this attention; the one that runs is {kernel}.',
+              logger='current')
 
 
 @torch.compiler.disable
@@ -28,6 +37,8 @@ def dropout_attention(query: Tensor, key: Tensor, value: Tensor, keep_mask: Opti
     Returns:
         Tensor: Shape (bs, num_heads, num_queries, d_v).
     """
+    log_unfused("groupdetr_mmdet's own for dropout on the CPU, a part of the attention map at a "
+                'time; with attn_drop=0. in model.decoder.layer_cfg a fused one would')
     bs, num_heads = query.shape[:2]
     if keep_mask is not None:
         keep_mask = keep_mask.expand(bs, num_heads, *keep_mask.shape[-2:]).flatten(0, 1)

@@ -1,4 +1,5 @@
 """Every fast path of the attention gives what the plain one gives."""
+import contextlib
 import copy
 import shutil
 
@@ -9,11 +10,12 @@ from mmcv.cnn.bricks.transformer import FFN
 from mmdet.models.layers.transformer.utils import ConditionalAttention
 from mmengine.optim import AmpOptimWrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from groupdetr_mmdet import dropout as dropout_module
-from groupdetr_mmdet.attention import FusedConditionalAttention
-from groupdetr_mmdet.dropout import (ReLUDropout, chunks, draw_kept, dropout_attention,
-                                      fuse_ffn)
+from groupdetr_mmdet.attention import FusedConditionalAttention, fused_attention
+from groupdetr_mmdet.dropout import (
+    ReLUDropout, chunks, draw_kept, dropout_attention, fuse_ffn, log_unfused)
 
 MASKS = {
     'no mask': None,
@@ -206,3 +208,21 @@ def test_a_step_of_mmengines_mixed_precision_wrapper(monkeypatch):
         for _ in range(5)]
     assert losses[0] == pytest.approx(expected, rel=0.02)
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize('dropout, only_math, message', [
+    (0., False, None),
+    (0., True, 'that of plain matrix products, on cpu in torch.float32'),
+    (.1, False, "groupdetr_mmdet's own for dropout on the CPU"),
+])
+def test_what_runs_in_the_place_of_a_fused_kernel_is_said_once(
+        dropout, only_math, message, monkeypatch):
+    said = []
+    monkeypatch.setattr(dropout_module, 'print_log', lambda text, logger: said.append(text))
+    log_unfused.cache_clear()
+    query, key = torch.randn(2, 6, 32), torch.randn(2, 5, 32)
+    with sdpa_kernel(SDPBackend.MATH) if only_math else contextlib.nullcontext():
+        for _ in range(2):
+            fused_attention(query, key, key, num_heads=4, dropout=dropout)
+    assert len(said) == (message is not None)
+    assert all(message in text for text in said)
