@@ -4,7 +4,7 @@ _base_ = [
     '_base_/models/group_cond_detr_r50.py', '_base_/datasets/shapes.py',
     '_base_/schedules/detr_12e.py', '_base_/default_runtime.py'
 ]
-max_epochs = 12
+max_epochs = 10
 
 attention = dict(embed_dims=128, num_heads=4, attn_drop=0., proj_drop=0.)
 ffn = dict(embed_dims=128, feedforward_channels=256, ffn_drop=0.)
@@ -39,10 +39,11 @@ model = dict(
 
 train_dataloader = dict(batch_size=8)
 train_cfg = dict(max_epochs=max_epochs)
-optim_wrapper = dict(optimizer=dict(lr=5e-4), paramwise_cfg=None)
+optim_wrapper = dict(optimizer=dict(lr=8e-4), paramwise_cfg=None)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(type='CosineAnnealingLR', T_max=max_epochs, convert_to_iter_based=True)
+    dict(type='LinearLR', start_factor=1., end_factor=0.01, begin=7, end=max_epochs,
+         convert_to_iter_based=True)
 ]
 randomness = dict(seed=0)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))
