@@ -1,4 +1,5 @@
 """Matching: the queries of each group one-to-one with the ground truth."""
+import functools
 from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -19,6 +20,9 @@ try:
     from lap import lapjvr_batch
 except ImportError:  # no lapx, or one before 0.11: scipy solves the same problems, more slowly
     lapjvr_batch = None
+
+
+SOLVER_THREADS_FROM = 2**20  # costs, of all problems of an image; fewer take less than threads
 
 
 class MatchedPairs(NamedTuple):
@@ -120,9 +124,9 @@ class GroupHungarianAssigner(HungarianAssigner):
             Tensor: Cost of every pair, shape (num_preds, G).
         """
         with torch.autocast(gt_instances.labels.device.type, enabled=False):
-            return sum(
+            return functools.reduce(torch.add, (
                 match_cost(pred_instances, gt_instances, img_meta)
-                for match_cost in self.match_costs).float()
+                for match_cost in self.match_costs)).float()
 
     def match_layers(self, cls_scores: Tensor, bbox_preds: Tensor,
                      batch_gt_instances: Sequence[InstanceData], batch_img_metas: Sequence[dict],
@@ -246,7 +250,8 @@ def solve_groups(cost: np.ndarray, num_groups: int) -> Tuple[np.ndarray, np.ndar
         queries, gts = (np.stack(x) for x in zip(*pairs))
     else:
         queries, gts = (np.stack(x) for x in lapjvr_batch(
-            problems, extend_cost=True, return_cost=False, precision='float64'))
+            problems, extend_cost=True, return_cost=False, precision='float64',
+            n_threads=0 if problems.size > SOLVER_THREADS_FROM else 1))
     first_rows = np.arange(num_groups)[:, None] * problems.shape[1]
     return (queries + first_rows).ravel(), gts.ravel()
 

@@ -54,9 +54,10 @@ class GroupCriterion:
         losses = self.set_losses(all_layers_cls_scores, all_layers_bbox_preds, batch_gt_instances,
                                  batch_img_metas)
         last = len(all_layers_cls_scores) - 1
+        by_layer = {name: values.unbind() for name, values in losses.items()}
         return {
             name if layer == last else f'd{layer}.{name}': values[layer]
-            for layer in (last, *range(last)) for name, values in losses.items()
+            for layer in (last, *range(last)) for name, values in by_layer.items()
         }
 
     def set_losses(self,
@@ -75,15 +76,27 @@ class GroupCriterion:
         assigner = assigner or self.assigner
         pairs = assigner.match_layers(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
                                       self.num_classes)
-        num_groups = assigner.count_groups(cls_scores.size(2))
+        return self.pair_losses(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas, pairs,
+                                assigner.count_groups(cls_scores.size(2)))
+
+    def pair_losses(self, cls_scores: Tensor, bbox_preds: Tensor,
+                    batch_gt_instances: InstanceList, batch_img_metas: List[dict],
+                    pairs: MatchedPairs, num_groups: int) -> Dict[str, Tensor]:
+        """Supervise given pairs; the first arguments as for :meth:`loss_by_feat`.
+
+        Args:
+            pairs (MatchedPairs): Queries and their ground truth; other queries are background.
+            num_groups (int): How many queries an object has.
+
+        Returns:
+            dict[str, Tensor]: ``loss_cls``, ``loss_bbox``, ``loss_iou``, each (num_layers, ).
+        """
         normalizer = self.count_targets(batch_gt_instances, num_groups, bbox_preds)
-        loss_cls = self.classification_loss(cls_scores, batch_gt_instances, pairs)
+        loss_cls = self.classification_loss(cls_scores, batch_gt_instances, pairs, normalizer)
         loss_bbox, loss_iou = self.box_losses(bbox_preds, batch_gt_instances, batch_img_metas,
                                               pairs)
         return dict(
-            loss_cls=loss_cls / normalizer,
-            loss_bbox=loss_bbox / normalizer,
-            loss_iou=loss_iou / normalizer)
+            loss_cls=loss_cls, loss_bbox=loss_bbox / normalizer, loss_iou=loss_iou / normalizer)
 
     @staticmethod
     def count_targets(batch_gt_instances: Sequence[InstanceData], num_groups: int,
@@ -100,21 +113,21 @@ class GroupCriterion:
         return reduce_mean(count).clamp(min=1)
 
     def classification_loss(self, cls_scores: Tensor, batch_gt_instances: InstanceList,
-                            pairs: MatchedPairs) -> Tensor:
-        """Sum ``loss_cls`` over the queries of each layer.
+                            pairs: MatchedPairs, normalizer: Tensor) -> Tensor:
+        """Sum ``loss_cls`` over the queries of each layer, and divide by the normalizer.
 
         Returns:
-            Tensor: Not yet normalized, shape (num_layers, ).
+            Tensor: Shape (num_layers, ).
         """
         labels = torch.cat([gts.labels for gts in batch_gt_instances])[pairs.gts]
         loss_cls = self.loss_cls
         if type(loss_cls) is FocalLoss and not loss_cls.activated:
-            return loss_cls.loss_weight * focal_loss_sums(cls_scores, pairs.rows, labels,
-                                                          loss_cls.alpha, loss_cls.gamma)
+            return focal_loss_sums(cls_scores, pairs.rows, labels, loss_cls.alpha, loss_cls.gamma,
+                                   loss_cls.loss_weight / normalizer)
         targets = labels.new_full(cls_scores.shape[:-1], self.num_classes).flatten()
         targets[pairs.rows] = labels
         losses = loss_cls(cls_scores.flatten(0, 2).float(), targets, reduction_override='none')
-        return losses.view(len(cls_scores), -1).sum(1)
+        return losses.view(len(cls_scores), -1).sum(1) / normalizer
 
     def box_losses(self, bbox_preds: Tensor, batch_gt_instances: InstanceList,
                    batch_img_metas: List[dict], pairs: MatchedPairs) -> Tuple[Tensor, Tensor]:
@@ -140,8 +153,8 @@ class GroupCriterion:
         return loss_bbox.view(num_layers, -1).sum(1), loss_iou.view(num_layers, -1).sum(1)
 
 
-def focal_loss_sums(logits: Tensor, rows: Tensor, labels: Tensor, alpha: float,
-                    gamma: float) -> Tensor:
+def focal_loss_sums(logits: Tensor, rows: Tensor, labels: Tensor, alpha: float, gamma: float,
+                    weight: Tensor) -> Tensor:
     """Sum the sigmoid focal loss over the queries and classes of each layer.
 
     Nearly every target is background, so the loss is that of background everywhere, corrected at
@@ -154,54 +167,67 @@ def focal_loss_sums(logits: Tensor, rows: Tensor, labels: Tensor, alpha: float,
         labels (Tensor): Labels of the matched rows, same shape.
         alpha (float): Weight of the matched class, 1 - alpha is that of background.
         gamma (float): Focusing exponent.
+        weight (Tensor): Float32 scalar that multiplies the sums.
 
     Returns:
         Tensor: In float32, shape (num_layers, ).
     """
-    return _FocalLossSums.apply(logits, rows * logits.size(-1) + labels, alpha, gamma)
+    return _FocalLossSums.apply(logits, rows * logits.size(-1) + labels, alpha, gamma, weight)
 
 
 class _FocalLossSums(torch.autograd.Function):
     """Makes the gradient along with the loss, layer by layer, and keeps nothing else."""
 
     @staticmethod
-    def forward(ctx, logits: Tensor, matched: Tensor, alpha: float, gamma: float) -> Tensor:
+    def forward(ctx, logits: Tensor, matched: Tensor, alpha: float, gamma: float,
+                weight: Tensor) -> Tensor:
         grad = torch.empty_like(logits, dtype=torch.float32, memory_format=torch.contiguous_format)
-        sums = torch.stack([
-            torch.dot(*(x.flatten() for x in background_focal(layer.float(), gamma, out=out)))
-            for layer, out in zip(logits, grad)
+        work = grad.new_empty(3, 1, grad[0].numel())  # for all layers: fresh memory is slow
+        background = (1 - alpha) * weight
+        sums = torch.cat([
+            background_focal(layer.float(), gamma, background, layer_grad, work)
+            for layer, layer_grad in zip(logits.flatten(1).split(1), grad.flatten(1).split(1))
         ])
         x = logits.reshape(-1)[matched].float()  # (num_layers, pairs of a layer)
+        x_grad, work = torch.empty_like(x), x.new_empty(3, *x.shape)
+        sums -= background_focal(x, gamma, background, x_grad, work)
         # A foreground target is a background one of the negated logit and the other weight.
-        fore_weight, fore_loss = background_focal(-x, gamma, out=(fore_grad := x.clone()))
-        back_weight, back_loss = background_focal(x, gamma, out=torch.empty_like(x))
-        foreground, background = fore_weight * fore_loss, back_weight * back_loss
-        grad.view(-1)[matched] = -alpha / (1 - alpha) * fore_grad
+        sums += background_focal(-x, gamma, alpha * weight, x_grad, work)
+        grad.view(-1)[matched] = -x_grad
         ctx.save_for_backward(grad)
-        ctx.weight, ctx.logits_dtype = 1 - alpha, logits.dtype
-        return (1 - alpha) * (sums - background.sum(1)) + alpha * foreground.sum(1)
+        ctx.logits_dtype = logits.dtype
+        return sums
 
     @staticmethod
     def backward(ctx, grad_sums: Tensor):
         grad, = ctx.saved_tensors
-        grad = grad * (ctx.weight * grad_sums).view(-1, 1, 1, 1)
-        return grad.to(ctx.logits_dtype), None, None, None
+        # The total of a detector's losses is their plain sum; to ask a GPU would make it wait.
+        if grad_sums.device.type != 'cpu' or (grad_sums != 1).any():
+            grad = grad * grad_sums.view(-1, 1, 1, 1)
+        return grad.to(ctx.logits_dtype), None, None, None, None
 
 
-def background_focal(logits: Tensor, gamma: float, out: Tensor) -> Tuple[Tensor, Tensor]:
-    """Unweighted focal loss of background, ``p^gamma softplus(x)`` with ``p = sigmoid(x)``.
+def background_focal(logits: Tensor, gamma: float, weight: Tensor, grad: Tensor,
+                     work: Tensor) -> Tensor:
+    """Sum the focal loss of background, ``weight p^gamma softplus(x)`` with ``p = sigmoid(x)``.
 
-    Its derivative is ``p^gamma (gamma (1 - p) softplus(x) + p)``.
+    Its derivative is ``weight p^gamma (gamma (1 - p) softplus(x) + p)``.
 
     Args:
-        logits (Tensor): Float32, any shape.
+        logits (Tensor): Float32, shape (num_layers, n).
         gamma (float): Focusing exponent.
-        out (Tensor): Where the derivative is written, same shape.
+        weight (Tensor): Scalar.
+        grad (Tensor): Gets the derivative, shape (num_layers, n).
+        work (Tensor): Is overwritten, shape (3, num_layers, n).
 
     Returns:
-        tuple[Tensor, Tensor]: The two factors of the loss of each logit, same shape.
+        Tensor: Shape (num_layers, ).
     """
-    prob, softplus = logits.sigmoid(), F.softplus(logits)
-    factor = prob.pow(gamma)
-    torch.addcmul(prob, 1 - prob, softplus, value=gamma, out=out).mul_(factor)
-    return factor, softplus
+    prob, softplus, rest = work
+    torch.sigmoid(logits, out=prob)
+    F.softplus(logits, out=softplus)
+    torch.sub(prob.new_ones(()), prob, out=rest)
+    torch.addcmul(prob, rest, softplus, value=gamma, out=grad)
+    factor = prob.pow_(gamma).mul_(weight)
+    grad.mul_(factor)
+    return torch.bmm(factor[:, None], softplus[..., None]).flatten()

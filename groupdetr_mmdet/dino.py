@@ -66,13 +66,10 @@ class GroupDINOHead(DINOHead, TwoStageGroupCriterion):
         num_groups = dn_meta['num_denoising_groups']
         pairs = denoising_pairs(all_layers_denoising_cls_scores,
                                 [len(gts) for gts in batch_gt_instances], num_groups)
-        normalizer = self.count_targets(batch_gt_instances, num_groups,
-                                        all_layers_denoising_bbox_preds)
-        loss_cls = self.classification_loss(all_layers_denoising_cls_scores, batch_gt_instances,
-                                            pairs)
-        loss_bbox, loss_iou = self.box_losses(all_layers_denoising_bbox_preds, batch_gt_instances,
-                                              batch_img_metas, pairs)
-        return loss_cls / normalizer, loss_bbox / normalizer, loss_iou / normalizer
+        losses = self.pair_losses(all_layers_denoising_cls_scores,
+                                  all_layers_denoising_bbox_preds, batch_gt_instances,
+                                  batch_img_metas, pairs, num_groups)
+        return tuple(losses.values())
 
 
 def denoising_pairs(cls_scores: Tensor, num_gts: Sequence[int], num_groups: int) -> MatchedPairs:

@@ -10,22 +10,35 @@ from groupdetr_mmdet.criterion import focal_loss_sums
 
 
 @pytest.mark.parametrize('alpha, gamma', [(0.25, 2.0), (0.6, 1.5), (0.25, 0.0)])
-def test_focal_sums_and_gradients_equal_autograd(alpha, gamma):
+@pytest.mark.parametrize('weights', [(1., 3.), (1., 1.)])
+def test_focal_sums_and_gradients_equal_autograd(alpha, gamma, weights):
     torch.manual_seed(0)
     logits = (4 * torch.randn(2, 2, 6, 5, dtype=torch.float32)).requires_grad_()
     rows, labels = torch.tensor([[0, 3, 11], [12, 14, 20]]), torch.tensor([[1, 4, 0], [2, 2, 3]])
-    sums = focal_loss_sums(logits, rows, labels, alpha, gamma)
-    weights = torch.tensor([1., 3.])
+    sums = focal_loss_sums(logits, rows, labels, alpha, gamma, torch.tensor(0.7))
+    weights = torch.tensor(weights)
     grad, = torch.autograd.grad((sums * weights).sum(), logits)
     targets = torch.full((2, 2, 6), 5)
     targets.view(-1)[rows] = labels
     loss = FocalLoss(alpha=alpha, gamma=gamma)
     expected = torch.stack([
-        loss(x.flatten(0, 1), t.flatten(), reduction_override='sum')
+        0.7 * loss(x.flatten(0, 1), t.flatten(), reduction_override='sum')
         for x, t in zip(logits, targets)])
     torch.testing.assert_close(sums, expected, atol=1e-5, rtol=1e-5)
     expected_grad, = torch.autograd.grad((expected * weights).sum(), logits)
     torch.testing.assert_close(grad, expected_grad, atol=1e-5, rtol=1e-4)
+
+
+def test_focal_gradients_add_up_over_repeated_backward_passes():
+    logits = torch.randn(2, 2, 6, 5).requires_grad_()
+    rows = torch.tensor([[0, 3, 11], [12, 14, 20]])
+    total = focal_loss_sums(logits, rows, rows % 5, 0.25, 2., torch.tensor(1.)).sum()
+    total.backward(retain_graph=True)
+    once = logits.grad.clone()
+    for _ in range(2):
+        total.backward(retain_graph=True)
+    torch.testing.assert_close(logits.grad, 3 * once)
+    torch.testing.assert_close(torch.autograd.grad(total, logits)[0], once)
 
 
 @pytest.mark.parametrize('loss_cls', [
