@@ -134,7 +134,8 @@ def groups_rows(groups: Sequence[Dict[str, float]]) -> List[List[str]]:
     values = [[group.get(name, -1.) for name in names] for group in groups]
     columns = list(zip(*values))
     values.append([statistics.median(column) for column in columns])
-    values.append([max(column) - min(column) for column in columns])
+    # -1 says that the data set has no such objects.
+    values.append([-1. if -1 in column else max(column) - min(column) for column in columns])
     labels = [*map(str, range(len(groups))), 'median', 'spread']
     return [['group', *names]] + [
         [label, *('-' if x == -1 else f'{x:.3f}' for x in row)]
