@@ -1,6 +1,7 @@
 """What is measured: a part of a training step, in one of three ways to write it."""
 import contextlib
 import copy
+import functools
 import logging
 from dataclasses import dataclass
 from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -75,7 +76,7 @@ def build_model(cfg: Config, case: Case) -> nn.Module:
     """Build the detector of a case with random weights.
 
     Raises:
-        ConfigError: If the config's detector is not GroupConditionalDETR and the mode is not ours.
+        ConfigError: If the mode is plain and the config's detector is not GroupConditionalDETR.
     """
     model = copy.deepcopy(cfg.model.to_dict())
     model['num_queries'] = case.num_queries
@@ -90,7 +91,9 @@ def build_model(cfg: Config, case: Case) -> nn.Module:
     model = MODELS.build(model)
     with quiet():
         model.init_weights()
-    nn.init.normal_(model.bbox_head.fc_reg.weight, std=0.01)  # zero until trained
+    for module in model.bbox_head.modules():
+        if isinstance(module, nn.Linear) and module.out_features == 4:
+            nn.init.normal_(module.weight, std=0.01)  # zero until trained
     return model
 
 
@@ -106,19 +109,20 @@ def quiet() -> Iterator[None]:
 
 def write_as_baseline(model: dict, case: Case) -> None:
     """Turn our detector's config into one of the baselines."""
-    if model['type'] != 'GroupConditionalDETR':
-        raise ConfigError(f'model.type={model["type"]} has no mode {case.mode}: '
-                          'choose --modes ours, or a config of GroupConditionalDETR.')
-    model['bbox_head']['type'] = 'ConditionalDETRHead'
+    head, assigner = model['bbox_head'], model['train_cfg']['assigner']
+    detector = model['type'].removeprefix('Group')
+    head['type'] = head['type'].removeprefix('Group')
     model['test_cfg'].pop('query_group', None)
-    assigner = model['train_cfg']['assigner']
-    if case.mode == 'plain':
-        model['type'] = 'PlainGroupConditionalDETR'
-        assigner.update(type='PlainGroupAssigner', num_query_groups=case.num_groups)
-    else:
-        model['type'] = 'ConditionalDETR'
+    if case.mode == 'stock':
+        model['type'] = detector
         model.pop('num_query_groups')
         assigner.update(type='HungarianAssigner')
+        return
+    if detector != 'ConditionalDETR':
+        raise ConfigError(f'model.type={model["type"]} has no mode {case.mode}: '
+                          'choose --modes ours stock, or a config of GroupConditionalDETR.')
+    model['type'] = 'PlainGroupConditionalDETR'
+    assigner.update(type='PlainGroupAssigner', num_query_groups=case.num_groups)
 
 
 def set_attn_drop(cfg: dict, attn_drop: float) -> None:
@@ -131,12 +135,17 @@ def set_attn_drop(cfg: dict, attn_drop: float) -> None:
 
 
 def share_weights(models: Sequence[nn.Module]) -> None:
-    """Give all models the weights of the one with most queries, of which others keep the first."""
-    state = max(models, key=lambda model: len(model.query_embedding.weight)).state_dict()
+    """Give all models the weights of the one with most queries, of which others keep the first.
+
+    What each group has rows of is stacked group by group, so that the first rows are group 0.
+    """
+    most = max(models, key=lambda model: sum(x.numel() for x in model.parameters()))
+    state = most.state_dict()
     for model in models:
-        rows = len(model.query_embedding.weight)
-        name = 'query_embedding.weight'
-        model.load_state_dict({**state, name: state[name][:rows].clone()})
+        model.load_state_dict({
+            name: state[name][:len(own)].clone() if own.dim() else state[name]
+            for name, own in model.state_dict().items()
+        })
 
 
 def make_samples(shapes: Shapes, num_objects: int, num_classes: int,
@@ -168,10 +177,16 @@ class Benchmark:
         model (nn.Module): What :func:`build_model` built for it.
         cfg (Config): The whole config, for its ``optim_wrapper``.
         device (torch.device): Where the model is.
+
+    Raises:
+        ConfigError: If the detector's decoder or criterion cannot be measured alone.
     """
 
     def __init__(self, case: Case, shapes: Shapes, model: nn.Module, cfg: Config,
                  device: torch.device) -> None:
+        if case.part in ('decoder', 'criterion') and hasattr(model, 'num_feature_levels'):
+            raise ConfigError(f'--parts {case.part}: a {type(model).__name__} has more inputs than '
+                              'one memory; choose --parts step inference.')
         self.case, self.model, self.device = case, model, device
         self.head = model.bbox_head
         samples = make_samples(shapes, case.num_objects, self.head.num_classes, device)
@@ -212,21 +227,37 @@ class Benchmark:
         self.optim = build_optim_wrapper(self.model, optim_cfg)
 
     def run_step(self, watch: Stopwatch) -> None:
-        with self.autocast():
-            feats = self.model.extract_feat(self.images)
-            watch.lap('backbone')
-            encoder_inputs, decoder_inputs = self.model.pre_transformer(feats, self.samples)
-            encoded = self.model.forward_encoder(**encoder_inputs)
-            watch.lap('encoder')
-            predictions = self.decode(encoded, decoder_inputs)
-            watch.lap('decoder')
-            loss = self.criterion(*predictions)
-            watch.lap('criterion')
+        with self.autocast(), self.lap_parts(watch):
+            loss = sum(self.model.loss(self.images, self.samples).values())
         self.optim.backward(loss)
         watch.lap('backward')
         self.optim.step()
         self.optim.zero_grad()
         watch.lap('optimizer')
+
+    @contextlib.contextmanager
+    def lap_parts(self, watch: Stopwatch) -> Iterator[None]:
+        """Take the time after backbone, encoder, decoder and criterion of any detector."""
+
+        def then_lap(part: str, method: Callable, *args, **kwargs) -> object:
+            result = method(*args, **kwargs)
+            watch.lap(part)
+            return result
+
+        def criterion(method: Callable, *args) -> object:
+            watch.lap('decoder')
+            return then_lap('criterion', method, *map(self.to_criterion, args))
+
+        with replaced(self.model, 'extract_feat', functools.partial(then_lap, 'backbone')), \
+                replaced(self.model, 'forward_encoder', functools.partial(then_lap, 'encoder')), \
+                replaced(self.head, 'loss_by_feat', criterion):
+            yield
+
+    def to_criterion(self, x: object) -> object:
+        """Convert an input of the criterion as its mode needs it."""
+        if self.case.mode != 'ours' and isinstance(x, Tensor) and x.is_floating_point():
+            return x.float()  # numpy, which scipy wants, has no bfloat16
+        return x
 
     def decode(self, encoded: dict, decoder_inputs: dict) -> Tuple[Tensor, Tensor]:
         queries, head_inputs = self.model.pre_decoder(**encoded)
@@ -234,9 +265,8 @@ class Benchmark:
         return self.head(**head_inputs, **decoded)
 
     def criterion(self, cls_scores: Tensor, bbox_preds: Tensor) -> Tensor:
-        if self.case.mode != 'ours':  # numpy, which scipy wants, has no bfloat16
-            cls_scores, bbox_preds = cls_scores.float(), bbox_preds.float()
-        return sum(self.head.loss_by_feat(cls_scores, bbox_preds, *self.targets).values())
+        predictions = map(self.to_criterion, (cls_scores, bbox_preds))
+        return sum(self.head.loss_by_feat(*predictions, *self.targets).values())
 
     # Decoder, head and criterion on a given memory
 
@@ -285,15 +315,8 @@ class Benchmark:
 
     @torch.no_grad()
     def run_inference(self, watch: Stopwatch) -> None:
-        with self.autocast():
-            feats = self.model.extract_feat(self.images)
-            watch.lap('backbone')
-            encoder_inputs, decoder_inputs = self.model.pre_transformer(feats, self.samples)
-            encoded = self.model.forward_encoder(**encoder_inputs)
-            watch.lap('encoder')
-            queries, head_inputs = self.model.pre_decoder(**encoded)
-            decoded = self.model.forward_decoder(**decoder_inputs, **queries)
-            self.head.predict(**head_inputs, **decoded, batch_data_samples=self.samples)
+        with self.autocast(), self.lap_parts(watch):
+            self.model.predict(self.images, self.samples, rescale=False)
             watch.lap('decoder')
 
     @torch.no_grad()
@@ -308,18 +331,22 @@ class Benchmark:
         return tuple(x[-1, :, :self.case.num_queries].float() for x in predictions)
 
 
-@contextlib.contextmanager
-def time_matching(assigner: object, watch: Stopwatch) -> Iterator[None]:
+def time_matching(assigner: object, watch: Stopwatch) -> ContextManager:
     """Add the time inside an assigner, ours or mmdet's, to the part 'matching'."""
-    name = 'match_layers' if hasattr(assigner, 'match_layers') else 'assign'
-    method = getattr(assigner, name)
 
-    def timed(*args, **kwargs) -> object:
+    def timed(method: Callable, *args, **kwargs) -> object:
         with watch.within('matching'):
             return method(*args, **kwargs)
 
-    setattr(assigner, name, timed)
+    return replaced(assigner, 'match_layers' if hasattr(assigner, 'match_layers') else 'assign',
+                    timed)
+
+
+@contextlib.contextmanager
+def replaced(owner: object, name: str, wrapper: Callable) -> Iterator[None]:
+    """Let ``wrapper(method, *args)`` be called in the place of a method of an object."""
+    setattr(owner, name, functools.partial(wrapper, getattr(owner, name)))
     try:
         yield
     finally:
-        delattr(assigner, name)
+        delattr(owner, name)

@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from builders import detector_config
+from family_builders import family_config
 from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.cases import Benchmark, Case, Shapes, build_model, share_weights  # noqa: E402
 from benchmarks.measure import Stopwatch, count_flops, peak_memory  # noqa: E402
+
+from groupdetr_mmdet.errors import ConfigError  # noqa: E402
 
 CPU = torch.device('cpu')
 SHAPES = Shapes(batch_size=2, image_size=(64, 96), memory_size=(4, 6), padded=True)
@@ -55,9 +58,36 @@ def test_baselines_give_our_losses_and_gradients(cfg, baseline, k):
     torch.testing.assert_close(grads, expected_grads, rtol=1e-3, atol=1e-4)
 
 
-def test_inference_of_groups_is_that_of_stock(cfg):
-    theirs, ours = make_benchmarks(cfg, 'inference', ('stock', 1), ('ours', 3))
+def family_cfg(cfg: Config, family: str) -> Config:
+    """A config of another family with the settings of ``cfg`` beside the model."""
+    model = family_config(family, num_queries=10, width=256)
+    return Config(dict(
+        cfg, model=dict(model, data_preprocessor=dict(type='DetDataPreprocessor'))))
+
+
+@pytest.mark.parametrize('family', ['conditional', 'dab', 'deformable', 'two_stage', 'dino'])
+def test_inference_of_groups_is_that_of_stock(cfg, family):
+    theirs, ours = make_benchmarks(
+        family_cfg(cfg, family), 'inference', ('stock', 1), ('ours', 3))
     torch.testing.assert_close(ours.predict(), theirs.predict(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('part', ['decoder', 'criterion'])
+@pytest.mark.parametrize('family', ['deformable', 'dino'])
+def test_a_part_that_does_not_stand_alone_is_refused(cfg, family, part):
+    with pytest.raises(ConfigError, match=f'--parts {part}: .* choose --parts step inference'):
+        make_benchmarks(family_cfg(cfg, family), part, ('ours', 1))
+
+
+@pytest.mark.parametrize('mode', ['ours', 'stock'])
+@pytest.mark.parametrize('family', ['conditional', 'dab', 'deformable', 'two_stage', 'dino'])
+def test_parts_of_every_family_are_told_apart(cfg, family, mode):
+    step, = make_benchmarks(family_cfg(cfg, family), 'step', (mode, 1))
+    seconds = step()
+    parts = ('backbone', 'encoder', 'decoder', 'criterion', 'backward', 'optimizer')
+    assert seconds.keys() == {*parts, 'matching', 'total'}
+    assert sum(seconds[part] for part in parts) == pytest.approx(seconds['total'])
+    assert 0 < seconds['matching'] < seconds['criterion']
 
 
 @pytest.mark.parametrize('part, laps', [

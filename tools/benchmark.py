@@ -1,8 +1,8 @@
 """Measure time and memory of a detector with groups, beside the straightforward way to write it.
 
 Modes: `plain` (mmdet's bmm attention on folded groups, its assigner called per layer, image and
-group), `ours`, and `stock` (mmdet's ConditionalDETR without groups). A mode may say its autocast
-type, as in ours:bf16. All modes and numbers of groups take turns within one run.
+group; Conditional DETR alone), `ours`, and `stock` (mmdet's detector without groups). A mode may
+say its autocast type, as in ours:bf16. All modes and numbers of groups take turns within one run.
 """
 import argparse
 import itertools
