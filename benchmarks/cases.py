@@ -185,8 +185,8 @@ class Benchmark:
     def __init__(self, case: Case, shapes: Shapes, model: nn.Module, cfg: Config,
                  device: torch.device) -> None:
         if case.part in ('decoder', 'criterion') and hasattr(model, 'num_feature_levels'):
-            raise ConfigError(f'--parts {case.part}: a {type(model).__name__} has more inputs than '
-                              'one memory; choose --parts step inference.')
+            raise ConfigError(f'--parts {case.part}: a {type(model).__name__} needs more than one '
+                              'memory; choose --parts step inference.')
         self.case, self.model, self.device = case, model, device
         self.head = model.bbox_head
         samples = make_samples(shapes, case.num_objects, self.head.num_classes, device)

@@ -27,6 +27,7 @@ CLASS_LAYER = 'bbox_head.fc_cls.'
 # Of frozen statistics and normalization, which our models take from elsewhere.
 NO_WEIGHTS = re.compile(r'(^|\.)pixel_(mean|std)$|^criterion\.|^data_preprocessor\.(mean|std)$')
 STOCK_WIDTH = 256
+KEPT = 'kept'  # as what was done with a tensor
 
 
 class Found(NamedTuple):
@@ -118,6 +119,8 @@ def convert(checkpoint: Any,
     mark(actions, QUERY_EMBEDDING, how)
     unchanged = found.source == to == 'ours' and not how and not publish
     meta = dict(entry_of(checkpoint, 'meta'))
+    if found.source != to:
+        meta.pop('cfg', None)  # it builds the other class
     if classes:
         meta['dataset_meta'] = CocoDataset.METAINFO
     report = describe(found, arch, f'{file_groups} x {size}, {by}', classes)
@@ -224,21 +227,21 @@ def split_rows(rows: int, found: Found, num_queries: Optional[int],
         ConfigError: If the numbers do not multiply to the rows.
     """
     if found.num_queries or found.num_query_groups:
-        size = found.num_queries or rows // found.num_query_groups
-        groups, by = found.num_query_groups or rows // size, found.says
+        size, groups, by = found.num_queries, found.num_query_groups, found.says
     elif num_queries:
-        size, groups, by = num_queries, rows // num_queries, 'by --num-queries'
+        size, groups, by = num_queries, None, 'by --num-queries'
     elif found.source == 'mmdet':
         size, groups, by = rows, 1, 'the stock detector has one group'
     elif num_query_groups:
-        size, groups, by = rows // num_query_groups, num_query_groups, 'by --num-query-groups'
+        size, groups, by = None, num_query_groups, 'by --num-query-groups'
     else:
-        size = OFFICIAL_QUERIES
-        groups, by = rows // size, f'assuming {size}'
-    if not size or size * groups != rows:
+        size, groups, by = OFFICIAL_QUERIES, None, 'assumed, as in the published models'
+    said = (f'{groups} groups' if groups else 'groups') + (f' of {size} queries' if size else '')
+    size, groups = size or rows // groups, groups or rows // size
+    if not size or not groups or size * groups != rows:
         raise ConfigError(
-            f'The query embedding has {rows} rows, which are not {groups} groups of {size} '
-            f'queries, {by}: say the numbers of the file by --num-queries or --num-query-groups.')
+            f'The query embedding has {rows} rows, which do not divide into {said} ({by}): say '
+            'the numbers of the file by --num-queries or --num-query-groups.')
     return size, groups, by
 
 
@@ -264,7 +267,7 @@ def rename_tensors(found: Found) -> Tuple[Dict[str, Tensor], Dict[str, str], lis
             raise ConfigError(f'{origins[name]} and {origin} both become {name}: --from '
                               f'{found.source} does not fit the file.')
         tensors[name], origins[name] = tensor, origin
-        actions.append((origin, name, 'renamed' if name != origin else 'kept'))
+        actions.append((origin, name, 'renamed' if name != origin else KEPT))
     return tensors, origins, actions
 
 
@@ -369,10 +372,15 @@ def describe(found: Found, arch: Architecture, queries: str, classes_cut: bool) 
 
 
 def summarize(actions: List[Tuple[str, str, str]]) -> List[Tuple[str, str, str]]:
-    """Merge the actions on the tensors of a module, and of the same module in all layers."""
+    """Merge the actions on the tensors of a module, and of the same module in all layers.
+
+    All tensors that are kept as they are become one entry.
+    """
+    kept = sum(how == KEPT for *_, how in actions)
     counts = Counter((module_pattern(origin), module_pattern(name), how)
-                     for origin, name, how in actions)
-    return [(origin, name, f'{count} {how}') for (origin, name, how), count in counts.items()]
+                     for origin, name, how in actions if how != KEPT)
+    rows = [(origin, name, f'{count} {how}') for (origin, name, how), count in counts.items()]
+    return rows + [('all others' if rows else 'all', 'same', f'{kept} {KEPT}')] * bool(kept)
 
 
 def module_pattern(name: str) -> str:

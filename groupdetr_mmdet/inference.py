@@ -4,8 +4,10 @@ import glob
 import json
 import os.path as osp
 import re
+import warnings
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from unittest import mock
 
 import mmcv
 import torch
@@ -85,6 +87,11 @@ class Inferencer(DetInferencer):
         cfg.visualizer.vis_backends = []  # pictures go where the caller says
         super().__init__(cfg, device=device, show_progress=False)
 
+    def _init_collate(self, cfg: Config) -> Callable:
+        # mmdet has no registry of functions, and mmengine warns that it looks into its own.
+        with mock.patch.object(self, 'scope', 'mmengine'):
+            return super()._init_collate(cfg)
+
     @property
     def classes(self) -> List[str]:
         """Class names by label."""
@@ -122,9 +129,11 @@ class Inferencer(DetInferencer):
 
     def draw(self, path: str, sample: DetDataSample, out_file: str) -> None:
         """Draw detections into a copy of their image."""
-        self.visualizer.add_datasample(
-            path, mmcv.imread(path, channel_order='rgb'), sample, draw_gt=False,
-            pred_score_thr=0, out_file=out_file)
+        with warnings.catch_warnings():  # of boxes that end at the border of the image
+            warnings.filterwarnings('ignore', 'Warning: The .* is out of bounds')
+            self.visualizer.add_datasample(
+                path, mmcv.imread(path, channel_order='rgb'), sample, draw_gt=False,
+                pred_score_thr=0, out_file=out_file)
 
 
 def keep(instances: InstanceData, score_thr: float, labels: Sequence[int]) -> InstanceData:

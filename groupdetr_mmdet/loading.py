@@ -76,8 +76,8 @@ def readable(path: str) -> Iterator[None]:
     except pickle.UnpicklingError as error:
         wanted = re.search(r'(?:GLOBAL|[Uu]nsupported class) ([\w.]+)', str(error))
         if not wanted:
-            raise ConfigError(f'{path} is not a checkpoint of PyTorch ({first_line(error)}): name '
-                              'the file of the weights.') from error
+            raise ConfigError(f'{path} is not a checkpoint of PyTorch: name the file of the '
+                              'weights.') from error
         raise ConfigError(
             f'{path} holds more than tensors and plain values, it asks for {wanted[1]}, which '
             'could run any code: it is refused; get the weights alone, or, if you trust who made '
@@ -88,12 +88,12 @@ def readable(path: str) -> Iterator[None]:
     except (EOFError, OSError, RuntimeError) as error:
         if isinstance(error, torch.cuda.OutOfMemoryError):
             raise
-        raise ConfigError(f'{path} cannot be read as a checkpoint ({first_line(error)}): it is '
-                          'cut short, damaged, or no checkpoint; fetch it again.') from error
+        raise ConfigError(f'{path} cannot be read as a checkpoint ({first_sentence(error)}): it '
+                          'is cut short, damaged, or no checkpoint; fetch it again.') from error
 
 
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip('.:')
+def first_sentence(error: Exception) -> str:
+    return re.split(r'\.\s|\n', str(error).strip() or type(error).__name__)[0].rstrip('.:')
 
 
 def read_checkpoint(path: str, trust_pickle: bool = False) -> Any:
@@ -126,8 +126,8 @@ def read_safetensors(path: str) -> Dict[str, Any]:
             state_dict = OrderedDict((name, file.get_tensor(name)) for name in file.keys())
             header = file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
-        raise ConfigError(f'{path} cannot be read as {SAFETENSORS} ({first_line(error)}): it is '
-                          'cut short, or another kind of file; fetch it again.') from error
+        raise ConfigError(f'{path} cannot be read as {SAFETENSORS} ({first_sentence(error)}): it '
+                          'is cut short, or another kind of file; fetch it again.') from error
     state_dict._metadata = {'': json.loads(header.get('model', '{}'))}
     return dict(state_dict=state_dict, meta=json.loads(header.get('meta', '{}')))
 

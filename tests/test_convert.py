@@ -164,6 +164,14 @@ def test_the_default_report_counts_every_tensor(tmp_path, capsys):
     assert sum(map(int, counts)) == len(ours()['state_dict'])
 
 
+def test_the_default_report_lists_what_changed_only(tmp_path, capsys):
+    src = save(ours(), tmp_path / 'src.pth')
+    run_tool('convert_checkpoint', src, tmp_path / 'out.pth', '--num-query-groups', 2)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if ' -> ' in line]
+    assert lines == ['query_embedding -> same: 1 kept, first groups kept'.split(),
+                     f'all others -> same: {len(ours()["state_dict"]) - 1} kept'.split()]
+
+
 def full_size_checkpoint(depth: int, **args) -> dict:
     """Names and shapes of a published model, without memory."""
     shapes = {}
@@ -289,6 +297,17 @@ def test_the_stock_detector_finds_what_the_group_finds(group, tmp_path):
     config['test_cfg']['query_group'] = (group + 1) % K
     other = detections(config, ours()['state_dict'])
     assert not torch.equal(found[0].scores, other[0].scores)
+
+
+def test_the_config_of_another_class_is_left_out_and_the_way_back_is_found():
+    meta = dict(cfg="model = dict(type='GroupConditionalDETR')", epoch=3)
+    checkpoint = dict(ours(), meta=meta)
+    assert convert(checkpoint, num_query_groups=2).meta == meta
+    stock = convert(checkpoint, to='mmdet')
+    assert stock.meta == dict(epoch=3)
+    back = convert(dict(meta=stock.meta, state_dict=stock.state_dict), num_query_groups=4)
+    assert torch.equal(back.state_dict[ROWS][:N], ours()['state_dict'][ROWS][:N])
+    assert len(back.state_dict[ROWS]) == 4 * N
 
 
 # Publishing and other formats
@@ -482,9 +501,9 @@ def test_layers_that_are_missing_as_a_whole_are_noticed():
 
 
 def test_unknown_groups_must_be_said():
-    with pytest.raises(ConfigError, match='60 rows.*assuming 300'):
+    with pytest.raises(ConfigError, match='60 rows.*into groups of 300.*assumed'):
         convert(detrex_checkpoint())
-    with pytest.raises(ConfigError, match='60 rows.*by --num-query-groups'):
+    with pytest.raises(ConfigError, match='60 rows.*into 7 groups .by --num-query-groups'):
         convert(detrex_checkpoint(), num_query_groups=7)
 
 

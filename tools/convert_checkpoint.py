@@ -10,6 +10,7 @@ from groupdetr_mmdet.convert import RULES, Converted, convert, summarize
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.evaluation import choose_group, query_group
 from groupdetr_mmdet.loading import SAFETENSORS, read_checkpoint, write_checkpoint
+from groupdetr_mmdet.preflight import check_path
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,6 +45,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_args(args: argparse.Namespace) -> None:
+    check_path('SRC', args.src)
     if args.query_group is not None and args.to != 'mmdet':
         raise ConfigError(f'--query-group {args.query_group}: only --to mmdet keeps one group; '
                           'add it, or leave --query-group out.')

@@ -95,9 +95,11 @@ def main() -> None:
 
 def report(args: argparse.Namespace, num_images: int, num_results: int,
            unreadable: Dict[str, str]) -> None:
-    print(f'Found {num_results} objects in {num_images - len(unreadable)} images; wrote '
+    num_readable = num_images - len(unreadable)
+    has_pictures = num_readable and not args.no_vis
+    print(f'Found {num_results} objects in {num_readable} images; wrote '
           f'{osp.join(args.out, "results.json")}' +
-          ('' if args.no_vis else f' and pictures in {osp.join(args.out, "vis")}'))
+          (f' and pictures in {osp.join(args.out, "vis")}' if has_pictures else ''))
     for path, reason in unreadable.items():
         print(f'skipped {path}: {reason}', file=sys.stderr)
     if unreadable:
