@@ -122,6 +122,7 @@ def save(checkpoint, path: Path) -> Path:
     lambda c: dict(c, model={f'module.{name}': x for name, x in c['model'].items()})
 ], ids=['model', 'bare', 'state_dict', 'module'])
 @pytest.mark.parametrize('make', [official_checkpoint, detrex_checkpoint])
+@pytest.mark.usefixtures('two_threads')
 @torch.no_grad()
 def test_converted_weights_predict_the_recorded_outputs(make, wrap, tmp_path):
     src, out = save(wrap(make()), tmp_path / 'src.pth'), tmp_path / 'out.pth'

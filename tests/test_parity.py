@@ -13,6 +13,7 @@ PARITY = Path(__file__).parent / 'parity'
 sys.path.insert(0, str(PARITY))
 import golden  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures('two_threads')
 CASES = sorted(path.with_suffix('') for path in PARITY.glob('case_*.json'))
 LOSSES = dict(loss_ce='loss_cls', loss_bbox='loss_bbox', loss_giou='loss_iou')
 
@@ -45,15 +46,6 @@ class Case:
     def predict_layers(self):
         feats = self.model.extract_feat(self.inputs)
         return self.model.bbox_head(**self.model.forward_transformer(feats, self.samples))
-
-
-@pytest.fixture(autouse=True)
-def two_threads():
-    """As the official numbers were made: other sums of the same terms move some gradients 3e-4."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=CASES, ids=lambda stem: stem.name)
