@@ -102,6 +102,20 @@ def test_an_unreadable_image_is_reported_and_skipped(content, predict, files, tm
     assert predict(good)[0] == 0
 
 
+@pytest.mark.filterwarnings('error:Warning. The .* is out of bounds')
+def test_a_run_without_faults_warns_of_nothing(predict, files, monkeypatch):
+    logged = []
+    monkeypatch.setattr('mmengine.logging.print_log', lambda message, *_, **__: logged.append(
+        message))
+    assert predict(files.data / 'images/val_0.jpg', '--score-thr', 0)[0] == 0
+    assert not [message for message in logged if 'Failed to search' in str(message)]
+
+
+def test_no_pictures_are_promised_where_no_image_is_readable(predict, tmp_path, capsys):
+    assert predict(tmp_path / 'missing.jpg') == (1, [])
+    assert 'and pictures in' not in capsys.readouterr().out
+
+
 def test_pictures_have_the_detections_and_keep_their_folders(predict, files, tmp_path):
     for i in range(2):
         (tmp_path / f'in/{i}').mkdir(parents=True)
