@@ -16,16 +16,21 @@ CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shuti
     'google-chrome')
 
 
-@pytest.fixture(scope='module')
-def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two epochs, with the stability of the matching."""
-    folder = tmp_path_factory.mktemp('report')
+def train(folder: Path, **changes) -> Path:
+    """Train for two epochs and return the work directory."""
     cfg = tiny_config(write_tiny_coco(folder / 'coco'))
     cfg.work_dir = str(folder / 'K & 3')  # must be escaped in HTML
     cfg.visualizer.name = str(folder)
-    cfg.custom_hooks = [dict(type='MatchingStabilityHook', num_images=2)]
+    cfg.merge_from_dict(changes)
     Runner.from_cfg(cfg).train()
     return Path(cfg.work_dir)
+
+
+@pytest.fixture(scope='module')
+def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two epochs, with the stability of the matching."""
+    return train(tmp_path_factory.mktemp('report'),
+                 custom_hooks=[dict(type='MatchingStabilityHook', num_images=2)])
 
 
 @pytest.fixture(scope='module')
@@ -77,6 +82,19 @@ def test_what_was_recorded_is_not_evaluated_again(report: Path, work_dir: Path, 
     assert run_tool('report', work_dir, '--out', tmp_path / 'again.html') == 0
     assert 'Epoch(test)' not in ''.join(capfd.readouterr())
     assert 'K &amp; 3' in (tmp_path / 'again.html').read_text()
+
+
+@pytest.mark.parametrize('changes', [
+    {'model.separate_self_attn': False},
+    {'model.separate_self_attn': False, 'model.test_cfg.query_group': 'all',
+     'model.train_cfg.assigner.type': 'OneToManyHungarianAssigner'},
+])
+def test_an_ablation_has_no_groups_to_show(tmp_path: Path, changes: dict):
+    folder = train(tmp_path, **changes)
+    assert run_tool('report', folder) == 0
+    page = Page((folder / 'report.html').read_text())
+    assert len(page.images) == 3 + 2 * 4, 'three curves and 4 pairs of detections'
+    assert 'Every group of queries' not in page.texts and 'Queries' not in page.texts
 
 
 @pytest.mark.parametrize('args, error', [

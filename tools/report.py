@@ -71,7 +71,7 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
     runs = [read_run(*x) for x in zip(folders, labels or [None] * len(folders))]
     checkpoint = checkpoint or last_checkpoint(work_dir)
     cfg = read_config(work_dir)
-    runner, metrics = evaluate(cfg, checkpoint, work_dir)
+    runner, record = evaluate(cfg, checkpoint, work_dir)
     header, rows = comparison(runs)
     out_file = out_file or work_dir / 'report.html'
     page = jinja2.Template(TEMPLATE.read_text(), autoescape=True).render(
@@ -80,9 +80,11 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
         f'{len(runner.test_dataloader.dataset)} test images, weights {Path(checkpoint).name}',
         width=420, header=header, rows=rows,
         curves=[(panel, curve_picture(panel, runs)) for panel in panels_of(runs)],
-        **groups_section(metrics), kept=runner.model.test_cfg['query_group'],
+        **groups_section(record), kept=runner.model.test_cfg['query_group'],
         num_images=len(runner.test_dataloader.dataset), score_thr=SCORE_THR,
-        **pictures_section(runner.model, runner.test_dataloader.dataset),
+        detections=draw_pairs(runner.model, runner.test_dataloader.dataset),
+        **({} if record is None else queries_section(
+            runner.model, runner.test_dataloader.dataset)),
         configuration=configuration(cfg), config=cfg.pretty_text,
         environment=[(name, value) for name, value in collect_env().items() if '\n' not in
                      str(value)])
@@ -109,19 +111,23 @@ def read_config(work_dir: Path) -> Config:
     return Config.fromfile(files[-1])
 
 
-def evaluate(cfg: Config, checkpoint: str, work_dir: Path) -> Tuple[Runner, Dict[str, float]]:
+def evaluate(cfg: Config, checkpoint: str,
+             work_dir: Path) -> Tuple[Runner, Optional[Dict[str, Any]]]:
     """Evaluate every group, or read what was recorded.
 
     Returns:
-        tuple[Runner, dict]: The runner with the weights, and ``groups`` and ``best_query_group``.
+        tuple[Runner, dict]: The runner with the weights, and ``groups`` and ``best_query_group``,
+        or None for an ablation, whose groups do not detect alone.
     """
     cfg = cfg.copy()
-    evaluate_each_group(cfg)
+    separate = cfg.model.get('separate_self_attn', True)
+    if separate:
+        evaluate_each_group(cfg)
     cfg.update(work_dir=str(work_dir / 'report'), load_from=checkpoint, resume=False)
     check_config(cfg, modes=('test', ))
     runner = build_runner(cfg)
-    record = read_groups(checkpoint)
-    if record is None:
+    record = read_groups(checkpoint) if separate else None
+    if separate and record is None:
         record_groups(checkpoint, runner.test())
         record = read_groups(checkpoint)
     else:
@@ -129,7 +135,9 @@ def evaluate(cfg: Config, checkpoint: str, work_dir: Path) -> Tuple[Runner, Dict
     return runner, record
 
 
-def groups_section(record: Dict[str, Any]) -> Dict[str, Any]:
+def groups_section(record: Optional[Dict[str, Any]]) -> Dict[str, Any]:
+    if record is None:
+        return {}
     header, *rows = groups_rows(record['groups'])
     fig = draw_groups(record['groups'])
     return dict(groups_header=header, groups_rows=rows, best=record['best_query_group'],
@@ -137,8 +145,8 @@ def groups_section(record: Dict[str, Any]) -> Dict[str, Any]:
 
 
 @torch.no_grad()
-def pictures_section(model: GroupQueries, dataset: BaseDataset) -> Dict[str, Any]:
-    """Draw detections and queries of the first images."""
+def queries_section(model: GroupQueries, dataset: BaseDataset) -> Dict[str, Any]:
+    """Draw the queries of the first images."""
     model.eval()
     queries = []
     for index in range(min(NUM_QUERIES, len(dataset))):
@@ -146,9 +154,15 @@ def pictures_section(model: GroupQueries, dataset: BaseDataset) -> Dict[str, Any
             model, dataset, index, SCORE_THR, max_objects=4)]
     legend = plt.figure(figsize=(7, .8))
     add_legend(legend, model.num_query_groups)
-    return dict(detections=[draw_pair(model, dataset, index)
-                            for index in range(min(NUM_DETECTIONS, len(dataset)))],
-                queries=queries, legend=embed_figure(legend))
+    return dict(queries=queries, legend=embed_figure(legend))
+
+
+@torch.no_grad()
+def draw_pairs(model: GroupQueries, dataset: BaseDataset) -> List[Tuple[str, str, str]]:
+    """Draw the first images twice: with the ground truth, and with the detections."""
+    model.eval()
+    return [draw_pair(model, dataset, index)
+            for index in range(min(NUM_DETECTIONS, len(dataset)))]
 
 
 def draw_pair(model: GroupQueries, dataset: BaseDataset, index: int) -> Tuple[str, str, str]:
