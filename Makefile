@@ -5,12 +5,11 @@ VENV_ONEDL ?= .venv-onedl
 PYTHON = $(VENV)/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo compare test lint setup-onedl test-onedl
+.PHONY: help setup demo test lint setup-onedl test-onedl
 
 help:
 	@echo 'make setup       install into $(VENV): once, and when the requirements change'
-	@echo 'make demo        train, evaluate and draw a small detector on generated images'
-	@echo 'make compare     after the demo: train without groups for as long, report both'
+	@echo 'make demo        train a small detector with and without groups on generated images'
 	@echo 'make test        run every test'
 	@echo 'make lint        check the style of the code'
 	@echo 'make test-onedl  run every test with the onedl forks of mmengine, mmcv and mmdet'
@@ -19,13 +18,7 @@ setup: $(VENV)/installed
 setup-onedl: $(VENV_ONEDL)/installed
 
 demo: setup
-	$(PYTHON) tools/demo.py
-
-compare: setup
-	@test -e work_dirs/demo/last_checkpoint || $(PYTHON) tools/demo.py
-	$(PYTHON) tools/demo.py configs/cond_detr_demo.py --work-dir work_dirs/demo_k1
-	$(PYTHON) tools/report.py work_dirs/demo --compare work_dirs/demo_k1 \
-		--labels 'without groups' 'with groups'
+	$(PYTHON) tools/demo.py --baseline configs/cond_detr_demo.py
 
 test: setup
 	$(PYTHON) -m pytest

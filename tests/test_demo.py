@@ -154,21 +154,42 @@ def test_files_of_others_are_not_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ['photo.jpg']
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('config', ['group_cond_detr_demo.py', 'cond_detr_demo.py'])
-def test_demo_ends_with_pictures(config: str, tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, ROOT / 'tools/demo.py', ROOT / 'configs' / config, '--quick'],
-        cwd=tmp_path, env=dict(os.environ, OMP_NUM_THREADS='1'), stdout=subprocess.PIPE,
+def run_demo(folder: Path, *args) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, ROOT / 'tools/demo.py', '--quick', *args], cwd=folder,
+        env=dict(os.environ, OMP_NUM_THREADS='1'), stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True)
+
+
+def last_scalars(work_dir: Path) -> dict:
+    scalars, = work_dir.glob('*/vis_data/scalars.json')
+    return json.loads(scalars.read_text().splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_demo_ends_with_pictures_and_a_comparison(tmp_path: Path) -> None:
+    result = run_demo(tmp_path, '--baseline', ROOT / 'configs/cond_detr_demo.py')
     assert result.returncode == 0, result.stdout
     work_dir = tmp_path / 'work_dirs/demo'
-    scalars, = work_dir.glob('*/vis_data/scalars.json')
-    entry = [json.loads(line) for line in scalars.read_text().splitlines()][-1]
-    report = result.stdout.splitlines()[-7:]
-    assert f'AP50 {entry["coco/bbox_mAP_50"]:.3f}' in report[1]
-    assert (work_dir / 'report.html').is_file()
+    report = result.stdout.splitlines()[-8:]
+    for folder, line in ((work_dir, report[1]), (work_dir / 'baseline', report[2])):
+        assert f'AP50 {last_scalars(folder)["coco/bbox_mAP_50"]:.3f}' in line
+    html = (work_dir / 'report.html').read_text()
+    assert '<td>cond_detr_demo</td>' in html and '<td>group_cond_detr_demo</td>' in html
     for name in ('detections.png', 'curves.png', 'report.html'):
         assert any(line.startswith(f'  work_dirs/demo/{name}') for line in report)
     for name in ('detections.png', 'curves.png'):
         assert cv2.imread(str(work_dir / name)).std() > 10
+
+
+@pytest.mark.slow
+def test_a_failed_baseline_is_said(tmp_path: Path) -> None:
+    bad = tmp_path / 'bad.py'
+    bad.write_text(f"_base_ = '{ROOT / 'configs/cond_detr_demo.py'}'\n"
+                   "model = dict(num_query_groups=0)\n")
+    result = run_demo(tmp_path, '--baseline', bad)
+    assert result.returncode == 2
+    assert f'--baseline: {bad} ended with status 2; ' in result.stdout.splitlines()[-1]
+    output = tmp_path / 'work_dirs/demo/baseline/output.txt'
+    assert 'num_query_groups=0' in output.read_text().splitlines()[-1]
+    assert (tmp_path / 'work_dirs/demo/detections.png').is_file()
