@@ -23,6 +23,7 @@ except ImportError:  # no lapx, or one before 0.11: scipy solves the same proble
 
 
 SOLVER_THREADS_FROM = 2**20  # costs, of all problems of an image; fewer take less than threads
+CPU_COSTS_AT_ONCE = 2**18  # costs of an image; more do not stay in the cache
 
 
 class MatchedPairs(NamedTuple):
@@ -123,10 +124,19 @@ class GroupHungarianAssigner(HungarianAssigner):
         Returns:
             Tensor: Cost of every pair, shape (num_preds, G).
         """
+        at_once = len(pred_instances)
+        if gt_instances.labels.device.type == 'cpu':
+            at_once = max(1, CPU_COSTS_AT_ONCE // max(1, len(gt_instances)))
         with torch.autocast(gt_instances.labels.device.type, enabled=False):
-            return functools.reduce(torch.add, (
-                match_cost(pred_instances, gt_instances, img_meta)
-                for match_cost in self.match_costs)).float()
+            costs = [
+                self._add_costs(pred_instances[i:i + at_once], gt_instances, img_meta)
+                for i in range(0, len(pred_instances), at_once)
+            ]
+        return torch.cat(costs)
+
+    def _add_costs(self, *instances_and_meta) -> Tensor:
+        costs = (match_cost(*instances_and_meta) for match_cost in self.match_costs)
+        return functools.reduce(torch.add, costs).float()
 
     def match_layers(self, cls_scores: Tensor, bbox_preds: Tensor,
                      batch_gt_instances: Sequence[InstanceData], batch_img_metas: Sequence[dict],

@@ -72,6 +72,16 @@ def test_all_layers_and_images_equal_one_at_a_time(match_costs):
         assert set(zip(pairs.rows[layer].tolist(), pairs.gts[layer].tolist())) == expected
 
 
+@pytest.mark.parametrize('at_once', [1, 9, 3 * (K * N - 1)])
+def test_costs_computed_piece_by_piece_are_the_same(at_once, monkeypatch):
+    arguments = instances(*predictions()), ground_truth(3), META
+    assigner = GroupHungarianAssigner(MATCH_COSTS, num_query_groups=K)
+    costs = [assigner.match_cost_matrix(*arguments)]
+    monkeypatch.setattr(assigner_module, 'CPU_COSTS_AT_ONCE', at_once)
+    costs.append(assigner.match_cost_matrix(*arguments))
+    assert torch.equal(*costs)
+
+
 @pytest.mark.parametrize('num_gts', [1, 7, 30, 45])
 def test_solver_reaches_the_least_cost_of_scipy(num_gts):
     cost = np.random.default_rng(num_gts).random((8 * 30, num_gts)).astype(np.float32)
