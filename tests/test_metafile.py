@@ -1,5 +1,9 @@
 """What MIM reads about the configs is true of them."""
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -33,3 +37,15 @@ def test_results_say_whose_they_are():
     metrics = [metric for model in MODELS.values() for result in model.get('Results', [])
                for metric in result['Metrics']]
     assert metrics and all(metric == 'box AP (paper)' for metric in metrics)
+
+
+def test_the_wheel_brings_what_mim_reads(tmp_path):
+    others = shutil.ignore_patterns('.*env*', '.git', 'data', 'work_dirs', 'build', '*.egg-info')
+    source = shutil.copytree(ROOT, tmp_path / 'source', symlinks=True, ignore=others)
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps',
+                    '--no-build-isolation', source, '--wheel-dir', tmp_path], check=True)
+    wheel, = tmp_path.glob('*.whl')
+    files = {name.partition('groupdetr_mmdet/.mim/')[2] for name in ZipFile(wheel).namelist()}
+    assert {'model-index.yml', 'configs/metafile.yml', 'tools/train.py', 'tools/test.py',
+            *(str(path.relative_to(ROOT)) for path in ROOT.glob('configs/**/*.py'))} <= files
+    assert not any('benchmark' in name for name in files), 'what they import is not in the wheel'
