@@ -1,4 +1,5 @@
 """Convert checkpoints of Conditional DETR: official, detrex, mmdet or ours -> ours or mmdet."""
+import ast
 import re
 from collections import Counter, OrderedDict
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
@@ -195,19 +196,43 @@ def recognize(tensors: Mapping[str, Tensor], metadata: Mapping, checkpoint: Any)
                           'the file is of a Conditional DETR of one of them, say which by --from.')
     if source != 'mmdet':
         return source
+    model = model_config(checkpoint)
+    if 'num_queries' in metadata or is_ours(model):
+        return 'ours'
     num_rows = len(tensors.get(QUERY_EMBEDDING, ()))
-    is_ours = ('num_queries' in metadata or num_rows > OFFICIAL_QUERIES
-               and num_rows % OFFICIAL_QUERIES == 0
-               or 'GroupConditionalDETR' in str(entry_of(checkpoint, 'meta').get('cfg')))
-    return 'ours' if is_ours else 'mmdet'
+    looks_like_groups = num_rows > OFFICIAL_QUERIES and num_rows % OFFICIAL_QUERIES == 0
+    return 'ours' if looks_like_groups and not model else 'mmdet'
 
 
 def said_numbers(checkpoint: Any, metadata: Mapping) -> Tuple[Optional[int], Optional[int], str]:
     """N and K as the file says them: ours in the state dict's metadata, official in ``args``."""
     if 'num_queries' in metadata:
         return metadata['num_queries'], None, 'as the file says'
+    model = model_config(checkpoint)
+    if is_ours(model):
+        return model.get('num_queries'), model.get('num_query_groups'), "by the file's config"
     args = arguments(checkpoint)
     return args.get('num_queries'), args.get('group_detr'), "by the file's args"
+
+
+def is_ours(model: Mapping) -> bool:
+    return 'num_query_groups' in model or model.get('type') == 'GroupConditionalDETR'
+
+
+def model_config(checkpoint: Any) -> Dict[str, Any]:
+    """Plain values of ``model = dict(...)`` in the config that mmengine saves with the weights.
+
+    The config is a program of the file's maker: it is read, and not run.
+    """
+    try:
+        program = ast.parse(str(entry_of(checkpoint, 'meta').get('cfg') or ''))
+    except (SyntaxError, ValueError):
+        return {}
+    calls = [node.value for node in program.body
+             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and any(
+                 isinstance(target, ast.Name) and target.id == 'model' for target in node.targets)]
+    return {keyword.arg: keyword.value.value for call in calls for keyword in call.keywords
+            if isinstance(keyword.value, ast.Constant)}
 
 
 def arguments(checkpoint: Any) -> Mapping:
@@ -226,23 +251,37 @@ def split_rows(rows: int, found: Found, num_queries: Optional[int],
     Raises:
         ConfigError: If the numbers do not multiply to the rows.
     """
-    if found.num_queries or found.num_query_groups:
-        size, groups, by = found.num_queries, found.num_query_groups, found.says
-    elif num_queries:
-        size, groups, by = num_queries, None, 'by --num-queries'
-    elif found.source == 'mmdet':
-        size, groups, by = rows, 1, 'the stock detector has one group'
-    elif num_query_groups:
-        size, groups, by = None, num_query_groups, 'by --num-query-groups'
-    else:
-        size, groups, by = OFFICIAL_QUERIES, None, 'assumed, as in the published models'
-    said = (f'{groups} groups' if groups else 'groups') + (f' of {size} queries' if size else '')
-    size, groups = size or rows // groups, groups or rows // size
-    if not size or not groups or size * groups != rows:
+    said = found.num_queries, found.num_query_groups, found.says
+    by_file = divide(rows, *said[:2])
+    if by_file and num_queries not in (None, by_file[0]):
+        raise ConfigError(f'--num-queries {num_queries}: the file has groups of {by_file[0]} '
+                          f'({found.says}); leave it out.')
+    if not by_file and num_queries:
+        said = num_queries, None, 'by --num-queries'
+    elif not by_file and num_query_groups and found.source != 'mmdet':
+        said = None, num_query_groups, 'by --num-query-groups'
+    elif said[:2] == (None, None) and found.source == 'mmdet':
+        said = rows, 1, 'the stock detector has one group'
+    elif said[:2] == (None, None):
+        said = OFFICIAL_QUERIES, None, 'assumed, as in the published models'
+    numbers = divide(rows, *said[:2])
+    if numbers is None:
+        size, groups, by = said
+        parts = (f'{groups} groups' if groups else 'groups') + (
+            f' of {size} queries' if size else '')
         raise ConfigError(
-            f'The query embedding has {rows} rows, which do not divide into {said} ({by}): say '
+            f'The query embedding has {rows} rows, which do not divide into {parts} ({by}): say '
             'the numbers of the file by --num-queries or --num-query-groups.')
-    return size, groups, by
+    return (*numbers, said[2])
+
+
+def divide(rows: int, size: Optional[int], groups: Optional[int]) -> Optional[Tuple[int, int]]:
+    """Return N and K, of which one may be unknown; None if they do not multiply to the rows."""
+    if not size and not groups:
+        return None
+    size = size or rows // groups
+    groups = groups or rows // size if size else 0
+    return (size, groups) if size and size * groups == rows else None
 
 
 # What is done with the tensors

@@ -27,7 +27,7 @@ PICKLE_SWITCHES = ('TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY
 # and numpy scalars of any kind.
 PLAIN_CLASSES = [
     argparse.Namespace, np.ndarray, np.dtype,
-    *{type(np.dtype(kind)) for kind in '?bhilqBHILQefd'}
+    *{type(np.dtype(kind)) for kind in '?bhilqBHILQefdgFDGSUMm'}
 ]
 
 
@@ -74,7 +74,8 @@ def readable(path: str) -> Iterator[None]:
     try:
         yield
     except pickle.UnpicklingError as error:
-        wanted = re.search(r'(?:GLOBAL|[Uu]nsupported class) ([\w.]+)', str(error))
+        wanted = re.search(r"(?:GLOBAL|[Uu]nsupported class|but got <class|read the attribute) "
+                           r"'?([\w.]+)", str(error))
         if not wanted:
             raise ConfigError(f'{path} is not a checkpoint of PyTorch: name the file of the '
                               'weights.') from error
@@ -191,7 +192,7 @@ def load_weights(model: nn.Module, checkpoint: Any, path: str) -> None:
     Raises:
         ConfigError: If a tensor is left over, missing or of another shape.
     """
-    state_dict = checkpoint.get('state_dict', {}) if isinstance(checkpoint, dict) else {}
+    state_dict = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
     fix = 'use the config that it was trained with, or convert it by tools/convert_checkpoint.py.'
     try:
         missing, left_over = model.load_state_dict(state_dict, strict=False)

@@ -273,6 +273,40 @@ def test_ours_gets_another_number_of_groups(groups):
     assert len(detections(case_config(num_query_groups=groups), state_dict)) == 2
 
 
+@pytest.mark.parametrize('num_queries', [N, 600])
+def test_the_config_in_a_file_tells_the_stock_detector_from_groups(num_queries):
+    """Also where the rows could be groups, or the tensors were saved without their metadata."""
+    stock = build(case_config(num_queries=num_queries, num_query_groups=None)).state_dict()
+    cfg = f"import os\nmodel = dict(type='ConditionalDETR', num_queries={num_queries})"
+    converted = convert(dict(meta=dict(cfg=cfg), state_dict=stock), num_query_groups=2)
+    assert len(converted.state_dict[ROWS]) == 2 * num_queries
+    assert torch.equal(converted.state_dict[ROWS][:num_queries], stock[ROWS])
+
+
+def test_the_config_in_a_file_says_the_groups():
+    state_dict = dict(ours()['state_dict'])
+    cfg = f"model = dict(type='GroupConditionalDETR', num_queries={N}, num_query_groups={K})"
+    for meta in (dict(cfg=cfg), dict(cfg=cfg.replace(f', num_query_groups={K}', ''))):
+        converted = convert(dict(meta=meta, state_dict=state_dict), num_query_groups=K + 1)
+        assert torch.equal(converted.state_dict[ROWS][:K * N], state_dict[ROWS])
+        assert len(converted.state_dict[ROWS]) == (K + 1) * N
+
+
+def test_the_config_in_a_file_is_not_run(tmp_path):
+    cfg = f"model = dict(type=open('{tmp_path / 'run'}', 'w'), num_query_groups={K})"
+    assert convert(dict(ours(), meta=dict(cfg=cfg))).state_dict
+    assert not (tmp_path / 'run').exists()
+
+
+def test_options_correct_what_the_file_says_wrongly():
+    wrong = official_checkpoint(num_queries=K * N, group_detr=K)
+    with pytest.raises(ConfigError, match='by --num-queries or --num-query-groups'):
+        convert(wrong)
+    assert torch.equal(convert(wrong, num_queries=N).state_dict[ROWS], ours()['state_dict'][ROWS])
+    with pytest.raises(ConfigError, match=f'--num-queries {K * N}: the file has groups of {N}'):
+        convert(official_checkpoint(), num_queries=K * N)
+
+
 def test_training_state_stays_only_where_nothing_changed():
     checkpoint = dict(ours(), optimizer=dict(state={}), message_hub={})
     assert set(convert(checkpoint).state) == {'optimizer', 'message_hub'}
@@ -414,7 +448,8 @@ def test_a_url_and_a_path_give_the_same(tmp_path, server):
 
 def test_plain_classes_are_read_and_the_switch_is_restored(tmp_path, monkeypatch):
     monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)
-    more = [np.int32(4), np.bool_(True), np.float16(5)]
+    more = [np.int32(4), np.bool_(True), np.float16(5), np.str_('x'), np.complex64(1j),
+            np.datetime64('2020-01-01')]
     assert read_checkpoint(save(more, tmp_path / 'more.pth')) == more
     values = dict(args=argparse.Namespace(lr=0.1), log=HistoryBuffer([1.], [2]),
                   numbers=[np.float32(1), np.float64(2), np.int64(3)])
