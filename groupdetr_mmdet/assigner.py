@@ -97,14 +97,23 @@ class GroupHungarianAssigner(HungarianAssigner):
             truth's index plus one.
 
         Raises:
-            ConfigError: If the predictions do not divide into groups.
+            ConfigError: If the predictions do not divide into groups, or a label is not below
+                the number of classes that are predicted.
+            FloatingPointError: If a match cost is NaN or infinite.
         """
         num_groups = self.count_groups(len(pred_instances))
+        check_labels(gt_instances.labels.cpu().numpy(), pred_instances.scores.size(-1))
         gt_inds = gt_instances.labels.new_zeros(len(pred_instances))
         labels = gt_inds - 1
         if len(gt_instances):
-            cost = self.match_cost_matrix(pred_instances, gt_instances, img_meta)
-            queries, gts = solve_groups(cost.cpu().numpy(), num_groups)
+            cost = self.match_cost_matrix(pred_instances, gt_instances, img_meta).cpu().numpy()
+            if not np.isfinite(cost).all():
+                raise FloatingPointError(
+                    'NaN or infinite match cost of the predictions for '
+                    f'{(img_meta or {}).get("img_path", "an image")} ({len(gt_instances)} boxes): '
+                    'stopped before the optimizer step; lower optim_wrapper.optimizer.lr, or look '
+                    'at the boxes of this image.')
+            queries, gts = solve_groups(cost, num_groups)
             rows, cols = torch.from_numpy(np.stack([queries, gts])).to(gt_inds.device)
             gt_inds[rows] = cols + 1
             labels[rows] = gt_instances.labels[cols]

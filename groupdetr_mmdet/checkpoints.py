@@ -1,4 +1,5 @@
 """What a checkpoint's names and query rows mean, and how they change between codebases and K."""
+import logging
 import re
 from typing import Dict, Mapping, Optional, Sequence, Tuple
 
@@ -41,6 +42,11 @@ def adapt_query_rows(rows: Tensor,
             f'{tuple(shape)} in groups of model.num_queries={num_queries} in the model: only '
             'num_query_groups may differ; use the num_queries and the width of the checkpoint.')
     old, new = count_groups(len(rows), num_queries), count_groups(shape[0], num_queries)
+    if saved_num_queries is None and old > 1:
+        print_log(
+            f'{QUERY_EMBEDDING}: the checkpoint does not say its num_queries; its {len(rows)} '
+            f'rows are taken for {old} groups of {num_queries}. tools/convert_checkpoint.py knows '
+            'checkpoints of other detectors.', logger='current', level=logging.WARNING)
     if old == new:
         return rows
     how = 'the first groups are kept' if new < old else 'the groups are repeated'

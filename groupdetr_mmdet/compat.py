@@ -10,11 +10,13 @@ import importlib.util
 import logging
 import sys
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any, Callable, Iterator
 
 import mmcv
+import mmengine
 import mmengine.dist.utils as dist_utils
 import numpy as np
 import torch
@@ -25,6 +27,8 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import checkpoint
 from mmengine.utils import digit_version
 from torch import Tensor
+
+from .errors import ConfigError
 
 NO_COMPILED_OPS = (
     f'mmcv {mmcv.__version__} is installed without its compiled ops; to get them, install the '
@@ -41,6 +45,23 @@ def apply() -> None:
         train_with_gloo()
     if importlib.util.find_spec('mmcv._ext') is None:
         replace_compiled_ops()
+    if importlib.util.find_spec('torchvision') is None:
+        checkpoint.get_torchvision_models = TorchvisionModels.load
+
+
+# torchvision://, as the configs of mmdet say their backbones, without torchvision
+
+
+class TorchvisionModels(dict):
+    """Addresses of torchvision's weights by their names, those that mmengine itself knows."""
+
+    @classmethod
+    def load(cls) -> 'TorchvisionModels':
+        return cls(mmengine.load(Path(mmengine.__path__[0], 'hub', 'torchvision_0.12.json')))
+
+    def __missing__(self, name: str) -> str:
+        raise ConfigError(f'torchvision://{name} is not known without torchvision: install it, or '
+                          'write the address of the weights themselves.')
 
 
 # mmcv without its compiled half

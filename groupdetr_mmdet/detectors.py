@@ -45,7 +45,7 @@ class GroupQueries:
         kwargs: As for the stock detector.
 
     Raises:
-        ConfigError: If K is below 1, another part says another K or N, the assigner knows no
+        ConfigError: If K or N is below 1, another part says another K or N, the assigner knows no
             groups, or ``query_group`` is none of the K.
     """
 
@@ -60,9 +60,12 @@ class GroupQueries:
                  separate_self_attn: bool = True,
                  **kwargs) -> None:
         self.num_query_groups = check_num_query_groups(num_query_groups)
+        if num_queries < 1:
+            raise ConfigError(f'model.num_queries={num_queries} must be at least 1: it is the '
+                              'number of queries of one group.')
         numbers = dict(num_query_groups=num_query_groups, num_queries=num_queries)
         if train_cfg is not None:
-            train_cfg = dict(train_cfg, assigner=tell_assigner(train_cfg['assigner'], numbers))
+            train_cfg = dict(train_cfg, assigner=tell_assigner(train_cfg.get('assigner'), numbers))
         bbox_head = without_numbers(bbox_head, 'bbox_head', numbers)
         test_cfg = complete_test_cfg(test_cfg, numbers, bbox_head['num_classes'])
         if test_cfg.get('each_group'):
@@ -293,12 +296,15 @@ def without_numbers(cfg: ConfigType, key: str, numbers: Dict[str, int]) -> dict:
     return {name: value for name, value in cfg.items() if name not in numbers}
 
 
-def tell_assigner(assigner: ConfigType, numbers: Dict[str, int]) -> dict:
+def tell_assigner(assigner: OptConfigType, numbers: Dict[str, int]) -> dict:
     """Copy the assigner's config with the numbers of the detector.
 
     Raises:
-        ConfigError: If the assigner knows no groups or contradicts the detector.
+        ConfigError: If the assigner is missing, knows no groups or contradicts the detector.
     """
+    if not assigner:
+        raise ConfigError('model.train_cfg.assigner is missing: say '
+                          "type='GroupHungarianAssigner' with match_costs.")
     assigner_type: Any = assigner['type']
     if isinstance(assigner_type, str):
         assigner_type = TASK_UTILS.get(assigner_type)

@@ -216,13 +216,19 @@ class AtomicCheckpointHook(CheckpointHook):
                 f'checkpoint, or none to resume from the latest whole one in {runner.work_dir}.')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Refuse to resume with parameters of other shapes, which the optimizer's state misfits.
+        """Go on in the same order of images, and refuse what misfits the optimizer's state.
+
+        A run whose config says no seed drew one. mmengine goes on with it, but for the sampler,
+        which was made before the checkpoint was read.
 
         Raises:
             ConfigError: If a parameter has another shape in the checkpoint, as with another K.
         """
         if not runner._resume or 'optimizer' not in checkpoint:
             return
+        sampler = runner.train_dataloader.sampler
+        if hasattr(sampler, 'seed'):
+            sampler.seed = checkpoint['meta'].get('seed', sampler.seed)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         for name, parameter in model.named_parameters():
             saved = checkpoint['state_dict'].get(name, parameter)

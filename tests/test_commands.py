@@ -98,6 +98,7 @@ def test_train(trained: Trained):
     assert (trained.work_dir / 'epoch_2.pth').is_file()
     assert trained.log.count('coco/bbox_mAP:') == 2
     assert 'Epoch(train) [2][4/4]' in trained.log
+    assert 'AtomicCheckpointHook' in trained.log, "in place of the config's CheckpointHook"
 
 
 def test_resume(trained: Trained):

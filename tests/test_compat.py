@@ -1,4 +1,5 @@
 """The package runs with the installed torch, mmcv and mmengine, and bends nothing more."""
+import importlib.util
 import logging
 import multiprocessing
 import os
@@ -18,11 +19,12 @@ from commands import free_port
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, MMDistributedDataParallel
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import CheckpointLoader, Runner, checkpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
 from groupdetr_mmdet import compat
+from groupdetr_mmdet.errors import ConfigError
 
 from mmdet.models.losses import FocalLoss, focal_loss  # after compat
 
@@ -297,3 +299,22 @@ def test_launchers_stay_untouched_where_cuda_is():
                      '    dist._init_dist_pytorch, dist._init_dist_slurm,\n'
                      '    dist._init_dist_mpi, DDP.__init__)])')
     assert out == '[False, False, False, False]'
+
+
+# torchvision:// without torchvision
+
+
+def test_torchvision_backbones_are_found_without_torchvision(monkeypatch):
+    asked = []
+    monkeypatch.setattr(checkpoint, 'get_torchvision_models', compat.TorchvisionModels.load)
+    monkeypatch.setattr(checkpoint, 'load_from_http', lambda url, **kwargs: asked.append(url))
+    CheckpointLoader.load_checkpoint('torchvision://resnet50')
+    assert asked == ['https://download.pytorch.org/models/resnet50-0676ba61.pth']
+    with pytest.raises(ConfigError, match='torchvision://resnet50.imagenet1k_v2 is not known'):
+        CheckpointLoader.load_checkpoint('torchvision://resnet50.imagenet1k_v2')
+
+
+@pytest.mark.skipif(importlib.util.find_spec('torchvision') is not None,
+                    reason='torchvision is installed, and asked')
+def test_torchvision_is_not_asked_where_it_is_missing():
+    assert checkpoint.get_torchvision_models()['resnet101'].endswith('resnet101-63fe2227.pth')

@@ -1,5 +1,4 @@
 """A user's mistake gets a sentence that names the value, the config key and the fix."""
-import logging
 import re
 
 import pytest
@@ -7,6 +6,7 @@ import torch
 from builders import MATCH_COSTS, build, detector_config, make_batch
 from mmdet.models.task_modules import HungarianAssigner
 from mmdet.registry import MODELS
+from mmengine.logging import MMLogger
 from mmengine.registry import TASK_UTILS
 from mmengine.structures import InstanceData
 
@@ -123,12 +123,28 @@ def test_a_match_cost_with_nan_names_layer_and_image():
         model.loss(inputs, samples)
 
 
+def logged(caplog, function):
+    """Lines about queries that mmengine's logger gets from a function."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    function()
+    logger.removeHandler(caplog.handler)
+    return [line for line in caplog.messages if 'query_embedding' in line]
+
+
+def test_rows_that_do_not_say_their_groups_are_reported(caplog):
+    stock = build(detector_config(num_queries=30, num_query_groups=None))
+    target = build(detector_config(num_queries=10, num_query_groups=3), seed=1)
+    line, = logged(caplog, lambda: target.load_state_dict(stock.state_dict()))
+    assert 'does not say its num_queries; its 30 rows are taken for 3 groups of 10' in line
+
+
 @pytest.mark.parametrize('old, new', [(3, 1), (3, 2), (1, 3), (2, 5)])
 def test_a_checkpoint_of_another_k_loads(old, new, caplog):
     source = build(detector_config(num_query_groups=old))
     target = build(detector_config(num_query_groups=new), seed=1)
-    with caplog.at_level(logging.INFO):
-        target.load_state_dict(source.state_dict(), strict=True)
+    line, = logged(caplog, lambda: target.load_state_dict(source.state_dict(), strict=True))
+    assert f'num_query_groups={old}, the model {new}' in line
     rows, found = source.query_embedding.weight, target.query_embedding.weight
     for group in range(new):
         expected = rows[group % old * 10:(group % old + 1) * 10]
@@ -144,3 +160,25 @@ def test_a_checkpoint_of_another_n_or_width_is_refused_with_both_shapes(other):
     with pytest.raises(ConfigError) as error:
         target.load_state_dict(source.state_dict())
     assert all(str(shape) in str(error.value) for shape in shapes)
+
+
+def test_no_queries_and_no_assigner_are_refused():
+    with pytest.raises(ConfigError, match='model.num_queries=0 must be at least 1'):
+        build(detector_config(num_queries=0))
+    with pytest.raises(ConfigError, match='model.train_cfg.assigner is missing'):
+        build(config_with('train_cfg', {}))
+
+
+def test_the_assigner_alone_refuses_nan_and_labels_out_of_range():
+    assigner = GroupHungarianAssigner(MATCH_COSTS, num_query_groups=2)
+    boxes = torch.tensor([[0., 0., 8., 8.]]).repeat(4, 1)
+    gts = InstanceData(labels=torch.tensor([1]), bboxes=boxes[:1])
+    meta = dict(img_shape=(16, 16), img_path='a.jpg')
+    scores = torch.zeros(4, 3)
+    assert assigner.assign(InstanceData(scores=scores, bboxes=boxes), gts, meta).num_gts == 1
+    scores[3, 1] = float('nan')
+    with pytest.raises(FloatingPointError, match='a.jpg.*stopped before the optimizer step'):
+        assigner.assign(InstanceData(scores=scores, bboxes=boxes), gts, meta)
+    gts.labels += 2
+    with pytest.raises(ConfigError, match='label 3 .*num_classes=3'):
+        assigner.assign(InstanceData(scores=scores, bboxes=boxes), gts, meta)

@@ -111,7 +111,7 @@ class Diary(Hook):
 
 
 def build(work_dir, resume=False, load_from=None, by_epoch=True, custom_hooks=(),
-          launcher='none', checkpoint_by_epoch=None, **checkpoint):
+          launcher='none', checkpoint_by_epoch=None, seed=1, **checkpoint):
     """Runner of a training; ``checkpoint`` are arguments of the checkpoint hook."""
     torch.manual_seed(0)  # the model is built before the runner sets its seed
     if checkpoint_by_epoch is None:
@@ -141,7 +141,7 @@ def build(work_dir, resume=False, load_from=None, by_epoch=True, custom_hooks=()
         launcher=launcher,
         env_cfg=dict(dist_cfg=dict(backend='gloo')),
         log_level='WARNING',
-        randomness=dict(seed=1))
+        randomness=dict(seed=seed))
 
 
 def diary_of(work_dir):
@@ -336,6 +336,13 @@ def test_two_processes_resume(tmp_path):
     assert len(read_diary(whole)) == EPOCHS * ITERS // 2
     assert_same_run(killed, whole)
     assert checkpoints(killed) == checkpoints(whole)
+
+
+def test_a_run_without_a_seed_resumes_with_the_one_it_drew(tmp_path):
+    whole, resumed = tmp_path / 'whole', tmp_path / 'resumed'
+    build(whole, seed=None).train()
+    build(resumed, resume=True, load_from=str(whole / 'epoch_1.pth'), seed=None).train()
+    assert read_diary(resumed) == read_diary(whole)[ITERS:]
 
 
 def test_an_epoch_that_starts_again_is_announced(tmp_path):

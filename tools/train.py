@@ -41,9 +41,18 @@ def set_resume(cfg: Config, resume: str) -> None:
     cfg.load_from = None if resume == 'auto' else resume
 
 
+def keep_checkpoints_whole(cfg: Config) -> None:
+    """Where the config has mmengine's hook, take ours, which a kill at any moment cannot hurt."""
+    hooks = cfg.setdefault('default_hooks', {})
+    hook = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    if hook and hook['type'] == 'CheckpointHook':
+        hook['type'] = 'AtomicCheckpointHook'
+
+
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
+    keep_checkpoints_whole(cfg)
     if args.amp:
         set_amp(cfg)
     if args.auto_scale_lr:
