@@ -58,7 +58,7 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
         work_dir.glob('*/vis_data/scalars.json'))
     train, val, stability = [], [], []
     for file in files:
-        entries = [json.loads(line) for line in file.read_text().splitlines()]
+        entries = read_log(file)
         train = join(train, [entry for entry in entries if 'loss' in entry])
         val = join(val, [entry for entry in entries if AP in entry and entry['step']])
         stability = join(stability, [entry for entry in entries if INSTABILITY in entry])
@@ -69,6 +69,17 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
     run = Run(label or work_dir.resolve().name, train, val, stability)
     add_hours(run)
     return run
+
+
+def read_log(file: Path) -> List[dict]:
+    """Read the entries of a ``scalars.json``."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def is_trained(log_dir: Path) -> bool:
+    """Whether a run was a training, by the log in its own folder, and not an evaluation."""
+    log = log_dir / 'vis_data/scalars.json'
+    return log.is_file() and any('loss' in entry for entry in read_log(log))
 
 
 def join(earlier: List[dict], later: List[dict]) -> List[dict]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 from commands import run_tool
+from mmengine.config import Config
 from mmengine.runner import Runner
 from tiny import tiny_config, write_tiny_coco
 
@@ -115,6 +116,23 @@ def test_a_work_directory_without_checkpoint(work_dir: Path, tmp_path: Path,
     shutil.copytree(work_dir, tmp_path / 'work', ignore=shutil.ignore_patterns('*.pth', 'last_*'))
     assert run_tool('report', tmp_path / 'work') == 2
     assert 'has no checkpoint that last_checkpoint names' in capfd.readouterr().err
+
+
+def test_a_training_of_several_processes_and_later_tests(report: Path, work_dir: Path,
+                                                         tmp_path: Path):
+    """The launcher is not there any more, and the config of a test is not the training's."""
+    folder = tmp_path / 'work'
+    shutil.copytree(work_dir, folder)
+    trained, = folder.glob('*/vis_data/config.py')
+    cfg = Config.fromfile(trained)
+    cfg.launcher = 'pytorch'
+    cfg.dump(trained)
+    later = folder / '99991231_000000/vis_data'
+    later.mkdir(parents=True)
+    (later / 'config.py').write_text('model = None')
+    (later / 'scalars.json').write_text('{"coco/bbox_mAP": 0.1, "step": 0}')
+    assert run_tool('report', folder) == 0
+    assert (folder / 'report.html').is_file()
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from groupdetr_mmdet.hooks import write_atomically
 from groupdetr_mmdet.plots import draw_instances
 from groupdetr_mmdet.preflight import check_config
 from groupdetr_mmdet.query_plots import add_legend, query_pictures
-from groupdetr_mmdet.runs import comparison, draw_panel, panels_of, read_run
+from groupdetr_mmdet.runs import comparison, draw_panel, is_trained, panels_of, read_run
 
 TEMPLATE = Path(__file__).with_name('report.html')
 NUM_DETECTIONS, NUM_QUERIES = 6, 2  # images
@@ -103,12 +103,19 @@ def last_checkpoint(work_dir: Path) -> str:
 
 
 def read_config(work_dir: Path) -> Config:
-    """Read the config that the last run of a work directory was trained with."""
+    """Read the config of the last training in a work directory, for this process alone.
+
+    Raises:
+        ConfigError: If there is no config.
+    """
     files = sorted(work_dir.glob('*/vis_data/config.py'))
     if not files:
         raise ConfigError(f'WORK_DIR {work_dir} has no */vis_data/config.py; name the --work-dir '
                           'of tools/train.py.')
-    return Config.fromfile(files[-1])
+    trained = [file for file in files if is_trained(file.parents[1])]
+    cfg = Config.fromfile((trained or files)[-1])
+    cfg.launcher = 'none'  # several processes may have trained, and this is one
+    return cfg
 
 
 def evaluate(cfg: Config, checkpoint: str,
