@@ -35,16 +35,17 @@ def find_images(inputs: Sequence[str]) -> List[str]:
             and glob patterns, where ``**`` is any number of folders.
 
     Returns:
-        list[str]: Each file once, in the order of ``inputs`` and sorted inside each. A file that
-        is named itself is in it, whether it exists or not.
+        list[str]: Each file once, however often and in whatever ways it is named, in the order of
+        ``inputs`` and sorted inside each. A file that is named itself is in it, whether it exists
+        or not.
 
     Raises:
         ConfigError: If a folder or a pattern has no image.
     """
-    images: Dict[str, None] = {}
+    images: Dict[str, str] = {}
     for name in inputs:
         if not osp.isdir(name) and (osp.exists(name) or not glob.has_magic(name)):
-            images[name] = None
+            images.setdefault(osp.abspath(name), name)
             continue
         pattern = osp.join(glob.escape(name), '*') if osp.isdir(name) else name
         found = sorted(path for path in glob.glob(pattern, recursive=True)
@@ -52,8 +53,9 @@ def find_images(inputs: Sequence[str]) -> List[str]:
         if not found:
             raise ConfigError(f'INPUT {name} has no image: name files, folders or patterns of '
                               f'{", ".join(IMG_EXTENSIONS)}.')
-        images.update(dict.fromkeys(found))
-    return list(images)
+        for path in found:
+            images.setdefault(osp.abspath(path), path)
+    return list(images.values())
 
 
 def class_names(cfg: Config, checkpoint: Dict[str, Any]) -> List[str]:

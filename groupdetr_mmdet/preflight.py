@@ -1,6 +1,7 @@
-"""Checks of a config that take milliseconds and save a traceback from deep inside mmengine."""
+"""Checks of a config and of paths that take milliseconds and save a traceback after the work."""
 import os.path as osp
-from typing import Iterator, Optional, Sequence, Tuple
+from pathlib import Path
+from typing import Iterator, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config, ConfigDict
 
@@ -84,3 +85,21 @@ def check_path(key: str, path: Optional[str], root_key: Optional[str] = None) ->
     if path and '://' not in path and not osp.exists(osp.expanduser(path)):
         keys = f'{root_key} or {key}' if root_key else key
         raise ConfigError(f'{key}: {path} does not exist; put it there or correct {keys}.')
+
+
+def check_output(key: str, path: Union[str, Path]) -> None:
+    """Check that a file can have a path, with directories that are made where they are missing.
+
+    Args:
+        key (str): The argument that names the path.
+        path (str or Path): The file to write.
+
+    Raises:
+        ConfigError: If it is a directory, or a file is in the place of one of its directories.
+    """
+    if osp.isdir(path):
+        raise ConfigError(f'{key} {path} is a directory and must be a file: name another path.')
+    for folder in Path(path).parents:
+        if osp.lexists(folder) and not osp.isdir(folder):
+            raise ConfigError(f'{key} {path} cannot be written, because {folder} is no directory: '
+                              'name another path.')

@@ -1,6 +1,7 @@
 """What the queries of every group find in an image, and which objects they are matched with."""
 import contextlib
-from typing import Any, Iterator, List, NamedTuple, Sequence
+import inspect
+from typing import Any, Iterator, List, NamedTuple, Optional, Sequence
 
 import torch
 from mmdet.structures import DetDataSample, SampleList
@@ -8,6 +9,7 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from .ablation import OneToManyHungarianAssigner
 from .attention import join_groups
 from .detectors import ALL_GROUPS, GroupQueries
 from .errors import ConfigError
@@ -17,15 +19,16 @@ class DecodedQueries(NamedTuple):
     """Predictions of the last decoder layer by all queries of all groups.
 
     Attributes:
-        cls_scores (Tensor): Logits, shape (bs, K * N, num_classes).
+        cls_scores (Tensor): Logits, shape (bs, K * N, num_classes), and one more for the
+            background where the head's loss is a softmax.
         bbox_preds (Tensor): Boxes, normalized cxcywh, shape (bs, K * N, 4).
-        references (Tensor): Reference points of the queries, normalized (x, y), shape
-            (bs, K * N, 2).
+        references (Tensor, optional): Reference points of the queries, normalized (x, y), shape
+            (bs, K * N, 2). None where queries have none, as in the first DETR.
         samples (list[DetDataSample]): Each image's information and ground truth.
     """
     cls_scores: Tensor
     bbox_preds: Tensor
-    references: Tensor
+    references: Optional[Tensor]
     samples: SampleList
 
 
@@ -42,11 +45,22 @@ def decode_queries(model: GroupQueries, data: Any) -> DecodedQueries:
         head_inputs = model.forward_transformer(
             model.extract_feat(data['inputs']), data['data_samples'])
     cls_scores, bbox_preds = model.bbox_head(**head_inputs)
-    references = head_inputs['references']
+    return DecodedQueries(cls_scores[-1], bbox_preds[-1],
+                          first_references(head_inputs.get('references')), data['data_samples'])
+
+
+def first_references(references: Any) -> Optional[Tensor]:
+    """Take the queries' own reference points, shape (bs, K * N, 2), of those of every layer."""
+    if references is None:
+        return None
     if not isinstance(references, Tensor) or references.dim() == 4:
-        references = references[0]  # of every layer; the first are the queries' own
-    return DecodedQueries(
-        cls_scores[-1], bbox_preds[-1], references[..., :2], data['data_samples'])
+        references = references[0]
+    return references[..., :2]
+
+
+def has_references(model: GroupQueries) -> bool:
+    """Whether the queries of a detector have reference points, from which its head predicts."""
+    return 'references' in inspect.signature(model.bbox_head.forward).parameters
 
 
 def match_queries(model: GroupQueries, decoded: DecodedQueries) -> List[Tensor]:
@@ -61,8 +75,12 @@ def match_queries(model: GroupQueries, decoded: DecodedQueries) -> List[Tensor]:
         N - 1, or -1 if there are more objects than queries, shape (K, G).
 
     Raises:
-        ConfigError: If an image has no ground truth.
+        ConfigError: If an image has no ground truth, or groups are not matched one by one.
     """
+    if isinstance(model.bbox_head.assigner, OneToManyHungarianAssigner):
+        raise ConfigError('model.train_cfg.assigner.type=OneToManyHungarianAssigner matches an '
+                          'object with any number of queries of a group, and here it is one of '
+                          "each: choose a config with type='GroupHungarianAssigner'.")
     gts = [ground_truth(sample) for sample in decoded.samples]
     # Test pipelines load the annotations last, so that boxes are those of the original image.
     metas = [dict(sample.metainfo, img_shape=sample.ori_shape) for sample in decoded.samples]
@@ -148,15 +166,24 @@ def detections(model: GroupQueries, decoded: DecodedQueries, image: int,
 
     Returns:
         InstanceData: ``bboxes`` (xyxy in pixels of the original image), ``labels``, ``scores``,
-        ``references`` ((x, y) in the same pixels) and ``query_groups``, each of one row a query.
+        ``query_groups``, and, of queries that have them, ``references`` ((x, y) in the same
+        pixels), each of one row a query.
     """
-    scores, labels = decoded.cls_scores[image].sigmoid().max(-1)
+    scores, labels = probabilities(model, decoded.cls_scores[image]).max(-1)
     instances = InstanceData(
         bboxes=to_pixels(decoded.samples[image], decoded.bbox_preds[image]), labels=labels,
         scores=scores,
-        references=scale_points(decoded.samples[image], decoded.references[image]),
         query_groups=torch.arange(len(scores), device=scores.device) // model.group_size)
+    if decoded.references is not None:
+        instances.references = scale_points(decoded.samples[image], decoded.references[image])
     return instances[scores >= score_thr].cpu()
+
+
+def probabilities(model: GroupQueries, logits: Tensor) -> Tensor:
+    """Turn logits into the probabilities of the classes, without the background's."""
+    if model.bbox_head.loss_cls.use_sigmoid:
+        return logits.sigmoid()
+    return logits.softmax(-1)[..., :-1]
 
 
 def scale_points(sample: DetDataSample, points: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
-from .detectors import GroupQueries
+from .detectors import ALL_GROUPS, GroupQueries
 from .plots import line_style
 from .queries import (DecodedQueries, decode_queries, detections, ground_truth,
-                      joint_self_attention, match_queries)
+                      has_references, joint_self_attention, match_queries)
 
 SIZE = 480  # pixels of the longer side of each image in a picture
 
@@ -27,10 +27,10 @@ def draw_queries(model: GroupQueries, dataset: BaseDataset, out_file: Union[str,
                  max_objects: int = 4) -> None:
     """Draw what the queries of every group do in images, a row each.
 
-    On the left are the K queries that are matched with each object, by their reference points and
-    boxes, a color for each group. In the middle are the detections of the group that is kept. On
-    the right are those of all groups with joint self-attention: what would be left without groups,
-    each object found many times.
+    On the left are the K queries that are matched with each object, by their boxes, a color for
+    each group, and by their reference points, if they have any. In the middle are the detections
+    of the group that is kept. On the right are those of all groups with joint self-attention: what
+    would be left without groups, each object found many times.
 
     Args:
         model (GroupQueries): Detector with groups and an assigner.
@@ -50,7 +50,7 @@ def draw_queries(model: GroupQueries, dataset: BaseDataset, out_file: Union[str,
             ax.set_title(title, fontsize=11)
             ax.axis('off')
     fig.get_layout_engine().set(h_pad=.1)
-    add_legend(fig, model.num_query_groups)
+    add_legend(fig, model)
     fig.savefig(out_file, dpi=90)
     plt.close(fig)
 
@@ -68,10 +68,12 @@ def query_pictures(model: GroupQueries, dataset: BaseDataset, index: int, score_
         together = detections(model, decode_queries(model, data), 0, score_thr)
     kept = model.test_cfg['query_group']
     alone = detections(model, decoded, 0, score_thr)
-    alone = alone[alone.query_groups == kept]
+    if kept != ALL_GROUPS:
+        alone = alone[alone.query_groups == kept]
+    kept_name = 'all groups' if kept == ALL_GROUPS else f'group {kept} alone'
     num_objects = len(ground_truth(decoded.samples[0]))
     titles = (f'queries matched with {min(num_objects, max_objects)} objects',
-              f'group {kept} alone: {len(alone)} detections of {num_objects} objects',
+              f'{kept_name}: {len(alone)} detections of {num_objects} objects',
               f'all groups, joint self-attention: {len(together)} detections')
     matched = matched_instances(model, decoded, max_objects)
     image = mmcv.imread(decoded.samples[0].img_path, channel_order='rgb')
@@ -79,11 +81,13 @@ def query_pictures(model: GroupQueries, dataset: BaseDataset, index: int, score_
             for title, instances in zip(titles, (matched, alone, together))]
 
 
-def add_legend(fig: Figure, num_groups: int) -> None:
+def add_legend(fig: Figure, model: GroupQueries) -> None:
     """Say below which color is which group."""
     handles = [Line2D([], [], label=f'group {group}', linewidth=2, **line_style(group))
-               for group in range(num_groups)]
-    handles.append(Line2D([], [], label='reference point', linestyle='', marker='o', color='gray'))
+               for group in range(model.num_query_groups)]
+    if has_references(model):
+        handles.append(
+            Line2D([], [], label='reference point', linestyle='', marker='o', color='gray'))
     fig.legend(handles=handles, loc='outside lower center', ncols=min(len(handles), 8))
 
 
@@ -112,7 +116,7 @@ def matched_instances(model: GroupQueries, decoded: DecodedQueries,
 
 def draw_instances_of_groups(image: np.ndarray, instances: InstanceData,
                              lines: bool) -> np.ndarray:
-    """Draw boxes and reference points in the colors of their groups on an enlarged image.
+    """Draw boxes and any reference points in the colors of their groups on an enlarged image.
 
     Args:
         image (np.ndarray): RGB, shape (h, w, 3).
@@ -130,9 +134,11 @@ def draw_instances_of_groups(image: np.ndarray, instances: InstanceData,
     styles = [line_style(group) for group in instances.query_groups.tolist()]
     colors = [style['color'] for style in styles]
     boxes = clip(instances.bboxes * factor, image)
-    points = clip(instances.references * factor, image)
     visualizer.draw_bboxes(boxes, edge_colors=colors, line_widths=2, alpha=1,
                            line_styles=[style['linestyle'] for style in styles])
+    if 'references' not in instances:
+        return visualizer.get_image()
+    points = clip(instances.references * factor, image)
     if lines:
         centers = (boxes[:, :2] + boxes[:, 2:]) / 2
         ends = torch.stack([points, centers], 2)  # (num_instances, 2 coordinates, 2 ends)

@@ -146,6 +146,15 @@ def test_differences_are_measured_whatever_the_order():
 def test_what_cannot_be_exported_gets_a_sentence(files, tmp_path, capsys, monkeypatch):
     assert run_tool('export_onnx', files.config, files.checkpoint, tmp_path / 'out.pth') == 2
     assert 'let it end in .onnx' in capsys.readouterr().err
+    stock = write_detector(tmp_path / 'stock', num_query_groups=None, width=256)
+    assert run_tool('export_onnx', stock.config, stock.checkpoint, tmp_path / 'out.onnx',
+                    '--query-group', 2) == 2
+    assert '--query-group 2: model.type=ConditionalDETR has no' in capsys.readouterr().err
+    for out, reason in ((files.config / 'out.onnx', f'because {files.config} is no directory'),
+                        (tmp_path / 'a.onnx', 'is a directory')):
+        (tmp_path / 'a.onnx').mkdir(exist_ok=True)
+        assert run_tool('export_onnx', files.config, files.checkpoint, out) == 2
+        assert f'OUT {out} ' in (error := capsys.readouterr().err) and reason in error
     with pytest.raises(ConfigError, match='model.type=Linear'):
         OnnxDetector(torch.nn.Linear(1, 1))
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)

@@ -12,6 +12,7 @@ from builders import build, detector_config
 from commands import run_tool
 from matplotlib.axes import Axes
 from mmengine.runner import Runner
+from test_stability import detr_config
 from tiny import CLASSES, tiny_config
 
 from groupdetr_mmdet import cost_plots, query_plots, runs
@@ -150,6 +151,42 @@ def test_queries_of_all_groups_are_drawn(tiny_coco: Path, tmp_path: Path):
     draw_queries(model, dataset, tmp_path / 'queries.png', images=[0, 3])
     assert cv2.imread(str(tmp_path / 'queries.png')).shape[1] > 900
     assert [layer.self_attn.num_queries for layer in model.decoder.layers] == before == [10, 10]
+
+
+def tiny_runner(tiny_coco: Path, tmp_path: Path, changes: dict) -> Runner:
+    cfg = tiny_config(tiny_coco)
+    cfg.merge_from_dict(changes)
+    cfg.work_dir, cfg.visualizer.name = str(tmp_path / 'work'), str(tmp_path)
+    return Runner.from_cfg(cfg)
+
+
+def test_queries_of_a_detector_that_keeps_all_groups(tiny_coco: Path, tmp_path: Path):
+    runner = tiny_runner(tiny_coco, tmp_path, {
+        'model.separate_self_attn': False, 'model.test_cfg.query_group': 'all'})
+    titles = [title for title, _ in query_pictures(
+        runner.model.eval(), runner.test_dataloader.dataset, 0, score_thr=0., max_objects=2)]
+    assert titles[1].startswith('all groups: 30 detections of ')
+
+
+def test_queries_without_reference_points(tiny_coco: Path, tmp_path: Path, figures: list):
+    """As of the first DETR, whose class probabilities are a softmax, too."""
+    cfg = tiny_config(tiny_coco)
+    cfg.model = dict(
+        detr_config(len(CLASSES)), data_preprocessor=dict(type='DetDataPreprocessor'))
+    cfg.work_dir, cfg.visualizer.name = str(tmp_path / 'work'), str(tmp_path)
+    runner = Runner.from_cfg(cfg)
+    draw_queries(runner.model, runner.test_dataloader.dataset, tmp_path / 'queries.png', [0], 0.)
+    fig, = figures
+    assert [ax.get_title() for ax in fig.axes][1].startswith('group 0 alone: 6 detections')
+    assert [text.get_text() for text in fig.legends[0].texts] == [f'group {i}' for i in range(K)]
+
+
+def test_naive_one_to_many_matches_are_not_drawn(tiny_coco: Path, tmp_path: Path):
+    runner = tiny_runner(tiny_coco, tmp_path, {
+        'model.separate_self_attn': False, 'model.test_cfg.query_group': 'all',
+        'model.train_cfg.assigner.type': 'OneToManyHungarianAssigner'})
+    with pytest.raises(ConfigError, match='assigner.type=OneToManyHungarianAssigner'):
+        draw_queries(runner.model, runner.test_dataloader.dataset, tmp_path / 'queries.png')
 
 
 def test_draw_queries_command(tiny_config_file: Path, tmp_path: Path,

@@ -9,6 +9,7 @@ from commands import run_tool
 from deploy_models import write_detector
 from mmdet.apis import DetInferencer
 from mmdet.datasets import CocoDataset
+from mmengine.config import Config
 from pycocotools.coco import COCO
 from tiny import CLASSES
 
@@ -131,7 +132,42 @@ def test_pictures_have_the_detections_and_keep_their_folders(predict, files, tmp
     assert not (tmp_path / 'out/vis').exists()
 
 
-def test_images_are_found_in_folders_and_patterns(tmp_path):
+def test_a_picture_gets_a_suffix_that_can_be_written(predict, files, tmp_path):
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    names = ['noext', 'noext.jpg', 'gray.pgm', 'photo.JPG', '.png']
+    for name in names:
+        shutil.copy(files.data / 'images/val_0.jpg', folder / name)
+    status, results = predict(tuple(folder / name for name in names), '--score-thr', 0)
+    assert status == 0 and set(by_file(results)) == set(names)
+    pictures = {'noext.jpg.jpg', 'noext.jpg', 'gray.pgm.jpg', 'photo.JPG', '.png.jpg'}
+    assert {path.name for path in (tmp_path / 'out/vis').iterdir()} == pictures
+
+
+@pytest.mark.parametrize(('place', 'out', 'options'), [
+    ('out', 'out', []), ('out', 'out/inner', ['--no-vis']), ('out/vis', 'out', [])])
+def test_an_output_where_no_directory_can_be_is_refused_before_the_work(
+        place, out, options, files, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('groupdetr_mmdet.inference.Inferencer.__init__', None)  # not called
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text('a file')
+    status = run_tool('predict', files.data / 'images', files.config, files.checkpoint, '--out',
+                      tmp_path / out, *options)
+    error = capsys.readouterr().err
+    assert status == 2 and f'because {tmp_path / place} is no directory' in error
+    assert (tmp_path / place).read_text() == 'a file'
+
+
+def test_pictures_that_are_not_drawn_may_have_no_place(predict, files, tmp_path):
+    out = tmp_path / 'elsewhere'
+    out.mkdir()
+    (out / 'vis').write_text('a file')
+    assert run_tool('predict', files.data / 'images/val_0.jpg', files.config, files.checkpoint,
+                    '--out', out, '--no-vis') == 0
+    assert (out / 'results.json').is_file()
+
+
+def test_images_are_found_in_folders_and_patterns(tmp_path, monkeypatch):
     for name in ('b.png', 'a.JPG', 'note.txt', 'sub/c.jpg'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -140,6 +176,10 @@ def test_images_are_found_in_folders_and_patterns(tmp_path):
     assert [Path(path).name for path in find_images([f'{tmp_path}/**/*.jpg'])] == ['c.jpg']
     again = find_images([f'{tmp_path}/b.png', str(tmp_path), 'missing.jpg'])
     assert [Path(path).name for path in again] == ['b.png', 'a.JPG', 'missing.jpg']
+    monkeypatch.chdir(tmp_path)
+    again = ['./b.png', 'b.png', 'sub/../b.png', str(tmp_path / 'b.png'), '.', './nowhere.jpg',
+             'nowhere.jpg']
+    assert find_images(again) == ['./b.png', './a.JPG', './nowhere.jpg']
     for empty in (f'{tmp_path}/*.bmp', str(tmp_path / 'sub/none*')):
         with pytest.raises(ConfigError, match='has no image'):
             find_images([empty])
@@ -183,6 +223,29 @@ def test_a_wrong_option_gets_a_sentence(options, words, predict, files, capsys):
     error = capsys.readouterr().err
     assert status == 2 and results is None
     assert all(word in error for word in words), error
+
+
+@pytest.mark.parametrize('group', ['0', '2', 'best'])
+def test_a_group_of_a_detector_without_groups_is_refused(group, files, tmp_path, capsys):
+    stock = write_detector(tmp_path, num_query_groups=None, width=256)
+    status = run_tool('predict', files.data / 'images/val_0.jpg', stock.config, stock.checkpoint,
+                      '--out', tmp_path / 'out', '--query-group', group)
+    error = capsys.readouterr().err
+    assert status == 2 and not (tmp_path / 'out').exists()
+    assert f'--query-group {group}: model.type=ConditionalDETR has no groups' in error
+
+
+def test_a_detector_that_has_groups_by_default_is_asked_for_one(files, tmp_path):
+    config = Config.fromfile(files.config)
+    del config.model.num_query_groups
+    config.dump(tmp_path / 'default.py')
+    image = files.data / 'images/val_0.jpg'
+    results = []
+    for group in (1, 1 + 3):  # the 11 groups are those of the checkpoint, repeated
+        assert run_tool('predict', image, tmp_path / 'default.py', files.checkpoint, '--out',
+                        tmp_path, '--query-group', group, '--score-thr', 0, '--no-vis') == 0
+        results.append(json.loads((tmp_path / 'results.json').read_text()))
+    assert results[0] == results[1] != []
 
 
 def test_weights_that_do_not_fit_are_refused(files, tmp_path, capsys):

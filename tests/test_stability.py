@@ -1,4 +1,5 @@
 """The instability of the matching is DN-DETR's, and measuring it changes nothing."""
+import copy
 import json
 from pathlib import Path
 
@@ -6,17 +7,21 @@ import pytest
 import torch
 from builders import MATCH_COSTS, build, detector_config, make_batch
 from family_builders import FAMILIES, family_config
+from mmdet.models.detectors import DETR
 from mmdet.models.task_modules import HungarianAssigner
+from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from tiny import tiny_config
 
+from groupdetr_mmdet.detectors import GroupQueries
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.groups import group_rows
 from groupdetr_mmdet.queries import (DecodedQueries, count_changes, decode_queries,
-                                     ground_truth, match_queries, to_pixels)
+                                     detections, ground_truth, match_queries, to_pixels)
 from groupdetr_mmdet.stability import stability_scalars
 
 K, N = 3, 10
@@ -68,6 +73,47 @@ def test_queries_are_decoded_and_matched_group_by_group(family: str):
             expected = assigner.assign(predictions, sample.gt_instances, sample.metainfo)
             for gt, query in enumerate(matched[group].tolist()):
                 assert expected.gt_inds[query] == gt + 1
+
+
+@MODELS.register_module()
+class MixedInDETR(GroupQueries, DETR):
+    """The first DETR, with groups by the mixin alone."""
+
+
+def detr_config(num_classes: int) -> dict:
+    """Config of a small DETR of three groups of six queries."""
+    cfg = Config(get_config('mmdet::detr/detr_r50_8xb2-150e_coco.py').model.to_dict())
+    cfg.merge_from_dict({
+        'type': 'MixedInDETR', 'num_queries': 6, 'num_query_groups': K, 'encoder.num_layers': 1,
+        'decoder.num_layers': 2, 'backbone.depth': 18, 'backbone.init_cfg': None,
+        'neck.in_channels': [512], 'bbox_head.num_classes': num_classes,
+        'train_cfg.assigner.type': 'GroupHungarianAssigner', 'test_cfg.max_per_img': 6})
+    return cfg.to_dict()
+
+
+def test_queries_without_reference_points_and_with_a_background_class():
+    model = build(detr_config(num_classes=5)).eval()
+    inputs, samples = make_batch()
+    data = dict(inputs=list(inputs), data_samples=copy.deepcopy(samples))
+    decoded = decode_queries(model, data)
+    assert decoded.references is None and decoded.cls_scores.shape == (2, K * 6, 5 + 1)
+    assert [x.shape for x in match_queries(model, decoded)] == [(K, 3), (K, 2)]
+    found = detections(model, decoded, 0, score_thr=0)
+    with torch.no_grad():
+        expected = model.predict(inputs, samples, rescale=False)[0].pred_instances
+    alone = found[found.query_groups == 0]
+    torch.testing.assert_close(alone.scores.sort().values, expected.scores.sort().values)
+    assert alone.labels.bincount().equal(expected.labels.bincount())
+
+
+def test_naive_one_to_many_matches_have_no_stability():
+    config = detector_config()
+    config['train_cfg']['assigner']['type'] = 'OneToManyHungarianAssigner'
+    _, samples = make_batch()
+    boxes = torch.rand(2, K * N, 4)
+    decoded = DecodedQueries(torch.randn(2, K * N, 5), boxes, None, samples)
+    with pytest.raises(ConfigError, match='any number of queries of a group'):
+        match_queries(build(config), decoded)
 
 
 def test_more_objects_than_queries():

@@ -12,11 +12,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.dist import is_distributed
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
 from groupdetr_mmdet import GroupQueries
 from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.evaluation import choose_group
 from groupdetr_mmdet.loading import load_weights, read_checkpoint
 from groupdetr_mmdet.preflight import check_path
 
@@ -53,6 +55,33 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def load_inference_config(args: argparse.Namespace) -> Config:
+    """Read the config file and merge ``--cfg-options`` and ``--query-group`` into it.
+
+    Raises:
+        ConfigError: If a group is asked of a detector without groups.
+    """
+    check_path('CONFIG', args.config)
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    if args.query_group is not None:
+        if not has_groups(cfg):
+            raise ConfigError(f'--query-group {args.query_group}: model.type={cfg.model.type} has '
+                              'no groups of queries; leave --query-group out, or choose a config '
+                              'of a detector with groups.')
+        group = choose_group(args.query_group, args.checkpoint)
+        cfg.merge_from_dict({'model.test_cfg.query_group': group})
+    return cfg
+
+
+def has_groups(cfg: Config) -> bool:
+    """Whether the detector of a config has groups of queries, even if its config says no K."""
+    kind = cfg.model.type
+    detector_class = MODELS.get(kind) if isinstance(kind, str) else kind
+    return isinstance(detector_class, type) and issubclass(detector_class, GroupQueries)
+
+
 def build_runner(cfg: Config) -> Runner:
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
@@ -73,8 +102,10 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except ConfigError as error:
-        if os.environ.get('LOCAL_RANK', '0') != '0':
-            time.sleep(10)  # The first process says the same, and the launcher then ends this one.
+        # Before the processes meet, the first one says the same, and the launcher then ends this
+        # one. Later a mistake may be known to this one alone, as that in an image of its share.
+        if os.environ.get('LOCAL_RANK', '0') != '0' and not is_distributed():
+            time.sleep(10)
         # One that comes out of a data loader's worker carries the worker's traceback.
         print('error:', str(error).rsplit('ConfigError: ')[-1].strip(), file=sys.stderr)
         sys.exit(2)

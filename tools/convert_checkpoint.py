@@ -10,7 +10,7 @@ from groupdetr_mmdet.convert import RULES, Converted, convert, summarize
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.evaluation import choose_group, query_group
 from groupdetr_mmdet.loading import SAFETENSORS, read_checkpoint, write_checkpoint
-from groupdetr_mmdet.preflight import check_path
+from groupdetr_mmdet.preflight import check_output, check_path
 
 
 def parse_args() -> argparse.Namespace:
@@ -55,8 +55,7 @@ def check_args(args: argparse.Namespace) -> None:
             raise ConfigError(f'--{name.replace("_", "-")} {value} must be at least 1.')
     if osp.exists(args.out) and osp.exists(args.src) and osp.samefile(args.src, args.out):
         raise ConfigError(f'OUT {args.out} is SRC itself, which would be lost: name another file.')
-    if osp.isdir(args.out):
-        raise ConfigError(f'OUT {args.out} is a directory: name a file in it.')
+    check_output('OUT', args.out)
 
 
 def show(converted: Converted, verbose: bool) -> None:

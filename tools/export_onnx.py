@@ -4,18 +4,17 @@ import argparse
 from pathlib import Path
 from typing import Any, Dict
 
-from _cli import run
+from _cli import load_inference_config, run
 from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
-from mmengine.registry import init_default_scope
 from torch import nn
 
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.evaluation import choose_group, query_group
+from groupdetr_mmdet.evaluation import query_group
 from groupdetr_mmdet.export import CHECKED_BATCHES, OPSET, export_onnx
 from groupdetr_mmdet.inference import class_names
 from groupdetr_mmdet.loading import load_weights, read_checkpoint
-from groupdetr_mmdet.preflight import check_path
+from groupdetr_mmdet.preflight import check_output
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,17 +28,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction,
                         help='settings that override the config, as key=value')
     return parser.parse_args()
-
-
-def load_config(args: argparse.Namespace) -> Config:
-    check_path('CONFIG', args.config)
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
-    if args.query_group is not None:
-        group = choose_group(args.query_group, args.checkpoint)
-        cfg.merge_from_dict({'model.test_cfg.query_group': group})
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    return cfg
 
 
 def describe(cfg: Config, detector: nn.Module, checkpoint: Dict[str, Any]) -> Dict[str, Any]:
@@ -66,7 +54,8 @@ def main() -> None:
     args = parse_args()
     if not args.out.endswith('.onnx'):
         raise ConfigError(f'OUT {args.out} is not the name of an ONNX file: let it end in .onnx.')
-    cfg = load_config(args)
+    check_output('OUT', args.out)
+    cfg = load_inference_config(args)
     checkpoint = read_checkpoint(args.checkpoint)
     cfg.model.pop('init_cfg', None)
     detector = MODELS.build(cfg.model)

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Dict, List
 
 import torch
-from _cli import run
-from mmengine.config import Config, DictAction
+from _cli import load_inference_config, run
+from mmdet.apis.det_inferencer import IMG_EXTENSIONS
+from mmengine.config import DictAction
 from rich.progress import track
 
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.evaluation import choose_group, query_group
+from groupdetr_mmdet.evaluation import query_group
 from groupdetr_mmdet.hooks import write_atomically
 from groupdetr_mmdet.inference import CocoIds, Inferencer, find_images, find_labels, keep
-from groupdetr_mmdet.preflight import check_path
+from groupdetr_mmdet.preflight import check_output
+
+# What OpenCV reads and, in color, also writes.
+PICTURE_SUFFIXES = set(IMG_EXTENSIONS) - {'.pgm'}
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,31 +61,34 @@ def check_args(args: argparse.Namespace) -> None:
                           'choose another, such as cpu.') from error
 
 
-def load_config(args: argparse.Namespace) -> Config:
-    check_path('CONFIG', args.config)
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
-    if args.query_group is not None:
-        group = choose_group(args.query_group, args.checkpoint)
-        cfg.merge_from_dict({'model.test_cfg.query_group': group})
-    return cfg
-
-
 def picture_names(paths: List[str], folder: Path) -> Dict[str, str]:
-    """Name a picture for every image, in folders as those of the images."""
+    """Name a picture for every image, in folders as those of the images.
+
+    A name whose suffix says no format of color pictures gets .jpg added.
+    """
     root = osp.commonpath([osp.dirname(osp.abspath(path)) for path in paths])
-    return {path: str(folder / osp.relpath(osp.abspath(path), root)) for path in paths}
+    names = {path: str(folder / osp.relpath(osp.abspath(path), root)) for path in paths}
+    taken = set(names.values())
+    for path, name in names.items():
+        if osp.splitext(name)[1].lower() not in PICTURE_SUFFIXES:
+            while name in taken:  # by itself, and maybe by the image NAME.jpg
+                name += '.jpg'
+            names[path] = name
+            taken.add(name)
+    return names
 
 
 def main() -> None:
     args = parse_args()
     check_args(args)
     paths = find_images(args.inputs)
-    inferencer = Inferencer(load_config(args), args.checkpoint, args.device)
+    out, results = Path(args.out), []
+    pictures = {} if args.no_vis else picture_names(paths, out / 'vis')
+    for path in (out / 'results.json', *pictures.values()):
+        check_output('--out', path)
+    inferencer = Inferencer(load_inference_config(args), args.checkpoint, args.device)
     labels = find_labels(args.classes, inferencer.classes)
     ids = CocoIds(inferencer.classes, paths, args.ann_file)
-    out, results = Path(args.out), []
-    pictures = picture_names(paths, out / 'vis')
     batches = [paths[i:i + args.batch_size] for i in range(0, len(paths), args.batch_size)]
     for batch in track(batches, description='Detecting'):
         for path, sample in inferencer.detect(batch):

@@ -26,6 +26,7 @@ from groupdetr_mmdet.evaluation import (
 from groupdetr_mmdet.hooks import write_atomically
 from groupdetr_mmdet.plots import draw_instances
 from groupdetr_mmdet.preflight import check_config
+from groupdetr_mmdet.queries import has_references
 from groupdetr_mmdet.query_plots import add_legend, query_pictures
 from groupdetr_mmdet.runs import comparison, draw_panel, is_trained, panels_of, read_run
 
@@ -160,8 +161,8 @@ def queries_section(model: GroupQueries, dataset: BaseDataset) -> Dict[str, Any]
         queries += [(title, embed_image(picture)) for title, picture in query_pictures(
             model, dataset, index, SCORE_THR, max_objects=4)]
     legend = plt.figure(figsize=(7, .8))
-    add_legend(legend, model.num_query_groups)
-    return dict(queries=queries, legend=embed_figure(legend))
+    add_legend(legend, model)
+    return dict(queries=queries, legend=embed_figure(legend), references=has_references(model))
 
 
 @torch.no_grad()
