@@ -171,8 +171,7 @@ def test_queries_of_a_detector_that_keeps_all_groups(tiny_coco: Path, tmp_path: 
 def test_queries_without_reference_points(tiny_coco: Path, tmp_path: Path, figures: list):
     """As of the first DETR, whose class probabilities are a softmax, too."""
     cfg = tiny_config(tiny_coco)
-    cfg.model = dict(
-        detr_config(len(CLASSES)), data_preprocessor=dict(type='DetDataPreprocessor'))
+    cfg.model = detr_config(len(CLASSES))
     cfg.work_dir, cfg.visualizer.name = str(tmp_path / 'work'), str(tmp_path)
     runner = Runner.from_cfg(cfg)
     draw_queries(runner.model, runner.test_dataloader.dataset, tmp_path / 'queries.png', [0], 0.)
