@@ -14,6 +14,7 @@ from .dino import GroupDINO, GroupDINOHead  # noqa: E402
 from .evaluation import GroupCocoMetric  # noqa: E402
 from .head import GroupConditionalDETRHead  # noqa: E402
 from .hooks import AtomicCheckpointHook  # noqa: E402
+from .initializers import PyTorchDefaultInit  # noqa: E402
 from .stability import MatchingStabilityHook  # noqa: E402
 from .transformer import (  # noqa: E402
     GroupConditionalDetrTransformerDecoder, GroupConditionalDetrTransformerDecoderLayer)
@@ -26,5 +27,5 @@ __all__ = [
     'GroupConditionalDetrTransformerDecoderLayer', 'GroupDABDETR', 'GroupDABDETRHead',
     'GroupDINO', 'GroupDINOHead', 'GroupDeformableDETR', 'GroupDeformableDETRHead',
     'GroupHungarianAssigner', 'GroupQueries', 'MatchingStabilityHook',
-    'OneToManyHungarianAssigner', '__version__'
+    'OneToManyHungarianAssigner', 'PyTorchDefaultInit', '__version__'
 ]

@@ -1,8 +1,9 @@
 """Ablations of the paper's Table 7: what groups are good for."""
 import copy
-from typing import Sequence
+from typing import Optional, Sequence
 
 import torch
+from mmdet.models.task_modules import AssignResult
 from mmdet.registry import TASK_UTILS
 from mmengine.structures import InstanceData
 from torch import Tensor
@@ -21,6 +22,30 @@ class OneToManyHungarianAssigner(GroupHungarianAssigner):
         kwargs: As for ``GroupHungarianAssigner``.
     """
 
+    def one_set(self) -> 'OneToManyHungarianAssigner':
+        """Return an assigner of the same costs that takes all predictions as one group."""
+        one_set = copy.copy(self)
+        one_set.num_query_groups, one_set.num_queries = 1, None
+        return one_set
+
+    def assign(self,
+               pred_instances: InstanceData,
+               gt_instances: InstanceData,
+               img_meta: Optional[dict] = None,
+               **kwargs) -> AssignResult:
+        """Match one image's predictions of one layer; arguments and errors as of the parent.
+
+        Returns:
+            AssignResult: As of the parent.
+        """
+        num_gts, repeats = len(gt_instances), self.count_groups(len(pred_instances))
+        result = super(OneToManyHungarianAssigner, self.one_set()).assign(
+            pred_instances, InstanceData.cat([gt_instances] * repeats), img_meta, **kwargs)
+        matched = result.gt_inds > 0
+        result.gt_inds[matched] = (result.gt_inds[matched] - 1) % max(1, num_gts) + 1
+        result.num_gts = num_gts
+        return result
+
     def match_layers(self, cls_scores: Tensor, bbox_preds: Tensor,
                      batch_gt_instances: Sequence[InstanceData], batch_img_metas: Sequence[dict],
                      num_classes: int) -> MatchedPairs:
@@ -29,11 +54,9 @@ class OneToManyHungarianAssigner(GroupHungarianAssigner):
         Returns:
             MatchedPairs: The pairs of every layer.
         """
-        one_set = copy.copy(self)
-        one_set.num_query_groups, one_set.num_queries = 1, None
         repeats = self.count_groups(cls_scores.size(2))
         repeated = [InstanceData.cat([gts] * repeats) for gts in batch_gt_instances]
-        rows, copies = super(OneToManyHungarianAssigner, one_set).match_layers(
+        rows, copies = super(OneToManyHungarianAssigner, self.one_set()).match_layers(
             cls_scores, bbox_preds, repeated, batch_img_metas, num_classes)
         numbers = torch.arange(sum(map(len, batch_gt_instances)), device=copies.device)
         originals = torch.cat([

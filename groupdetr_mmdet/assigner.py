@@ -75,7 +75,8 @@ class GroupHungarianAssigner(HungarianAssigner):
             raise ConfigError(
                 f'{num_preds} predictions do not divide into num_query_groups='
                 f'{self.num_query_groups} groups: set model.num_queries to a multiple of '
-                'train_cfg.assigner.num_query_groups.')
+                'train_cfg.assigner.num_query_groups, and in two stages or DINO use the head of '
+                'this package, which keeps the proposals of the encoder apart.')
         return self.num_query_groups
 
     def assign(self,
@@ -105,7 +106,8 @@ class GroupHungarianAssigner(HungarianAssigner):
         check_labels(gt_instances.labels.cpu().numpy(), pred_instances.scores.size(-1))
         gt_inds = gt_instances.labels.new_zeros(len(pred_instances))
         labels = gt_inds - 1
-        if len(gt_instances):
+        if len(gt_instances) and len(pred_instances):
+            pred_instances = pred_instances.to(torch.float32)
             cost = self.match_cost_matrix(pred_instances, gt_instances, img_meta).cpu().numpy()
             if not np.isfinite(cost).all():
                 raise FloatingPointError(

@@ -1,5 +1,5 @@
 """Attention of the decoder: fused kernels, and self-attention inside each group."""
-from typing import Optional, Tuple, Type
+from typing import Callable, Optional, Tuple, Type
 
 import torch
 import torch.nn.functional as F
@@ -157,23 +157,39 @@ class GroupConditionalAttention(FusedConditionalAttention):
         return unfold_groups(out, query.size(0)), None
 
 
-def _skip_attention_weights(module: nn.Module, args: tuple, kwargs: dict) -> Tuple[tuple, dict]:
-    summed_as_official = kwargs['query'].device.type == 'cpu' and torch.is_grad_enabled()
-    return args, dict(kwargs, need_weights=summed_as_official)
+def _skip_weights(module: nn.Module, args: tuple, kwargs: dict) -> Tuple[tuple, dict]:
+    return args, dict(kwargs, need_weights=False)
 
 
-def fuse_multihead_attention(attention: MultiheadAttention) -> None:
-    """Let mmcv's ``MultiheadAttention`` run by fused kernels, save in training on the CPU.
+def _sum_as_official(module: nn.Module, args: tuple, kwargs: dict) -> Tuple[tuple, dict]:
+    training_on_cpu = kwargs['query'].device.type == 'cpu' and torch.is_grad_enabled()
+    return args, dict(kwargs, need_weights=training_on_cpu)
+
+
+def fuse_multihead_attention(attention: MultiheadAttention,
+                             prepare: Callable = _skip_weights) -> None:
+    """Let mmcv's ``MultiheadAttention`` run by fused kernels.
 
     mmcv asks ``torch.nn.MultiheadAttention`` for the attention weights and never reads them;
-    asking keeps PyTorch from its fused kernels. On the CPU no fused kernel takes the dropout of
-    training, and the order of summation of the official code is kept: gradients that flow through
-    the encoder of an untrained model are ill-conditioned, and differ by 2e-4 otherwise.
+    asking keeps PyTorch from its fused kernels.
+
+    Args:
+        attention (MultiheadAttention): Changed in place; parameters and results stay the same.
+        prepare (Callable): Hook that says in which calls the weights are asked for.
+    """
+    attention.attn.register_forward_pre_hook(prepare, with_kwargs=True)
+
+
+def fuse_encoder_attention(attention: MultiheadAttention) -> None:
+    """Let an encoder's self-attention run by fused kernels, save in training on the CPU.
+
+    There the order of summation of the official code is kept: gradients that flow through the
+    encoder of an untrained model are ill-conditioned, and differ by 2e-4 otherwise.
 
     Args:
         attention (MultiheadAttention): Changed in place; parameters and results stay the same.
     """
-    attention.attn.register_forward_pre_hook(_skip_attention_weights, with_kwargs=True)
+    fuse_multihead_attention(attention, _sum_as_official)
 
 
 class GroupMultiheadAttention(MultiheadAttention):

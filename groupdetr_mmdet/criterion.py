@@ -3,13 +3,14 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
-from mmdet.models.losses import FocalLoss
+from mmdet.models.losses import FocalLoss, QualityFocalLoss
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
 from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from .assigner import GroupHungarianAssigner, MatchedPairs
+from .errors import ConfigError
 
 
 class GroupCriterion:
@@ -118,9 +119,15 @@ class GroupCriterion:
 
         Returns:
             Tensor: Shape (num_layers, ).
+
+        Raises:
+            ConfigError: If ``loss_cls`` is a ``QualityFocalLoss``.
         """
         labels = torch.cat([gts.labels for gts in batch_gt_instances])[pairs.gts]
         loss_cls = self.loss_cls
+        if isinstance(loss_cls, QualityFocalLoss):
+            raise ConfigError('model.bbox_head.loss_cls.type=QualityFocalLoss wants the quality '
+                              "of boxes, which groups do not give: use type='FocalLoss'.")
         if type(loss_cls) is FocalLoss and not loss_cls.activated:
             return focal_loss_sums(cls_scores, pairs.rows, labels, loss_cls.alpha, loss_cls.gamma,
                                    loss_cls.loss_weight / normalizer)
@@ -172,7 +179,8 @@ def focal_loss_sums(logits: Tensor, rows: Tensor, labels: Tensor, alpha: float, 
     Returns:
         Tensor: In float32, shape (num_layers, ).
     """
-    return _FocalLossSums.apply(logits, rows * logits.size(-1) + labels, alpha, gamma, weight)
+    with torch.autocast(logits.device.type, enabled=False):  # it would halve the sums' precision
+        return _FocalLossSums.apply(logits, rows * logits.size(-1) + labels, alpha, gamma, weight)
 
 
 class _FocalLossSums(torch.autograd.Function):

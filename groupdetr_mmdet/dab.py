@@ -3,7 +3,7 @@ from mmdet.models.dense_heads import DABDETRHead
 from mmdet.models.detectors import DABDETR
 from mmdet.registry import MODELS
 
-from .attention import FusedConditionalAttention, fuse_multihead_attention, replace_attention
+from .attention import FusedConditionalAttention, fuse_encoder_attention, replace_attention
 from .criterion import GroupCriterion
 from .detectors import GroupQueries
 
@@ -29,7 +29,7 @@ class GroupDABDETR(GroupQueries, DABDETR):
     def _init_layers(self) -> None:
         super()._init_layers()
         for layer in self.encoder.layers:
-            fuse_multihead_attention(layer.self_attn)
+            fuse_encoder_attention(layer.self_attn)
         for layer in self.decoder.layers:
             replace_attention(layer, 'cross_attn', FusedConditionalAttention)
         if self.train_cfg is not None:

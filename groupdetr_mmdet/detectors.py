@@ -16,7 +16,8 @@ from .attention import group_self_attention, join_groups
 from .checkpoints import QUERY_EMBEDDING, adapt_query_rows, repeat_groups
 from .errors import ConfigError
 from .groups import check_num_query_groups, fold_groups
-from .transformer import FusedDetrTransformerEncoder, GroupConditionalDetrTransformerDecoder
+from .transformer import (FusedDetrTransformerEncoder, GroupConditionalDetrTransformerDecoder,
+                          recompute_layers)
 
 ALL_GROUPS = 'all'  # as test_cfg.query_group
 
@@ -33,7 +34,10 @@ class GroupQueries:
     Args:
         num_queries (int): Queries of one group, N.
         num_query_groups (int): Groups in training, K. Defaults to 11, as in the paper.
-        decoder (dict): Config of the decoder.
+        decoder (dict): Config of the decoder. Beside its own keys, ``num_cp`` is the number of
+            layers, from the first, that compute their activations again in the backward pass
+            (-1, none), and ``compile`` whether ``torch.compile`` compiles the layers, once for
+            all image sizes (False).
         bbox_head (dict): Config of the head.
         train_cfg (dict, optional): Training config, its ``assigner`` a ``GroupHungarianAssigner``
             without K.
@@ -70,15 +74,21 @@ class GroupQueries:
         test_cfg = complete_test_cfg(test_cfg, numbers, bbox_head['num_classes'])
         if test_cfg.get('each_group'):
             check_each_group(test_cfg['query_group'], separate_self_attn)
+        decoder = without_numbers(decoder, 'decoder', numbers)
+        num_cp, compile_layers = decoder.pop('num_cp', -1), decoder.pop('compile', False)
         super().__init__(
             num_queries=num_queries,
-            decoder=without_numbers(decoder, 'decoder', numbers),
+            decoder=decoder,
             bbox_head=bbox_head,
             train_cfg=train_cfg,
             test_cfg=test_cfg,
             **kwargs)
         if not separate_self_attn:
             join_groups(self.decoder)
+        recompute_layers(self.decoder, num_cp)
+        if compile_layers:
+            for layer in self.decoder.layers:
+                layer.compile(dynamic=True)
         self._register_state_dict_hook(_save_num_queries)
 
     @property
@@ -196,6 +206,7 @@ class GroupQueries:
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict,
                               *args) -> None:
+        saved_groups = None
         for name, parameter in self.group_parameters():
             rows = state_dict.get(prefix + name)
             if rows is None:
@@ -205,7 +216,9 @@ class GroupQueries:
                     rows, parameter.shape, self.num_queries, local_metadata.get('num_queries'))
             else:
                 num_rows = len(parameter) // self.num_query_groups
-                if len(rows) % num_rows == 0:  # PyTorch reports any other shape
+                # The first parameter tells K: the rows of later ones depend on the classes, too.
+                saved_groups = saved_groups or len(rows) // num_rows
+                if len(rows) == saved_groups * num_rows:  # PyTorch reports any other shape
                     state_dict[prefix + name] = repeat_groups(rows, num_rows,
                                                               self.num_query_groups)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)

@@ -1,5 +1,4 @@
 """Encoder, decoder and decoder layer of Group Conditional DETR."""
-from functools import partial
 from typing import Optional, Tuple
 
 import torch
@@ -8,11 +7,11 @@ from mmdet.models.layers import (ConditionalDetrTransformerDecoder,
 from mmdet.models.layers.transformer.utils import coordinate_to_encoding
 from mmdet.registry import MODELS
 from mmengine.model import ModuleList
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import (FusedConditionalAttention, GroupConditionalAttention,
-                        fuse_multihead_attention)
+                        fuse_encoder_attention)
 from .dropout import fuse_ffn
 
 
@@ -22,8 +21,29 @@ class FusedDetrTransformerEncoder(DetrTransformerEncoder):
     def _init_layers(self) -> None:
         super()._init_layers()
         for layer in self.layers:
-            fuse_multihead_attention(layer.self_attn)
+            fuse_encoder_attention(layer.self_attn)
             fuse_ffn(layer.ffn)
+
+
+class RecomputedLayer:
+    """Mixin of a decoder layer whose activations the backward pass computes again."""
+
+    def forward(self, *args, **kwargs) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(*args, **kwargs)
+        return checkpoint(super().forward, *args, use_reentrant=False, **kwargs)
+
+
+def recompute_layers(decoder: nn.Module, num_cp: int) -> None:
+    """Trade time for memory in the first layers of a decoder, as ``num_cp`` of mmdet's encoders.
+
+    Args:
+        decoder (nn.Module): A decoder of mmdet, changed in place; parameters and results stay.
+        num_cp (int): Number of layers; -1 and 0 are none.
+    """
+    for layer in decoder.layers[:max(0, num_cp)]:
+        kind = type(layer)
+        layer.__class__ = type(f'Recomputed{kind.__name__}', (RecomputedLayer, kind), {})
 
 
 @MODELS.register_module()
@@ -55,25 +75,12 @@ class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
 
     Args:
         num_queries (int): Queries of one group, N.
-        num_cp (int): Number of layers, from the first, that keep no activations and compute them
-            again in the backward pass, as ``num_cp`` of mmdet's encoders. Defaults to -1, none.
-        compile (bool): Whether ``torch.compile`` compiles the layers, once for all image sizes.
-            Defaults to False.
         kwargs: As for ``ConditionalDetrTransformerDecoder``.
     """
 
-    def __init__(self,
-                 *args,
-                 num_queries: int,
-                 num_cp: int = -1,
-                 compile: bool = False,
-                 **kwargs) -> None:
+    def __init__(self, *args, num_queries: int, **kwargs) -> None:
         self.num_queries = num_queries
-        self.num_cp = num_cp
         super().__init__(*args, **kwargs)
-        if compile:
-            for layer in self.layers:
-                layer.compile(dynamic=True)
 
     def _init_layers(self) -> None:
         super()._init_layers()
@@ -115,8 +122,6 @@ class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
                 ref_sine_embed = sine_embed * self.query_scale(query)
             else:
                 ref_sine_embed = sine_embed.expand_as(query)
-            if index < self.num_cp and torch.is_grad_enabled():
-                layer = partial(checkpoint, layer, use_reentrant=False)
             query = layer(
                 query,
                 key=key,

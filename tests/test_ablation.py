@@ -117,3 +117,22 @@ def test_naive_one_to_many_trains_and_keeps_all_queries():
 def test_an_image_without_objects():
     losses = build(naive_config()).loss(*make_batch(num_gts=(0, 2)))
     assert all(torch.isfinite(x) for x in losses.values())
+
+
+@pytest.mark.parametrize('num_gts', [0, 1, 4])
+def test_a_stock_head_gets_naive_one_to_many_too(num_gts):
+    """What a stock head asks for is what all layers get at once."""
+    assigner = TASK_UTILS.build(dict(
+        type='OneToManyHungarianAssigner', match_costs=MATCH_COSTS, num_query_groups=K))
+    generator = torch.Generator().manual_seed(0)
+    scores, boxes = (torch.rand(1, 1, K * N, n, generator=generator) for n in (5, 4))
+    labels = torch.arange(num_gts)
+    targets = bbox_cxcywh_to_xyxy(torch.rand(num_gts, 4, generator=generator) * 32 + 8)
+    gts, meta = InstanceData(labels=labels, bboxes=targets), dict(img_shape=(64, 64))
+    result = assigner.assign(
+        InstanceData(scores=scores[0, 0], bboxes=bbox_cxcywh_to_xyxy(boxes[0, 0]) * 64), gts, meta)
+    pairs = assigner.match_layers(scores, boxes, [gts], [meta], 5)
+    expected = torch.zeros(K * N, dtype=torch.long)
+    expected[pairs.rows[0]] = pairs.gts[0] + 1
+    assert torch.equal(result.gt_inds, expected) and result.num_gts == num_gts
+    assert torch.equal(result.labels, expected - 1)

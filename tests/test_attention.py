@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from builders import build, detector_config, make_batch
+from family_builders import family_config
 from mmcv.cnn.bricks.transformer import FFN
 from mmdet.models.layers.transformer.utils import ConditionalAttention
 from mmengine.optim import AmpOptimWrapper
@@ -117,12 +118,16 @@ def train_step(model, dtype=None):
             {name: p.grad for name, p in model.named_parameters() if p.grad is not None})
 
 
-@pytest.mark.parametrize('dropout', [0., 0.1])
-def test_checkpointed_layers_learn_the_same(dropout):
-    config = detector_config(dropout=dropout)
+@pytest.mark.parametrize('config', [
+    detector_config(), detector_config(dropout=0.1), family_config('dab'),
+    family_config('refine'), family_config('dino')])
+def test_checkpointed_layers_learn_the_same(config):
+    config = copy.deepcopy(config)
     kept = train_step(build(config))
-    config['decoder']['num_cp'] = 2
-    recomputed = train_step(build(config))
+    config['decoder']['num_cp'] = 1
+    model = build(config)
+    recomputed = train_step(copy.deepcopy(model))
+    assert all(parameter.grad is None for parameter in model.parameters()), 'a copy is its own'
     assert kept[0] == recomputed[0]
     for name, grad in kept[1].items():
         torch.testing.assert_close(grad, recomputed[1][name], atol=1e-6, rtol=1e-5)

@@ -7,6 +7,7 @@ from mmdet.models.losses import FocalLoss
 from mmdet.registry import MODELS
 
 from groupdetr_mmdet.criterion import focal_loss_sums
+from groupdetr_mmdet.errors import ConfigError
 
 
 @pytest.mark.parametrize('alpha, gamma', [(0.25, 2.0), (0.6, 1.5), (0.25, 0.0)])
@@ -123,3 +124,21 @@ def test_five_steps_lower_the_loss():
         loss.backward()
         optimizer.step()
     assert totals[-1] < totals[0]
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_the_losses_are_summed_in_float32_under_autocast(dtype):
+    logits = torch.randn(2, 1, 6, 5).to(dtype)
+    rows, labels = torch.tensor([[0], [6]]), torch.tensor([[1], [2]])
+    arguments = logits, rows, labels, 0.25, 2., torch.tensor(1.)
+    expected = focal_loss_sums(*arguments)
+    with torch.autocast('cpu', dtype=dtype):
+        found = focal_loss_sums(*arguments)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
+def test_a_loss_that_wants_the_quality_of_boxes_is_refused():
+    config = detector_config()
+    config['bbox_head']['loss_cls'] = dict(type='QualityFocalLoss', use_sigmoid=True)
+    with pytest.raises(ConfigError, match="QualityFocalLoss wants .* type='FocalLoss'"):
+        build(config).loss(*make_batch())

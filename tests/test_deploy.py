@@ -117,7 +117,9 @@ def test_an_output_that_lies_under_a_file_is_refused_before_the_work(folder, cap
 def test_the_python_of_the_guide_runs(folder, onnx_file, capsys, monkeypatch):
     """And both snippets find the same best object."""
     monkeypatch.chdir(folder)
-    guide = (Path(__file__).parents[1] / 'docs/checkpoints.md').read_text()
+    root = Path(__file__).parents[1]
+    guide = (root / 'README.md').read_text().partition('## Detect')[2]
+    guide += (root / 'docs/checkpoints.md').read_text()
     inferencer, onnx = re.findall(r'```python\n(.*?)```', guide, re.DOTALL)
     config = Config.fromfile('ours.py')
     config.model.test_cfg.query_group = GROUP

@@ -1,5 +1,6 @@
 """What holds for groups in every family of mmdet."""
 import copy
+import re
 from typing import List, Optional
 
 import pytest
@@ -239,6 +240,20 @@ def test_groups_start_apart(family):
     spread = [block.std() for block in blocks]
     alone = dict(build(family_config(family, num_query_groups=1)).named_parameters())[name]
     assert torch.stack(spread).mean() == pytest.approx(alone.std().item(), rel=.2)
+
+
+@pytest.mark.parametrize('family', ['two_stage', 'dino'])
+@pytest.mark.parametrize('old, new', [(1, 1), (None, 3), (3, 3), (2, 4)])
+def test_the_classes_of_other_data_are_not_taken_for_groups(family, old, new):
+    """An encoder head of 20 classes is not that of 4 groups of 5."""
+    source = family_config(family, old)
+    source['bbox_head']['num_classes'] = 20
+    target = build(family_config(family, new))
+    with pytest.raises(RuntimeError, match='size mismatch') as error:
+        target.load_state_dict(build(source).state_dict())
+    misfits = re.findall(r'size mismatch for ([\w.]+)', str(error.value))
+    last = target.decoder.num_layers
+    assert {f'bbox_head.cls_branches.{i}.bias' for i in range(last + 1)} <= set(misfits)
 
 
 def test_self_attention_that_knows_no_groups_is_refused():

@@ -135,3 +135,12 @@ def test_detections_of_one_group_are_not_split_at_inference():
     told = GroupHungarianAssigner(MATCH_COSTS, num_query_groups=2, num_queries=N)
     assert told.count_groups(N) == 1
     assert told.count_groups(2 * N) == 2
+
+
+def test_half_precision_and_no_predictions():
+    pred, gts = instances(*predictions()), ground_truth(3)
+    pred.scores = (pred.scores * 20).half()
+    assigner = GroupHungarianAssigner(MATCH_COSTS, num_query_groups=K)
+    expected = assigner.assign(pred.to(torch.float32), gts, META)
+    assert torch.equal(assigner.assign(pred, gts, META).gt_inds, expected.gt_inds)
+    assert assigner.assign(pred[:0], gts, META).gt_inds.shape == (0, )

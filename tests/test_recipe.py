@@ -77,6 +77,16 @@ def test_initialization_is_the_official_one():
             assert p.std().item() == pytest.approx(xavier, rel=0.15), name
 
 
+def test_the_neck_starts_as_pytorch_makes_a_convolution():
+    model = MODELS.build(load('group_cond_detr_r50_12e.py').model)
+    model.neck.init_weights()
+    conv = model.neck.convs[0].conv
+    bound = conv.in_channels**-0.5
+    for parameter in (conv.weight, conv.bias):
+        assert parameter.abs().max().item() == pytest.approx(bound, rel=0.1)
+        assert parameter.std().item() == pytest.approx(bound / 3**0.5, rel=0.15)
+
+
 def test_dc5_is_dilated_as_in_torchvision():
     model = MODELS.build(load('group_cond_detr_r50_dc5_12e.py').model)
     stage = model.backbone.layer4

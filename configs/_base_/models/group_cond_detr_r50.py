@@ -30,14 +30,7 @@ model = dict(
         act_cfg=None,
         norm_cfg=None,
         num_outs=1,
-        # PyTorch's default for a convolution, as in the official code
-        init_cfg=dict(
-            type='Kaiming',
-            layer='Conv2d',
-            a=5**0.5,
-            mode='fan_in',
-            nonlinearity='leaky_relu',
-            distribution='uniform')),
+        init_cfg=dict(type='PyTorchDefaultInit', layer='Conv2d')),  # as in the official code
     encoder=dict(
         num_layers=6,
         layer_cfg=dict(
