@@ -51,7 +51,7 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
         label (str, optional): What to call the run. Defaults to the directory's name.
 
     Raises:
-        ConfigError: If there is no log of a training in it.
+        ConfigError: If there is no log of a training in it, or one by iteration.
     """
     work_dir = Path(work_dir)
     files = sorted(work_dir.glob('vis_data/scalars.json')) or sorted(
@@ -66,6 +66,10 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
         raise ConfigError(f'WORK_DIR {work_dir} has no */vis_data/scalars.json of a training; '
                           'name the --work-dir of tools/train.py, with LocalVisBackend among '
                           'vis_backends.')
+    if any('epoch' not in entry for entry in train):
+        raise ConfigError(f'WORK_DIR {work_dir} has the log of a training by iteration, and runs '
+                          'are compared by epoch: train with log_processor.by_epoch=True and '
+                          'train_cfg.type=EpochBasedTrainLoop.')
     run = Run(label or work_dir.resolve().name, train, val, stability)
     add_hours(run)
     return run
@@ -119,7 +123,14 @@ def comparison(runs: Sequence[Run]) -> Tuple[List[str], List[List[str]]]:
 
     Returns:
         tuple[list[str], list[list[str]]]: Header and rows.
+
+    Raises:
+        ConfigError: If a run has no validation.
     """
+    for run in runs:
+        if not run.val:
+            raise ConfigError(f'WORK_DIR: the run {run.label} has no {AP} in its log; leave it '
+                              'out, or wait for its first validation.')
     target = runs[0].val[-1][AP]
     header = ['run', 'epochs', 'hours', 'final AP', 'best AP', f'epochs to AP {target:.3f}',
               f'hours to AP {target:.3f}']
@@ -152,10 +163,7 @@ def draw_runs(runs: Sequence[Run], out_file: Union[str, Path]) -> None:
     Raises:
         ConfigError: If a run has no validation.
     """
-    for run in runs:
-        if not run.val:
-            raise ConfigError(f'WORK_DIR: the run {run.label} has no {AP} in its log; leave it '
-                              'out, or wait for its first validation.')
+    header, rows = comparison(runs)
     panels = panels_of(runs)
     fig, axes = plt.subplot_mosaic(
         [panels, ['table'] * len(panels)],
@@ -163,7 +171,7 @@ def draw_runs(runs: Sequence[Run], out_file: Union[str, Path]) -> None:
         height_ratios=[10, 1.2 + len(runs)], layout='constrained')
     for panel in panels:
         draw_panel(axes[panel], panel, runs)
-    draw_table(axes['table'], *comparison(runs))
+    draw_table(axes['table'], header, rows)
     fig.savefig(out_file, dpi=110)
     plt.close(fig)
 

@@ -14,7 +14,8 @@ from .detectors import GroupQueries
 from .errors import ConfigError
 from .queries import count_changes, decode_queries, match_queries
 
-MATCHES = 'matched_queries'  # in the message hub, and so in checkpoints
+# In the message hub, and so in checkpoints: the matches, and in which images they are.
+MATCHES, IMAGES = 'matched_queries', 'matched_images'
 
 
 @HOOKS.register_module()
@@ -39,12 +40,21 @@ class MatchingStabilityHook(Hook):
         self.num_images = num_images
 
     def before_train(self, runner: Runner) -> None:
-        """Match with the initial queries, unless a resumed run knows the last epoch's."""
+        """Match with the initial queries, unless a resumed run knows the last epoch's.
+
+        Raises:
+            ConfigError: If the detector has no groups, or the run no validation images.
+        """
         if not isinstance(unwrap(runner.model), GroupQueries):
             raise ConfigError('custom_hooks: MatchingStabilityHook knows no '
                               f'{type(unwrap(runner.model)).__name__}; take it out, or choose a '
                               'config of a detector with groups.')
-        if MATCHES not in runner.message_hub.runtime_info:
+        if runner.val_loop is None:
+            raise ConfigError('custom_hooks: MatchingStabilityHook wants validation images, and '
+                              "val_cfg is None: set val_cfg=dict(type='ValLoop') with "
+                              'val_dataloader and val_evaluator, or take the hook out.')
+        known = runner.message_hub.runtime_info.get(IMAGES)
+        if known != spread_images(runner, self.num_images):
             self._match(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -58,7 +68,9 @@ class MatchingStabilityHook(Hook):
             f'than an epoch ago, instability {scalars["instability/mean"]:.3f}')
 
     def _match(self, runner: Runner) -> List[Tensor]:
-        matches = match_data_set(runner, self.num_images)
+        images = spread_images(runner, self.num_images)
+        matches = match_data_set(runner, images)
+        runner.message_hub.update_info(IMAGES, images)
         # Lists, which need no code to be read from a checkpoint
         runner.message_hub.update_info(MATCHES, [x.tolist() for x in matches])
         return matches
@@ -68,22 +80,26 @@ def unwrap(model: torch.nn.Module) -> torch.nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
-def match_data_set(runner: Runner, num_images: int) -> List[Tensor]:
+def spread_images(runner: Runner, num_images: int) -> List[int]:
+    """Choose images evenly from the validation data set, at most all, by their indices."""
+    total = len(runner.val_dataloader.dataset)
+    return torch.linspace(0, total - 1, min(num_images, total)).long().tolist()
+
+
+def match_data_set(runner: Runner, images: Sequence[int]) -> List[Tensor]:
     """Match the queries of all groups with the objects of validation images.
 
     Args:
         runner (Runner): The run, whose model is as before afterwards.
-        num_images (int): Images, at most those of the data set.
+        images (Sequence[int]): Indices of images.
 
     Returns:
         list[Tensor]: Of each image, shape (K, G), see :func:`match_queries`; on every rank.
     """
     model, loader = unwrap(runner.model), runner.val_dataloader
-    num_images = min(num_images, len(loader.dataset))
-    spread = torch.linspace(0, len(loader.dataset) - 1, num_images).long().tolist()
     # As many on every rank, for mmengine cuts all results to the shortest; the surplus goes.
-    padded = -(-num_images // get_world_size()) * get_world_size()
-    mine = list(islice(cycle(spread), padded))[get_rank()::get_world_size()]
+    padded = -(-len(images) // get_world_size()) * get_world_size()
+    mine = list(islice(cycle(images), padded))[get_rank()::get_world_size()]
     was_training = model.training
     model.eval()
     matches = []
@@ -92,7 +108,7 @@ def match_data_set(runner: Runner, num_images: int) -> List[Tensor]:
         decoded = decode_queries(model, loader.collate_fn(batch))
         matches += [x.cpu() for x in match_queries(model, decoded)]
     model.train(was_training)
-    gathered = [collect_results(matches, num_images, 'cpu')]
+    gathered = [collect_results(matches, len(images), 'cpu')]
     broadcast_object_list(gathered)
     return gathered[0]
 

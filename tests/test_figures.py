@@ -111,6 +111,30 @@ def test_plot_runs_prints_its_table(tmp_path: Path, capfd: pytest.CaptureFixture
     assert out.read_text().startswith('<?xml')
 
 
+def test_runs_without_validation_are_not_compared(tmp_path: Path):
+    file = write_log(tmp_path / 'base', [.1]) / '1/vis_data/scalars.json'
+    file.write_text('\n'.join(x for x in file.read_text().splitlines() if AP not in x))
+    run = read_run(tmp_path / 'base')
+    for compare in (comparison, lambda runs: draw_runs(runs, tmp_path / 'runs.png')):
+        with pytest.raises(ConfigError, match='the run base has no coco/bbox_mAP in its log'):
+            compare([run])
+    assert not (tmp_path / 'runs.png').exists()
+
+
+def test_a_run_by_iteration_is_not_compared(tiny_coco: Path, tmp_path: Path,
+                                            capfd: pytest.CaptureFixture):
+    cfg = tiny_config(tiny_coco)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=2)
+    cfg.param_scheduler = []
+    cfg.log_processor = dict(by_epoch=False)
+    cfg.default_hooks.checkpoint.update(by_epoch=False)
+    cfg.work_dir, cfg.visualizer.name = str(tmp_path / 'work'), str(tmp_path)
+    Runner.from_cfg(cfg).train()
+    for command in ('plot_runs', 'report'):
+        assert run_tool(command, tmp_path / 'work', '--out', tmp_path / 'out.png') == 2
+        assert 'has the log of a training by iteration' in capfd.readouterr().err
+
+
 @pytest.mark.parametrize('args, error', [
     (['nowhere'], 'WORK_DIR nowhere has no */vis_data/scalars.json of a training'),
     (['a', 'b', '--labels', 'one'], '--labels: 1 labels for 2 runs'),

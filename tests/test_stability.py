@@ -178,6 +178,25 @@ def test_hook_logs_every_epoch_and_changes_nothing(tiny_coco: Path, tmp_path: Pa
     assert score['instability/mean'] == scores[1]['instability/mean']
 
 
+def test_resumed_with_other_images_the_hook_starts_anew(tiny_coco: Path, tmp_path: Path):
+    """Matches in one image are not compared with those in another."""
+    cfg = tiny_config(tiny_coco)
+    cfg.merge_from_dict({'optim_wrapper.optimizer.lr': 0.})
+    train(cfg, tmp_path / 'hook', custom_hooks=[dict(type='MatchingStabilityHook', num_images=3)])
+    resumed = train(cfg, tmp_path / 'resumed', resume=True,
+                    load_from=str(tmp_path / 'hook/epoch_1.pth'),
+                    custom_hooks=[dict(type='MatchingStabilityHook', num_images=4)])
+    score, = (entry for entry in resumed if 'instability/mean' in entry)
+    assert score['instability/mean'] == score['changed_matches/mean'] == 0
+
+
+def test_hook_without_validation_images(tiny_coco: Path, tmp_path: Path):
+    cfg = tiny_config(tiny_coco)
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    with pytest.raises(ConfigError, match="val_cfg is None: set val_cfg=dict\\(type='ValLoop'"):
+        train(cfg, tmp_path, custom_hooks=[dict(type='MatchingStabilityHook')])
+
+
 def test_hook_names_a_detector_without_groups(tiny_coco: Path, tmp_path: Path):
     cfg = tiny_config(tiny_coco, num_query_groups=None)
     hooks = [dict(type='MatchingStabilityHook')]

@@ -63,17 +63,18 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
         Path: The file.
 
     Raises:
-        ConfigError: If the directories have no log, config, or checkpoint.
+        ConfigError: If the directories have no log by epoch with validations, config, or
+            checkpoint.
     """
     folders = [*compare, work_dir]
     if labels and len(labels) != len(folders):
         raise ConfigError(f'--labels: {len(labels)} labels for {len(folders)} runs; give each of '
                           '--compare one, and then WORK_DIR.')
     runs = [read_run(*x) for x in zip(folders, labels or [None] * len(folders))]
+    header, rows = comparison(runs)
     checkpoint = checkpoint or last_checkpoint(work_dir)
     cfg = read_config(work_dir)
     runner, record = evaluate(cfg, checkpoint, work_dir)
-    header, rows = comparison(runs)
     out_file = out_file or work_dir / 'report.html'
     page = jinja2.Template(TEMPLATE.read_text(), autoescape=True).render(
         title=f'{cfg.model.type}: {runs[-1].label}',
@@ -222,7 +223,8 @@ def configuration(cfg: Config) -> List[Tuple[str, Any]]:
         ('queries of a group N', cfg.model.num_queries),
         ('encoder layers', cfg.model.encoder.num_layers),
         ('decoder layers', cfg.model.decoder.num_layers),
-        ('epochs', cfg.train_cfg.max_epochs), ('batch size', cfg.train_dataloader.batch_size),
+        ('epochs', cfg.train_cfg.get('max_epochs')),
+        ('batch size', cfg.train_dataloader.batch_size),
         ('optimizer', optimizer.type), ('learning rate', optimizer.lr),
         ('seed', cfg.get('randomness', {}).get('seed')),
     ]
