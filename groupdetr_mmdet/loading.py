@@ -1,6 +1,7 @@
 """Read checkpoints of other people without running their code, and write whole files."""
 import argparse
 import contextlib
+import copy
 import hashlib
 import io
 import json
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from .errors import ConfigError
 from .hooks import write_atomically
@@ -182,7 +184,8 @@ def import_safetensors() -> Any:
 def load_weights(model: nn.Module, checkpoint: Any, path: str) -> None:
     """Load a checkpoint's weights into a model, all of them or none.
 
-    mmengine's loaders report a tensor that does not fit in the log and go on.
+    mmengine's loaders report a tensor that does not fit in the log and go on. As in theirs, the
+    prefix ``module.`` of a distributed model's tensors is left out.
 
     Args:
         model (nn.Module): Gets the weights.
@@ -193,6 +196,8 @@ def load_weights(model: nn.Module, checkpoint: Any, path: str) -> None:
         ConfigError: If a tensor is left over, missing or of another shape.
     """
     state_dict = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
+    state_dict = copy.copy(state_dict)
+    consume_prefix_in_state_dict_if_present(state_dict, 'module.')
     fix = 'use the config that it was trained with, or convert it by tools/convert_checkpoint.py.'
     try:
         missing, left_over = model.load_state_dict(state_dict, strict=False)

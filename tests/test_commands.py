@@ -3,16 +3,19 @@ import importlib
 import json
 import os
 import pickle
+import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import mmdet
 import pytest
 import torch
-from commands import free_port
+import torch.distributed as dist
+from commands import free_port, run_tool
+from mmengine.config import Config
 from tiny import tiny_config, write_tiny_coco
 from torch.utils.data import DataLoader, Dataset
 
@@ -193,6 +196,7 @@ def test_mistake_of_several_processes_ends_in_one_sentence(trained: Trained, tmp
     ('train.py {config} --cfg-options model.num_query_groups=0', 'num_query_groups=0'),
     ('test.py {config} nowhere.pth', 'CHECKPOINT: nowhere.pth does not exist; '),
     ('test.py {config} {config} --out predictions.txt', '--out: predictions.txt is not '),
+    ('test.py {config} {config} --out {config}/p.pkl', '/p.pkl cannot be written, because '),
 ])
 def test_mistakes(tiny_config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                   capfd: pytest.CaptureFixture, command: str, error: str):
@@ -205,6 +209,78 @@ def test_mistakes(tiny_config_file: Path, tmp_path: Path, monkeypatch: pytest.Mo
     last = capfd.readouterr().err.splitlines()[-1]
     assert exit_.value.code == 2
     assert last.startswith('error: ') and error in last
+
+
+@pytest.mark.parametrize(('name', 'tensor', 'words'), [
+    ('foreign.weight', torch.zeros(1), 'the model has no foreign.weight'),
+    ('bbox_head.fc_cls.bias', torch.zeros(5), 'size mismatch for bbox_head.fc_cls.bias'),
+    ('bbox_head.fc_cls.bias', None, 'it has no bbox_head.fc_cls.bias'),
+])
+def test_weights_that_do_not_fit_are_not_evaluated(
+        trained: Trained, tmp_path: Path, capfd: pytest.CaptureFixture, name: str,
+        tensor: Optional[torch.Tensor], words: str):
+    checkpoint = torch.load(trained.work_dir / 'epoch_2.pth')
+    checkpoint['state_dict'][name] = tensor
+    if tensor is None:
+        del checkpoint['state_dict'][name]
+    torch.save(checkpoint, tmp_path / 'wrong.pth')
+    assert run_tool('test', trained.config, tmp_path / 'wrong.pth', '--work-dir', tmp_path) == 2
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith(f'error: {tmp_path}/wrong.pth does not fit') and words in last
+
+
+def test_weights_of_a_distributed_model_of_other_groups_are_evaluated(
+        trained: Trained, tested: dict, tmp_path: Path):
+    checkpoint = torch.load(trained.work_dir / 'epoch_2.pth')
+    checkpoint['state_dict'] = {f'module.{name}': tensor
+                                for name, tensor in checkpoint['state_dict'].items()}
+    torch.save(checkpoint, tmp_path / 'distributed.pth')
+    assert run_tool('test', trained.config, tmp_path / 'distributed.pth', '--work-dir', tmp_path,
+                    '--cfg-options', 'model.num_query_groups=2') == 0
+    assert metrics(tmp_path) == tested
+
+
+def test_averaged_weights_are_evaluated(trained: Trained, tested: dict, tmp_path: Path):
+    """Those of a training that averages, and those of one that does not."""
+    config = Config.fromfile(trained.config)
+    config.custom_hooks = [dict(type='EMAHook', momentum=0.5)]
+    config.train_cfg.max_epochs = 1
+    config.dump(tmp_path / 'ema.py')
+    assert run_tool('train', tmp_path / 'ema.py', '--work-dir', tmp_path / 'work') == 0
+    assert 'ema_state_dict' in torch.load(tmp_path / 'work/epoch_1.pth')
+    log, = tmp_path.glob('work/*/*.log')
+    validated = {name: float(value)
+                 for name, value in re.findall(r'(coco/\w+): (\S+)', log.read_text())}
+    for name, checkpoint, expected in (('averaged', tmp_path / 'work/epoch_1.pth', validated),
+                                       ('plain', trained.work_dir / 'epoch_2.pth', tested)):
+        assert run_tool('test', tmp_path / 'ema.py', checkpoint, '--work-dir',
+                        tmp_path / name) == 0
+        assert metrics(tmp_path / name) == expected
+
+
+def test_mistake_of_one_process_is_said_at_once(
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """Once the processes work together; before that the first one says the same."""
+    monkeypatch.syspath_prepend(TOOLS)
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    run_command = importlib.import_module('_cli').run
+    waits = []
+    monkeypatch.setattr('time.sleep', waits.append)
+
+    def fail() -> None:
+        raise ConfigError('broken.jpg cannot be read; remove it.')
+
+    with pytest.raises(SystemExit, match='2'):
+        run_command(fail)
+    assert waits == [10]
+    dist.init_process_group('gloo', rank=0, world_size=1, store=dist.HashStore())
+    try:
+        with pytest.raises(SystemExit, match='2'):
+            run_command(fail)
+    finally:
+        dist.destroy_process_group()
+    assert waits == [10]
+    assert capsys.readouterr().err.count('error: broken.jpg cannot be read; remove it.\n') == 2
 
 
 def test_mistake_found_in_a_data_loader_worker_ends_in_one_sentence(

@@ -5,11 +5,14 @@ from _cli import build_runner, load_config, make_parser, run
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmengine.dist import is_main_process
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
 
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.evaluation import (
     draw_groups, evaluate_each_group, record_groups, split_groups)
-from groupdetr_mmdet.preflight import check_config, check_path
+from groupdetr_mmdet.loading import load_weights, read_checkpoint
+from groupdetr_mmdet.preflight import check_config, check_output, check_path
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,11 +32,30 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_out(out: str) -> None:
+    if not out.endswith(('.pkl', '.pickle')):
+        raise ConfigError(f'--out: {out} is not the name of a pickle file; let it end in .pkl.')
+    check_output('--out', out)
+
+
+def check_weights(runner: Runner, checkpoint: str) -> None:
+    """Check that weights fit the model: the runner logs those that do not, and goes on.
+
+    Args:
+        runner (Runner): Its model gets the weights.
+        checkpoint (str): Path or URL.
+
+    Raises:
+        ConfigError: If the checkpoint cannot be read or does not fit.
+    """
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    load_weights(model, read_checkpoint(checkpoint), checkpoint)
+
+
 def main() -> None:
     args = parse_args()
-    if args.out and not args.out.endswith(('.pkl', '.pickle')):
-        raise ConfigError(f'--out: {args.out} is not the name of a pickle file; let it end in '
-                          '.pkl.')
+    if args.out:
+        check_out(args.out)
     cfg = load_config(args)
     check_path('CHECKPOINT', args.checkpoint)
     cfg.load_from = args.checkpoint
@@ -43,6 +65,7 @@ def main() -> None:
         cfg = trigger_visualization_hook(cfg, args)
     check_config(cfg, modes=('test',))
     runner = build_runner(cfg)
+    check_weights(runner, args.checkpoint)
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     metrics = runner.test()
