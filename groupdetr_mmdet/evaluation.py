@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
 from .errors import ConfigError
 from .hooks import write_atomically
 from .plots import COLORS
+from .queries import check_groups
 
 MAIN = 'bbox_mAP'  # the metric that ranks the groups
 BEST = 'best'  # as --query-group
@@ -143,26 +144,48 @@ def groups_rows(groups: Sequence[Dict[str, float]]) -> List[List[str]]:
     ]
 
 
-def evaluate_each_group(cfg: Config) -> None:
+def evaluate_each_group(cfg: Config, key: str = '--all-groups') -> None:
     """Change a config so that its test evaluates every group.
 
     Args:
         cfg (Config): Config of a detector with groups, tested by ``CocoMetric``.
+        key (str): The argument that asks for it. Defaults to that of ``tools/test.py``.
 
     Raises:
-        ConfigError: If the detector has no groups, or is not tested by ``CocoMetric``.
+        ConfigError: If the detector has no groups, or is not tested by the AP of ``CocoMetric``.
     """
-    if 'num_query_groups' not in cfg.model:
-        raise ConfigError(f'--all-groups: model.type={cfg.model.type} has no num_query_groups; '
-                          'choose a config of a detector with groups.')
+    check_groups(key, cfg.model)
     evaluators = cfg.get('test_evaluator') or []
     coco = [x for x in (evaluators if isinstance(evaluators, list) else [evaluators])
-            if x.type in (CocoMetric.__name__, GroupCocoMetric.__name__)]
+            if metric_class(x) in (CocoMetric, GroupCocoMetric)]
     if len(coco) != 1:
-        raise ConfigError('--all-groups: test_evaluator must have one CocoMetric, and has '
-                          f'{len(coco)}; set test_evaluator.type=CocoMetric.')
-    coco[0].type = GroupCocoMetric.__name__
+        raise ConfigError(f'{key}: test_evaluator must have one CocoMetric, and has {len(coco)}; '
+                          'set test_evaluator.type=CocoMetric.')
+    check_metric(key, coco[0])
+    coco[0].type = f'{METRICS.scope}.{GroupCocoMetric.__name__}'
     cfg.merge_from_dict({'model.test_cfg.each_group': True})
+
+
+def metric_class(evaluator: ConfigDict) -> Optional[type]:
+    """Return the class that an evaluator's ``type`` names, with or without 'mmdet.'."""
+    return METRICS.get(evaluator.type) if isinstance(evaluator.type, str) else evaluator.type
+
+
+def check_metric(key: str, evaluator: ConfigDict) -> None:
+    """Check that a ``CocoMetric`` computes the AP by which the groups are ranked.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    metric, items = evaluator.get('metric', 'bbox'), evaluator.get('metric_items')
+    metrics = [metric] if isinstance(metric, str) else metric
+    for name, value, is_wrong, fix in (
+        ('metric', metric, 'bbox' not in metrics, 'bbox'),
+        ('metric_items', items, items is not None and 'mAP' not in items, "['mAP']"),
+        ('format_only', True, evaluator.get('format_only'), 'False')):
+        if is_wrong:
+            raise ConfigError(f'{key}: test_evaluator.{name}={value} leaves out the AP of boxes, '
+                              f'which ranks the groups; set test_evaluator.{name} to {fix}.')
 
 
 def draw_groups(groups: Sequence[Dict[str, float]]) -> Figure:
@@ -174,7 +197,7 @@ def draw_groups(groups: Sequence[Dict[str, float]]) -> Figure:
     Returns:
         Figure: To be saved and closed.
     """
-    aps = [group[MAIN] for group in groups]
+    aps = [group.get(MAIN, -1.) for group in groups]
     median, best = statistics.median(aps), aps.index(max(aps))
     fig, ax = plt.subplots(figsize=(max(4.5, .55 * len(aps)), 3.4), layout='constrained')
     bars = ax.bar(range(len(aps)), aps, color=[COLORS[group == best] for group in range(len(aps))])

@@ -4,8 +4,10 @@ import inspect
 from typing import Any, Iterator, List, NamedTuple, Optional, Sequence
 
 import torch
+from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample, SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor
 
@@ -30,6 +32,22 @@ class DecodedQueries(NamedTuple):
     bbox_preds: Tensor
     references: Optional[Tensor]
     samples: SampleList
+
+
+def check_groups(key: str, model: ConfigDict) -> None:
+    """Check that the config of a model is that of a detector with groups, of whatever K.
+
+    Args:
+        key (str): The argument that names the config.
+        model (ConfigDict): The model's part of it.
+
+    Raises:
+        ConfigError: If it is another model.
+    """
+    detector = MODELS.get(model.type) if isinstance(model.type, str) else model.type
+    if not (inspect.isclass(detector) and issubclass(detector, GroupQueries)):
+        raise ConfigError(f'{key}: model.type={model.type} has no groups of queries; choose a '
+                          'config of a detector with groups, such as GroupConditionalDETR.')
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """The baselines of the benchmark compute what our detector computes, and the command runs."""
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,13 @@ def run_tool(*args: object) -> subprocess.CompletedProcess:
                           capture_output=True, text=True, timeout=300)
 
 
+def load_tool(monkeypatch, *args: object) -> dict:
+    """Return the functions of the command, for a command line."""
+    monkeypatch.setattr(sys, 'argv', ['benchmark.py', *map(str, args)])
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    return runpy.run_path(str(ROOT / 'tools/benchmark.py'))
+
+
 @pytest.fixture
 def config_file(cfg, tmp_path) -> Path:
     cfg.custom_imports = dict(imports=['groupdetr_mmdet'])
@@ -164,6 +172,20 @@ def test_command_measures_modes_side_by_side(config_file, tmp_path):
     assert 'ours:bf16' in result.stdout and 'matching' in result.stdout
 
 
+def test_the_detector_chooses_k(cfg, config_file, monkeypatch):
+    cfg.model.pop('num_query_groups')
+    cfg.dump(config_file)
+    tool = load_tool(monkeypatch, config_file)
+    assert tool['load_config'](tool['parse_args']()).model.num_query_groups == 11
+
+
+def test_a_detector_without_groups(cfg, config_file, monkeypatch):
+    cfg.model.type = 'ConditionalDETR'
+    cfg.dump(config_file)
+    with pytest.raises(ConfigError, match='CONFIG: model.type=ConditionalDETR has no groups'):
+        load_tool(monkeypatch, config_file)['main']()
+
+
 @pytest.mark.slow
 def test_command_measures_the_whole_table(config_file, tmp_path):
     out = tmp_path / 'out.json'
@@ -184,11 +206,6 @@ def test_command_measures_the_whole_table(config_file, tmp_path):
     (['--table', '--groups', '1', '2'], '--groups: [1, 2] are several'),
 ])
 def test_mistakes_get_one_sentence(config_file, monkeypatch, args, sentence):
-    import runpy
-    monkeypatch.setattr(sys, 'argv', ['benchmark.py', str(config_file), *args])
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-    main = runpy.run_path(str(ROOT / 'tools/benchmark.py'))['main']
-    from groupdetr_mmdet.errors import ConfigError
     with pytest.raises(ConfigError) as error:
-        main()
+        load_tool(monkeypatch, config_file, *args)['main']()
     assert str(error.value).startswith(sentence)

@@ -3,12 +3,14 @@ import copy
 import json
 import math
 from pathlib import Path
+from typing import Union
 
 import pytest
 import torch
 from builders import build, detector_config, make_batch
 from commands import run_tool
 from family_builders import FAMILIES, family_config
+from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -16,8 +18,8 @@ from tiny import CLASSES, tiny_config
 
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.evaluation import (
-    choose_group, evaluate_each_group, read_groups, record_file, record_groups, split_groups,
-    summarize_groups)
+    GroupCocoMetric, choose_group, evaluate_each_group, read_groups, record_file, record_groups,
+    split_groups, summarize_groups)
 
 K = 3
 
@@ -147,17 +149,28 @@ def test_the_metric_asks_for_each_group():
 
 
 @pytest.mark.parametrize('change, error', [
-    ({'model.type': 'ConditionalDETR', 'model.num_query_groups': None}, 'has no num_query_groups'),
-    ({'test_evaluator': dict(type='VOCMetric')}, 'must have one CocoMetric, and has 0'),
+    ({'model.type': 'ConditionalDETR'}, 'model.type=ConditionalDETR has no groups of queries'),
+    ({'test_evaluator.type': 'VOCMetric'}, 'must have one CocoMetric, and has 0'),
+    ({'test_evaluator.metric': 'proposal'}, 'metric=proposal leaves out the AP of boxes'),
+    ({'test_evaluator.metric_items': ['mAP_50']}, "metric_items=.'mAP_50'. leaves out the AP"),
+    ({'test_evaluator.format_only': True}, 'set test_evaluator.format_only to False'),
 ])
 def test_configs_without_groups_or_metric(tiny_coco: Path, change: dict, error: str):
     cfg = tiny_config(tiny_coco)
-    if 'test_evaluator' in change:
-        cfg.test_evaluator = change['test_evaluator']
-    else:
-        cfg.model.pop('num_query_groups')
-    with pytest.raises(ConfigError, match=error):
-        evaluate_each_group(cfg)
+    cfg.merge_from_dict(change)
+    with pytest.raises(ConfigError, match=f'^WORK_DIR: .*{error}'):
+        evaluate_each_group(cfg, 'WORK_DIR')
+
+
+@pytest.mark.parametrize('metric', ['mmdet.CocoMetric', CocoMetric])
+def test_configs_that_leave_much_to_defaults(tiny_coco: Path, metric: Union[str, type]):
+    """Of K, and of the scope of the metric."""
+    cfg = tiny_config(tiny_coco)
+    cfg.model.pop('num_query_groups')
+    cfg.test_evaluator.update(type=metric, metric=['bbox', 'proposal'])
+    evaluate_each_group(cfg)
+    assert isinstance(METRICS.build(cfg.test_evaluator), GroupCocoMetric)
+    assert cfg.model.test_cfg.each_group
 
 
 def test_the_best_group_is_recorded_beside_its_weights(tmp_path: Path):

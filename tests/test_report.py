@@ -118,6 +118,18 @@ def test_a_work_directory_without_checkpoint(work_dir: Path, tmp_path: Path,
     assert 'has no checkpoint that last_checkpoint names' in capfd.readouterr().err
 
 
+def test_a_training_with_as_many_groups_as_the_detector_chooses(work_dir: Path, tmp_path: Path):
+    folder = tmp_path / 'work'
+    shutil.copytree(work_dir, folder)
+    file, = folder.glob('*/vis_data/config.py')
+    cfg = Config.fromfile(file)
+    cfg.model.pop('num_query_groups')
+    cfg.dump(file)
+    assert run_tool('report', folder) == 0
+    assert any(text.startswith('11 groups of 10 queries')
+               for text in Page((folder / 'report.html').read_text()).texts)
+
+
 def test_a_training_of_several_processes_and_later_tests(report: Path, work_dir: Path,
                                                          tmp_path: Path):
     """The launcher is not there any more, and the config of a test is not the training's."""

@@ -13,8 +13,10 @@ from typing import List, Optional, Tuple
 
 import torch
 from _cli import run
+from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.registry import init_default_scope
 
 from benchmarks.cases import AMP, MODES, PARTS, STRIDE, Case, Shapes
 from benchmarks.measure import describe_machine
@@ -23,6 +25,7 @@ from benchmarks.report import print_report, write_json
 from benchmarks.suite import Suite
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.preflight import check_path
+from groupdetr_mmdet.queries import check_groups
 
 
 def parse_args() -> argparse.Namespace:
@@ -74,9 +77,10 @@ def load_config(args: argparse.Namespace) -> Config:
     check_path('CONFIG', args.config)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
-    if 'num_query_groups' not in cfg.model:
-        raise ConfigError(f'CONFIG: model.type={cfg.model.type} of {args.config} has no '
-                          'num_query_groups; choose a config of a detector with groups.')
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    check_groups('CONFIG', cfg.model)
+    if 'num_query_groups' not in cfg.model:  # the detector knows its default
+        cfg.model.num_query_groups = MODELS.build(cfg.model).num_query_groups
     return cfg
 
 

@@ -78,7 +78,7 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
     out_file = out_file or work_dir / 'report.html'
     page = jinja2.Template(TEMPLATE.read_text(), autoescape=True).render(
         title=f'{cfg.model.type}: {runs[-1].label}',
-        subtitle=f'{cfg.model.num_query_groups} groups of {cfg.model.num_queries} queries, '
+        subtitle=f'{runner.model.num_query_groups} groups of {cfg.model.num_queries} queries, '
         f'{len(runner.test_dataloader.dataset)} test images, weights {Path(checkpoint).name}',
         width=420, header=header, rows=rows,
         curves=[(panel, curve_picture(panel, runs)) for panel in panels_of(runs)],
@@ -87,7 +87,7 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
         detections=draw_pairs(runner.model, runner.test_dataloader.dataset),
         **({} if record is None else queries_section(
             runner.model, runner.test_dataloader.dataset)),
-        configuration=configuration(cfg), config=cfg.pretty_text,
+        configuration=configuration(cfg, runner.model), config=cfg.pretty_text,
         environment=[(name, value) for name, value in collect_env().items() if '\n' not in
                      str(value)])
     write_atomically(out_file, page.encode())
@@ -131,7 +131,7 @@ def evaluate(cfg: Config, checkpoint: str,
     cfg = cfg.copy()
     separate = cfg.model.get('separate_self_attn', True)
     if separate:
-        evaluate_each_group(cfg)
+        evaluate_each_group(cfg, f'WORK_DIR {work_dir}')
     cfg.update(work_dir=str(work_dir / 'report'), load_from=checkpoint, resume=False)
     check_config(cfg, modes=('test', ))
     runner = build_runner(cfg)
@@ -214,12 +214,12 @@ def data_url(kind: str, data: bytes) -> str:
     return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
 
 
-def configuration(cfg: Config) -> List[Tuple[str, Any]]:
+def configuration(cfg: Config, model: GroupQueries) -> List[Tuple[str, Any]]:
     """Choose what a reader asks first."""
     optimizer = cfg.optim_wrapper.optimizer
     return [
         ('detector', cfg.model.type), ('backbone', cfg.model.backbone.type),
-        ('groups of queries K', cfg.model.num_query_groups),
+        ('groups of queries K', model.num_query_groups),
         ('queries of a group N', cfg.model.num_queries),
         ('encoder layers', cfg.model.encoder.num_layers),
         ('decoder layers', cfg.model.decoder.num_layers),
