@@ -2,7 +2,7 @@
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Dict, List, Tuple, Union
+from typing import Dict, List, Sequence, Tuple, Union
 
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
@@ -15,6 +15,11 @@ TITLES = dict(
     decoder='Decoder, head and criterion, forward and backward',
     criterion='Criterion, forward and backward',
     inference='Inference')
+# what else cases may differ in, and how a label says it
+SETTINGS = dict(
+    num_queries='{} queries in a group',
+    num_objects='{} objects in an image',
+    attn_drop='attention dropout {}')
 Lines = Dict[str, List[dict]]
 
 
@@ -25,8 +30,8 @@ def read_costs(path: Union[str, Path]) -> Tuple[dict, Dict[str, Lines]]:
         path (str or Path): The JSON file.
 
     Returns:
-        tuple[dict, dict]: The whole record, and of each measured part the cases of each mode, by
-        rising K.
+        tuple[dict, dict]: The whole record, and of each measured part the cases of each line, by
+        rising K. A line is a mode and, where cases differ in them, other settings than K.
 
     Raises:
         ConfigError: If it is another file, or has only one K.
@@ -38,12 +43,27 @@ def read_costs(path: Union[str, Path]) -> Tuple[dict, Dict[str, Lines]]:
         raise ConfigError(f'JSON: {path} is not what tools/benchmark.py --json writes '
                           f'({error!r}); name its file.') from error
     parts: Dict[str, Lines] = defaultdict(lambda: defaultdict(list))
+    _, differing = split_settings(cases)
     for case in cases:
-        parts[case['part']][case['name']].append(case)
+        label = ', '.join([case['name'], *say_settings(case, differing)])
+        parts[case['part']][label].append(case)
     if len({case['num_groups'] for case in cases if case['mode'] != 'stock'}) < 2:
         raise ConfigError(f'JSON: {path} has a single K, which makes no curve; run '
                           'tools/benchmark.py with several, such as --groups 1 2 4 8 11.')
     return record, parts
+
+
+def split_settings(cases: Sequence[dict]) -> Tuple[List[str], List[str]]:
+    """Return the names of the settings that all cases share, and of those in which they differ."""
+    same = [name for name in SETTINGS if len({case.get(name) for case in cases}) == 1]
+    return same, [name for name in SETTINGS if name not in same]
+
+
+def say_settings(case: dict, names: Sequence[str]) -> List[str]:
+    """Say some settings of a case; None is what the config says."""
+    values = {name: case.get(name) for name in names}
+    return [SETTINGS[name].format('of the config' if value is None else value)
+            for name, value in values.items()]
 
 
 def draw_costs(record: dict, parts: Dict[str, Lines], out_file: Union[str, Path]) -> None:
@@ -69,7 +89,7 @@ def draw_costs(record: dict, parts: Dict[str, Lines], out_file: Union[str, Path]
                    ylabel=f'{what} [{unit}]', xlim=(0, None), ylim=(0, None))
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.grid(alpha=.3)
-        time.legend()
+        time.legend(fontsize=8)
         if not memory.lines:
             memory.axis('off')
             memory.set_title('no memory: run the benchmark with --memory', fontsize=10)
@@ -79,9 +99,10 @@ def draw_costs(record: dict, parts: Dict[str, Lines], out_file: Union[str, Path]
 
 
 def describe(record: dict) -> str:
-    """Say on which inputs and machine was measured."""
-    shapes, case = record['shapes'], record['cases'][0]
+    """Say on which inputs and machine was measured, and the settings that all cases share."""
+    shapes, cases = record['shapes'], record['cases']
+    settings = say_settings(cases[0], split_settings(cases)[0])
     height, width = shapes['image_size']
     machine = ', '.join(f'{name}: {value}' for name, value in record['machine'].items())
-    return (f'batch of {shapes["batch_size"]} images of {height} x {width}, {case["num_queries"]} '
-            f'queries in a group, {case["num_objects"]} objects in an image\n{machine}')
+    images = f'batch of {shapes["batch_size"]} images of {height} x {width}'
+    return ', '.join([images, *settings]) + f'\n{machine}'

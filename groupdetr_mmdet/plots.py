@@ -129,7 +129,8 @@ def draw_instances(image: np.ndarray, instances: InstanceData, metainfo: dict,
         names = [metainfo['classes'][label] for label in instances.labels]
         if 'scores' in instances:
             names = [f'{name} {score:.2f}' for name, score in zip(names, instances.scores)]
-        colors = [metainfo['palette'][label] for label in instances.labels]
+        palette = metainfo['palette']  # CocoDataset's has 80 colors, whatever the classes
+        colors = [palette[label % len(palette)] for label in instances.labels]
         visualizer.draw_bboxes(bboxes, edge_colors='k', line_widths=5, alpha=1)
         visualizer.draw_bboxes(bboxes, edge_colors=colors, line_widths=3, alpha=1)
         labels = [dict(facecolor=np.array(color) / 255, edgecolor='none', pad=1)

@@ -12,6 +12,7 @@ from builders import build, detector_config
 from commands import run_tool
 from matplotlib.axes import Axes
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
 from test_stability import detr_config
 from tiny import CLASSES, tiny_config
 
@@ -19,7 +20,7 @@ from groupdetr_mmdet import cost_plots, query_plots, runs
 from groupdetr_mmdet.cost_plots import draw_costs, read_costs
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.evaluation import draw_groups
-from groupdetr_mmdet.plots import COLORS, LINE_STYLES, line_style
+from groupdetr_mmdet.plots import COLORS, LINE_STYLES, draw_instances, line_style
 from groupdetr_mmdet.query_plots import aspect, draw_queries, query_pictures
 from groupdetr_mmdet.runs import AP, comparison, draw_runs, reach, read_run
 
@@ -224,6 +225,14 @@ def test_draw_queries_command(tiny_config_file: Path, tmp_path: Path,
     assert '--images: 4 is not one of the 4 images of' in capfd.readouterr().err
 
 
+def test_there_may_be_more_classes_than_colors():
+    image = np.zeros((40, 40, 3), np.uint8)
+    instances = InstanceData(
+        bboxes=torch.tensor([[5., 15, 30, 35]]), labels=torch.tensor([81]))
+    metainfo = dict(classes=[str(i) for i in range(90)], palette=[(255, 0, 0)] * 80)
+    assert (draw_instances(image, instances, metainfo) == (255, 0, 0)).all(-1).any()
+
+
 def benchmark_json(path: Path, groups: Sequence[int] = (4, 1), memory: Optional[int] = 1) -> Path:
     cases = [dict(part='step', mode=mode, name=mode, num_groups=k, num_queries=300, num_objects=7,
                   seconds=dict(total=k * seconds),
@@ -244,6 +253,24 @@ def test_costs_are_drawn_against_k(tmp_path: Path, figures: list):
         plain=[[1, 2], [4, 8]], ours=[[1, 1], [4, 4]])
     assert memory.lines[0].get_ydata().tolist() == [1, 4]
     assert 'batch of 2 images of 800 x 1066, 300 queries' in figures[0].get_suptitle()
+
+
+def test_costs_of_unlike_cases_are_lines_of_their_own(tmp_path: Path, figures: list):
+    file = benchmark_json(tmp_path / 'b.json')
+    record = json.loads(file.read_text())
+    record['cases'] = [
+        dict(case, num_queries=n, attn_drop=drop, seconds=dict(total=n * case['num_groups']))
+        for case in record['cases'] if case['mode'] == 'ours'
+        for n, drop in ((100, None), (300, None), (300, 0.))]
+    file.write_text(json.dumps(record))
+    draw_costs(*read_costs(file), tmp_path / 'costs.png')
+    time, _ = figures[0].axes
+    assert {line.get_label(): line.get_xydata().tolist() for line in time.lines} == {
+        'ours, 100 queries in a group, attention dropout of the config': [[1, 100], [4, 400]],
+        'ours, 300 queries in a group, attention dropout of the config': [[1, 300], [4, 1200]],
+        'ours, 300 queries in a group, attention dropout 0.0': [[1, 300], [4, 1200]]}
+    title = figures[0].get_suptitle()
+    assert '800 x 1066, 7 objects in an image\n' in title and 'queries' not in title
 
 
 def test_costs_without_memory(tmp_path: Path, capfd: pytest.CaptureFixture):
