@@ -14,6 +14,9 @@ from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 
+from .errors import ConfigError
+from .preflight import check_output
+
 LOSSES = dict(
     loss='sum over all decoder layers',
     loss_cls='classification, last layer',
@@ -24,6 +27,20 @@ METRICS = {'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50', 'coco/bbox_mAP_75'
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 LINE_STYLES = ('-', '--', ':', '-.')  # one after the other when the colors have all been used
 FONT_SIZE = 10
+SUFFIXES = ('.png', '.svg', '.pdf')  # of pictures
+
+
+def prepare_picture(out_file: str) -> None:
+    """Make the folder of ``--out``, a picture, before the work that it will show.
+
+    Raises:
+        ConfigError: If it is not the name of a picture, or cannot be written there.
+    """
+    if Path(out_file).suffix not in SUFFIXES:
+        raise ConfigError(f'--out: {out_file} is not the name of a picture; let it end in '
+                          f'{", ".join(SUFFIXES)}.')
+    check_output('--out', out_file)
+    Path(out_file).parent.mkdir(parents=True, exist_ok=True)
 
 
 def line_style(index: int) -> dict:

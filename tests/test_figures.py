@@ -105,7 +105,7 @@ def test_lines_differ_in_color_or_style():
 
 def test_plot_runs_prints_its_table(tmp_path: Path, capfd: pytest.CaptureFixture):
     logged = [write_log(tmp_path / name, [.1, .2]) for name in ('a', 'b')]
-    out = tmp_path / 'runs.svg'
+    out = tmp_path / 'made/runs.svg'
     assert run_tool('plot_runs', *logged, '--labels', 'one', 'eleven', '--out', out) == 0
     printed = capfd.readouterr().out
     assert 'eleven' in printed and f'Wrote {out}' in printed
@@ -219,8 +219,10 @@ def test_draw_queries_command(tiny_config_file: Path, tmp_path: Path,
     model = build(detector_config(num_classes=len(CLASSES)))
     torch.save(dict(state_dict=model.state_dict()), checkpoint)
     args = [tiny_config_file, checkpoint, '--images']
-    assert run_tool('draw_queries', *args, 1, '--out', tmp_path / 'queries.png') == 0
-    assert cv2.imread(str(tmp_path / 'queries.png')).std() > 10
+    out = tmp_path / 'made/queries.png'
+    assert run_tool('draw_queries', *args, 1, '--out', out) == 0
+    assert cv2.imread(str(out)).std() > 10
+    args = [*args[:2], '--out', out, args[2]]
     assert run_tool('draw_queries', *args, 4) == 2
     assert '--images: 4 is not one of the 4 images of' in capfd.readouterr().err
 
@@ -231,6 +233,22 @@ def test_there_may_be_more_classes_than_colors():
         bboxes=torch.tensor([[5., 15, 30, 35]]), labels=torch.tensor([81]))
     metainfo = dict(classes=[str(i) for i in range(90)], palette=[(255, 0, 0)] * 80)
     assert (draw_instances(image, instances, metainfo) == (255, 0, 0)).all(-1).any()
+
+
+@pytest.mark.parametrize('command', [
+    'draw_queries nowhere.py nowhere.pth', 'plot_runs nowhere', 'plot_benchmark nowhere.json'])
+@pytest.mark.parametrize('out, error', [
+    ('q.txt', 'is not the name of a picture; let it end in .png, .svg, .pdf'),
+    ('q', 'is not the name of a picture'),
+    ('file/q.png', 'cannot be written, because'),
+    ('folder.png', 'is a directory and must be a file'),
+])
+def test_where_no_picture_can_be_is_said_before_the_work(
+        tmp_path: Path, command: str, out: str, error: str, capfd: pytest.CaptureFixture):
+    (tmp_path / 'file').touch()
+    (tmp_path / 'folder.png').mkdir()
+    assert run_tool(*command.split(), '--out', tmp_path / out) == 2
+    assert error in capfd.readouterr().err
 
 
 def benchmark_json(path: Path, groups: Sequence[int] = (4, 1), memory: Optional[int] = 1) -> Path:
@@ -275,8 +293,8 @@ def test_costs_of_unlike_cases_are_lines_of_their_own(tmp_path: Path, figures: l
 
 def test_costs_without_memory(tmp_path: Path, capfd: pytest.CaptureFixture):
     file = benchmark_json(tmp_path / 'b.json', memory=None)
-    assert run_tool('plot_benchmark', file, '--out', tmp_path / 'costs.png') == 0
-    assert cv2.imread(str(tmp_path / 'costs.png')).std() > 10
+    assert run_tool('plot_benchmark', file, '--out', tmp_path / 'made/costs.png') == 0
+    assert cv2.imread(str(tmp_path / 'made/costs.png')).std() > 10
 
 
 @pytest.mark.parametrize('content, error', [

@@ -102,10 +102,11 @@ def test_an_ablation_has_no_groups_to_show(tmp_path: Path, changes: dict):
     (['--labels', 'one'], None),
     (['--labels', 'one', 'two'], '--labels: 2 labels for 1 runs'),
     (['--checkpoint', 'nowhere.pth'], 'nowhere.pth does not exist'),
+    (['--out', '.'], 'is a directory and must be a file'),
 ])
 def test_mistakes(work_dir: Path, tmp_path: Path, args: list, error: str,
                   capfd: pytest.CaptureFixture):
-    status = run_tool('report', work_dir, *args, '--out', tmp_path / 'report.html')
+    status = run_tool('report', work_dir, '--out', tmp_path / 'report.html', *args)
     assert status == (0 if error is None else 2)
     if error:
         assert error in capfd.readouterr().err

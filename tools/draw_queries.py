@@ -7,6 +7,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config, DictAction
 
 from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.plots import prepare_picture
 from groupdetr_mmdet.preflight import check_config, check_path
 from groupdetr_mmdet.query_plots import draw_queries
 
@@ -22,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--max-objects', type=int, default=4, metavar='N',
                         help='objects of an image whose queries are drawn (default: %(default)s)')
     parser.add_argument('--out', default='queries.png',
-                        help='picture to write (default: %(default)s)')
+                        help='picture to write, .png, .svg or .pdf (default: %(default)s)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction,
                         help='settings that override the config, as key=value')
     return parser.parse_args()
@@ -30,6 +31,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    prepare_picture(args.out)
     check_path('CONFIG', args.config)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})

@@ -4,6 +4,7 @@ import argparse
 from _cli import run
 
 from groupdetr_mmdet.cost_plots import draw_costs, read_costs
+from groupdetr_mmdet.plots import prepare_picture
 
 
 def parse_args() -> argparse.Namespace:
@@ -11,12 +12,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('json', metavar='JSON', help='what tools/benchmark.py --json wrote, of '
                         'several --groups, with --memory for the memory')
     parser.add_argument('--out', default='costs.png',
-                        help='picture to write (default: %(default)s)')
+                        help='picture to write, .png, .svg or .pdf (default: %(default)s)')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    prepare_picture(args.out)
     draw_costs(*read_costs(args.json), args.out)
     print('Wrote', args.out)
 

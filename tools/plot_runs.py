@@ -1,16 +1,14 @@
 """Draw AP by epoch and by hour, and the losses, of several runs; print what each took to reach the
 final AP of the first one, the baseline."""
 import argparse
-from pathlib import Path
 
 from _cli import run
 from rich.console import Console
 from rich.table import Table
 
 from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.plots import prepare_picture
 from groupdetr_mmdet.runs import comparison, draw_runs, read_run
-
-SUFFIXES = ('.png', '.svg', '.pdf')
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,9 +28,7 @@ def main() -> None:
     if len(labels) != len(args.work_dirs):
         raise ConfigError(f'--labels: {len(labels)} labels for {len(args.work_dirs)} runs; give '
                           'each run one.')
-    if Path(args.out).suffix not in SUFFIXES:
-        raise ConfigError(f'--out: {args.out} is not the name of a picture; let it end in '
-                          f'{", ".join(SUFFIXES)}.')
+    prepare_picture(args.out)
     runs = [read_run(*x) for x in zip(args.work_dirs, labels)]
     draw_runs(runs, args.out)
     header, rows = comparison(runs)

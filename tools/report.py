@@ -25,7 +25,7 @@ from groupdetr_mmdet.evaluation import (
     draw_groups, evaluate_each_group, groups_rows, read_groups, record_groups)
 from groupdetr_mmdet.hooks import write_atomically
 from groupdetr_mmdet.plots import draw_instances
-from groupdetr_mmdet.preflight import check_config
+from groupdetr_mmdet.preflight import check_config, check_output
 from groupdetr_mmdet.queries import has_references
 from groupdetr_mmdet.query_plots import add_legend, query_pictures
 from groupdetr_mmdet.runs import comparison, draw_panel, is_trained, panels_of, read_run
@@ -70,12 +70,13 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
     if labels and len(labels) != len(folders):
         raise ConfigError(f'--labels: {len(labels)} labels for {len(folders)} runs; give each of '
                           '--compare one, and then WORK_DIR.')
+    out_file = out_file or work_dir / 'report.html'
+    check_output('--out', out_file)
     runs = [read_run(*x) for x in zip(folders, labels or [None] * len(folders))]
     header, rows = comparison(runs)
     checkpoint = checkpoint or last_checkpoint(work_dir)
     cfg = read_config(work_dir)
     runner, record = evaluate(cfg, checkpoint, work_dir)
-    out_file = out_file or work_dir / 'report.html'
     page = jinja2.Template(TEMPLATE.read_text(), autoescape=True).render(
         title=f'{cfg.model.type}: {runs[-1].label}',
         subtitle=f'{runner.model.num_query_groups} groups of {cfg.model.num_queries} queries, '
