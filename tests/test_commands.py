@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple, Optional
 
 import mmdet
@@ -15,6 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from commands import free_port, run_tool
+from mmdet.models.test_time_augs import DetTTAModel
 from mmengine.config import Config
 from tiny import tiny_config, write_tiny_coco
 from torch.utils.data import DataLoader, Dataset
@@ -238,6 +240,23 @@ def test_weights_of_a_distributed_model_of_other_groups_are_evaluated(
     assert run_tool('test', trained.config, tmp_path / 'distributed.pth', '--work-dir', tmp_path,
                     '--cfg-options', 'model.num_query_groups=2') == 0
     assert metrics(tmp_path) == tested
+
+
+def test_weights_are_checked_inside_what_wraps_a_model(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(TOOLS)
+    check_weights = runpy.run_path(str(TOOLS / 'test.py'))['check_weights']
+    model = torch.nn.Linear(1, 1)
+    torch.save(model.state_dict(), tmp_path / 'weights.pth')
+    model.test_step = None  # which DetTTAModel asks for
+    torch.nn.init.zeros_(model.weight)
+    augmented = SimpleNamespace(model=DetTTAModel(module=model))
+    check_weights(augmented, str(tmp_path / 'weights.pth'))
+    assert model.weight.abs() > 0
+    torch.save(torch.nn.Linear(1, 2).state_dict(), tmp_path / 'wrong.pth')
+    with pytest.raises(ConfigError, match='size mismatch'):
+        check_weights(augmented, str(tmp_path / 'wrong.pth'))
+    check_weights(SimpleNamespace(model=dict(type='Linear')), str(tmp_path / 'wrong.pth'))
 
 
 def test_averaged_weights_are_evaluated(trained: Trained, tested: dict, tmp_path: Path):

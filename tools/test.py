@@ -5,8 +5,9 @@ from _cli import build_runner, load_config, make_parser, run
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmengine.dist import is_main_process
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.evaluation import (
@@ -48,8 +49,11 @@ def check_weights(runner: Runner, checkpoint: str) -> None:
     Raises:
         ConfigError: If the checkpoint cannot be read or does not fit.
     """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    load_weights(model, read_checkpoint(checkpoint), checkpoint)
+    model = runner.model
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    if isinstance(model, nn.Module):  # FlexibleRunner still has its config
+        load_weights(model, read_checkpoint(checkpoint), checkpoint)
 
 
 def main() -> None:
