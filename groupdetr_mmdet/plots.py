@@ -27,7 +27,7 @@ METRICS = {'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50', 'coco/bbox_mAP_75'
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 LINE_STYLES = ('-', '--', ':', '-.')  # one after the other when the colors have all been used
 FONT_SIZE = 10
-SUFFIXES = ('.png', '.svg', '.pdf')  # of pictures
+SUFFIXES = ('.png', '.svg', '.pdf', '.jpg')  # of pictures
 
 
 def prepare_picture(out_file: str) -> None:
@@ -36,7 +36,7 @@ def prepare_picture(out_file: str) -> None:
     Raises:
         ConfigError: If it is not the name of a picture, or cannot be written there.
     """
-    if Path(out_file).suffix not in SUFFIXES:
+    if Path(out_file).suffix.lower() not in SUFFIXES:
         raise ConfigError(f'--out: {out_file} is not the name of a picture; let it end in '
                           f'{", ".join(SUFFIXES)}.')
     check_output('--out', out_file)

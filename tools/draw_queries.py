@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--max-objects', type=int, default=4, metavar='N',
                         help='objects of an image whose queries are drawn (default: %(default)s)')
     parser.add_argument('--out', default='queries.png',
-                        help='picture to write, .png, .svg or .pdf (default: %(default)s)')
+                        help='picture to write, .png, .svg, .pdf or .jpg (default: %(default)s)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction,
                         help='settings that override the config, as key=value')
     return parser.parse_args()

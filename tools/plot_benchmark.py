@@ -12,7 +12,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('json', metavar='JSON', help='what tools/benchmark.py --json wrote, of '
                         'several --groups, with --memory for the memory')
     parser.add_argument('--out', default='costs.png',
-                        help='picture to write, .png, .svg or .pdf (default: %(default)s)')
+                        help='picture to write, .png, .svg, .pdf or .jpg (default: %(default)s)')
     return parser.parse_args()
 
 

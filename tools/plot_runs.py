@@ -18,7 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--labels', nargs='+', metavar='LABEL',
                         help='what to call them; the names of the directories by default')
     parser.add_argument('--out', default='runs.png',
-                        help='picture to write, .png, .svg or .pdf (default: %(default)s)')
+                        help='picture to write, .png, .svg, .pdf or .jpg (default: %(default)s)')
     return parser.parse_args()
 
 
