@@ -27,8 +27,9 @@ def print_report(results: Results, shapes: Shapes, machine: Dict[str, Any],
     """Print all tables."""
     console = Console(width=None if sys.stdout.isatty() else 140)  # a file has no width
     console.print(', '.join(f'{name}: {value}' for name, value in machine.items()))
-    console.print(describe_shapes(shapes))
-    for part in dict.fromkeys(case.part for case in results.runs):
+    parts = list(dict.fromkeys(case.part for case in results.runs))
+    console.print(describe_shapes(shapes, parts))
+    for part in parts:
         console.print(part_table(part, results, shapes))
     for amp in results.gemm:
         console.print(f"Matrix product of the decoder's FFN, {amp or 'float32'}: "
@@ -37,11 +38,13 @@ def print_report(results: Results, shapes: Shapes, machine: Dict[str, Any],
         console.print(reach_rows(results, reach))
 
 
-def describe_shapes(shapes: Shapes) -> str:
+def describe_shapes(shapes: Shapes, parts: Sequence[str]) -> str:
+    """Say the sizes of the inputs, and of the memory if a part is given one."""
     height, width = shapes.image_size
-    memory = ' x '.join(map(str, shapes.memory_size))
-    return (f'{shapes.batch_size} images of {height} x {width}, memory {memory}, '
-            f'{"with" if shapes.padded else "without"} padding')
+    sizes = [f'{shapes.batch_size} images of {height} x {width}']
+    if 'decoder' in parts:  # a step and inference have that of the model's stride
+        sizes.append('memory ' + ' x '.join(map(str, shapes.memory_size)))
+    return ', '.join([*sizes, f'{"with" if shapes.padded else "without"} padding'])
 
 
 def part_table(part: str, results: Results, shapes: Shapes) -> Table:

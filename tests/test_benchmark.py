@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.cases import Benchmark, Case, Shapes, build_model, share_weights  # noqa: E402
 from benchmarks.measure import Stopwatch, count_flops, peak_memory  # noqa: E402
+from benchmarks.report import describe_shapes  # noqa: E402
 
 from groupdetr_mmdet.errors import ConfigError  # noqa: E402
 
@@ -133,6 +134,12 @@ def test_peak_memory_sees_what_is_freed_before_the_end():
 def test_flops_are_counted_forward_and_backward():
     x, weight = torch.randn(4, 5), torch.randn(5, 6, requires_grad=True)
     assert count_flops(lambda: (x @ weight).sum().backward()) == 2 * (2 * 4 * 5 * 6)
+
+
+@pytest.mark.parametrize('parts, memory', [
+    (['step', 'criterion', 'inference'], ''), (['step', 'decoder'], 'memory 4 x 6, ')])
+def test_the_memory_is_said_where_a_part_is_given_one(parts, memory):
+    assert describe_shapes(SHAPES, parts) == f'2 images of 64 x 96, {memory}with padding'
 
 
 def run_tool(*args: object) -> subprocess.CompletedProcess:

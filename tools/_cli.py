@@ -21,6 +21,7 @@ from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.evaluation import choose_group
 from groupdetr_mmdet.loading import load_weights, read_checkpoint
 from groupdetr_mmdet.preflight import check_path
+from groupdetr_mmdet.queries import check_groups
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -66,20 +67,10 @@ def load_inference_config(args: argparse.Namespace) -> Config:
     cfg.merge_from_dict(args.cfg_options or {})
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     if args.query_group is not None:
-        if not has_groups(cfg):
-            raise ConfigError(f'--query-group {args.query_group}: model.type={cfg.model.type} has '
-                              'no groups of queries; leave --query-group out, or choose a config '
-                              'of a detector with groups.')
+        check_groups(f'--query-group {args.query_group}', cfg.model)
         group = choose_group(args.query_group, args.checkpoint)
         cfg.merge_from_dict({'model.test_cfg.query_group': group})
     return cfg
-
-
-def has_groups(cfg: Config) -> bool:
-    """Whether the detector of a config has groups of queries, even if its config says no K."""
-    kind = cfg.model.type
-    detector_class = MODELS.get(kind) if isinstance(kind, str) else kind
-    return isinstance(detector_class, type) and issubclass(detector_class, GroupQueries)
 
 
 def build_runner(cfg: Config) -> Runner:
