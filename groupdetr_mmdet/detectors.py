@@ -71,7 +71,7 @@ class GroupQueries:
         if train_cfg is not None:
             train_cfg = dict(train_cfg, assigner=tell_assigner(train_cfg.get('assigner'), numbers))
         bbox_head = without_numbers(bbox_head, 'bbox_head', numbers)
-        test_cfg = complete_test_cfg(test_cfg, numbers, bbox_head['num_classes'])
+        test_cfg = complete_test_cfg(test_cfg, numbers, bbox_head)
         if test_cfg.get('each_group'):
             check_each_group(test_cfg['query_group'], separate_self_attn)
         decoder = without_numbers(decoder, 'decoder', numbers)
@@ -328,8 +328,8 @@ def tell_assigner(assigner: OptConfigType, numbers: Dict[str, int]) -> dict:
     return dict(without_numbers(assigner, 'train_cfg.assigner', numbers), **numbers)
 
 
-def complete_test_cfg(test_cfg: Optional[ConfigType], numbers: Dict[str, int],
-                      num_classes: int) -> dict:
+def complete_test_cfg(test_cfg: OptConfigType, numbers: Dict[str, int],
+                      bbox_head: ConfigType) -> dict:
     """Fill ``query_group`` in, and ask for no more detections than its queries can make.
 
     Raises:
@@ -342,7 +342,9 @@ def complete_test_cfg(test_cfg: Optional[ConfigType], numbers: Dict[str, int],
             f'model.test_cfg.query_group={test_cfg["query_group"]} is not one of the groups: '
             f'choose 0 to {groups[-1]}.')
     kept = len(groups) if test_cfg['query_group'] == ALL_GROUPS else 1
-    most = kept * numbers['num_queries'] * num_classes
+    # A query detects in each class by a sigmoid, and in one by a softmax, the heads' default.
+    by_sigmoid = bbox_head.get('loss_cls', {}).get('use_sigmoid', False)
+    most = kept * numbers['num_queries'] * (bbox_head['num_classes'] if by_sigmoid else 1)
     test_cfg['max_per_img'] = min(test_cfg['max_per_img'], most)
     return test_cfg
 

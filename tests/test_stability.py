@@ -87,7 +87,7 @@ def detr_config(num_classes: int) -> dict:
         'type': 'MixedInDETR', 'num_queries': 6, 'num_query_groups': K, 'encoder.num_layers': 1,
         'decoder.num_layers': 2, 'backbone.depth': 18, 'backbone.init_cfg': None,
         'neck.in_channels': [512], 'bbox_head.num_classes': num_classes,
-        'train_cfg.assigner.type': 'GroupHungarianAssigner', 'test_cfg.max_per_img': 6,
+        'train_cfg.assigner.type': 'GroupHungarianAssigner',
         'data_preprocessor': dict(type='mmdet.DetDataPreprocessor')})
     return cfg.to_dict()
 
