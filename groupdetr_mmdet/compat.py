@@ -6,9 +6,11 @@
 import atexit
 import contextlib
 import functools
+import gc
 import importlib.util
 import logging
 import sys
+import time
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from pickle import UnpicklingError
@@ -205,9 +207,15 @@ def init_on_cpu(init: Callable) -> Callable:
 
 
 def leave_process_group() -> None:
-    """End gloo's threads: one that outlives the interpreter sometimes aborts the process."""
+    """End gloo's threads: one that frees a tensor when the interpreter ends aborts the process.
+
+    They end with the last reference to the group. A distributed model holds one; if it outlives
+    this call, its threads get the time to free what they hold.
+    """
     if torch.distributed.is_initialized():
+        gc.collect()  # models are in reference cycles
         torch.distributed.destroy_process_group()
+        time.sleep(0.1)
 
 
 @contextlib.contextmanager
