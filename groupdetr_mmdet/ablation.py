@@ -1,5 +1,4 @@
 """Ablations of the paper's Table 7: what groups are good for."""
-import copy
 from typing import Optional, Sequence
 
 import torch
@@ -21,12 +20,6 @@ class OneToManyHungarianAssigner(GroupHungarianAssigner):
     Args:
         kwargs: As for ``GroupHungarianAssigner``.
     """
-
-    def one_set(self) -> 'OneToManyHungarianAssigner':
-        """Return an assigner of the same costs that takes all predictions as one group."""
-        one_set = copy.copy(self)
-        one_set.num_query_groups, one_set.num_queries = 1, None
-        return one_set
 
     def assign(self,
                pred_instances: InstanceData,

@@ -1,4 +1,5 @@
 """Matching: the queries of each group one-to-one with the ground truth."""
+import copy
 import functools
 from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -78,6 +79,12 @@ class GroupHungarianAssigner(HungarianAssigner):
                 'train_cfg.assigner.num_query_groups, and in two stages or DINO use the head of '
                 'this package, which keeps the proposals of the encoder apart.')
         return self.num_query_groups
+
+    def one_set(self) -> 'GroupHungarianAssigner':
+        """Return an assigner of the same costs that takes all predictions as one group."""
+        one_set = copy.copy(self)
+        one_set.num_query_groups, one_set.num_queries = 1, None
+        return one_set
 
     def assign(self,
                pred_instances: InstanceData,

@@ -1,5 +1,4 @@
 """Deformable DETR with groups of queries: plain, with box refinement, in two stages."""
-import copy
 from typing import List, Optional, Tuple
 
 from mmdet.models.dense_heads import DeformableDETRHead
@@ -41,10 +40,8 @@ class TwoStageGroupCriterion(GroupCriterion, DETRHead):
         """
         if cls_scores.dim() == 3:
             cls_scores, bbox_preds = cls_scores[None], bbox_preds[None]
-        one_set = copy.copy(self.assigner)
-        one_set.num_query_groups, one_set.num_queries = 1, None
         losses = self.set_losses(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
-                                 one_set)
+                                 self.assigner.one_set())
         return tuple(losses[name].mean() for name in ('loss_cls', 'loss_bbox', 'loss_iou'))
 
 

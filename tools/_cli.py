@@ -80,10 +80,8 @@ def build_runner(cfg: Config) -> Runner:
 def load_detector(cfg: Config, checkpoint: str) -> GroupQueries:
     """Build a detector with groups for inference, with the weights of a checkpoint."""
     init_default_scope(cfg.get('default_scope', 'mmdet'))
+    check_groups('CONFIG', cfg.model)
     detector = MODELS.build(cfg.model)
-    if not isinstance(detector, GroupQueries):
-        raise ConfigError(f'CONFIG: model.type={cfg.model.type} has no groups of queries; choose '
-                          'a config of a detector with groups.')
     load_weights(detector, read_checkpoint(checkpoint), checkpoint)
     return detector.to(get_device()).eval()
 
