@@ -21,9 +21,10 @@ from scipy.optimize import linear_sum_assignment
 # The script runs from a clone that is not installed, too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from groupdetr_mmdet import GroupHungarianAssigner  # noqa: E402
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
+
+from groupdetr_mmdet import GroupHungarianAssigner  # noqa: E402
 
 try:
     import lap

@@ -3,9 +3,10 @@ from mmdet.models.dense_heads import DABDETRHead
 from mmdet.models.detectors import DABDETR
 from mmdet.registry import MODELS
 
-from .attention import FusedConditionalAttention, fuse_encoder_attention, replace_attention
+from .attention import replace_attention
 from .criterion import GroupCriterion
-from .detectors import GroupQueries
+from .group_queries import GroupQueries
+from .ops.attention import FusedConditionalAttention, fuse_encoder_attention
 
 
 @MODELS.register_module()

@@ -9,7 +9,7 @@ from mmdet.utils import InstanceList
 from torch import Tensor, nn
 
 from .criterion import GroupCriterion
-from .detectors import GroupQueries
+from .group_queries import GroupQueries
 
 
 class TwoStageGroupCriterion(GroupCriterion, DETRHead):

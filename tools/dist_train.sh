@@ -6,7 +6,7 @@ CONFIG=${1:?$USAGE}
 GPUS=${2:?$USAGE}
 TOOLS=$(dirname "${BASH_SOURCE[0]}")
 
-exec "${PYTHON:-python}" "$TOOLS/_torchrun.py" \
+exec "${PYTHON:-python}" -m groupdetr_mmdet.commands.torchrun \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \

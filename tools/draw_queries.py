@@ -1,50 +1,5 @@
-"""Draw the queries of every group: those matched with each object, the detections of the kept
-group, and the duplicates that joint self-attention would leave."""
-import argparse
-
-from _cli import load_detector, run
-from mmdet.registry import DATASETS
-from mmengine.config import Config, DictAction
-
-from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.plots import prepare_picture
-from groupdetr_mmdet.preflight import check_config, check_path
-from groupdetr_mmdet.query_plots import draw_queries
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--images', type=int, nargs='+', default=[0, 1], metavar='I',
-                        help='which images of the test data set (default: 0 1)')
-    parser.add_argument('--score-thr', type=float, default=0.3,
-                        help='detections of a lower score are left out (default: %(default)s)')
-    parser.add_argument('--max-objects', type=int, default=4, metavar='N',
-                        help='objects of an image whose queries are drawn (default: %(default)s)')
-    parser.add_argument('--out', default='queries.png',
-                        help='picture to write, .png, .svg, .pdf or .jpg (default: %(default)s)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
-                        help='settings that override the config, as key=value')
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    prepare_picture(args.out)
-    check_path('CONFIG', args.config)
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
-    check_config(cfg, modes=('test', ))
-    model = load_detector(cfg, args.checkpoint)
-    dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    wrong = [index for index in args.images if index not in range(len(dataset))]
-    if wrong:
-        raise ConfigError(f'--images: {wrong[0]} is not one of the {len(dataset)} images of '
-                          f'test_dataloader; choose 0 to {len(dataset) - 1}.')
-    draw_queries(model, dataset, args.out, args.images, args.score_thr, args.max_objects)
-    print('Wrote', args.out)
-
+"""The same as ``groupdetr draw-queries``."""
+from groupdetr_mmdet.commands.cli import run
 
 if __name__ == '__main__':
-    run(main)
+    run('draw-queries')

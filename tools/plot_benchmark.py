@@ -1,27 +1,10 @@
-"""Draw time and memory against the number of groups K from the JSON of tools/benchmark.py."""
-import argparse
-
-from _cli import run
-
-from groupdetr_mmdet.cost_plots import draw_costs, read_costs
-from groupdetr_mmdet.plots import prepare_picture
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('json', metavar='JSON', help='what tools/benchmark.py --json wrote, of '
-                        'several --groups, with --memory for the memory')
-    parser.add_argument('--out', default='costs.png',
-                        help='picture to write, .png, .svg, .pdf or .jpg (default: %(default)s)')
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    prepare_picture(args.out)
-    draw_costs(*read_costs(args.json), args.out)
-    print('Wrote', args.out)
-
+"""The same as ``python -m benchmarks.plots`` in the clone, from any folder."""
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 if __name__ == '__main__':
-    run(main)
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get('PYTHONPATH', '')])
+    sys.exit(subprocess.call([sys.executable, '-m', 'benchmarks.plots', *sys.argv[1:]],
+                             env=dict(os.environ, PYTHONPATH=path)))

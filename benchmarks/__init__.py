@@ -1,0 +1,4 @@
+"""What is measured: time and memory, beside the straightforward way and the stock detector.
+
+``python -m benchmarks CONFIG`` measures, ``python -m benchmarks.plots JSON`` draws.
+"""

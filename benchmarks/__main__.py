@@ -1,0 +1,162 @@
+"""Measure time and memory of a detector with groups, beside the straightforward way to write it.
+
+Modes: `plain` (mmdet's bmm attention on folded groups, its assigner called per layer, image and
+group; Conditional DETR alone), `ours`, and `stock` (mmdet's detector without groups). A mode may
+say its autocast type, as in ours:bf16. All modes and numbers of groups take turns within one run.
+"""
+import argparse
+import itertools
+import shlex
+import sys
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+
+from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.host.preflight import check_groups, check_path
+
+from .cases import AMP, MODES, PARTS, STRIDE, Case, Shapes
+from .measure import describe_machine
+from .reach import Row, reach_table
+from .report import print_report, write_json
+from .suite import Suite
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog='benchmarks', description=__doc__)
+    parser.add_argument('config', help='config file of our detector')
+    what = parser.add_argument_group('what to measure')
+    what.add_argument('--table', action='store_true',
+                      help='measure every row of the table in benchmarks/README.md; takes the '
+                      'place of --parts, --modes, --attn-drop and --memory')
+    what.add_argument('--parts', nargs='+', choices=PARTS, default=['decoder'],
+                      help='step: a whole training step; decoder: decoder, head and criterion, '
+                      'forward and backward, on a given memory; criterion: forward and backward '
+                      'on given predictions')
+    what.add_argument('--modes', nargs='+', default=['plain', 'ours'], metavar='MODE[:AMP]',
+                      help='plain, ours, stock, each with :bf16 or :fp16 for autocast')
+    what.add_argument('--memory', action='store_true', help='measure peak memory, too')
+    sizes = parser.add_argument_group('sizes')
+    sizes.add_argument('--groups', nargs='+', type=positive, help='K; that of the config')
+    sizes.add_argument('--queries', nargs='+', type=positive,
+                       help='N, queries of a group; that of the config')
+    sizes.add_argument('--objects', nargs='+', type=int, default=[7], help='of each image')
+    sizes.add_argument('--batch-size', type=positive, default=2)
+    sizes.add_argument('--image-size', nargs=2, type=positive, default=[800, 1066],
+                       metavar=('H', 'W'))
+    sizes.add_argument('--memory-size', nargs=2, type=positive, metavar=('H', 'W'),
+                       help=f'for the part decoder; image size / {STRIDE}')
+    sizes.add_argument('--padded', action='store_true',
+                       help='make every second image narrower, so that there is a padding mask')
+    sizes.add_argument('--attn-drop', type=float, help='dropout of attention weights')
+    how = parser.add_argument_group('how')
+    how.add_argument('--rounds', type=positive, default=5, help='timed runs of each')
+    how.add_argument('--warmup', type=int, default=1, help='runs before them')
+    how.add_argument('--device', default=get_device())
+    how.add_argument('--threads', type=positive, help='of the CPU')
+    how.add_argument('--tf32', action='store_true', help='let a GPU multiply float32 as TF32')
+    how.add_argument('--json', type=Path, metavar='FILE', help='write everything there')
+    how.add_argument('--cfg-options', nargs='+', action=DictAction,
+                     help='settings that override the config, as key=value')
+    return parser.parse_args()
+
+
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not positive')
+    return int(text)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    check_path('CONFIG', args.config)
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    check_groups('CONFIG', cfg.model)
+    if 'num_query_groups' not in cfg.model:  # the detector knows its default
+        cfg.model.num_query_groups = MODELS.build(cfg.model).num_query_groups
+    return cfg
+
+
+def parse_mode(text: str) -> Tuple[str, Optional[str]]:
+    mode, _, amp = text.partition(':')
+    if mode not in MODES or amp not in ('', *AMP):
+        raise ConfigError(f'--modes: {text} is none; choose from {", ".join(MODES)}, each with '
+                          f'or without :{" or :".join(AMP)}.')
+    return mode, amp or None
+
+
+def make_cases(args: argparse.Namespace, cfg: Config) -> List[Case]:
+    """Combine all that the arguments name; stock has one group, whatever they say."""
+    groups = args.groups or [cfg.model.num_query_groups]
+    queries = args.queries or [cfg.model.num_queries]
+    modes = [parse_mode(text) for text in args.modes]
+    return list(dict.fromkeys(
+        Case(part, mode, amp, 1 if mode == 'stock' else k, n, objects, args.attn_drop)
+        for part, n, objects, k, (mode, amp) in itertools.product(
+            args.parts, queries, args.objects, groups, modes)))
+
+
+def make_table(args: argparse.Namespace, cfg: Config) -> List[Row]:
+    for name in ('groups', 'queries', 'objects'):
+        values = getattr(args, name)
+        if values and len(values) > 1:
+            raise ConfigError(f'--{name}: {values} are several, and --table takes one; '
+                              'leave --table out to compare them.')
+    return reach_table((args.groups or [cfg.model.num_query_groups])[0],
+                       (args.queries or [cfg.model.num_queries])[0], args.objects[0])
+
+
+def make_shapes(args: argparse.Namespace) -> Shapes:
+    memory_size = args.memory_size or [-(-x // STRIDE) for x in args.image_size]
+    return Shapes(args.batch_size, tuple(args.image_size), tuple(memory_size), args.padded)
+
+
+def prepare_device(args: argparse.Namespace) -> torch.device:
+    device = torch.device(args.device)
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        raise ConfigError('--device: torch finds no GPU; choose --device cpu.')
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
+    return device
+
+
+def check_json(path: Optional[Path]) -> None:
+    """Find out before minutes of measuring, not after."""
+    if path and not path.absolute().parent.is_dir():
+        raise ConfigError(f'--json: the folder of {path} does not exist; make it first.')
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    check_json(args.json)
+    device, shapes = prepare_device(args), make_shapes(args)
+    reach = make_table(args, cfg) if args.table else []
+    if reach:
+        cases = list(dict.fromkeys(case for row in reach for case in (row.case, row.other)))
+        memory = [case for row in reach if row.memory for case in (row.case, row.other)]
+    else:
+        cases = make_cases(args, cfg)
+        memory = cases if args.memory else []
+    results = Suite(cfg, cases, shapes, device).measure(args.rounds, args.warmup, memory)
+    machine = describe_machine(device)
+    print_report(results, shapes, machine, reach)
+    if args.json:
+        command = shlex.join(['python', '-m', 'benchmarks', *sys.argv[1:]])
+        write_json(args.json, results, shapes, machine, reach, command)
+
+
+if __name__ == '__main__':
+    try:
+        end_mistakes(main)
+    except KeyboardInterrupt:
+        print('interrupted: nothing was written', file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,128 @@
+"""Draw time and memory against the number of groups K (the paper's Figure 7) from the JSON of the
+benchmark: ``python -m benchmarks.plots JSON``."""
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Dict, List, Sequence, Tuple, Union
+
+import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
+
+from groupdetr_mmdet.analysis.plots import line_style, prepare_picture
+from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.errors import ConfigError
+
+from .report import TITLES
+
+# what else cases may differ in, and how a label says it
+SETTINGS = dict(
+    num_queries='{} queries in a group',
+    num_objects='{} objects in an image',
+    attn_drop='attention dropout {}')
+Lines = Dict[str, List[dict]]
+
+
+def read_costs(path: Union[str, Path]) -> Tuple[dict, Dict[str, Lines]]:
+    """Read what ``python -m benchmarks --json`` wrote.
+
+    Args:
+        path (str or Path): The JSON file.
+
+    Returns:
+        tuple[dict, dict]: The whole record, and of each measured part the cases of each line, by
+        rising K. A line is a mode and, where cases differ in them, other settings than K.
+
+    Raises:
+        ConfigError: If it is another file, or has only one K.
+    """
+    try:
+        record = json.loads(Path(path).read_text())
+        cases = sorted(record['cases'], key=lambda case: case['num_groups'])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f'JSON: {path} is not what python -m benchmarks wrote to --json '
+                          f'({error!r}); name its file.') from error
+    parts: Dict[str, Lines] = defaultdict(lambda: defaultdict(list))
+    _, differing = split_settings(cases)
+    for case in cases:
+        label = ', '.join([case['name'], *say_settings(case, differing)])
+        parts[case['part']][label].append(case)
+    if len({case['num_groups'] for case in cases if case['mode'] != 'stock'}) < 2:
+        raise ConfigError(f'JSON: {path} has a single K, which makes no curve; run '
+                          'python -m benchmarks with several, such as --groups 1 2 4 8 11.')
+    return record, parts
+
+
+def split_settings(cases: Sequence[dict]) -> Tuple[List[str], List[str]]:
+    """Return the names of the settings that all cases share, and of those in which they differ."""
+    same = [name for name in SETTINGS if len({case.get(name) for case in cases}) == 1]
+    return same, [name for name in SETTINGS if name not in same]
+
+
+def say_settings(case: dict, names: Sequence[str]) -> List[str]:
+    """Say some settings of a case; None is what the config says."""
+    values = {name: case.get(name) for name in names}
+    return [SETTINGS[name].format('of the config' if value is None else value)
+            for name, value in values.items()]
+
+
+def draw_costs(record: dict, parts: Dict[str, Lines], out_file: Union[str, Path]) -> None:
+    """Draw time and memory against K, a row for each part; the stock detector is one point.
+
+    Args:
+        record (dict): What :func:`read_costs` returns first.
+        parts (dict): What :func:`read_costs` returns second.
+        out_file (str or Path): Picture to write.
+    """
+    fig, grid = plt.subplots(len(parts), 2, squeeze=False, layout='constrained',
+                             figsize=(10, .5 + 3.6 * len(parts)))
+    for (part, lines), (time, memory) in zip(parts.items(), grid):
+        for i, (name, cases) in enumerate(lines.items()):
+            groups = [case['num_groups'] for case in cases]
+            style = dict(line_style(i), marker='o', markersize=4, label=name)
+            time.plot(groups, [case['seconds']['total'] for case in cases], **style)
+            peaks = [case['peak_memory'] for case in cases]
+            if None not in peaks:
+                memory.plot(groups, [peak / 2**20 for peak in peaks], **style)
+        for ax, what, unit in ((time, 'time', 's'), (memory, 'peak memory', 'MiB')):
+            ax.set(title=f'{TITLES.get(part, part)}: {what}', xlabel='groups of queries K',
+                   ylabel=f'{what} [{unit}]', xlim=(0, None), ylim=(0, None))
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.grid(alpha=.3)
+        time.legend(fontsize=8)
+        if not memory.lines:
+            memory.axis('off')
+            memory.set_title('no memory: run the benchmark with --memory', fontsize=10)
+    fig.suptitle(describe(record), fontsize=9)
+    fig.savefig(out_file, dpi=110)
+    plt.close(fig)
+
+
+def describe(record: dict) -> str:
+    """Say on which inputs and machine was measured, and the settings that all cases share."""
+    shapes, cases = record['shapes'], record['cases']
+    settings = say_settings(cases[0], split_settings(cases)[0])
+    height, width = shapes['image_size']
+    machine = ', '.join(f'{name}: {value}' for name, value in record['machine'].items())
+    images = f'batch of {shapes["batch_size"]} images of {height} x {width}'
+    return ', '.join([images, *settings]) + f'\n{machine}'
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog='benchmarks.plots', description=__doc__)
+    parser.add_argument('json', metavar='JSON', help='what the benchmark wrote to --json, of '
+                        'several --groups, with --memory for the memory')
+    parser.add_argument('--out', default='costs.png',
+                        help='picture to write, .png, .svg, .pdf or .jpg (default: %(default)s)')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    prepare_picture(args.out)
+    draw_costs(*read_costs(args.json), args.out)
+    print('Wrote', args.out)
+
+
+if __name__ == '__main__':
+    end_mistakes(main)

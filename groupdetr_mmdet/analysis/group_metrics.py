@@ -1,0 +1,275 @@
+"""COCO metrics of every group, and which group to keep."""
+import contextlib
+import hashlib
+import io
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Union
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import METRICS
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import MMLogger
+from terminaltables import AsciiTable
+
+from ..errors import ConfigError
+from ..host.files import write_atomically
+from ..host.preflight import check_groups
+from .plots import COLORS
+
+MAIN = 'bbox_mAP'  # the metric that ranks the groups
+BEST = 'best'  # as --query-group
+
+
+@METRICS.register_module()
+class GroupCocoMetric(CocoMetric):
+    """``CocoMetric`` of every group of queries (the paper's Figure 4).
+
+    It wants ``model.test_cfg.each_group``. Its metrics are those of ``CocoMetric`` for the group
+    that the detector keeps, the same of every group (``group0/bbox_mAP``, ...), their ``median/``
+    and ``spread/`` (largest minus smallest), and ``best_query_group``, the first one of the
+    highest AP.
+
+    Args:
+        args, kwargs: As for ``CocoMetric``. ``outfile_prefix`` gets ``.group0``, ... added.
+    """
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep the detections of every group, and nothing else of a group.
+
+        Args:
+            data_batch (dict): Not used.
+            data_samples (Sequence[dict]): Of each image, ``group_instances`` with the group of
+                each detection in ``query_groups``, and ``query_group``, the kept one.
+
+        Raises:
+            ConfigError: If the detector did not detect by every group.
+        """
+        if any('group_instances' not in sample for sample in data_samples):
+            raise ConfigError('GroupCocoMetric needs the detections of every group: set '
+                              'model.test_cfg.each_group=True on a detector with groups.')
+        for sample in data_samples:
+            super().process(data_batch, [dict(sample, pred_instances=sample['group_instances'])])
+            _, result = self.results[-1]
+            result['query_groups'] = sample['group_instances']['query_groups'].cpu().numpy()
+            result['query_group'] = sample['query_group']
+
+    def compute_metrics(self, results: list) -> Dict[str, float]:
+        """Compute the metrics of one group after the other.
+
+        Args:
+            results (list[tuple[dict, dict]]): Ground truth and detections of each image.
+
+        Returns:
+            dict[str, float]: All metrics.
+        """
+        prefix, kept = self.outfile_prefix, results[0][1]['query_group']
+        num_groups = 1 + max(int(result['query_groups'].max(initial=0)) for _, result in results)
+        groups = []
+        for group in range(num_groups):
+            if prefix is not None:
+                self.outfile_prefix = f'{prefix}.group{group}'
+            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints a page
+                groups.append(super().compute_metrics(
+                    [(gt, one_group(result, group)) for gt, result in results]))
+        self.outfile_prefix = prefix
+        metrics = summarize_groups(groups, kept)
+        if groups[kept]:
+            table = AsciiTable(groups_rows(groups))
+            MMLogger.get_current_instance().info(
+                f'COCO metrics of every group\n{table.table}\n'
+                f'best group: {metrics.get("best_query_group")}')
+        return metrics
+
+
+def one_group(result: Dict[str, Any], group: int) -> Dict[str, Any]:
+    """Return the detections of one group of an image."""
+    of_group = result['query_groups'] == group
+    return {
+        'img_id': result['img_id'],
+        **{name: result[name][of_group] for name in ('bboxes', 'scores', 'labels')}
+    }
+
+
+def summarize_groups(groups: Sequence[Dict[str, float]], kept: int) -> Dict[str, float]:
+    """Join the metrics of all groups.
+
+    Args:
+        groups (Sequence[dict[str, float]]): Metrics of each group.
+        kept (int): The group that the detector keeps.
+
+    Returns:
+        dict[str, float]: As :class:`GroupCocoMetric` describes; the kept group's come first.
+    """
+    metrics = dict(groups[kept])
+    for group, values in enumerate(groups):
+        metrics.update((f'group{group}/{name}', value) for name, value in values.items())
+    for name in groups[kept]:
+        values = [group[name] for group in groups if name in group]
+        metrics[f'median/{name}'] = statistics.median(values)
+        metrics[f'spread/{name}'] = round(max(values) - min(values), 3)
+    if MAIN in groups[kept]:
+        ranking = [group.get(MAIN, -1.) for group in groups]
+        metrics['best_query_group'] = ranking.index(max(ranking))
+    return metrics
+
+
+def split_groups(metrics: Dict[str, float]) -> List[Dict[str, float]]:
+    """Take each group's metrics out of those of :class:`GroupCocoMetric`, with any prefix."""
+    groups: Dict[int, Dict[str, float]] = {}
+    for name, value in metrics.items():
+        match = re.search(r'(?:^|/)group(\d+)/(.+)$', name)
+        if match:
+            groups.setdefault(int(match[1]), {})[match[2]] = value
+    return [groups[group] for group in sorted(groups)]
+
+
+def groups_rows(groups: Sequence[Dict[str, float]]) -> List[List[str]]:
+    """Make a table of every group's metrics, their median and their spread, header first."""
+    names = list(groups[0])
+    values = [[group.get(name, -1.) for name in names] for group in groups]
+    columns = list(zip(*values))
+    values.append([statistics.median(column) for column in columns])
+    # -1 says that the data set has no such objects.
+    values.append([-1. if -1 in column else max(column) - min(column) for column in columns])
+    labels = [*map(str, range(len(groups))), 'median', 'spread']
+    return [['group', *names]] + [
+        [label, *('-' if x == -1 else f'{x:.3f}' for x in row)]
+        for label, row in zip(labels, values)
+    ]
+
+
+def evaluate_each_group(cfg: Config, key: str = '--all-groups') -> None:
+    """Change a config so that its test evaluates every group.
+
+    Args:
+        cfg (Config): Config of a detector with groups, tested by ``CocoMetric``.
+        key (str): The argument that asks for it. Defaults to that of ``tools/test.py``.
+
+    Raises:
+        ConfigError: If the detector has no groups, or is not tested by the AP of ``CocoMetric``.
+    """
+    check_groups(key, cfg.model)
+    evaluators = cfg.get('test_evaluator') or []
+    coco = [x for x in (evaluators if isinstance(evaluators, list) else [evaluators])
+            if metric_class(x) in (CocoMetric, GroupCocoMetric)]
+    if len(coco) != 1:
+        raise ConfigError(f'{key}: test_evaluator must have one CocoMetric, and has {len(coco)}; '
+                          'set test_evaluator.type=CocoMetric.')
+    check_metric(key, coco[0])
+    coco[0].type = f'{METRICS.scope}.{GroupCocoMetric.__name__}'
+    cfg.merge_from_dict({'model.test_cfg.each_group': True})
+
+
+def metric_class(evaluator: ConfigDict) -> Optional[type]:
+    """Return the class that an evaluator's ``type`` names, with or without 'mmdet.'."""
+    return METRICS.get(evaluator.type) if isinstance(evaluator.type, str) else evaluator.type
+
+
+def check_metric(key: str, evaluator: ConfigDict) -> None:
+    """Check that a ``CocoMetric`` computes the AP by which the groups are ranked.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    metric, items = evaluator.get('metric', 'bbox'), evaluator.get('metric_items')
+    metrics = [metric] if isinstance(metric, str) else metric
+    for name, value, is_wrong, fix in (
+        ('metric', metric, 'bbox' not in metrics, 'bbox'),
+        ('metric_items', items, items is not None and 'mAP' not in items, "['mAP']"),
+        ('format_only', True, evaluator.get('format_only'), 'False')):
+        if is_wrong:
+            raise ConfigError(f'{key}: test_evaluator.{name}={value} leaves out the AP of boxes, '
+                              f'which ranks the groups; set test_evaluator.{name} to {fix}.')
+
+
+def draw_groups(groups: Sequence[Dict[str, float]]) -> Figure:
+    """Draw the AP of every group and their median (the paper's Figure 4).
+
+    Args:
+        groups (Sequence[dict[str, float]]): Metrics of each group, as :func:`split_groups` gives.
+
+    Returns:
+        Figure: To be saved and closed.
+    """
+    aps = [group.get(MAIN, -1.) for group in groups]
+    median, best = statistics.median(aps), aps.index(max(aps))
+    fig, ax = plt.subplots(figsize=(max(4.5, .55 * len(aps)), 3.4), layout='constrained')
+    bars = ax.bar(range(len(aps)), aps, color=[COLORS[group == best] for group in range(len(aps))])
+    ax.bar_label(bars, [f'{ap:.3f}' for ap in aps], label_type='center', color='w', fontsize=8)
+    ax.axhline(median, color='k', linestyle='--', linewidth=1)
+    ax.set_title(f'AP of every group: median {median:.3f}, spread {max(aps) - min(aps):.3f}, '
+                 f'best {best}', fontsize=10)
+    ax.set(xlabel='group of queries', ylabel='AP (IoU 0.50:0.95)')
+    ax.xaxis.set_major_locator(FixedLocator(range(len(aps))))
+    return fig
+
+
+def record_file(checkpoint: Union[str, Path]) -> Path:
+    """Return where the metrics of a checkpoint's groups are recorded, beside the checkpoint."""
+    return Path(checkpoint).with_suffix('.groups.json')
+
+
+def record_groups(checkpoint: Union[str, Path], metrics: Dict[str, float]) -> Path:
+    """Record the metrics of every group beside their checkpoint.
+
+    Args:
+        checkpoint (str or Path): File of the weights.
+        metrics (dict[str, float]): Those of :class:`GroupCocoMetric`, with any prefix.
+
+    Returns:
+        Path: The file, for :func:`read_groups`.
+    """
+    best = [value for name, value in metrics.items() if name.endswith('best_query_group')]
+    record = dict(
+        checkpoint=Path(checkpoint).name, sha256=sha256(checkpoint),
+        best_query_group=best[0] if best else None, groups=split_groups(metrics))
+    write_atomically(record_file(checkpoint), json.dumps(record, indent=1).encode())
+    return record_file(checkpoint)
+
+
+def read_groups(checkpoint: Union[str, Path]) -> Optional[Dict[str, Any]]:
+    """Read what :func:`record_groups` wrote for a checkpoint, None where it is not of it."""
+    file = record_file(checkpoint)
+    if '://' in str(checkpoint) or not file.is_file():
+        return None
+    record = json.loads(file.read_text())
+    return record if record['sha256'] == sha256(checkpoint) else None
+
+
+def sha256(path: Union[str, Path]) -> str:
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for part in iter(lambda: file.read(1 << 20), b''):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def query_group(text: str) -> Union[int, str]:
+    """Parse the value of ``--query-group``: a number or 'best'."""
+    return text if text == BEST else int(text)
+
+
+def choose_group(group: Union[int, str, None], checkpoint: str) -> Optional[int]:
+    """Return the number of the group that ``--query-group`` names.
+
+    Args:
+        group (int or str, optional): A number, which is returned as it is, or 'best'.
+        checkpoint (str): The weights.
+
+    Raises:
+        ConfigError: If the best one is not recorded.
+    """
+    if group != BEST:
+        return group
+    record = read_groups(checkpoint)
+    if record is None or record['best_query_group'] is None:
+        raise ConfigError(f'--query-group best: {record_file(checkpoint).name} beside the '
+                          'checkpoint has no metrics of these weights; run tools/test.py CONFIG '
+                          f'{checkpoint} --all-groups first, or name a number.')
+    return record['best_query_group']

@@ -1,0 +1,191 @@
+"""What the queries of every group find in an image, and which objects they are matched with."""
+import contextlib
+import inspect
+from typing import Any, Iterator, List, NamedTuple, Optional, Sequence
+
+import torch
+from mmdet.structures import DetDataSample, SampleList
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from ..assigner import OneToManyHungarianAssigner
+from ..attention import join_groups
+from ..errors import ConfigError
+from ..group_queries import ALL_GROUPS, GroupQueries
+
+
+class DecodedQueries(NamedTuple):
+    """Predictions of the last decoder layer by all queries of all groups.
+
+    Attributes:
+        cls_scores (Tensor): Logits, shape (bs, K * N, num_classes), and one more for the
+            background where the head's loss is a softmax.
+        bbox_preds (Tensor): Boxes, normalized cxcywh, shape (bs, K * N, 4).
+        references (Tensor, optional): Reference points of the queries, normalized (x, y), shape
+            (bs, K * N, 2). None where queries have none, as in the first DETR.
+        samples (list[DetDataSample]): Each image's information and ground truth.
+    """
+    cls_scores: Tensor
+    bbox_preds: Tensor
+    references: Optional[Tensor]
+    samples: SampleList
+
+
+@torch.no_grad()
+def decode_queries(model: GroupQueries, data: Any) -> DecodedQueries:
+    """Run a detector in evaluation mode with the queries of all groups.
+
+    Args:
+        model (GroupQueries): Detector with groups.
+        data (Any): A batch of a data loader.
+    """
+    data = model.data_preprocessor(data, False)
+    with model.using_groups(ALL_GROUPS):
+        head_inputs = model.forward_transformer(
+            model.extract_feat(data['inputs']), data['data_samples'])
+    cls_scores, bbox_preds = model.bbox_head(**head_inputs)
+    return DecodedQueries(cls_scores[-1], bbox_preds[-1],
+                          first_references(head_inputs.get('references')), data['data_samples'])
+
+
+def first_references(references: Any) -> Optional[Tensor]:
+    """Take the queries' own reference points, shape (bs, K * N, 2), of those of every layer."""
+    if references is None:
+        return None
+    if not isinstance(references, Tensor) or references.dim() == 4:
+        references = references[0]
+    return references[..., :2]
+
+
+def has_references(model: GroupQueries) -> bool:
+    """Whether the queries of a detector have reference points, from which its head predicts."""
+    return 'references' in inspect.signature(model.bbox_head.forward).parameters
+
+
+def match_queries(model: GroupQueries, decoded: DecodedQueries) -> List[Tensor]:
+    """Match the queries of each group with the ground truth, as training does.
+
+    Args:
+        model (GroupQueries): Detector with groups and an assigner.
+        decoded (DecodedQueries): What :func:`decode_queries` returns.
+
+    Returns:
+        list[Tensor]: Of each image, the query of group g that object i is matched with, from 0 to
+        N - 1, or -1 if there are more objects than queries, shape (K, G).
+
+    Raises:
+        ConfigError: If an image has no ground truth, or groups are not matched one by one.
+    """
+    if isinstance(model.bbox_head.assigner, OneToManyHungarianAssigner):
+        raise ConfigError('model.train_cfg.assigner.type=OneToManyHungarianAssigner matches an '
+                          'object with any number of queries of a group, and here it is one of '
+                          "each: choose a config with type='GroupHungarianAssigner'.")
+    gts = [ground_truth(sample) for sample in decoded.samples]
+    # Test pipelines load the annotations last, so that boxes are those of the original image.
+    metas = [dict(sample.metainfo, img_shape=sample.ori_shape) for sample in decoded.samples]
+    head = model.bbox_head
+    pairs = head.assigner.match_layers(
+        decoded.cls_scores[None], decoded.bbox_preds[None], gts, metas, head.num_classes)
+    rows, columns = pairs.rows[0], pairs.gts[0]
+    groups, queries = rows // model.group_size % model.num_query_groups, rows % model.group_size
+    matched = rows.new_full((model.num_query_groups, sum(map(len, gts))), -1)
+    matched[groups, columns] = queries
+    return list(matched.split([len(x) for x in gts], 1))
+
+
+def ground_truth(sample: DetDataSample) -> InstanceData:
+    """Return the ground truth of a sample of a test pipeline, ``bboxes`` xyxy in pixels.
+
+    Raises:
+        ConfigError: If the pipeline did not load it.
+    """
+    if 'gt_instances' not in sample or 'bboxes' not in sample.gt_instances:
+        raise ConfigError('the test pipeline loads no ground truth: add '
+                          "dict(type='LoadAnnotations', with_bbox=True) before its last step.")
+    return sample.gt_instances
+
+
+def to_pixels(sample: DetDataSample, boxes: Tensor) -> Tensor:
+    """Turn normalized cxcywh boxes into xyxy in pixels of the original image."""
+    height, width = sample.ori_shape
+    return bbox_cxcywh_to_xyxy(boxes) * boxes.new_tensor([width, height, width, height])
+
+
+def count_changes(before: Sequence[Tensor], after: Sequence[Tensor], num_queries: int) -> Tensor:
+    """Count the queries whose matched object is another one than before.
+
+    This is the instability of `DN-DETR <https://arxiv.org/abs/2203.01305>`_, Section 3: with V_n
+    the object that query n is matched with, or -1, the sum over n of [V_n != V'_n], averaged over
+    the images. An object that goes to another query counts twice, for the query that lost it and
+    for the one that got it.
+
+    Args:
+        before (Sequence[Tensor]): Of each image, what :func:`match_queries` returned, (K, G).
+        after (Sequence[Tensor]): The same later.
+        num_queries (int): Queries of one group, N.
+
+    Returns:
+        Tensor: Of each group, shape (K, ).
+    """
+    changes = [(objects_of_queries(a, num_queries) != objects_of_queries(b, num_queries)).sum(1)
+               for a, b in zip(before, after)]
+    return torch.stack(changes).double().mean(0)
+
+
+def objects_of_queries(matched: Tensor, num_queries: int) -> Tensor:
+    """Turn the queries of objects, shape (K, G), into the objects of queries, shape (K, N)."""
+    objects = matched.new_full((len(matched), num_queries), -1)
+    groups, gts = (matched >= 0).nonzero(as_tuple=True)
+    objects[groups, matched[groups, gts]] = gts
+    return objects
+
+
+@contextlib.contextmanager
+def joint_self_attention(model: GroupQueries) -> Iterator[None]:
+    """Let the queries of all groups attend to each other, as if there were no groups."""
+    layers = model.decoder.layers
+    before = [layer.self_attn.num_queries for layer in layers]
+    join_groups(model.decoder)
+    try:
+        yield
+    finally:
+        for layer, num_queries in zip(layers, before):
+            layer.self_attn.num_queries = num_queries
+
+
+def detections(model: GroupQueries, decoded: DecodedQueries, image: int,
+               score_thr: float) -> InstanceData:
+    """Take the queries that say an object is there.
+
+    Args:
+        model (GroupQueries): Detector with groups.
+        decoded (DecodedQueries): What :func:`decode_queries` returns.
+        image (int): Index in the batch.
+        score_thr (float): Queries of a lower score in every class are left out.
+
+    Returns:
+        InstanceData: ``bboxes`` (xyxy in pixels of the original image), ``labels``, ``scores``,
+        ``query_groups``, and, of queries that have them, ``references`` ((x, y) in the same
+        pixels), each of one row a query.
+    """
+    scores, labels = probabilities(model, decoded.cls_scores[image]).max(-1)
+    instances = InstanceData(
+        bboxes=to_pixels(decoded.samples[image], decoded.bbox_preds[image]), labels=labels,
+        scores=scores,
+        query_groups=torch.arange(len(scores), device=scores.device) // model.group_size)
+    if decoded.references is not None:
+        instances.references = scale_points(decoded.samples[image], decoded.references[image])
+    return instances[scores >= score_thr].cpu()
+
+
+def probabilities(model: GroupQueries, logits: Tensor) -> Tensor:
+    """Turn logits into the probabilities of the classes, without the background's."""
+    if model.bbox_head.loss_cls.use_sigmoid:
+        return logits.sigmoid()
+    return logits.softmax(-1)[..., :-1]
+
+
+def scale_points(sample: DetDataSample, points: Tensor) -> Tensor:
+    """Turn normalized (x, y) into pixels of the original image."""
+    return points * points.new_tensor(sample.ori_shape[::-1])

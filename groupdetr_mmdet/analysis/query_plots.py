@@ -1,0 +1,154 @@
+"""The queries of every group in a picture (the paper's Figure 3)."""
+from pathlib import Path
+from typing import List, Sequence, Tuple, Union
+
+import cv2
+import matplotlib.pyplot as plt
+import mmcv
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from mmengine.dataset import BaseDataset, pseudo_collate
+from mmengine.structures import InstanceData
+from mmengine.visualization import Visualizer
+from torch import Tensor
+
+from ..group_queries import ALL_GROUPS, GroupQueries
+from .plots import line_style
+from .queries import (DecodedQueries, decode_queries, detections, ground_truth, has_references,
+                      joint_self_attention, match_queries)
+
+SIZE = 480  # pixels of the longer side of each image in a picture
+
+
+def draw_queries(model: GroupQueries, dataset: BaseDataset, out_file: Union[str, Path],
+                 images: Sequence[int] = (0, 1), score_thr: float = 0.3,
+                 max_objects: int = 4) -> None:
+    """Draw what the queries of every group do in images, a row each.
+
+    On the left are the K queries that are matched with each object, by their boxes, a color for
+    each group, and by their reference points, if they have any. In the middle are the detections
+    of the group that is kept. On the right are those of all groups with joint self-attention: what
+    would be left without groups, each object found many times.
+
+    Args:
+        model (GroupQueries): Detector with groups and an assigner.
+        dataset (BaseDataset): Data set in test mode, with annotations in its pipeline.
+        out_file (str or Path): Picture to write.
+        images (Sequence[int]): Indices of images in the data set. Defaults to the first two.
+        score_thr (float): Detections of a lower score are left out. Defaults to 0.3.
+        max_objects (int): Objects of an image on the left, the largest ones. Defaults to 4.
+    """
+    model.eval()
+    fig, grid = plt.subplots(len(images), 3, squeeze=False, layout='constrained',
+                             figsize=(12, 1 + 4 * len(images) * aspect(dataset, images)))
+    for axes, index in zip(grid, images):
+        pictures = query_pictures(model, dataset, index, score_thr, max_objects)
+        for ax, (title, picture) in zip(axes, pictures):
+            ax.imshow(picture)
+            ax.set_title(title, fontsize=11)
+            ax.axis('off')
+    fig.get_layout_engine().set(h_pad=.1)
+    add_legend(fig, model)
+    fig.savefig(out_file, dpi=90)
+    plt.close(fig)
+
+
+def query_pictures(model: GroupQueries, dataset: BaseDataset, index: int, score_thr: float,
+                   max_objects: int) -> List[Tuple[str, np.ndarray]]:
+    """Draw the three pictures of an image; arguments as for :func:`draw_queries`.
+
+    Returns:
+        list[tuple[str, ndarray]]: Title and picture, RGB.
+    """
+    data = pseudo_collate([dataset[index]])
+    decoded = decode_queries(model, data)
+    with joint_self_attention(model):
+        together = detections(model, decode_queries(model, data), 0, score_thr)
+    kept = model.test_cfg['query_group']
+    alone = detections(model, decoded, 0, score_thr)
+    if kept != ALL_GROUPS:
+        alone = alone[alone.query_groups == kept]
+    kept_name = 'all groups' if kept == ALL_GROUPS else f'group {kept} alone'
+    num_objects = len(ground_truth(decoded.samples[0]))
+    titles = (f'queries matched with {min(num_objects, max_objects)} objects',
+              f'{kept_name}: {len(alone)} detections of {num_objects} objects',
+              f'all groups, joint self-attention: {len(together)} detections')
+    matched = matched_instances(model, decoded, max_objects)
+    image = mmcv.imread(decoded.samples[0].img_path, channel_order='rgb')
+    return [(title, draw_instances_of_groups(image, instances, lines=instances is matched))
+            for title, instances in zip(titles, (matched, alone, together))]
+
+
+def add_legend(fig: Figure, model: GroupQueries) -> None:
+    """Say below which color is which group."""
+    handles = [Line2D([], [], label=f'group {group}', linewidth=2, **line_style(group))
+               for group in range(model.num_query_groups)]
+    if has_references(model):
+        handles.append(
+            Line2D([], [], label='reference point', linestyle='', marker='o', color='gray'))
+    fig.legend(handles=handles, loc='outside lower center', ncols=min(len(handles), 8))
+
+
+def aspect(dataset: BaseDataset, images: Sequence[int]) -> float:
+    """Return the largest height of images, relative to their width."""
+    infos = [dataset.get_data_info(index) for index in images]
+    return max(info['height'] / info['width'] for info in infos)
+
+
+def matched_instances(model: GroupQueries, decoded: DecodedQueries,
+                      max_objects: int) -> InstanceData:
+    """Take the queries that each group matches with the largest objects of the first image.
+
+    Returns:
+        InstanceData: As of :func:`detections`, a row for each query.
+    """
+    queries = detections(model, decoded, 0, score_thr=0)
+    boxes = ground_truth(decoded.samples[0]).bboxes
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    objects = areas.argsort(descending=True)[:max_objects]
+    matched = match_queries(model, decoded)[0][:, objects]  # (K, objects)
+    groups = torch.arange(len(matched), device=matched.device)[:, None]
+    rows = (groups * model.group_size + matched)[matched >= 0]
+    return queries[rows.cpu()]
+
+
+def draw_instances_of_groups(image: np.ndarray, instances: InstanceData,
+                             lines: bool) -> np.ndarray:
+    """Draw boxes and any reference points in the colors of their groups on an enlarged image.
+
+    Args:
+        image (np.ndarray): RGB, shape (h, w, 3).
+        instances (InstanceData): What :func:`detections` returns.
+        lines (bool): Whether a line joins each reference point with the center of its box.
+
+    Returns:
+        np.ndarray: RGB, the drawing.
+    """
+    factor = SIZE / max(image.shape[:2])
+    image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    visualizer = Visualizer(image=image)
+    if not len(instances):
+        return visualizer.get_image()
+    styles = [line_style(group) for group in instances.query_groups.tolist()]
+    colors = [style['color'] for style in styles]
+    boxes = clip(instances.bboxes * factor, image)
+    visualizer.draw_bboxes(boxes, edge_colors=colors, line_widths=2, alpha=1,
+                           line_styles=[style['linestyle'] for style in styles])
+    if 'references' not in instances:
+        return visualizer.get_image()
+    points = clip(instances.references * factor, image)
+    if lines:
+        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+        ends = torch.stack([points, centers], 2)  # (num_instances, 2 coordinates, 2 ends)
+        visualizer.draw_lines(ends[:, 0], ends[:, 1], colors=colors, line_widths=1)
+    visualizer.draw_points(points, colors=colors, marker='o', sizes=np.full(len(points), 30))
+    return visualizer.get_image()
+
+
+def clip(coordinates: Tensor, image: np.ndarray) -> Tensor:
+    """Move (x, y, ...) in pixels into an image."""
+    height, width = image.shape[:2]
+    last = coordinates.new_tensor([width - 1, height - 1]).repeat(coordinates.size(1) // 2)
+    return coordinates.clamp(min=coordinates.new_zeros(())).minimum(last)

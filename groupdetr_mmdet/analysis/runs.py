@@ -1,0 +1,215 @@
+"""Several runs beside each other: their curves, and what it took them to get there."""
+import json
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from ..errors import ConfigError
+from .plots import line_style
+
+AP = 'coco/bbox_mAP'
+INSTABILITY = 'instability/mean'
+
+
+class Run(NamedTuple):
+    """The scalars of a run, those of a resumed one joined.
+
+    Attributes:
+        label (str): What the pictures call it.
+        train (list[dict]): Entries of training, with ``loss``, ``epoch``, ``step`` (iterations
+            done), ``epochs`` (done, with fractions) and ``hours`` (of training done).
+        val (list[dict]): Entries of validation, with ``coco/bbox_mAP``, ``step`` (epochs done)
+            and ``hours``.
+        stability (list[dict]): Entries of ``MatchingStabilityHook``, with ``step`` (epochs done).
+    """
+    label: str
+    train: List[dict]
+    val: List[dict]
+    stability: List[dict]
+
+    @property
+    def epoch_length(self) -> float:
+        """Iterations of an epoch, to the interval of the log."""
+        return max(entry['step'] / entry['epoch'] for entry in self.train)
+
+
+class Reached(NamedTuple):
+    """When a run first had an AP, None where it never had it."""
+    epochs: Optional[int]
+    hours: Optional[float]
+
+
+def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
+    """Read what mmengine's local visualization backend wrote in a work directory.
+
+    Args:
+        work_dir (str or Path): The work directory, or one run's own folder inside it.
+        label (str, optional): What to call the run. Defaults to the directory's name.
+
+    Raises:
+        ConfigError: If there is no log of a training in it, or one by iteration.
+    """
+    work_dir = Path(work_dir)
+    files = sorted(work_dir.glob('vis_data/scalars.json')) or sorted(
+        work_dir.glob('*/vis_data/scalars.json'))
+    train, val, stability = [], [], []
+    for file in files:
+        entries = read_log(file)
+        train = join(train, [entry for entry in entries if 'loss' in entry])
+        val = join(val, [entry for entry in entries if AP in entry and entry['step']])
+        stability = join(stability, [entry for entry in entries if INSTABILITY in entry])
+    if not train:
+        raise ConfigError(f'WORK_DIR {work_dir} has no */vis_data/scalars.json of a training; '
+                          'name the --work-dir of tools/train.py, with LocalVisBackend among '
+                          'vis_backends.')
+    if any('epoch' not in entry for entry in train):
+        raise ConfigError(f'WORK_DIR {work_dir} has the log of a training by iteration, and runs '
+                          'are compared by epoch: train with log_processor.by_epoch=True and '
+                          'train_cfg.type=EpochBasedTrainLoop.')
+    run = Run(label or work_dir.resolve().name, train, val, stability)
+    add_hours(run)
+    return run
+
+
+def read_log(file: Path) -> List[dict]:
+    """Read the entries of a ``scalars.json``."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def is_trained(log_dir: Path) -> bool:
+    """Whether a run was a training, by the log in its own folder, and not an evaluation."""
+    log = log_dir / 'vis_data/scalars.json'
+    return log.is_file() and any('loss' in entry for entry in read_log(log))
+
+
+def join(earlier: List[dict], later: List[dict]) -> List[dict]:
+    """Continue a log by that of a resumed run, which may repeat its last part."""
+    return [entry for entry in earlier if not later or entry['step'] < later[0]['step']] + later
+
+
+def add_hours(run: Run) -> None:
+    """Add the hours of training, without validation, to all entries of training and validation.
+
+    Entries of training get their place among the epochs, too.
+    """
+    hours, step = [0.], [0]
+    for entry in run.train:
+        hours.append(hours[-1] + entry['time'] * max(entry['step'] - step[-1], 0) / 3600)
+        step.append(entry['step'])
+        entry.update(hours=hours[-1], epochs=entry['step'] / run.epoch_length)
+    per_step = hours[-1] / step[-1]
+    for entry in run.val:  # the last iterations of the run need not be in the log
+        done = entry['step'] * run.epoch_length
+        entry['hours'] = float(np.interp(done, step, hours)) + max(done - step[-1], 0) * per_step
+
+
+def reach(run: Run, ap: float) -> Reached:
+    """Find when a run first had an AP."""
+    for entry in run.val:
+        if entry[AP] >= ap:
+            return Reached(entry['step'], entry['hours'])
+    return Reached(None, None)
+
+
+def comparison(runs: Sequence[Run]) -> Tuple[List[str], List[List[str]]]:
+    """Make the table of what it took each run to reach the final AP of the first, the baseline.
+
+    Args:
+        runs (Sequence[Run]): Runs with validations.
+
+    Returns:
+        tuple[list[str], list[list[str]]]: Header and rows.
+
+    Raises:
+        ConfigError: If a run has no validation.
+    """
+    for run in runs:
+        if not run.val:
+            raise ConfigError(f'WORK_DIR: the run {run.label} has no {AP} in its log; leave it '
+                              'out, or wait for its first validation.')
+    target = runs[0].val[-1][AP]
+    header = ['run', 'epochs', 'hours', 'final AP', 'best AP', f'epochs to AP {target:.3f}',
+              f'hours to AP {target:.3f}']
+    rows = []
+    for run in runs:
+        last, reached = run.val[-1], reach(run, target)
+        rows.append([
+            run.label, str(last['step']), format_hours(last['hours']), f'{last[AP]:.3f}',
+            f'{max(entry[AP] for entry in run.val):.3f}',
+            'never' if reached.epochs is None else str(reached.epochs),
+            'never' if reached.hours is None else format_hours(reached.hours)
+        ])
+    return header, rows
+
+
+def format_hours(hours: float) -> str:
+    return f'{hours:.3g}'
+
+
+def draw_runs(runs: Sequence[Run], out_file: Union[str, Path]) -> None:
+    """Draw AP by epoch and by hour and the loss of several runs (the paper's Figure 1).
+
+    Below is the table of :func:`comparison`. Runs with ``MatchingStabilityHook`` get a picture of
+    their instability, too (Figure 5).
+
+    Args:
+        runs (Sequence[Run]): Runs with validations; the first is the baseline.
+        out_file (str or Path): Picture to write, such as ``*.png`` or ``*.svg``.
+
+    Raises:
+        ConfigError: If a run has no validation.
+    """
+    header, rows = comparison(runs)
+    panels = panels_of(runs)
+    fig, axes = plt.subplot_mosaic(
+        [panels, ['table'] * len(panels)],
+        figsize=(4.2 * len(panels), 4.1 + .3 * len(runs)),
+        height_ratios=[10, 1.2 + len(runs)], layout='constrained')
+    for panel in panels:
+        draw_panel(axes[panel], panel, runs)
+    draw_table(axes['table'], header, rows)
+    fig.savefig(out_file, dpi=110)
+    plt.close(fig)
+
+
+# title -> entries of a run, their keys on the x and the y axis, labels of the axes
+PANELS = {
+    'AP by epoch': ('val', 'step', AP, 'epoch', 'AP (IoU 0.50:0.95)'),
+    'AP by time': ('val', 'hours', AP, 'hours of training', 'AP (IoU 0.50:0.95)'),
+    'Loss': ('train', 'epochs', 'loss', 'epoch', 'loss, all decoder layers'),
+    'Instability of the matching': ('stability', 'step', INSTABILITY, 'epoch',
+                                    'changed queries of an image'),
+}
+
+
+def panels_of(runs: Sequence[Run]) -> List[str]:
+    """Return the names of the pictures that can be drawn of some runs."""
+    *always, instability = PANELS
+    return always + [instability] * any(run.stability for run in runs)
+
+
+def draw_panel(ax: Axes, panel: str, runs: Sequence[Run]) -> None:
+    """Draw one of ``PANELS`` for all runs."""
+    kind, x, y, xlabel, ylabel = PANELS[panel]
+    dots = {} if kind == 'train' else dict(marker='o', markersize=3)
+    for i, run in enumerate(runs):
+        entries = getattr(run, kind)
+        ax.plot([entry[x] for entry in entries], [entry[y] for entry in entries],
+                label=run.label, **line_style(i), **dots)
+    ax.set(title=panel, xlabel=xlabel, ylabel=ylabel, xlim=(0, None), ylim=(0, None))
+    if xlabel == 'epoch':
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(alpha=.3)
+    ax.legend()
+
+
+def draw_table(ax: Axes, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    ax.axis('off')
+    table = ax.table([header, *rows], loc='center', cellLoc='center', edges='horizontal')
+    table.auto_set_font_size(False)
+    table.set_fontsize(10)
+    table.scale(1, 1.4)

@@ -1,0 +1,134 @@
+"""How stable the matching is from epoch to epoch (the paper's Figure 5)."""
+from itertools import cycle, islice
+from typing import List, Sequence
+
+import torch
+from mmengine.dist import broadcast_object_list, collect_results, get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..group_queries import GroupQueries
+from .queries import count_changes, decode_queries, match_queries
+
+# In the message hub, and so in checkpoints: the matches, and in which images they are.
+MATCHES, IMAGES = 'matched_queries', 'matched_images'
+
+
+@HOOKS.register_module()
+class MatchingStabilityHook(Hook):
+    """Log how many matches have changed since the last epoch.
+
+    After each epoch the queries of all groups are matched with the objects of validation images,
+    which no augmentation changes. Scalars, of which the visualizer's backends get all:
+
+    - ``instability/group0``, ...: DN-DETR's score, see :func:`count_changes`, of each group;
+    - ``instability/mean``: its mean over the groups;
+    - ``changed_matches/group0``, ..., ``changed_matches/mean``: the share of objects that are
+      matched with another query than before.
+
+    Args:
+        num_images (int): Images, evenly taken from the validation data set; each epoch takes as
+            long as it takes to detect objects in them. Defaults to 100.
+    """
+    priority = 'LOW'  # before the checkpoint is saved
+
+    def __init__(self, num_images: int = 100) -> None:
+        self.num_images = num_images
+
+    def before_train(self, runner: Runner) -> None:
+        """Match with the initial queries, unless a resumed run knows the last epoch's.
+
+        Raises:
+            ConfigError: If the detector has no groups, or the run no validation images.
+        """
+        if not isinstance(unwrap(runner.model), GroupQueries):
+            raise ConfigError('custom_hooks: MatchingStabilityHook knows no '
+                              f'{type(unwrap(runner.model)).__name__}; take it out, or choose a '
+                              'config of a detector with groups.')
+        if runner.val_loop is None:
+            raise ConfigError('custom_hooks: MatchingStabilityHook wants validation images, and '
+                              "val_cfg is None: set val_cfg=dict(type='ValLoop') with "
+                              'val_dataloader and val_evaluator, or take the hook out.')
+        known = runner.message_hub.runtime_info.get(IMAGES)
+        if known != spread_images(runner, self.num_images):
+            self._match(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        before = [torch.tensor(x, dtype=torch.long)
+                  for x in runner.message_hub.get_info(MATCHES)]
+        after = self._match(runner)
+        scalars = stability_scalars(before, after, unwrap(runner.model).group_size)
+        runner.visualizer.add_scalars(scalars, step=runner.epoch + 1)
+        runner.logger.info(
+            f'Matching: {scalars["changed_matches/mean"]:.1%} of the objects have another query '
+            f'than an epoch ago, instability {scalars["instability/mean"]:.3f}')
+
+    def _match(self, runner: Runner) -> List[Tensor]:
+        images = spread_images(runner, self.num_images)
+        matches = match_data_set(runner, images)
+        runner.message_hub.update_info(IMAGES, images)
+        # Lists, which need no code to be read from a checkpoint
+        runner.message_hub.update_info(MATCHES, [x.tolist() for x in matches])
+        return matches
+
+
+def unwrap(model: torch.nn.Module) -> torch.nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
+def spread_images(runner: Runner, num_images: int) -> List[int]:
+    """Choose images evenly from the validation data set, at most all, by their indices."""
+    total = len(runner.val_dataloader.dataset)
+    return torch.linspace(0, total - 1, min(num_images, total)).long().tolist()
+
+
+def match_data_set(runner: Runner, images: Sequence[int]) -> List[Tensor]:
+    """Match the queries of all groups with the objects of validation images.
+
+    Args:
+        runner (Runner): The run, whose model is as before afterwards.
+        images (Sequence[int]): Indices of images.
+
+    Returns:
+        list[Tensor]: Of each image, shape (K, G), see :func:`match_queries`; on every rank.
+    """
+    model, loader = unwrap(runner.model), runner.val_dataloader
+    # As many on every rank, for mmengine cuts all results to the shortest; the surplus goes.
+    padded = -(-len(images) // get_world_size()) * get_world_size()
+    mine = list(islice(cycle(images), padded))[get_rank()::get_world_size()]
+    was_training = model.training
+    model.eval()
+    matches = []
+    for first in range(0, len(mine), loader.batch_size):
+        batch = [loader.dataset[i] for i in mine[first:first + loader.batch_size]]
+        decoded = decode_queries(model, loader.collate_fn(batch))
+        matches += [x.cpu() for x in match_queries(model, decoded)]
+    model.train(was_training)
+    gathered = [collect_results(matches, len(images), 'cpu')]
+    broadcast_object_list(gathered)
+    return gathered[0]
+
+
+def stability_scalars(before: Sequence[Tensor], after: Sequence[Tensor],
+                      num_queries: int) -> dict:
+    """Make the scalars of :class:`MatchingStabilityHook`.
+
+    Args:
+        before (Sequence[Tensor]): Matches of each image an epoch ago, shape (K, G).
+        after (Sequence[Tensor]): Matches of each image now, shape (K, G).
+        num_queries (int): Queries of one group, N.
+
+    Returns:
+        dict[str, float]: Scalars by name.
+    """
+    changed = torch.cat([a != b for a, b in zip(before, after)], 1).double().mean(1)
+    scores = dict(instability=count_changes(before, after, num_queries), changed_matches=changed)
+    scalars = {}
+    for name, values in scores.items():
+        scalars.update((f'{name}/group{i}', x) for i, x in enumerate(values.tolist()))
+        scalars[f'{name}/mean'] = values.mean().item()
+    return scalars

@@ -1,0 +1,289 @@
+"""Checkpoints that survive a kill at any moment, also while they are being written."""
+import logging
+import os
+import zipfile
+from collections import deque
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
+
+from mmengine.dist import barrier, is_main_process
+from mmengine.fileio import LocalBackend, get_file_backend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, Runner
+
+from ..errors import ConfigError
+from ..host.files import INCOMPLETE, write_atomically
+
+POINTER = 'last_checkpoint'  # the file in which mmengine names the checkpoint to resume
+
+
+def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
+    """Find the checkpoint from which ``--resume`` loses least.
+
+    It is the one that ``last_checkpoint`` names, unless a later one was written after
+    ``last_checkpoint`` was. Where the named one is missing or cut short, it is the furthest whole
+    checkpoint in the directory, and in the directory of the named one.
+
+    Args:
+        work_dir (str or Path): The run's ``work_dir``.
+
+    Returns:
+        str or None: Its path, or None where there is no whole checkpoint.
+    """
+    pointer = Path(work_dir, POINTER)
+    named = named_checkpoint(work_dir)
+    folders = {Path(work_dir)} | ({named.parent} if named else set())
+    files = [file for folder in folders if folder.is_dir() for file in folder.iterdir()
+             if file.is_file() and not file.name.endswith(INCOMPLETE)]
+    latest = None
+    if named:
+        written = pointer.stat().st_mtime_ns
+        latest = furthest_whole(
+            [named] + [file for file in files if file.stat().st_mtime_ns > written])
+    return latest or furthest_whole(files)
+
+
+def named_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
+    """Path that ``last_checkpoint`` names, or None where it is missing or empty."""
+    pointer = Path(work_dir, POINTER)
+    name = pointer.read_text().strip() if pointer.is_file() else ''
+    return Path(name) if name else None
+
+
+def furthest_whole(files: Iterable[Path]) -> Optional[str]:
+    """Path of the whole checkpoint with most iterations, or None where no file is one."""
+    ranked = sorted((rank, str(file)) for file, rank in
+                    ((file, training_progress(file)) for file in files) if rank)
+    return next((file for _, file in reversed(ranked) if is_whole(file)), None)
+
+
+def training_progress(path: Union[str, Path]) -> Optional[Tuple[bool, int]]:
+    """What a resumed run would have of a checkpoint, to be compared.
+
+    Args:
+        path (str or Path): Any file.
+
+    Returns:
+        Tuple[bool, int] or None: Whether it has the optimizer's state (a best checkpoint has
+        not), and its number of iterations; None for a file that is not a runner's checkpoint.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(
+            str(path), map_location='cpu', logger='silent')
+        return 'optimizer' in checkpoint, checkpoint['meta']['iter']
+    except Exception:  # whatever stops it from being read stops it from being resumed
+        return None
+
+
+def is_whole(path: Union[str, Path]) -> bool:
+    """Whether a checkpoint, which is a zip archive, is complete and its checksums are right."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def repair_pointer(work_dir: Union[str, Path]) -> None:
+    """Let ``last_checkpoint`` name the latest whole checkpoint, and log it if it did not.
+
+    Args:
+        work_dir (str or Path): The run's ``work_dir``.
+
+    Raises:
+        ConfigError: If it names a checkpoint and there is no whole one.
+    """
+    named = named_checkpoint(work_dir)
+    latest = latest_whole_checkpoint(work_dir)
+    if latest is None and named:
+        raise ConfigError(
+            f'{Path(work_dir, POINTER)} names {named}, which is missing or cut short, and there '
+            f'is no other whole checkpoint to resume: bring it back, or remove {POINTER} to train '
+            f'from the start.')
+    if latest is not None and (named is None or str(named) != latest):
+        print_log(f'{POINTER} names {named or "nothing"}, which is missing, cut short or not the '
+                  f'latest: resuming from {latest}.', logger='current', level=logging.WARNING)
+        write_atomically(Path(work_dir, POINTER), latest.encode())
+
+
+class AtomicLocalBackend(LocalBackend):
+    """Local files, written whole or not at all."""
+
+    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+        """Write bytes to a file by :func:`write_atomically`."""
+        write_atomically(filepath, obj)
+
+
+register_backend('atomic_local', AtomicLocalBackend, force=True)
+
+
+class HoldRemovals:
+    """A file backend that notes what it is asked to remove.
+
+    Args:
+        backend (BaseStorageBackend): Does everything else.
+
+    Attributes:
+        removals (List[str]): The paths that were to be removed.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self.removals: List[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def remove(self, path: str) -> None:
+        self.removals.append(path)
+
+    rmtree = remove
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """``CheckpointHook`` whose run can be killed at any moment and resumed.
+
+    Local checkpoints and ``last_checkpoint`` appear whole, under their final name, or not at
+    all. A checkpoint is removed only after the one that takes its place is on the disk, so there
+    is one more of them for a moment. What a killed run left half-written is removed when the
+    next one starts. ``--resume`` passes over checkpoints that another hook left cut short.
+
+    Arguments and file names are those of :class:`mmengine.hooks.CheckpointHook`. As there, a
+    resumed ``EpochBasedTrainLoop`` starts at the beginning of an epoch: with the default
+    ``by_epoch=True`` every checkpoint lies there, and the run continues as if it had never
+    stopped (random numbers start anew, which shows where there is augmentation or dropout);
+    with ``by_epoch=False`` the epoch of the checkpoint is run again. A validation that was
+    interrupted is not repeated, and if it was interrupted while it replaced the best checkpoint,
+    both may stay. What ``published_keys`` asks for is written by the parent.
+    """
+
+    def before_run(self, runner: Runner) -> None:
+        """Make sure that the runner is about to resume from a whole checkpoint.
+
+        Raises:
+            ConfigError: If the checkpoint to resume from is missing or cut short, and no other
+                may take its place.
+        """
+        if not runner._resume:
+            return
+        path = runner._load_from
+        if path is None:  # the runner resumes from what `last_checkpoint` names
+            if is_main_process():
+                repair_pointer(runner.work_dir)
+            barrier()
+        elif os.path.isfile(path) and not is_whole(path):
+            raise ConfigError(
+                f'load_from={path!r} is cut short or damaged and cannot be resumed: name another '
+                f'checkpoint, or none to resume from the latest whole one in {runner.work_dir}.')
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        """Go on in the same order of images, and refuse what misfits the optimizer's state.
+
+        A run whose config says no seed drew one. mmengine goes on with it, but for the sampler,
+        which was made before the checkpoint was read.
+
+        Raises:
+            ConfigError: If a parameter has another shape in the checkpoint, as with another K.
+        """
+        if not runner._resume or 'optimizer' not in checkpoint:
+            return
+        sampler = runner.train_dataloader.sampler
+        if hasattr(sampler, 'seed'):
+            sampler.seed = checkpoint['meta'].get('seed', sampler.seed)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for name, parameter in model.named_parameters():
+            saved = checkpoint['state_dict'].get(name, parameter)
+            if saved.shape != parameter.shape:
+                raise ConfigError(
+                    f'--resume: {name} has shape {tuple(saved.shape)} in the checkpoint and '
+                    f'{tuple(parameter.shape)} in the model, and the optimizer cannot go on with '
+                    'it: resume with the num_query_groups of the checkpoint, or start a new run '
+                    'from it with load_from.')
+
+    def before_train(self, runner: Runner) -> None:
+        """Prepare directories and bookkeeping, and clear away what a killed run left."""
+        self._use_atomic_backend(runner)
+        super().before_train(runner)
+        if self.max_keep_ckpts > 0:
+            # The parent's has a maximal length, and forgets the oldest when it is to be removed.
+            self.keep_ckpt_ids = deque(self.keep_ckpt_ids)
+        if is_main_process():
+            for folder in {runner.work_dir, str(self.out_dir)}:
+                for part in Path(folder).glob(f'*{INCOMPLETE}'):
+                    part.unlink()
+        self._announce_repeated_iterations(runner)
+
+    def _use_atomic_backend(self, runner: Runner) -> None:
+        out_dir = runner.work_dir if self.out_dir is None else self.out_dir
+        backend = get_file_backend(out_dir, backend_args=self.backend_args)
+        if self.file_client_args is None and type(backend) is LocalBackend:
+            self.backend_args = dict(backend='atomic_local')
+
+    def _announce_repeated_iterations(self, runner: Runner) -> None:
+        loop = runner.train_loop
+        done = runner.iter % len(loop.dataloader)
+        if isinstance(loop, EpochBasedTrainLoop) and done:
+            runner.logger.warning(
+                f'The checkpoint lies {done} iterations inside epoch {runner.epoch + 1}, which '
+                f'starts again: with by_epoch=True in default_hooks.checkpoint a resumed run '
+                f'repeats nothing.')
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int,
+                                   meta: Dict[str, Any]) -> None:
+        """Save a checkpoint, then point to it, then remove the oldest."""
+        filename = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        self._note_kept(runner, step)
+        runner.save_checkpoint(
+            self.out_dir,
+            filename,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args)
+        if is_main_process():
+            write_atomically(Path(runner.work_dir, POINTER), self.last_ckpt.encode())
+        self._remove_oldest()
+
+    def _note_kept(self, runner: Runner, step: int) -> None:
+        # The checkpoint also names the one that it replaces: if the run is killed before that
+        # one is removed, the resumed run does it.
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+
+    def _remove_oldest(self) -> None:
+        while self.max_keep_ckpts > 0 and len(self.keep_ckpt_ids) > self.max_keep_ckpts:
+            self._remove(self.file_backend.join_path(
+                self.out_dir, self.filename_tmpl.format(self.keep_ckpt_ids.popleft())))
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, float]) -> None:
+        """Save the best checkpoints, then remove those that they replace."""
+        held = self.file_backend = HoldRemovals(self.file_backend)
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        finally:
+            self.file_backend = held.backend
+        infos = runner.message_hub.runtime_info.values()
+        in_use = {info for info in infos if isinstance(info, str)}
+        for path in held.removals:
+            if path not in in_use:
+                self._remove(path)
+
+    def _remove(self, path: str) -> None:
+        if not is_main_process():
+            return
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+        elif self.file_backend.isdir(path):  # DeepSpeed's checkpoints are directories
+            self.file_backend.rmtree(path)

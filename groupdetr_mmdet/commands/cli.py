@@ -1,0 +1,76 @@
+"""The command line: which commands there are, and how a mistake ends."""
+import argparse
+import importlib
+import os
+import sys
+import time
+from typing import Callable, Optional, Sequence
+
+from mmengine.dist import is_distributed
+
+from ..errors import ConfigError
+
+# Of each a module of this room, with - for _: its docstring is the help, its `add_arguments` and
+# `main` do the rest. It is imported when it is asked for.
+COMMANDS = {
+    'train': 'train a detector',
+    'test': 'evaluate a detector',
+    'predict': 'detect objects in images',
+    'report': 'write a report of a training as one HTML page',
+    'convert': 'convert a checkpoint of another codebase, or of another number of groups',
+    'export': 'export a detector to ONNX',
+    'draw-queries': 'draw what the queries of every group find',
+    'plot-runs': 'compare the curves of several trainings',
+    'voc-to-coco': 'write annotations in Pascal VOC format as COCO',
+    'make-shapes': 'generate a data set of colored shapes',
+    'demo': 'train a small detector on generated images, and see what it learned',
+}
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Run ``groupdetr COMMAND ...``.
+
+    Args:
+        argv (Sequence[str], optional): The command and its arguments. Defaults to those that the
+            process was given.
+    """
+    width = max(map(len, COMMANDS))
+    parser = argparse.ArgumentParser(
+        prog='groupdetr', description='Group DETR for MMDetection.',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='commands:\n' + '\n'.join(
+            f'  {name:<{width}}  {what}' for name, what in COMMANDS.items()) +
+        '\n\ngroupdetr COMMAND --help says more.')
+    parser.add_argument('command', choices=COMMANDS, metavar='COMMAND', help='one of those below')
+    parser.add_argument('arguments', nargs=argparse.REMAINDER, help='what the command wants')
+    args = parser.parse_args(argv)
+    run(args.command, args.arguments, f'groupdetr {args.command}')
+
+
+def run(command: str, argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> None:
+    """Run one command.
+
+    Args:
+        command (str): One of ``COMMANDS``.
+        argv (Sequence[str], optional): Its arguments. Defaults to those of the process.
+        prog (str, optional): What its help calls it. Defaults to the name of the script.
+    """
+    module = importlib.import_module(f'.{command.replace("-", "_")}', __package__)
+    parser = argparse.ArgumentParser(prog=prog, description=module.__doc__)
+    module.add_arguments(parser)
+    args = parser.parse_intermixed_args(argv)
+    end_mistakes(lambda: module.main(args))
+
+
+def end_mistakes(command: Callable[[], None]) -> None:
+    """Run a command; a user's mistake ends with its sentence and status 2."""
+    try:
+        command()
+    except ConfigError as error:
+        # Before the processes meet, the first one says the same, and the launcher then ends this
+        # one. Later a mistake may be known to this one alone, as that in an image of its share.
+        if os.environ.get('LOCAL_RANK', '0') != '0' and not is_distributed():
+            time.sleep(10)
+        # One that comes out of a data loader's worker carries the worker's traceback.
+        print('error:', str(error).rsplit('ConfigError: ')[-1].strip(), file=sys.stderr)
+        sys.exit(2)

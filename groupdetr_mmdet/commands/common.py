@@ -1,0 +1,70 @@
+"""What several commands share: arguments, config, detector."""
+import argparse
+import os
+from pathlib import Path
+
+from mmdet.registry import MODELS
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+
+from ..analysis.group_metrics import choose_group
+from ..checkpoints.loading import load_weights, read_checkpoint
+from ..group_queries import GroupQueries
+from ..host.preflight import check_groups, check_path
+
+
+def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that every command with a config and a runner has."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='directory of logs, checkpoints and metrics')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction,
+        help='settings that override the config, as key=value; a list is written key="[a,b]" or '
+        'key=a,b, and may hold tuples: key="[(a,b),(c,d)]"')
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+        help='what started this process, if it is one of several')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
+                        help='given by some launchers; has no other use')
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config file and merge the shared arguments into it."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    check_path('CONFIG', args.config)
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif not cfg.get('work_dir'):
+        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    return cfg
+
+
+def load_inference_config(args: argparse.Namespace) -> Config:
+    """Read the config file and merge ``--cfg-options`` and ``--query-group`` into it.
+
+    Raises:
+        ConfigError: If a group is asked of a detector without groups.
+    """
+    check_path('CONFIG', args.config)
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    if args.query_group is not None:
+        check_groups(f'--query-group {args.query_group}', cfg.model)
+        group = choose_group(args.query_group, args.checkpoint)
+        cfg.merge_from_dict({'model.test_cfg.query_group': group})
+    return cfg
+
+
+def load_detector(cfg: Config, checkpoint: str) -> GroupQueries:
+    """Build a detector with groups for inference, with the weights of a checkpoint."""
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    check_groups('CONFIG', cfg.model)
+    detector = MODELS.build(cfg.model)
+    load_weights(detector, read_checkpoint(checkpoint), checkpoint)
+    return detector.to(get_device()).eval()

@@ -1,0 +1,75 @@
+"""Convert a checkpoint of Conditional DETR, with groups of queries or without, of the official
+code, detrex, mmdet or this package, to this package or to mmdet."""
+import argparse
+import os.path as osp
+from pathlib import Path
+
+from ..analysis.group_metrics import choose_group, query_group
+from ..checkpoints.convert import RULES, Converted, convert, summarize
+from ..checkpoints.loading import SAFETENSORS, read_checkpoint, write_checkpoint
+from ..errors import ConfigError
+from ..host.preflight import check_output, check_path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('src', metavar='SRC', help='checkpoint: a path, or an address http(s)://')
+    parser.add_argument('out', metavar='OUT',
+                        help=f'file to write; its suffix {SAFETENSORS} chooses that format')
+    parser.add_argument('--from', dest='source', choices=list(RULES),
+                        help='where SRC comes from; recognized by the names of its tensors')
+    parser.add_argument('--to', choices=['ours', 'mmdet'], default='ours',
+                        help="what to write: for this package, or for mmdet's ConditionalDETR")
+    parser.add_argument(
+        '--num-query-groups', type=int, metavar='K',
+        help='groups of the result; also those of SRC where it does not say')
+    parser.add_argument('--num-queries', type=int, metavar='N',
+                        help='queries of one group in SRC, where it does not say')
+    parser.add_argument('--query-group', type=query_group, metavar='I',
+                        help='group that --to mmdet keeps, 0 by default; best: the one that '
+                        'tools/test.py --all-groups found')
+    parser.add_argument('--noise', type=float, default=0.02,
+                        help='noise on groups that are repeated to get more of them, relative to '
+                        'the standard deviation of the queries (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the noise')
+    parser.add_argument(
+        '--publish', action='store_true',
+        help="leave the optimizer's and hooks' state out, take averaged weights (EMA) where there "
+        'are any, and add the first 8 digits of the SHA-256 to the name')
+    parser.add_argument('--trust-pickle', action='store_true',
+                        help='run any code that SRC asks for; only for files that you made')
+    parser.add_argument('--verbose', action='store_true', help='list every tensor')
+
+
+def check_args(args: argparse.Namespace) -> None:
+    check_path('SRC', args.src)
+    if args.query_group is not None and args.to != 'mmdet':
+        raise ConfigError(f'--query-group {args.query_group}: only --to mmdet keeps one group; '
+                          'add it, or leave --query-group out.')
+    for name in ('num_queries', 'num_query_groups'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ConfigError(f'--{name.replace("_", "-")} {value} must be at least 1.')
+    if osp.exists(args.out) and osp.exists(args.src) and osp.samefile(args.src, args.out):
+        raise ConfigError(f'OUT {args.out} is SRC itself, which would be lost: name another file.')
+    check_output('OUT', args.out)
+
+
+def show(converted: Converted, verbose: bool) -> None:
+    print(*converted.report, sep='\n')
+    rows = converted.actions if verbose else summarize(converted.actions)
+    print('Tensors  :' + ('' if verbose else ' by module; --verbose lists every tensor'))
+    width = max(len(origin) for origin, *_ in rows)
+    for origin, name, how in rows:
+        print(f'  {origin:<{width}} -> {"same" if name == origin else name}: {how}')
+
+
+def main(args: argparse.Namespace) -> None:
+    check_args(args)
+    group = choose_group(args.query_group, args.src)
+    converted = convert(
+        read_checkpoint(args.src, args.trust_pickle), args.source, args.to, args.num_queries,
+        args.num_query_groups, group or 0, args.noise, args.seed, args.publish)
+    show(converted, args.verbose)
+    path, size = write_checkpoint(
+        Path(args.out), converted.state_dict, converted.meta, args.publish, **converted.state)
+    print(f'Wrote    : {path} ({size / 2**20:.1f} MiB)')

@@ -1,0 +1,146 @@
+"""Generate a data set, train a small Group DETR on it, evaluate, and draw what it learned."""
+import argparse
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, List, Sequence, Union
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ..analysis.plots import draw_curves, draw_detections, read_scalars
+from ..analysis.report import write_report
+from ..analysis.runs import read_run
+from ..errors import ConfigError
+from ..host.preflight import check_path
+from ..host.runner import build_runner
+from ..host.shapes import make_shapes
+
+CONFIG = Path(__file__).parents[1] / '.mim/configs/group_cond_detr_demo.py'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', nargs='?', default=str(CONFIG),
+                        help='config file')
+    parser.add_argument('--baseline', metavar='CONFIG',
+                        help='config file to compare with, trained at the same time in WORK_DIR/'
+                        'baseline; each of the two gets half of the cores')
+    parser.add_argument('--work-dir', default='work_dirs/demo', help='where the results go')
+    parser.add_argument('--data-root', default='data/shapes', help='where the images go')
+    parser.add_argument('--quick', action='store_true',
+                        help='a few images and one epoch: shows that it runs, learns nothing')
+
+
+def demo_config(args: argparse.Namespace) -> Config:
+    """Config of the demo, its paths and length as the arguments say."""
+    cfg = Config.fromfile(args.config)
+    ann_file = str(Path(args.data_root, 'val.json'))
+    cfg.merge_from_dict({
+        'work_dir': args.work_dir,
+        'train_dataloader.dataset.data_root': args.data_root,
+        'val_dataloader.dataset.data_root': args.data_root,
+        'test_dataloader.dataset.data_root': args.data_root,
+        'val_evaluator.ann_file': ann_file,
+        'test_evaluator.ann_file': ann_file,
+    })
+    if args.quick:
+        cfg.train_cfg.max_epochs = 1
+    return cfg
+
+
+@contextmanager
+def training_beside(args: argparse.Namespace) -> Iterator[List[Path]]:
+    """Train the baseline in another process while the block runs, and then wait for its end.
+
+    Yields:
+        list[Path]: Work directory of the baseline; empty without one.
+
+    Raises:
+        ConfigError: If it failed.
+    """
+    if not args.baseline:
+        yield []
+        return
+    work_dir = Path(args.work_dir, 'baseline')
+    output = work_dir / 'output.txt'
+    process = start_baseline(args, work_dir, output)
+    try:
+        yield [work_dir]
+        if process.poll() is None:
+            print(f'Waiting for the baseline; {output} says how far it is.', flush=True)
+        if process.wait():
+            raise ConfigError(f'--baseline: {args.baseline} ended with status '
+                              f'{process.returncode}; {output} says why.')
+    finally:
+        process.terminate()
+
+
+def start_baseline(args: argparse.Namespace, work_dir: Path, output: Path) -> subprocess.Popen:
+    """Give the baseline half of this process's threads."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    threads = max(1, torch.get_num_threads() // 2)
+    torch.set_num_threads(threads)
+    command = [
+        sys.executable, '-m', 'groupdetr_mmdet', 'demo', args.baseline, '--work-dir', work_dir,
+        '--data-root', args.data_root, *['--quick'] * args.quick
+    ]
+    with open(output, 'w') as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT,
+                                env=dict(os.environ, OMP_NUM_THREADS=str(threads)))
+
+
+def draw(runner: Runner) -> dict:
+    """Draw curves and detections.
+
+    Returns:
+        dict: What each picture shows, and its path.
+    """
+    folder = Path(os.path.relpath(runner.work_dir))
+    pictures = {
+        'detections beside the ground truth': folder / 'detections.png',
+        'losses and AP of every epoch': folder / 'curves.png',
+    }
+    detections, curves = pictures.values()
+    draw_detections(runner.model, runner.val_dataloader.dataset, detections)
+    draw_curves(read_scalars(runner.log_dir), curves)
+    return pictures
+
+
+def report(runner: Runner, compare: Sequence[Path], files: dict, minutes: float) -> str:
+    """Say in a few lines what was reached, and which files to open."""
+    model = runner.model
+    lines = [
+        f'{type(model).__name__}: {model.num_query_groups} groups of {model.num_queries} queries, '
+        f'{runner.max_epochs} epochs of {len(runner.train_dataloader.dataset)} images, '
+        f'{minutes:.1f} minutes in all.',
+        f'{reached(runner.work_dir)} on {len(runner.val_dataloader.dataset)} images that it has '
+        'never seen.'
+    ]
+    lines += [f'{reached(baseline)} with the baseline.' for baseline in compare]
+    return '\n'.join(lines + ['Open'] + [f'  {path}: {shows}' for shows, path in files.items()])
+
+
+def reached(work_dir: Union[str, Path]) -> str:
+    metrics = read_run(work_dir).val[-1]
+    return f'AP {metrics["coco/bbox_mAP"]:.3f}, AP50 {metrics["coco/bbox_mAP_50"]:.3f}'
+
+
+def main(args: argparse.Namespace) -> None:
+    start = time.time()
+    check_path('--baseline', args.baseline)
+    cfg = demo_config(args)
+    sizes = dict(num_train=32, num_val=16) if args.quick else {}
+    make_shapes(args.data_root, **sizes)
+    with training_beside(args) as compare:
+        runner = build_runner(cfg)
+        runner.train()
+        files = draw(runner)
+    folder = Path(os.path.relpath(runner.work_dir))
+    labels = [Path(config).stem for config in (args.baseline, args.config) if config]
+    files['all of this and more on one page'] = write_report(folder, compare, labels)
+    files['log of the training'] = Path(os.path.relpath(runner.log_dir))
+    print('\n' + report(runner, compare, files, minutes=(time.time() - start) / 60))

@@ -1,0 +1,66 @@
+"""Export a detector to ONNX: one group of queries, any number and size of images. The file is
+written after onnxruntime found the same objects in it as PyTorch."""
+import argparse
+from pathlib import Path
+from typing import Any, Dict
+
+from mmdet.registry import MODELS
+from mmengine.config import Config, DictAction
+from torch import nn
+
+from ..analysis.group_metrics import query_group
+from ..checkpoints.loading import load_weights, read_checkpoint
+from ..deploy.export import CHECKED_BATCHES, OPSET, export_onnx
+from ..deploy.inference import class_names
+from ..errors import ConfigError
+from ..host.preflight import check_output
+from .common import load_inference_config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', metavar='CONFIG', help='config file')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='checkpoint of this config')
+    parser.add_argument('out', metavar='OUT', help='file to write, *.onnx')
+    parser.add_argument('--query-group', type=query_group, metavar='I',
+                        help='group of queries to keep, instead of model.test_cfg.query_group; '
+                        'best: the one that tools/test.py --all-groups found')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
+                        help='settings that override the config, as key=value')
+
+
+def describe(cfg: Config, detector: nn.Module, checkpoint: Dict[str, Any]) -> Dict[str, Any]:
+    """What a user must know to give the model images and read its outputs."""
+    preprocessor = cfg.model.get('data_preprocessor', {})
+    resize = next((step for step in cfg.test_dataloader.dataset.pipeline
+                   if step.type == 'Resize'), {})
+    return dict(
+        classes=class_names(cfg, checkpoint),
+        mean=list(preprocessor.get('mean', [0, 0, 0])),
+        std=list(preprocessor.get('std', [1, 1, 1])),
+        channels='RGB' if preprocessor.get('bgr_to_rgb') else 'BGR',
+        resize=dict(scale=resize.get('scale'), keep_ratio=resize.get('keep_ratio', False)),
+        images='float32, NCHW, resized, (pixel - mean) / std, then zeros at the bottom and right '
+        'where images of a batch differ in size',
+        image_sizes='int64, (height, width) of each resized image without the zeros',
+        boxes='xyxy in pixels of the resized image',
+        model=cfg.model.type,
+        query_group=detector.test_cfg.get('query_group', 0),
+        opset=OPSET)
+
+
+def main(args: argparse.Namespace) -> None:
+    if not args.out.endswith('.onnx'):
+        raise ConfigError(f'OUT {args.out} is not the name of an ONNX file: let it end in .onnx.')
+    check_output('OUT', args.out)
+    cfg = load_inference_config(args)
+    checkpoint = read_checkpoint(args.checkpoint)
+    cfg.model.pop('init_cfg', None)
+    detector = MODELS.build(cfg.model)
+    load_weights(detector, checkpoint, args.checkpoint)
+    print('[1/2] Tracing the detector', flush=True)
+    metadata = describe(cfg, detector, checkpoint)
+    differences = export_onnx(detector, Path(args.out), metadata)
+    sizes = ', '.join('x'.join(map(str, size)) for batch in CHECKED_BATCHES for size in batch)
+    print(f'Wrote {args.out} ({Path(args.out).stat().st_size / 2**20:.1f} MiB, opset {OPSET}): on '
+          f'images of {sizes} it finds what PyTorch finds, boxes within '
+          f'{differences["pixels"]:.1g} pixels, scores within {differences["score"]:.1g}')

@@ -1,0 +1,35 @@
+"""Draw AP by epoch and by hour, and the losses, of several runs; print what each took to reach the
+final AP of the first one, the baseline."""
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+from ..analysis.plots import prepare_picture
+from ..analysis.runs import comparison, draw_runs, read_run
+from ..errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR',
+                        help='work directories of trainings, the baseline first')
+    parser.add_argument('--labels', nargs='+', metavar='LABEL',
+                        help='what to call them; the names of the directories by default')
+    parser.add_argument('--out', default='runs.png',
+                        help='picture to write, .png, .svg, .pdf or .jpg (default: %(default)s)')
+
+
+def main(args: argparse.Namespace) -> None:
+    labels = args.labels or [None] * len(args.work_dirs)
+    if len(labels) != len(args.work_dirs):
+        raise ConfigError(f'--labels: {len(labels)} labels for {len(args.work_dirs)} runs; give '
+                          'each run one.')
+    prepare_picture(args.out)
+    runs = [read_run(*x) for x in zip(args.work_dirs, labels)]
+    draw_runs(runs, args.out)
+    header, rows = comparison(runs)
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    print('Wrote', args.out)

@@ -1,0 +1,110 @@
+"""Detect objects in images: writes pictures to DIR/vis and all detections to DIR/results.json, in
+COCO's results format. Exits with status 1 if an image could not be read."""
+import argparse
+import json
+import os.path as osp
+import sys
+from pathlib import Path
+from typing import Dict, List
+
+import torch
+from mmdet.apis.det_inferencer import IMG_EXTENSIONS
+from mmengine.config import DictAction
+from rich.progress import track
+
+from ..analysis.group_metrics import query_group
+from ..deploy.inference import CocoIds, Inferencer, find_images, find_labels, keep
+from ..errors import ConfigError
+from ..host.files import write_atomically
+from ..host.preflight import check_output
+from .common import load_inference_config
+
+# What OpenCV reads and, in color, also writes.
+PICTURE_SUFFIXES = set(IMG_EXTENSIONS) - {'.pgm'}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('inputs', nargs='+', metavar='INPUT',
+                        help='images, folders of images, or patterns such as "photos/**/*.jpg"')
+    parser.add_argument('config', metavar='CONFIG', help='config file')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='checkpoint of this config')
+    parser.add_argument('--out', required=True, metavar='DIR', help='directory for the results')
+    parser.add_argument(
+        '--score-thr', type=float, default=0.3, metavar='SCORE',
+        help='leave out what scores less, in pictures and results; 0 keeps all, as an evaluation '
+        'wants it (default: %(default)s)')
+    parser.add_argument('--classes', nargs='+', default=[], metavar='NAME',
+                        help='classes to keep, all by default')
+    parser.add_argument('--device', help='such as cpu or cuda:0, the best one by default')
+    parser.add_argument('--batch-size', type=int, default=1, help='images of a batch')
+    parser.add_argument('--query-group', type=query_group, metavar='I',
+                        help='group of queries to use, instead of model.test_cfg.query_group; '
+                        'best: the one that tools/test.py --all-groups found')
+    parser.add_argument('--ann-file', help='COCO annotations that say the ids of these images and '
+                        'of the categories')
+    parser.add_argument('--no-vis', action='store_true', help='draw no pictures')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
+                        help='settings that override the config, as key=value')
+
+
+def check_args(args: argparse.Namespace) -> None:
+    if not 0 <= args.score_thr <= 1:
+        raise ConfigError(f'--score-thr {args.score_thr} is no score: choose 0 to 1.')
+    if args.batch_size < 1:
+        raise ConfigError(f'--batch-size {args.batch_size} must be at least 1.')
+    try:
+        torch.zeros(1, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f'--device {args.device} is not here ({str(error).splitlines()[0]}): '
+                          'choose another, such as cpu.') from error
+
+
+def picture_names(paths: List[str], folder: Path) -> Dict[str, str]:
+    """Name a picture for every image, in folders as those of the images.
+
+    A name whose suffix says no format of color pictures gets .jpg added.
+    """
+    root = osp.commonpath([osp.dirname(osp.abspath(path)) for path in paths])
+    names = {path: str(folder / osp.relpath(osp.abspath(path), root)) for path in paths}
+    taken = set(names.values())
+    for path, name in names.items():
+        if osp.splitext(name)[1].lower() not in PICTURE_SUFFIXES:
+            while name in taken:  # by itself, and maybe by the image NAME.jpg
+                name += '.jpg'
+            names[path] = name
+            taken.add(name)
+    return names
+
+
+def main(args: argparse.Namespace) -> None:
+    check_args(args)
+    paths = find_images(args.inputs)
+    out, results = Path(args.out), []
+    pictures = {} if args.no_vis else picture_names(paths, out / 'vis')
+    for path in (out / 'results.json', *pictures.values()):
+        check_output('--out', path)
+    inferencer = Inferencer(load_inference_config(args), args.checkpoint, args.device)
+    labels = find_labels(args.classes, inferencer.classes)
+    ids = CocoIds(inferencer.classes, paths, args.ann_file)
+    batches = [paths[i:i + args.batch_size] for i in range(0, len(paths), args.batch_size)]
+    for batch in track(batches, description='Detecting'):
+        for path, sample in inferencer.detect(batch):
+            sample.pred_instances = keep(sample.pred_instances, args.score_thr, labels)
+            results += ids.results(path, sample.pred_instances)
+            if not args.no_vis:
+                inferencer.draw(path, sample, pictures[path])
+    write_atomically(out / 'results.json', json.dumps(results).encode())
+    report(args, len(paths), len(results), inferencer.unreadable)
+
+
+def report(args: argparse.Namespace, num_images: int, num_results: int,
+           unreadable: Dict[str, str]) -> None:
+    num_readable = num_images - len(unreadable)
+    has_pictures = num_readable and not args.no_vis
+    print(f'Found {num_results} objects in {num_readable} images; wrote '
+          f'{osp.join(args.out, "results.json")}' +
+          (f' and pictures in {osp.join(args.out, "vis")}' if has_pictures else ''))
+    for path, reason in unreadable.items():
+        print(f'skipped {path}: {reason}', file=sys.stderr)
+    if unreadable:
+        sys.exit(1)

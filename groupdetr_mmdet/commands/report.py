@@ -1,0 +1,23 @@
+"""Write a report of a training as one HTML page that needs no network: its curves, the AP of every
+group, detections beside the ground truth, the queries, configuration and environment."""
+import argparse
+from pathlib import Path
+
+from ..analysis.report import write_report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('work_dir', metavar='WORK_DIR', help='work directory of a training')
+    parser.add_argument('--compare', nargs='+', default=[], metavar='WORK_DIR',
+                        help='trainings to compare it with, the baseline first')
+    parser.add_argument('--labels', nargs='+', metavar='LABEL',
+                        help='what to call those of --compare, and then WORK_DIR')
+    parser.add_argument('--checkpoint', help='weights; the last ones of WORK_DIR by default')
+    parser.add_argument('--out', help='file to write; WORK_DIR/report.html by default')
+
+
+def main(args: argparse.Namespace) -> None:
+    out_file = write_report(
+        Path(args.work_dir), [Path(x) for x in args.compare], args.labels or (), args.checkpoint,
+        args.out and Path(args.out))
+    print('Wrote', out_file)

@@ -1,0 +1,78 @@
+"""Evaluate a detector."""
+import argparse
+
+from mmdet.engine.hooks.utils import trigger_visualization_hook
+from mmdet.evaluation import DumpDetResults
+from mmengine.dist import is_main_process
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from ..analysis.group_metrics import draw_groups, evaluate_each_group, record_groups, split_groups
+from ..checkpoints.loading import load_weights, read_checkpoint
+from ..errors import ConfigError
+from ..host.preflight import check_config, check_output, check_path
+from ..host.runner import build_runner
+from .common import add_runner_arguments, load_config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_runner_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--all-groups', action='store_true',
+        help='evaluate every group of queries in one pass, and record beside the checkpoint which '
+        'is best, for --query-group best of other commands')
+    parser.add_argument('--out', help='pickle file (.pkl) to write the predictions to')
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument(
+        '--show-dir', help='directory for pictures of the predictions, made inside the work '
+        'directory of this run')
+    parser.add_argument('--wait-time', type=float, default=2,
+                        help='seconds that --show shows a picture')
+
+
+def check_out(out: str) -> None:
+    if not out.endswith(('.pkl', '.pickle')):
+        raise ConfigError(f'--out: {out} is not the name of a pickle file; let it end in .pkl.')
+    check_output('--out', out)
+
+
+def check_weights(runner: Runner, checkpoint: str) -> None:
+    """Check that weights fit the model: the runner logs those that do not, and goes on.
+
+    Args:
+        runner (Runner): Its model gets the weights.
+        checkpoint (str): Path or URL.
+
+    Raises:
+        ConfigError: If the checkpoint cannot be read or does not fit.
+    """
+    model = runner.model
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    if isinstance(model, nn.Module):  # FlexibleRunner still has its config
+        load_weights(model, read_checkpoint(checkpoint), checkpoint)
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.out:
+        check_out(args.out)
+    cfg = load_config(args)
+    check_path('CHECKPOINT', args.checkpoint)
+    cfg.load_from = args.checkpoint
+    if args.all_groups:
+        evaluate_each_group(cfg)
+    if args.show or args.show_dir:
+        cfg = trigger_visualization_hook(cfg, args)
+    check_config(cfg, modes=('test',))
+    runner = build_runner(cfg)
+    check_weights(runner, args.checkpoint)
+    if args.out:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    metrics = runner.test()
+    if args.all_groups and '://' not in args.checkpoint and is_main_process():
+        record = record_groups(args.checkpoint, metrics)
+        picture = record.with_suffix('.png')
+        draw_groups(split_groups(metrics)).savefig(picture, dpi=110)
+        print(f'Wrote {record} and {picture}')

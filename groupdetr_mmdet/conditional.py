@@ -1,0 +1,198 @@
+"""Group Conditional DETR: encoder, decoder, head and detector."""
+from typing import Dict, Optional, Tuple
+
+import torch
+from mmdet.models.dense_heads import ConditionalDETRHead
+from mmdet.models.detectors import ConditionalDETR
+from mmdet.models.layers import (ConditionalDetrTransformerDecoder,
+                                 ConditionalDetrTransformerDecoderLayer, DetrTransformerEncoder,
+                                 SinePositionalEncoding, inverse_sigmoid)
+from mmdet.models.layers.transformer.utils import coordinate_to_encoding
+from mmdet.registry import MODELS
+from mmengine.model import ModuleList, constant_init
+from torch import Tensor, nn
+
+from .attention import GroupConditionalAttention
+from .criterion import GroupCriterion
+from .errors import ConfigError
+from .group_queries import GroupQueries
+from .ops.attention import FusedConditionalAttention, fuse_encoder_attention
+from .ops.dropout import fuse_ffn
+
+
+class FusedDetrTransformerEncoder(DetrTransformerEncoder):
+    """mmdet's ``DetrTransformerEncoder``, same parameters and results, by fused kernels."""
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        for layer in self.layers:
+            fuse_encoder_attention(layer.self_attn)
+            fuse_ffn(layer.ffn)
+
+
+@MODELS.register_module()
+class GroupConditionalDetrTransformerDecoderLayer(ConditionalDetrTransformerDecoderLayer):
+    """Decoder layer of Conditional DETR whose self-attention stays inside each group.
+
+    Cross-attention and FFN treat every query alone and need no groups.
+
+    Args:
+        num_queries (int): Queries of one group, N.
+        kwargs: As for ``ConditionalDetrTransformerDecoderLayer``.
+    """
+
+    def __init__(self, *args, num_queries: int, **kwargs) -> None:
+        self.num_queries = num_queries
+        super().__init__(*args, **kwargs)
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        self.self_attn = GroupConditionalAttention(
+            num_queries=self.num_queries, **self.self_attn_cfg)
+        self.cross_attn = FusedConditionalAttention(**self.cross_attn_cfg)
+        fuse_ffn(self.ffn)
+
+
+@MODELS.register_module()
+class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
+    """Decoder of Conditional DETR over K groups of queries, for any width.
+
+    Args:
+        num_queries (int): Queries of one group, N.
+        kwargs: As for ``ConditionalDetrTransformerDecoder``.
+    """
+
+    def __init__(self, *args, num_queries: int, **kwargs) -> None:
+        self.num_queries = num_queries
+        super().__init__(*args, **kwargs)
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        self.layers = ModuleList([
+            GroupConditionalDetrTransformerDecoderLayer(
+                num_queries=self.num_queries, **self.layer_cfg) for _ in range(self.num_layers)
+        ])
+        for layer in self.layers[1:]:
+            layer.cross_attn.qpos_proj = None
+
+    def forward(self,
+                query: Tensor,
+                key: Tensor,
+                query_pos: Tensor,
+                key_pos: Tensor,
+                key_padding_mask: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+        """Decode the queries of any number of groups.
+
+        Args:
+            query (Tensor): Content queries, shape (bs, K * N, dim).
+            key (Tensor): Memory, shape (bs, num_keys, dim).
+            query_pos (Tensor): Positional queries, shape (bs, K * N, dim), or (1, K * N, dim)
+                where all images have the same ones, which are then projected once.
+            key_pos (Tensor): Positional encoding of the memory, shape (bs, num_keys, dim).
+            key_padding_mask (Tensor, optional): True at padding, shape (bs, num_keys).
+
+        Returns:
+            tuple[Tensor, Tensor]: Normalized hidden states of every layer (the last one alone
+            without ``return_intermediate``), shape (num_layers, bs, K * N, dim), and the reference
+            points, normalized (x, y), shape (bs, K * N, 2).
+        """
+        if key_padding_mask is not None:  # not a view: torch.compile would guard its base's shape
+            key_padding_mask = key_padding_mask.clone()
+        reference = self.predict_reference_points(query_pos)
+        sine_embed = coordinate_to_encoding(reference, num_feats=self.embed_dims // 2)
+        hidden_states = []
+        for index, layer in enumerate(self.layers):
+            if index:
+                ref_sine_embed = sine_embed * self.query_scale(query)
+            else:
+                ref_sine_embed = sine_embed.expand_as(query)
+            query = layer(
+                query,
+                key=key,
+                query_pos=query_pos,
+                key_pos=key_pos,
+                key_padding_mask=key_padding_mask,
+                ref_sine_embed=ref_sine_embed,
+                is_first=index == 0)
+            hidden_states.append(self.post_norm(query))
+        if not self.return_intermediate:
+            hidden_states = hidden_states[-1:]
+        return torch.stack(hidden_states), reference.expand(len(query), -1, -1)
+
+    def predict_reference_points(self, query_pos: Tensor) -> Tensor:
+        """Predict reference points in float32, also under autocast: 8 bits cannot place a box.
+
+        Args:
+            query_pos (Tensor): Positional queries, shape (bs, K * N, dim).
+
+        Returns:
+            Tensor: Normalized (x, y), shape (bs, K * N, 2).
+        """
+        with torch.autocast(query_pos.device.type, enabled=False):
+            return self.ref_point_head(query_pos.float()).sigmoid()
+
+
+@MODELS.register_module()
+class GroupConditionalDETRHead(GroupCriterion, ConditionalDETRHead):
+    """``ConditionalDETRHead`` that matches and supervises K groups of queries.
+
+    It has the parameters of the stock head. The number of groups is that of its assigner, a
+    :class:`GroupHungarianAssigner`, which the detector tells.
+    """
+
+    def init_weights(self) -> None:
+        """Initialize as the official code: boxes start as their reference points."""
+        super().init_weights()
+        constant_init(self.fc_reg, 0, bias=0)
+
+    def forward(self, hidden_states: Tensor, references: Tensor) -> Tuple[Tensor, Tensor]:
+        """Predict classes and boxes; boxes in float32, also under autocast.
+
+        Args:
+            hidden_states (Tensor): Shape (num_layers, bs, num_rows, dim).
+            references (Tensor): Reference points, normalized (x, y), shape (bs, num_rows, 2).
+
+        Returns:
+            tuple[Tensor, Tensor]: Logits, shape (num_layers, bs, num_rows, num_classes), and
+            boxes, normalized cxcywh, shape (num_layers, bs, num_rows, 4).
+        """
+        offsets = self.fc_reg(self.activate(self.reg_ffn(hidden_states))).float()
+        centers = offsets[..., :2] + inverse_sigmoid(references)
+        return self.fc_cls(hidden_states), torch.cat([centers, offsets[..., 2:]], -1).sigmoid()
+
+
+@MODELS.register_module()
+class GroupConditionalDETR(GroupQueries, ConditionalDETR):
+    """Conditional DETR trained with groups of queries.
+
+    `Group DETR: Fast DETR Training with Group-Wise One-to-Many Assignment
+    <https://arxiv.org/abs/2207.13085>`_. A checkpoint differs from one of ``ConditionalDETR`` in
+    the rows of ``query_embedding.weight``, K * N instead of N, and nowhere else.
+    """
+
+    def _init_layers(self) -> None:
+        self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
+        self.encoder = FusedDetrTransformerEncoder(**self.encoder)
+        self.decoder = GroupConditionalDetrTransformerDecoder(
+            num_queries=self.num_queries, **self.decoder)
+        self.embed_dims = self.encoder.embed_dims
+        self.query_embedding = nn.Embedding(self.num_query_groups * self.num_queries,
+                                            self.embed_dims)
+        if 2 * self.positional_encoding.num_feats != self.embed_dims:
+            raise ConfigError(
+                f'model.positional_encoding.num_feats={self.positional_encoding.num_feats} does '
+                f'not fit the width {self.embed_dims} of the encoder: set it to half the width.')
+
+    def forward_decoder(self, query: Tensor, query_pos: Tensor, **kwargs) -> Dict[str, Tensor]:
+        """Decode, with the positional queries once for all images of the batch.
+
+        Args:
+            query (Tensor): Content queries, shape (bs, K * N, dim).
+            query_pos (Tensor): Positional queries, the same for all images, shape
+                (bs, K * N, dim).
+            kwargs: ``memory``, ``memory_mask`` and ``memory_pos``, as for ``ConditionalDETR``.
+
+        Returns:
+            dict[str, Tensor]: ``hidden_states`` and ``references``, the inputs of the head.
+        """
+        return super().forward_decoder(query=query, query_pos=query_pos[:1], **kwargs)

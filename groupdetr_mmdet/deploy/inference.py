@@ -1,0 +1,216 @@
+"""Detect objects in folders of images, over mmdet's ``DetInferencer``."""
+import copy
+import glob
+import json
+import os.path as osp
+import re
+import warnings
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from unittest import mock
+
+import mmcv
+import torch
+from mmdet.apis import DetInferencer
+from mmdet.apis.det_inferencer import IMG_EXTENSIONS
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+from torch import nn
+
+from ..checkpoints.convert import COCO_IDS
+from ..checkpoints.loading import load_weights, read_checkpoint
+from ..errors import ConfigError
+from ..host.data import fault, is_cut_short
+from ..host.preflight import check_path
+
+
+def find_images(inputs: Sequence[str]) -> List[str]:
+    """Find the images that a user names.
+
+    Args:
+        inputs (Sequence[str]): Files, folders (their image files, not those of folders inside)
+            and glob patterns, where ``**`` is any number of folders.
+
+    Returns:
+        list[str]: Each file once, however often and in whatever ways it is named, in the order of
+        ``inputs`` and sorted inside each. A file that is named itself is in it, whether it exists
+        or not.
+
+    Raises:
+        ConfigError: If a folder or a pattern has no image.
+    """
+    images: Dict[str, str] = {}
+    for name in inputs:
+        if not osp.isdir(name) and (osp.exists(name) or not glob.has_magic(name)):
+            images.setdefault(osp.abspath(name), name)
+            continue
+        pattern = osp.join(glob.escape(name), '*') if osp.isdir(name) else name
+        found = sorted(path for path in glob.glob(pattern, recursive=True)
+                       if path.lower().endswith(IMG_EXTENSIONS) and osp.isfile(path))
+        if not found:
+            raise ConfigError(f'INPUT {name} has no image: name files, folders or patterns of '
+                              f'{", ".join(IMG_EXTENSIONS)}.')
+        for path in found:
+            images.setdefault(osp.abspath(path), path)
+    return list(images.values())
+
+
+def class_names(cfg: Config, checkpoint: Dict[str, Any]) -> List[str]:
+    """Class names by label, as a checkpoint says them, or else the data set of its config."""
+    meta = checkpoint.get('meta', {}).get('dataset_meta')
+    if not meta:
+        dataset = cfg.test_dataloader.dataset
+        meta = dict(DATASETS.get(dataset.type).METAINFO, **dataset.get('metainfo', {}))
+    return list({key.lower(): value for key, value in meta.items()}['classes'])
+
+
+class Inferencer(DetInferencer):
+    """``DetInferencer`` that skips unreadable images and refuses weights that do not fit.
+
+    Args:
+        cfg (Config): Config of the detector.
+        weights (str): Path or URL of its checkpoint.
+        device (str, optional): Device, the best one by default.
+
+    Attributes:
+        unreadable (dict[str, str]): What is wrong with each image that was skipped.
+
+    Raises:
+        ConfigError: If the checkpoint cannot be read or does not fit.
+    """
+
+    def __init__(self, cfg: Config, weights: str, device: Optional[str] = None) -> None:
+        self.unreadable: Dict[str, str] = {}
+        self._weights, self._checkpoint = weights, read_checkpoint(weights)
+        cfg = copy.deepcopy(cfg)
+        cfg.visualizer.vis_backends = []  # pictures go where the caller says
+        super().__init__(cfg, device=device, show_progress=False)
+
+    def _init_collate(self, cfg: Config) -> Callable:
+        # mmdet has no registry of functions, and mmengine warns that it looks into its own.
+        with mock.patch.object(self, 'scope', 'mmengine'):
+            return super()._init_collate(cfg)
+
+    @property
+    def classes(self) -> List[str]:
+        """Class names by label."""
+        return list(self.model.dataset_meta['classes'])
+
+    def _load_weights_to_model(self, model: nn.Module, checkpoint: None, cfg: Config) -> None:
+        load_weights(model, self._checkpoint, self._weights)
+        meta = dict(dataset_meta=dict(classes=class_names(cfg, self._checkpoint)))
+        super()._load_weights_to_model(model, dict(self._checkpoint, meta=meta), cfg)
+
+    def detect(self, paths: Sequence[str]) -> Iterator[Tuple[str, DetDataSample]]:
+        """Detect objects in one batch of images.
+
+        Args:
+            paths (Sequence[str]): Image files; one that cannot be read goes to ``unreadable``.
+
+        Yields:
+            tuple[str, DetDataSample]: Path and detections of an image.
+        """
+        batch = [(path, data) for path, data in ((path, self._load(path)) for path in paths)
+                 if data is not None]
+        if batch:
+            readable, data = self.collate_fn(batch)
+            yield from zip(readable, self.forward(data))
+
+    def _load(self, path: str) -> Optional[dict]:
+        try:
+            data = self.pipeline(path)
+            if is_cut_short(path):
+                raise OSError('its JPEG data has no end')
+            return data
+        except Exception as error:
+            self.unreadable[path] = fault(path, error)
+            return None
+
+    def draw(self, path: str, sample: DetDataSample, out_file: str) -> None:
+        """Draw detections into a copy of their image."""
+        with warnings.catch_warnings():  # of boxes that end at the border of the image
+            warnings.filterwarnings('ignore', 'Warning: The .* is out of bounds')
+            self.visualizer.add_datasample(
+                path, mmcv.imread(path, channel_order='rgb'), sample, draw_gt=False,
+                pred_score_thr=0, out_file=out_file)
+
+
+def keep(instances: InstanceData, score_thr: float, labels: Sequence[int]) -> InstanceData:
+    """Keep the detections of some labels with at least some score."""
+    wanted = torch.isin(instances.labels, instances.labels.new_tensor(labels))
+    return instances[wanted & (instances.scores >= score_thr)]
+
+
+def find_labels(wanted: Sequence[str], classes: Sequence[str]) -> List[int]:
+    """Labels of classes that a user names; all of them for none.
+
+    Raises:
+        ConfigError: If the detector has no such class.
+    """
+    unknown = [name for name in wanted if name not in classes]
+    if unknown:
+        raise ConfigError(f'--classes {unknown[0]} is not one of the classes: choose from '
+                          f'{", ".join(classes)}.')
+    return [classes.index(name) for name in wanted] or list(range(len(classes)))
+
+
+class CocoIds:
+    """The ids that COCO's results format wants.
+
+    Args:
+        classes (Sequence[str]): Class names by label.
+        paths (Sequence[str]): All images.
+        ann_file (str, optional): COCO annotations that say the ids of images, by their file names,
+            and of categories, by their names. Without it, an image's id is the number that its
+            name is, as in COCO, or its position from 1 where not all names are different numbers;
+            a category's id is COCO's own for COCO's classes, and otherwise its label plus 1.
+
+    Raises:
+        ConfigError: If the annotations lack an image or a class.
+    """
+
+    def __init__(self, classes: Sequence[str], paths: Sequence[str],
+                 ann_file: Optional[str] = None) -> None:
+        if ann_file:
+            self.images, self.categories = self._annotated(classes, paths, ann_file)
+            return
+        stems = [Path(path).stem for path in paths]
+        numbers = {int(stem) for stem in stems if re.fullmatch(r'[0-9]+', stem)}
+        is_number = len(numbers) == len(stems)
+        self.images = {path: int(stem) if is_number else i + 1
+                       for i, (path, stem) in enumerate(zip(paths, stems))}
+        is_coco = tuple(classes) == CocoDataset.METAINFO['classes']
+        self.categories = COCO_IDS if is_coco else range(1, len(classes) + 1)
+
+    @staticmethod
+    def _annotated(classes: Sequence[str], paths: Sequence[str],
+                   ann_file: str) -> Tuple[Dict[str, int], Sequence[int]]:
+        check_path('--ann-file', ann_file)
+        try:
+            coco = json.loads(Path(ann_file).read_text())
+            images = {Path(image['file_name']).name: image['id'] for image in coco['images']}
+            categories = {category['name']: category['id'] for category in coco['categories']}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f'--ann-file {ann_file} is not in COCO format ({error!r}): name a '
+                              'file with images and categories, or leave it out.') from error
+        lacking = ([path for path in paths if Path(path).name not in images] +
+                   [name for name in classes if name not in categories])
+        if lacking:
+            raise ConfigError(f'--ann-file {ann_file} has no {lacking[0]}: name the annotations '
+                              'of these images and classes, or leave it out.')
+        return ({path: images[Path(path).name] for path in paths},
+                [categories[name] for name in classes])
+
+    def results(self, path: str, instances: InstanceData) -> List[Dict[str, Any]]:
+        """Detections of an image, boxes as (x, y, width, height) in pixels."""
+        boxes = instances.bboxes.cpu()
+        boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist()
+        return [
+            dict(image_id=self.images[path], category_id=self.categories[label], bbox=box,
+                 score=score, file_name=Path(path).name)
+            for box, label, score in zip(boxes, instances.labels.tolist(),
+                                         instances.scores.tolist())
+        ]

@@ -1,0 +1,435 @@
+"""Detectors that train K groups of queries and keep one at inference."""
+import contextlib
+import logging
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+import torch
+from mmdet.registry import TASK_UTILS
+from mmdet.structures import SampleList
+from mmdet.utils import ConfigType, OptConfigType
+from mmengine.logging import print_log
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from .assigner import GroupHungarianAssigner
+from .attention import group_self_attention, join_groups
+from .errors import ConfigError
+from .groups import check_num_query_groups, count_groups, fold_groups, group_rows
+from .ops.recompute import recompute_layers
+
+ALL_GROUPS = 'all'  # as test_cfg.query_group
+QUERY_EMBEDDING = 'query_embedding.weight'
+
+
+class GroupQueries:
+    """Mixin that gives a DETR of mmdet K groups of queries (paper, Section 3.2).
+
+    In training the decoder gets the K * N queries of all groups, at inference the N queries of
+    one. K is said here and nowhere else: the detector tells its decoder, head and assigner. With
+    ``num_query_groups=1`` the detector is the stock one.
+
+    A checkpoint of another K loads: fewer groups keep the first ones, more groups repeat.
+
+    Args:
+        num_queries (int): Queries of one group, N.
+        num_query_groups (int): Groups in training, K. Defaults to 11, as in the paper.
+        decoder (dict): Config of the decoder. Beside its own keys, ``num_cp`` is the number of
+            layers, from the first, that compute their activations again in the backward pass
+            (-1, none), and ``compile`` whether ``torch.compile`` compiles the layers, once for
+            all image sizes (False).
+        bbox_head (dict): Config of the head.
+        train_cfg (dict, optional): Training config, its ``assigner`` a ``GroupHungarianAssigner``
+            without K.
+        test_cfg (dict, optional): Testing config: ``max_per_img`` detections (100) by the
+            queries of group ``query_group`` (0), or by those of all groups together ('all').
+            With ``each_group`` every group also detects for itself, see :meth:`predict`.
+        separate_self_attn (bool): Whether self-attention stays inside each group. Defaults to
+            True; False is an ablation of the paper.
+        kwargs: As for the stock detector.
+
+    Raises:
+        ConfigError: If K or N is below 1, another part says another K or N, the assigner knows no
+            groups, or ``query_group`` is none of the K.
+    """
+
+    def __init__(self,
+                 *,
+                 num_queries: int,
+                 num_query_groups: int = 11,
+                 decoder: ConfigType,
+                 bbox_head: ConfigType,
+                 train_cfg: OptConfigType = None,
+                 test_cfg: OptConfigType = None,
+                 separate_self_attn: bool = True,
+                 **kwargs) -> None:
+        self.num_query_groups = check_num_query_groups(num_query_groups)
+        if num_queries < 1:
+            raise ConfigError(f'model.num_queries={num_queries} must be at least 1: it is the '
+                              'number of queries of one group.')
+        numbers = dict(num_query_groups=num_query_groups, num_queries=num_queries)
+        if train_cfg is not None:
+            train_cfg = dict(train_cfg, assigner=tell_assigner(train_cfg.get('assigner'), numbers))
+        bbox_head = without_numbers(bbox_head, 'bbox_head', numbers)
+        test_cfg = complete_test_cfg(test_cfg, numbers, bbox_head)
+        if test_cfg.get('each_group'):
+            check_each_group(test_cfg['query_group'], separate_self_attn)
+        decoder = without_numbers(decoder, 'decoder', numbers)
+        num_cp, compile_layers = decoder.pop('num_cp', -1), decoder.pop('compile', False)
+        super().__init__(
+            num_queries=num_queries,
+            decoder=decoder,
+            bbox_head=bbox_head,
+            train_cfg=train_cfg,
+            test_cfg=test_cfg,
+            **kwargs)
+        if not separate_self_attn:
+            join_groups(self.decoder)
+        recompute_layers(self.decoder, num_cp)
+        if compile_layers:
+            for layer in self.decoder.layers:
+                layer.compile(dynamic=True)
+        self._register_state_dict_hook(_save_num_queries)
+
+    @property
+    def group_size(self) -> int:
+        """Rows of one group among the decoder's queries, without denoising queries."""
+        return self.num_queries
+
+    @property
+    def group_modules(self) -> List[str]:
+        """Names of the modules that every group has for itself.
+
+        Their parameters have K times the rows of the stock ones, block ``g`` being group ``g``'s.
+        """
+        return ['query_embedding']
+
+    def group_parameters(self) -> Iterator[Tuple[str, nn.Parameter]]:
+        """Yield the names and parameters, of K blocks of rows, of ``group_modules``."""
+        for module in self.group_modules:
+            yield from self.get_submodule(module).named_parameters(module)
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        group_self_attention(self.decoder, self.group_size)
+        for name in self.group_modules:
+            for module in self.get_submodule(name).modules():
+                repeat_rows(module, self.num_query_groups)
+
+    def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
+        """Prepare the queries of all groups in training, of ``query_group`` at inference.
+
+        Each group is prepared by the stock detector with the group's own rows.
+
+        Args:
+            args, kwargs: As for the stock detector.
+
+        Returns:
+            tuple[dict, dict]: Inputs of the decoder, with K * N rows in training and, but for
+            'all' groups, N at inference, and of the head, with the encoder's predictions stacked
+            group by group, shape (K, bs, num_rows, dim).
+        """
+        prepare = super().pre_decoder
+        all_groups = self.training or self.test_cfg['query_group'] == ALL_GROUPS
+        groups = range(self.num_query_groups) if all_groups else [self.test_cfg['query_group']]
+        layers = [layer for name in self.group_modules
+                  for layer in self.get_submodule(name).modules()]
+        inputs = []
+        for group_blocks in split_parameters(layers, self.num_query_groups, groups):
+            with replaced_parameters(group_blocks):
+                inputs.append(prepare(*args, **kwargs))
+        decoder_inputs, head_inputs = (merge_groups(x) for x in zip(*inputs))
+        return decoder_inputs, head_inputs
+
+    def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList,
+                rescale: bool = True) -> SampleList:
+        """Detect objects by one group, and with ``test_cfg.each_group`` by every group, too.
+
+        Then backbone and encoder run once and the decoder for all groups: the head is given each
+        group as an image of its own, so that it selects a group's best detections as it selects
+        an image's.
+
+        Args:
+            batch_inputs (Tensor): Images, shape (bs, 3, H, W).
+            batch_data_samples (list[DetDataSample]): Each image's information.
+            rescale (bool): Whether boxes are in pixels of the original image. Defaults to True.
+
+        Returns:
+            list[DetDataSample]: With ``pred_instances`` of ``query_group``. With ``each_group``,
+            also ``group_instances`` of all groups, whose ``query_groups`` is the group of each,
+            and ``query_group`` in the meta information.
+        """
+        if not self.test_cfg.get('each_group'):
+            return super().predict(batch_inputs, batch_data_samples, rescale)
+        with self.using_groups(ALL_GROUPS):
+            head_inputs = self.forward_transformer(
+                self.extract_feat(batch_inputs), batch_data_samples)
+        num_groups = self.num_query_groups
+        folded = {name: self._fold_rows(x) for name, x in head_inputs.items()}
+        results = self.bbox_head.predict(
+            **folded, rescale=rescale,
+            batch_data_samples=[x for x in batch_data_samples for _ in range(num_groups)])
+        for i, sample in enumerate(batch_data_samples):
+            groups = results[i * num_groups:(i + 1) * num_groups]
+            sample.pred_instances = groups[self.test_cfg['query_group']]
+            sample.group_instances = label_groups(groups)
+            sample.set_metainfo(dict(query_group=self.test_cfg['query_group']))
+        return batch_data_samples
+
+    def _fold_rows(self, rows: Any) -> Any:
+        """Fold the groups into the batch, ``(..., bs, K * N, C) -> (..., bs * K, N, C)``."""
+        if not isinstance(rows, Tensor):
+            return [self._fold_rows(x) for x in rows]
+        folded = fold_groups(rows.flatten(0, -3), self.group_size)
+        return folded.unflatten(0, (*rows.shape[:-3], -1))
+
+    @contextlib.contextmanager
+    def using_groups(self, query_group: Union[int, str]) -> Iterator[None]:
+        """Detect by another group than ``test_cfg`` says, or by 'all'."""
+        before = self.test_cfg
+        self.test_cfg = dict(before, query_group=query_group)
+        try:
+            yield
+        finally:
+            self.test_cfg = before
+
+    def stock_state_dict(self, query_group: Optional[int] = None) -> Dict[str, Tensor]:
+        """Return the state dict of the stock detector, with the rows of one group.
+
+        Args:
+            query_group (int, optional): The group. Defaults to that of ``test_cfg``.
+        """
+        group = self.test_cfg['query_group'] if query_group is None else query_group
+        rows = {name: x.detach().chunk(self.num_query_groups)[group]
+                for name, x in self.group_parameters()}
+        return {name: rows.get(name, x) for name, x in self.state_dict().items()}
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict,
+                              *args) -> None:
+        saved_groups = None
+        for name, parameter in self.group_parameters():
+            rows = state_dict.get(prefix + name)
+            if rows is None:
+                continue
+            if name == QUERY_EMBEDDING:
+                state_dict[prefix + name] = adapt_query_rows(
+                    rows, parameter.shape, self.num_queries, local_metadata.get('num_queries'))
+            else:
+                num_rows = len(parameter) // self.num_query_groups
+                # The first parameter tells K: the rows of later ones depend on the classes, too.
+                saved_groups = saved_groups or len(rows) // num_rows
+                if len(rows) == saved_groups * num_rows:  # PyTorch reports any other shape
+                    state_dict[prefix + name] = repeat_groups(rows, num_rows,
+                                                              self.num_query_groups)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+def label_groups(groups: Sequence[InstanceData]) -> InstanceData:
+    """Concatenate the detections of all groups of an image, each with its ``query_groups``."""
+    for group, instances in enumerate(groups):
+        instances.query_groups = torch.full_like(instances.labels, group)
+    return InstanceData.cat(groups)
+
+
+def split_parameters(layers: Sequence[nn.Module], num_groups: int,
+                     groups: Sequence[int]) -> Iterator[Dict[nn.Module, Dict[str, Tensor]]]:
+    """Yield, of each group, the layers with the group's block of rows of their parameters."""
+    blocks = [(layer, name, x.chunk(num_groups)) for layer in layers
+              for name, x in layer.named_parameters(recurse=False)]
+    for group in groups:
+        replacements = {layer: {} for layer in layers}
+        for layer, name, rows in blocks:
+            replacements[layer][name] = rows[group]
+        yield replacements
+
+
+@contextlib.contextmanager
+def replaced_parameters(replacements: Dict[nn.Module, Dict[str, Tensor]]) -> Iterator[None]:
+    """Let layers compute with other tensors than their parameters, also while traced.
+
+    ``torch.func.functional_call`` does the same, and refuses to be traced for deployment.
+    """
+    parameters = {layer: dict(layer._parameters) for layer in replacements}
+    try:
+        for layer, tensors in replacements.items():
+            layer._parameters.update(tensors)
+        yield
+    finally:
+        for layer, tensors in parameters.items():
+            layer._parameters.update(tensors)
+
+
+def repeat_rows(module: nn.Module, num_groups: int) -> None:
+    """Give the parameters of a layer K blocks of rows, initialized as PyTorch does.
+
+    The layer alone can then compute nothing: it is shown one block at a time.
+    """
+    for name, parameter in module.named_parameters(recurse=False):
+        rows = parameter.detach().repeat(num_groups, *[1] * (parameter.dim() - 1))
+        setattr(module, name, nn.Parameter(rows))
+    if num_groups > 1 and hasattr(module, 'reset_parameters'):
+        module.reset_parameters()
+
+
+def merge_groups(inputs: Sequence[dict]) -> dict:
+    """Merge what the stock detector prepared for each group.
+
+    Args:
+        inputs (list[dict]): Of each group. Queries and their reference points, shape
+            (bs, N, dim), are laid out group after group; the encoder's predictions are stacked;
+            all else (memory, the mask of one group, ...) is the same for all groups.
+
+    Returns:
+        dict: Of all groups.
+    """
+    merged = dict(inputs[0])
+    for name in merged.keys() & {'query', 'query_pos', 'reference_points'}:
+        merged[name] = torch.cat([x[name] for x in inputs], 1)  # (bs, K * N, dim)
+    for name in merged.keys() & {'enc_outputs_class', 'enc_outputs_coord'}:
+        if merged[name] is not None:
+            merged[name] = torch.stack([x[name] for x in inputs])  # (K, bs, num_rows, dim)
+    return merged
+
+
+def _save_num_queries(module: nn.Module, state_dict: dict, prefix: str,
+                      local_metadata: dict) -> None:
+    local_metadata['num_queries'] = module.num_queries
+
+
+def without_numbers(cfg: ConfigType, key: str, numbers: Dict[str, int]) -> dict:
+    """Copy a part's config without the numbers that the detector says.
+
+    Raises:
+        ConfigError: If the config contradicts the detector.
+    """
+    for name, value in numbers.items():
+        if cfg.get(name, value) != value:
+            raise ConfigError(f'model.{key}.{name}={cfg[name]} contradicts model.{name}={value}: '
+                              f'remove it from {key}, the detector says it.')
+    return {name: value for name, value in cfg.items() if name not in numbers}
+
+
+def tell_assigner(assigner: OptConfigType, numbers: Dict[str, int]) -> dict:
+    """Copy the assigner's config with the numbers of the detector.
+
+    Raises:
+        ConfigError: If the assigner is missing, knows no groups or contradicts the detector.
+    """
+    if not assigner:
+        raise ConfigError('model.train_cfg.assigner is missing: say '
+                          "type='GroupHungarianAssigner' with match_costs.")
+    assigner_type: Any = assigner['type']
+    if isinstance(assigner_type, str):
+        assigner_type = TASK_UTILS.get(assigner_type)
+    if assigner_type is None or not issubclass(assigner_type, GroupHungarianAssigner):
+        raise ConfigError(
+            f'model.train_cfg.assigner.type={assigner["type"]} matches all groups as one set: '
+            "use type='GroupHungarianAssigner' with the same match_costs.")
+    return dict(without_numbers(assigner, 'train_cfg.assigner', numbers), **numbers)
+
+
+def complete_test_cfg(test_cfg: OptConfigType, numbers: Dict[str, int],
+                      bbox_head: ConfigType) -> dict:
+    """Fill ``query_group`` in, and ask for no more detections than its queries can make.
+
+    Raises:
+        ConfigError: If ``query_group`` is not one of the K groups.
+    """
+    test_cfg = dict(dict(query_group=0, max_per_img=100), **(test_cfg or {}))
+    groups = range(numbers['num_query_groups'])
+    if test_cfg['query_group'] not in (*groups, ALL_GROUPS):
+        raise ConfigError(
+            f'model.test_cfg.query_group={test_cfg["query_group"]} is not one of the groups: '
+            f'choose 0 to {groups[-1]}.')
+    kept = len(groups) if test_cfg['query_group'] == ALL_GROUPS else 1
+    # A query detects in each class by a sigmoid, and in one by a softmax, the heads' default.
+    by_sigmoid = bbox_head.get('loss_cls', {}).get('use_sigmoid', False)
+    most = kept * numbers['num_queries'] * (bbox_head['num_classes'] if by_sigmoid else 1)
+    test_cfg['max_per_img'] = min(test_cfg['max_per_img'], most)
+    return test_cfg
+
+
+def check_each_group(query_group: Union[int, str], separate_self_attn: bool) -> None:
+    """Check that groups detect alone, so that each can be evaluated.
+
+    Raises:
+        ConfigError: If they detect together.
+    """
+    for key, value, is_together, fix in (
+        ('test_cfg.query_group', query_group, query_group == ALL_GROUPS, 'one of them'),
+        ('separate_self_attn', separate_self_attn, not separate_self_attn, 'True')):
+        if is_together:
+            raise ConfigError(f'model.{key}={value} lets all groups detect together, and '
+                              'model.test_cfg.each_group asks for each alone: set '
+                              f'model.{key} to {fix}, or leave each_group out.')
+
+
+def adapt_query_rows(rows: Tensor,
+                     shape: torch.Size,
+                     num_queries: int,
+                     saved_num_queries: Optional[int] = None) -> Tensor:
+    """Give a checkpoint's query embedding the number of groups of a model.
+
+    Fewer groups keep the first ones; more groups repeat them in order.
+
+    Args:
+        rows (Tensor): The checkpoint's embedding, shape (K' * N, dim).
+        shape (torch.Size): Shape of the model's embedding, (K * N, dim).
+        num_queries (int): Queries of one group, N, in the model.
+        saved_num_queries (int, optional): N in the checkpoint, where it says.
+
+    Returns:
+        Tensor: Shape (K * N, dim).
+
+    Raises:
+        ConfigError: If the checkpoint has another N or another width.
+    """
+    same_groups = saved_num_queries in (None, num_queries) and len(rows) % num_queries == 0
+    if not same_groups or rows.shape[1:] != shape[1:]:
+        saved = '' if saved_num_queries is None else f' in groups of {saved_num_queries}'
+        raise ConfigError(
+            f'{QUERY_EMBEDDING} has shape {tuple(rows.shape)}{saved} in the checkpoint and '
+            f'{tuple(shape)} in groups of model.num_queries={num_queries} in the model: only '
+            'num_query_groups may differ; use the num_queries and the width of the checkpoint.')
+    old, new = count_groups(len(rows), num_queries), count_groups(shape[0], num_queries)
+    if saved_num_queries is None and old > 1:
+        print_log(
+            f'{QUERY_EMBEDDING}: the checkpoint does not say its num_queries; its {len(rows)} '
+            f'rows are taken for {old} groups of {num_queries}. tools/convert_checkpoint.py knows '
+            'checkpoints of other detectors.', logger='current', level=logging.WARNING)
+    if old == new:
+        return rows
+    how = 'the first groups are kept' if new < old else 'the groups are repeated'
+    print_log(
+        f'{QUERY_EMBEDDING}: the checkpoint has num_query_groups={old}, the model {new}; {how}.',
+        logger='current')
+    return repeat_groups(rows, num_queries, new)
+
+
+def repeat_groups(rows: Tensor,
+                  num_queries: int,
+                  num_query_groups: int,
+                  noise: float = 0.,
+                  seed: int = 0) -> Tensor:
+    """Keep the first groups, or repeat the groups in order.
+
+    Groups with equal rows are matched alike, get equal gradients and stay equal: a training that
+    starts from repeated groups needs noise to tell them apart.
+
+    Args:
+        rows (Tensor): Rows of K' groups, shape (K' * N, dim).
+        num_queries (int): Queries of one group, N.
+        num_query_groups (int): Number of groups K to return.
+        noise (float): Standard deviation of the noise on the repeated groups, relative to the
+            standard deviation of ``rows``. The first K' groups have none. Defaults to 0.
+        seed (int): Seed of the noise. Defaults to 0.
+
+    Returns:
+        Tensor: Shape (K * N, dim).
+    """
+    old = count_groups(len(rows), num_queries)
+    groups = [rows[group_rows(group % old, num_queries)] for group in range(num_query_groups)]
+    generator = torch.Generator().manual_seed(seed)
+    for group in range(old, num_query_groups if noise else 0):
+        sample = torch.randn(groups[group].shape, generator=generator).to(rows)
+        groups[group] = groups[group] + noise * rows.std() * sample
+    return torch.cat(groups)

@@ -1,0 +1,238 @@
+"""What the installed torch, mmcv and mmengine need before mmdet can be used.
+
+``apply`` runs once in every process that imports the package, before anything of
+``mmdet.models`` is imported. It is the only place that asks what is installed.
+"""
+import atexit
+import contextlib
+import functools
+import gc
+import importlib.util
+import logging
+import sys
+import time
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from pickle import UnpicklingError
+from types import ModuleType
+from typing import Any, Callable, Iterator
+
+import mmcv
+import mmengine
+import mmengine.dist.utils as dist_utils
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.device import get_device
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.model import MMDistributedDataParallel
+from mmengine.runner import checkpoint
+from mmengine.utils import digit_version
+from torch import Tensor
+
+from ..errors import ConfigError
+
+NO_COMPILED_OPS = (
+    f'mmcv {mmcv.__version__} is installed without its compiled ops; to get them, install the '
+    'full mmcv built for your torch and CUDA, '
+    'https://mmcv.readthedocs.io/en/latest/get_started/installation.html')
+
+
+@functools.cache
+def apply() -> None:
+    """Make the installed libraries fit together. Calling it again does nothing."""
+    if digit_version(torch.__version__) >= digit_version('2.6.0'):
+        allow_mmengine_checkpoints()
+    if get_device() == 'cpu':
+        train_with_gloo()
+    if importlib.util.find_spec('mmcv._ext') is None:
+        replace_compiled_ops()
+    if importlib.util.find_spec('torchvision') is None:
+        checkpoint.get_torchvision_models = TorchvisionModels.load
+
+
+# torchvision://, as the configs of mmdet say their backbones, without torchvision
+
+
+class TorchvisionModels(dict):
+    """Addresses of torchvision's weights by their names, those that mmengine itself knows."""
+
+    @classmethod
+    def load(cls) -> 'TorchvisionModels':
+        return cls(mmengine.load(Path(mmengine.__path__[0], 'hub', 'torchvision_0.12.json')))
+
+    def __missing__(self, name: str) -> str:
+        raise ConfigError(f'torchvision://{name} is not known without torchvision: install it, or '
+                          'write the address of the weights themselves.')
+
+
+# mmcv without its compiled half
+
+
+class MissingOps(ModuleType):
+    """Stands in for ``mmcv._ext``: any op can be imported, and none can be called."""
+
+    def __getattr__(self, name: str) -> Callable:
+        if name.startswith('__'):  # what Python asks every module, like __path__
+            raise AttributeError(name)
+
+        def missing_op(*args, **kwargs):
+            raise ImportError(f'The op {name} cannot run: {NO_COMPILED_OPS}')
+
+        return missing_op
+
+
+def replace_compiled_ops() -> None:
+    """Let mmdet import without ``mmcv._ext``, and use PyTorch code where mmdet has it.
+
+    mmdet and mmcv take the compiled focal loss and deformable attention whenever a tensor is on
+    the GPU, although both have the same computation in PyTorch.
+    """
+    ops = MissingOps('mmcv._ext', 'Stand-in for the compiled ops of mmcv.')
+    ops.__spec__ = ModuleSpec(ops.__name__, loader=None)
+    sys.modules[ops.__name__] = ops
+
+    from mmcv.ops import multi_scale_deform_attn
+    from mmdet.models.losses import focal_loss
+    focal_loss._sigmoid_focal_loss = functools.partial(
+        pytorch_focal_loss, focal_loss.py_sigmoid_focal_loss)
+    multi_scale_deform_attn.IS_CUDA_AVAILABLE = False
+    multi_scale_deform_attn.multi_scale_deformable_attn_pytorch = announce_slow_attention(
+        multi_scale_deform_attn.multi_scale_deformable_attn_pytorch)
+
+
+def pytorch_focal_loss(py_sigmoid_focal_loss: Callable, pred: Tensor, target: Tensor,
+                       gamma: float, alpha: float, weight: None, reduction: str) -> Tensor:
+    """Focal loss of mmdet with the arguments of the compiled op.
+
+    Args:
+        py_sigmoid_focal_loss (Callable): mmdet's loss of one-hot targets.
+        pred (Tensor): Logits, shape (num_preds, num_classes).
+        target (Tensor): Class indices, ``num_classes`` for background, shape (num_preds,).
+        gamma (float): Exponent of the modulating factor.
+        alpha (float): Weight of the positive class.
+        weight (None): Class weights of the compiled op, which mmdet never gives.
+        reduction (str): 'none', 'mean' or 'sum'.
+
+    Returns:
+        Tensor: The loss, shape (num_preds, num_classes) where ``reduction`` is 'none'.
+    """
+    num_classes = pred.size(1)
+    one_hot = F.one_hot(target, num_classes + 1)[:, :num_classes]
+    return py_sigmoid_focal_loss(pred, one_hot, weight, gamma, alpha, reduction)
+
+
+def announce_slow_attention(attention: Callable) -> Callable:
+    """Wrap mmcv's deformable attention in PyTorch to say once that a faster one exists."""
+
+    @functools.cache
+    def announce() -> None:
+        print_log(f'Deformable attention runs as slower PyTorch code: {NO_COMPILED_OPS}',
+                  logger='current', level=logging.WARNING)
+
+    @functools.wraps(attention)
+    def wrapper(value: Tensor, *args, **kwargs) -> Tensor:
+        if value.is_cuda:
+            announce()
+        return attention(value, *args, **kwargs)
+
+    return wrapper
+
+
+# torch >= 2.6 unpickles only what it is told to trust
+
+
+def allow_mmengine_checkpoints() -> None:
+    """Let ``torch.load`` read what mmengine's ``Runner`` saves, and nothing more.
+
+    Beside tensors that is the message hub: ``HistoryBuffer`` of numpy arrays, numpy scalars, and
+    ``getattr`` for the methods that a ``HistoryBuffer`` registers. numpy 1 and 2 pickle under
+    different module names, and each must read the other's files.
+    """
+    reconstruct, scalar = (x.__reduce__()[0] for x in (np.zeros(1), np.float64(0)))
+    torch.serialization.add_safe_globals([
+        HistoryBuffer,
+        (history_buffer_method, 'builtins.getattr'),
+        np.ndarray,
+        np.dtype,
+        *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64)),
+        *((reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
+        *((scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
+    ])
+    if hasattr(checkpoint, '_safe_torch_load'):
+        # onedl-mmengine's own loader withdraws these classes after each file, and unpickles
+        # anything once torch has refused.
+        checkpoint._safe_torch_load = torch.load
+
+
+def history_buffer_method(owner: Any, name: str) -> Callable:
+    """``getattr`` as a checkpoint may use it: for the public methods of ``HistoryBuffer``.
+
+    Args:
+        owner (Any): What the checkpoint asks for an attribute.
+        name (str): Name of the attribute.
+
+    Raises:
+        UnpicklingError: If it asks for anything else.
+    """
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise UnpicklingError(f'A checkpoint may not read the attribute {name} of {owner}.')
+    return getattr(owner, name)
+
+
+# mmengine's launchers on a machine without CUDA
+
+
+def train_with_gloo() -> None:
+    """Let mmengine's launchers run on the CPU.
+
+    mmengine selects a CUDA device and the nccl backend in any process that a launcher starts,
+    and gives ``device_ids`` to the distributed model, which must have none on the CPU.
+    """
+    for init in ('_init_dist_pytorch', '_init_dist_mpi', '_init_dist_slurm'):
+        setattr(dist_utils, init, init_on_cpu(getattr(dist_utils, init)))
+    MMDistributedDataParallel.__init__ = without_device_ids(MMDistributedDataParallel.__init__)
+
+
+def init_on_cpu(init: Callable) -> Callable:
+    """Wrap a launcher's set-up to select no CUDA device, and gloo in the place of nccl."""
+
+    @functools.wraps(init)
+    def wrapper(backend: str, *args, **kwargs) -> None:
+        with no_cuda_device():
+            init('gloo' if backend == 'nccl' else backend, *args, **kwargs)
+        atexit.register(leave_process_group)
+
+    return wrapper
+
+
+def leave_process_group() -> None:
+    """End gloo's threads: one that frees a tensor when the interpreter ends aborts the process.
+
+    They end with the last reference to the group. A distributed model holds one; if it outlives
+    this call, its threads get the time to free what they hold.
+    """
+    if torch.distributed.is_initialized():
+        gc.collect()  # models are in reference cycles
+        torch.distributed.destroy_process_group()
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def no_cuda_device() -> Iterator[None]:
+    set_device = torch.cuda.set_device
+    torch.cuda.set_device = lambda device: None
+    try:
+        yield
+    finally:
+        torch.cuda.set_device = set_device
+
+
+def without_device_ids(init: Callable) -> Callable:
+    """Wrap the distributed model's ``__init__`` to leave out ``device_ids``."""
+
+    @functools.wraps(init)
+    def wrapper(*args, device_ids: Any = None, **kwargs) -> None:
+        init(*args, **kwargs)
+
+    return wrapper

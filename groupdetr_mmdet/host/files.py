@@ -1,0 +1,39 @@
+"""Files that are written whole or not at all."""
+import os
+from pathlib import Path
+from typing import Union
+
+INCOMPLETE = '.incomplete'  # suffix of a file that is being written
+
+
+def write_atomically(path: Union[str, Path], data: bytes) -> None:
+    """Write a file so that its name holds the old content or the new, and never a part.
+
+    Args:
+        path (str or Path): Name of the file; its directory is made where it is missing.
+        data (bytes): The whole content.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + INCOMPLETE)
+    try:
+        with part.open('wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:  # a full disk, say: give the space back
+        part.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Let a power cut keep the new names in a directory, where the system can do so."""
+    if not hasattr(os, 'O_DIRECTORY'):
+        return
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,124 @@
+"""Checks of a config and of paths that take milliseconds and save a traceback after the work."""
+import inspect
+import os.path as osp
+from pathlib import Path
+from typing import Iterator, Optional, Sequence, Tuple, Union
+
+from mmdet.registry import MODELS
+from mmengine.config import Config, ConfigDict
+
+from ..errors import ConfigError
+from ..group_queries import GroupQueries
+
+
+def check_config(cfg: Config, modes: Sequence[str] = ('train', 'val', 'test')) -> None:
+    """Check that every local file and directory that a config names is there.
+
+    These are the annotation files and image directories of the data sets, also inside wrappers
+    such as ``RepeatDataset`` and ``ConcatDataset``, the annotation files of the evaluators,
+    ``load_from``, and, where the model is trained, the pretrained weights of its parts.
+
+    Args:
+        cfg (Config): The whole config.
+        modes (Sequence[str]): Which of 'train', 'val' and 'test' will run.
+
+    Raises:
+        ConfigError: If one is missing. It names the path, the config key and the fix.
+    """
+    for mode in modes:
+        for key, dataset in iter_datasets(cfg.get(f'{mode}_dataloader'), f'{mode}_dataloader'):
+            check_dataset(key, dataset)
+        evaluators = cfg.get(f'{mode}_evaluator') or []
+        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            check_path(f'{mode}_evaluator.ann_file', evaluator.get('ann_file'))
+    check_path('load_from', cfg.get('load_from'))
+    if 'train' in modes:
+        for key, checkpoint in iter_pretrained(cfg.get('model'), 'model'):
+            check_path(key, checkpoint)
+
+
+def iter_datasets(cfg: Optional[ConfigDict], key: str) -> Iterator[Tuple[str, ConfigDict]]:
+    """Yield the config key and the config of every data set inside a loader or wrapper."""
+    if not cfg:
+        return
+    inner = {f'{key}.dataset': cfg.get('dataset')}
+    inner.update((f'{key}.datasets[{i}]', x) for i, x in enumerate(cfg.get('datasets', ())))
+    inner = {k: x for k, x in inner.items() if isinstance(x, dict)}
+    if not inner:
+        yield key, cfg
+    for inner_key, inner_cfg in inner.items():
+        yield from iter_datasets(inner_cfg, inner_key)
+
+
+def check_dataset(key: str, dataset: ConfigDict) -> None:
+    """Check the paths of one data set, joined to its ``data_root`` as mmengine joins them."""
+    if (dataset.get('backend_args') or {}).get('backend', 'local') != 'local':
+        return
+    root = dataset.get('data_root') or ''
+    root_key = f'{key}.data_root' if root else None
+    if dataset.get('ann_file'):
+        check_path(f'{key}.ann_file', osp.join(root, dataset.ann_file), root_key)
+    for name, prefix in (dataset.get('data_prefix') or {}).items():
+        check_path(f'{key}.data_prefix.{name}', osp.join(root, prefix), root_key)
+
+
+def iter_pretrained(cfg: object, key: str) -> Iterator[Tuple[str, str]]:
+    """Yield the config key and the file of all pretrained weights inside a model's config."""
+    if isinstance(cfg, dict):
+        if cfg.get('type') == 'Pretrained':
+            yield f'{key}.checkpoint', cfg.get('checkpoint')
+        for name, value in cfg.items():
+            yield from iter_pretrained(value, f'{key}.{name}')
+    elif isinstance(cfg, (list, tuple)):
+        for i, value in enumerate(cfg):
+            yield from iter_pretrained(value, f'{key}[{i}]')
+
+
+def check_path(key: str, path: Optional[str], root_key: Optional[str] = None) -> None:
+    """Check that a path exists, unless it is empty or an address such as 'https://...'.
+
+    Args:
+        key (str): The config key or argument that names the path.
+        path (str, optional): The file or directory.
+        root_key (str, optional): The config key of the directory that the path starts with.
+
+    Raises:
+        ConfigError: If it does not exist.
+    """
+    if path and '://' not in path and not osp.exists(osp.expanduser(path)):
+        keys = f'{root_key} or {key}' if root_key else key
+        raise ConfigError(f'{key}: {path} does not exist; put it there or correct {keys}.')
+
+
+def check_output(key: str, path: Union[str, Path]) -> None:
+    """Check that a file can have a path, with directories that are made where they are missing.
+
+    Args:
+        key (str): The argument that names the path.
+        path (str or Path): The file to write.
+
+    Raises:
+        ConfigError: If it is a directory, or a file is in the place of one of its directories.
+    """
+    if osp.isdir(path):
+        raise ConfigError(f'{key} {path} is a directory and must be a file: name another path.')
+    for folder in Path(path).parents:
+        if osp.lexists(folder) and not osp.isdir(folder):
+            raise ConfigError(f'{key} {path} cannot be written, because {folder} is no directory: '
+                              'name another path.')
+
+
+def check_groups(key: str, model: ConfigDict) -> None:
+    """Check that the config of a model is that of a detector with groups, of whatever K.
+
+    Args:
+        key (str): The argument that names the config.
+        model (ConfigDict): The model's part of it.
+
+    Raises:
+        ConfigError: If it is another model.
+    """
+    detector = MODELS.get(model.type) if isinstance(model.type, str) else model.type
+    if not (inspect.isclass(detector) and issubclass(detector, GroupQueries)):
+        raise ConfigError(f'{key}: model.type={model.type} has no groups of queries; choose a '
+                          'config of a detector with groups, such as GroupConditionalDETR.')

@@ -1,0 +1,199 @@
+"""Generate a small detection data set: shapes on textured backgrounds, in COCO format.
+
+It needs no download, is the same on every run, and is an honest detection problem: class is told
+by outline only. Colour, size, rotation and texture say nothing about it.
+"""
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import List, Tuple
+
+import cv2
+import numpy as np
+from pycocotools import mask as mask_utils
+from rich.progress import track
+
+from ..errors import ConfigError
+
+CLASSES = ('circle', 'square', 'triangle', 'star')
+SPLITS = ('train', 'val')
+VERSION = 1  # raise it when the images of the same settings change
+MAX_OBJECTS = 5  # in an image
+MAX_IOU = 0.1  # between boxes of an image
+MIN_CONTRAST = 80  # RGB distance of a shape's color to what it covers, of at most 270
+
+
+def outline(label: int, center: np.ndarray, radius: float, angle: float) -> np.ndarray:
+    """Polygon of one shape, inscribed in a circle.
+
+    Args:
+        label (int): Index into ``CLASSES``.
+        center (np.ndarray): x and y of the circle's center in pixels, shape (2,).
+        radius (float): Radius of the circle in pixels.
+        angle (float): Rotation in radians.
+
+    Returns:
+        np.ndarray: Corners in pixels, shape (num_corners, 2).
+    """
+    num_corners = (32, 4, 3, 10)[label]
+    angles = angle + np.arange(num_corners) * (2 * np.pi / num_corners)
+    radii = np.full(num_corners, radius)
+    if CLASSES[label] == 'star':
+        radii[1::2] *= 0.45
+    return center + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def texture(rng: np.random.Generator, color: np.ndarray, size: int) -> np.ndarray:
+    """Smooth noise of several scales around a color, crossed by stripes.
+
+    Returns:
+        np.ndarray: Colors, about 0 to 255, shape (size, size, 3).
+    """
+    direction, phase = rng.uniform(0, 2 * np.pi, 2)
+    frequency = 2 * np.pi / rng.uniform(6, 40)
+    steps = np.arange(size, dtype=np.float32) * frequency
+    stripes = np.sin(np.cos(direction) * steps + np.sin(direction) * steps[:, None] + phase)
+    image = color + stripes[..., None] * rng.uniform(-15, 15, 3)
+    for cells, strength in ((3, 20), (12, 15), (48, 10)):
+        noise = rng.uniform(-strength, strength, (cells, cells, 3))
+        image += cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
+    return image
+
+
+def place_shapes(rng: np.random.Generator, size: int) -> List[Tuple[int, np.ndarray]]:
+    """Draw labels, places, sizes and rotations of the shapes of one image.
+
+    Returns:
+        list[tuple[int, np.ndarray]]: Label and polygon of each shape, wholly inside the image,
+        with box overlaps of at most ``MAX_IOU``.
+    """
+    shapes, boxes = [], []
+    for _ in range(rng.integers(1, MAX_OBJECTS + 1)):
+        for _ in range(20):  # a crowded image may end up with fewer shapes
+            radius = size * np.exp(rng.uniform(np.log(0.08), np.log(0.25)))
+            center = rng.uniform(radius + 1, size - radius - 1, 2)
+            label = int(rng.integers(len(CLASSES)))
+            polygon = outline(label, center, radius, rng.uniform(0, 2 * np.pi))
+            box = xywh(polygon)
+            if not boxes or mask_utils.iou([box], boxes, [0] * len(boxes)).max() <= MAX_IOU:
+                shapes.append((label, polygon))
+                boxes.append(box)
+                break
+    return shapes
+
+
+def xywh(polygon: np.ndarray) -> List[float]:
+    """Tight box of a polygon: left, top, width and height in pixels."""
+    low, high = polygon.min(axis=0), polygon.max(axis=0)
+    return [round(float(value), 2) for value in (*low, *(high - low))]
+
+
+def random_color(rng: np.random.Generator) -> np.ndarray:
+    """A color that leaves room for texture on both sides, shape (3,)."""
+    return rng.uniform(50, 205, 3)
+
+
+def coverage(polygon: np.ndarray, size: int, fine: int = 4) -> np.ndarray:
+    """Part of each pixel that lies in a polygon, from 0 to 1, shape (size, size)."""
+    mask = np.zeros((fine * size, fine * size), np.float32)
+    corners = np.round((polygon * fine - 0.5) * 16).astype(np.int32)  # pixel centers are at .5
+    cv2.fillPoly(mask, [corners], 1, shift=4)
+    return cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def paint(rng: np.random.Generator, image: np.ndarray, polygon: np.ndarray) -> None:
+    """Paint a textured shape, in place, whose color differs from what it covers."""
+    mask = coverage(polygon, len(image))
+    covered = image[mask > 0.5].mean(axis=0)
+    color = random_color(rng)
+    while np.linalg.norm(color - covered) < MIN_CONTRAST:
+        color = random_color(rng)
+    image += mask[..., None] * (texture(rng, color, len(image)) - image)
+
+
+def make_image(rng: np.random.Generator, size: int) -> Tuple[np.ndarray, list]:
+    """Draw one image.
+
+    Returns:
+        tuple[np.ndarray, list]: The image, shape (size, size, 3), and the label and polygon of
+        each shape in it.
+    """
+    image = texture(rng, random_color(rng), size)
+    shapes = place_shapes(rng, size)
+    for _, polygon in shapes:
+        paint(rng, image, polygon)
+    image += rng.normal(0, 5, image.shape)
+    return image.clip(0, 255).astype(np.uint8), shapes
+
+
+def annotation(ann_id: int, image_id: int, label: int, polygon: np.ndarray) -> dict:
+    """One object in COCO format."""
+    return dict(
+        id=ann_id,
+        image_id=image_id,
+        category_id=label + 1,
+        bbox=xywh(polygon),
+        area=round(float(cv2.contourArea(polygon.astype(np.float32))), 2),
+        segmentation=[polygon.round(2).ravel().tolist()],
+        iscrowd=0)
+
+
+def write_split(root: Path, split: str, num_images: int, settings: dict) -> None:
+    """Write the images of a split and its annotation file."""
+    size = settings['size']
+    (root / split).mkdir(parents=True)
+    images, annotations = [], []
+    for i in track(range(num_images), description=f'Drawing {split} images'):
+        # Its own stream for every image: splits never share one, whatever their sizes.
+        rng = np.random.default_rng([settings['seed'], SPLITS.index(split), i])
+        image, shapes = make_image(rng, size)
+        name = f'{i:06d}.jpg'
+        cv2.imwrite(str(root / split / name), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        images.append(dict(id=i, file_name=name, height=size, width=size))
+        for label, polygon in shapes:
+            annotations.append(annotation(len(annotations) + 1, i, label, polygon))
+    categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
+    content = dict(
+        info=settings, images=images, annotations=annotations, categories=categories)
+    (root / f'{split}.json').write_text(json.dumps(content))
+
+
+def make_shapes(root: str, num_train: int = 2000, num_val: int = 300, size: int = 128,
+                seed: int = 0) -> bool:
+    """Write the data set, or keep the one that is there when it was made with these settings.
+
+    Args:
+        root (str): Folder to write: ``train/``, ``val/``, ``train.json`` and ``val.json``. It
+            appears complete or not at all.
+        num_train (int): Training images. Defaults to 2000.
+        num_val (int): Validation images. Defaults to 300.
+        size (int): Height and width of an image in pixels. Defaults to 128.
+        seed (int): Another seed gives other images. Defaults to 0.
+
+    Returns:
+        bool: Whether it was written now.
+
+    Raises:
+        ConfigError: If ``root`` holds something that this function has not made.
+    """
+    root = Path(root)
+    settings = dict(
+        version=VERSION, num_train=num_train, num_val=num_val, size=size, seed=seed)
+    settings_file = root / 'settings.json'
+    if settings_file.exists() and json.loads(settings_file.read_text()) == settings:
+        return False
+    if root.exists() and not settings_file.exists() and any(root.iterdir()):
+        raise ConfigError(f'{root} holds files that are not a generated data set and would be '
+                          'lost: name another folder to write.')
+
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix='.shapes-') as temp:
+        new = Path(temp, 'new')
+        for split, num_images in zip(SPLITS, (num_train, num_val)):
+            write_split(new, split, num_images, settings)
+        (new / settings_file.name).write_text(json.dumps(settings))
+        if root.exists():
+            os.replace(root, Path(temp, 'old'))
+        os.replace(new, root)
+    return True

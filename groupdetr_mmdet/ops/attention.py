@@ -1,0 +1,139 @@
+"""Attention by PyTorch's fused kernels."""
+from typing import Callable, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks.transformer import MultiheadAttention
+from mmdet.models.layers.transformer.utils import ConditionalAttention
+from torch import Tensor, nn
+
+from .dropout import dropout_attention, log_unfused
+
+
+def fused_attention(query: Tensor,
+                    key: Tensor,
+                    value: Tensor,
+                    num_heads: int,
+                    keep_mask: Optional[Tensor] = None,
+                    dropout: float = 0.) -> Tensor:
+    """Multi-head attention, ``softmax(q k^T / sqrt(d)) v``, by PyTorch's fused kernels.
+
+    Conditional cross-attention has queries and keys twice as wide as its values. The flash kernels
+    want one width, so the values are padded with zeros and the zeros are cut from the result.
+
+    Args:
+        query (Tensor): Projected queries, shape (bs, num_queries, d_qk).
+        key (Tensor): Projected keys, shape (bs, num_keys, d_qk).
+        value (Tensor): Projected values, shape (bs, num_keys, d_v), ``d_v <= d_qk``.
+        num_heads (int): Heads, which divide d_qk and d_v.
+        keep_mask (Tensor, optional): True where a query may look at a key, broadcastable to
+            (bs, num_heads, num_queries, num_keys).
+        dropout (float): Probability of dropping an attention weight.
+
+    Returns:
+        Tensor: Shape (bs, num_queries, d_v), the heads concatenated.
+    """
+    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    if dropout and query.device.type == 'cpu':
+        out = dropout_attention(q, k, v, keep_mask, dropout)
+    else:
+        padded = F.pad(v, (0, q.size(-1) - v.size(-1)))
+        check_fused(q, k, padded, keep_mask, dropout)
+        out = F.scaled_dot_product_attention(q, k, padded, attn_mask=keep_mask, dropout_p=dropout)
+    return out[..., :v.size(-1)].transpose(1, 2).flatten(2)  # (bs, num_queries, d_v)
+
+
+def check_fused(query: Tensor, key: Tensor, value: Tensor, keep_mask: Optional[Tensor],
+                dropout: float) -> None:
+    """Say so once if PyTorch has no fused kernel here; tensors as its attention takes them."""
+    if is_compiling():
+        return
+    kernel = torch._fused_sdp_choice(query, key, value, attn_mask=keep_mask, dropout_p=dropout)
+    if kernel == 0:  # SDPBackend.MATH
+        log_unfused(f'that of plain matrix products, on {query.device.type} in {query.dtype}: its '
+                    'memory grows with the attention map')
+
+
+# Before torch 2.3 nothing can be asked, and nothing of ours is compiled.
+is_compiling = getattr(torch.compiler, 'is_compiling', bool)
+
+
+def keep_mask(attn_mask: Optional[Tensor], key_padding_mask: Optional[Tensor]) -> Optional[Tensor]:
+    """Turn mmdet's masks (True: ignore) into one for the fused kernels (True: take part).
+
+    Args:
+        attn_mask (Tensor, optional): Shape (num_queries, num_keys).
+        key_padding_mask (Tensor, optional): Shape (bs, num_keys).
+
+    Returns:
+        Tensor, optional: Broadcastable to (bs, num_heads, num_queries, num_keys), or None if
+        everything takes part.
+    """
+    ignore = None if attn_mask is None else attn_mask.bool()
+    if key_padding_mask is not None:
+        padding = key_padding_mask.bool()[:, None, None]
+        ignore = padding if ignore is None else ignore | padding
+    return None if ignore is None else ~ignore
+
+
+class FusedConditionalAttention(ConditionalAttention):
+    """mmdet's ``ConditionalAttention``, same parameters and results, by fused kernels."""
+
+    def forward_attn(self,
+                     query: Tensor,
+                     key: Tensor,
+                     value: Tensor,
+                     attn_mask: Optional[Tensor] = None,
+                     key_padding_mask: Optional[Tensor] = None) -> Tuple[Tensor, None]:
+        """Attend and project.
+
+        Args:
+            query (Tensor): Shape (bs, num_queries, d_qk).
+            key (Tensor): Shape (bs, num_keys, d_qk).
+            value (Tensor): Shape (bs, num_keys, embed_dims).
+            attn_mask (Tensor, optional): True: ignore, shape (num_queries, num_keys).
+            key_padding_mask (Tensor, optional): True: ignore, shape (bs, num_keys).
+
+        Returns:
+            tuple[Tensor, None]: The output, shape (bs, num_queries, embed_dims), and None in the
+            place of the attention weights, which a fused kernel never holds.
+        """
+        dropout = self.attn_drop.p if self.training else 0.
+        out = fused_attention(query, key, value, self.num_heads,
+                              keep_mask(attn_mask, key_padding_mask), dropout)
+        return self.out_proj(out), None
+
+
+def _skip_weights(module: nn.Module, args: tuple, kwargs: dict) -> Tuple[tuple, dict]:
+    return args, dict(kwargs, need_weights=False)
+
+
+def _sum_as_official(module: nn.Module, args: tuple, kwargs: dict) -> Tuple[tuple, dict]:
+    training_on_cpu = kwargs['query'].device.type == 'cpu' and torch.is_grad_enabled()
+    return args, dict(kwargs, need_weights=training_on_cpu)
+
+
+def fuse_multihead_attention(attention: MultiheadAttention,
+                             prepare: Callable = _skip_weights) -> None:
+    """Let mmcv's ``MultiheadAttention`` run by fused kernels.
+
+    mmcv asks ``torch.nn.MultiheadAttention`` for the attention weights and never reads them;
+    asking keeps PyTorch from its fused kernels.
+
+    Args:
+        attention (MultiheadAttention): Changed in place; parameters and results stay the same.
+        prepare (Callable): Hook that says in which calls the weights are asked for.
+    """
+    attention.attn.register_forward_pre_hook(prepare, with_kwargs=True)
+
+
+def fuse_encoder_attention(attention: MultiheadAttention) -> None:
+    """Let an encoder's self-attention run by fused kernels, save in training on the CPU.
+
+    There the order of summation of the official code is kept: gradients that flow through the
+    encoder of an untrained model are ill-conditioned, and differ by 2e-4 otherwise.
+
+    Args:
+        attention (MultiheadAttention): Changed in place; parameters and results stay the same.
+    """
+    fuse_multihead_attention(attention, _sum_as_official)

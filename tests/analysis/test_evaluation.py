@@ -1,0 +1,235 @@
+"""Every group is evaluated in one pass as it would be alone."""
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Union
+
+import pytest
+import torch
+from builders import build, detector_config, make_batch
+from family_builders import FAMILIES, family_config
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import METRICS
+from mmengine.config import Config
+from mmengine.runner import Runner
+from running import run_tool
+from tiny import CLASSES, tiny_config
+
+from groupdetr_mmdet.analysis.group_metrics import (GroupCocoMetric, choose_group,
+                                                    evaluate_each_group, read_groups, record_file,
+                                                    record_groups, split_groups, summarize_groups)
+from groupdetr_mmdet.errors import ConfigError
+
+K = 3
+
+
+@pytest.fixture
+def evaluated(tiny_coco: Path) -> Config:
+    cfg = tiny_config(tiny_coco)
+    evaluate_each_group(cfg)
+    return cfg
+
+
+def noisy_detections(tiny_coco: Path, noises=(.3, 0., .1)) -> list:
+    """Of each image, ground truth moved by another noise in each group."""
+    coco = json.loads((tiny_coco / 'val.json').read_text())
+    generator = torch.Generator().manual_seed(0)
+    samples = []
+    for image in coco['images']:
+        anns = [ann for ann in coco['annotations'] if ann['image_id'] == image['id']]
+        boxes = torch.tensor([ann['bbox'] for ann in anns], dtype=torch.float)
+        boxes[:, 2:] += boxes[:, :2]
+        labels = torch.tensor([ann['category_id'] - 1 for ann in anns])
+        groups = [boxes + noise * 20 * torch.randn(boxes.shape, generator=generator)
+                  for noise in noises]
+        samples.append(dict(
+            img_id=image['id'], ori_shape=(64, 64), query_group=2,
+            group_instances=dict(
+                bboxes=torch.cat(groups), labels=labels.repeat(K),
+                scores=torch.rand(K * len(boxes), generator=generator),
+                query_groups=torch.arange(K).repeat_interleave(len(boxes)))))
+    return samples
+
+
+def evaluate(metric: dict, samples: list) -> dict:
+    metric = METRICS.build(metric)
+    metric.dataset_meta = dict(classes=CLASSES)
+    for sample in samples:
+        metric.process({}, [sample])
+    return metric.evaluate(len(samples))
+
+
+def one_group(sample: dict, group: int) -> dict:
+    instances = sample['group_instances']
+    of_group = instances['query_groups'] == group
+    return dict(sample, pred_instances={name: x[of_group] for name, x in instances.items()})
+
+
+def test_metrics_are_those_of_separate_evaluations(tiny_coco: Path, tmp_path: Path):
+    metric = dict(type='CocoMetric', ann_file=str(tiny_coco / 'val.json'), classwise=True)
+    samples = noisy_detections(tiny_coco)
+    metrics = evaluate(
+        dict(metric, type='GroupCocoMetric', outfile_prefix=str(tmp_path / 'out')), samples)
+    for group in range(K):
+        alone = evaluate(metric, [one_group(sample, group) for sample in samples])
+        for name, value in alone.items():
+            assert metrics[name.replace('/', f'/group{group}/', 1)] == pytest.approx(
+                value, nan_ok=True)
+            if group == 2:
+                assert metrics[name] == pytest.approx(value, nan_ok=True)
+        assert (tmp_path / f'out.group{group}.bbox.json').is_file()
+    aps = [group['bbox_mAP'] for group in split_groups(metrics)]
+    assert aps[1] == 1 and len(set(aps)) == K
+    assert metrics['coco/best_query_group'] == 1
+    assert metrics['coco/median/bbox_mAP'] == sorted(aps)[1]
+    assert metrics['coco/spread/bbox_mAP'] == pytest.approx(max(aps) - min(aps))
+
+
+def test_of_equal_groups_the_first_is_best():
+    metrics = summarize_groups([dict(bbox_mAP=x) for x in (.1, .3, .3)], kept=0)
+    assert metrics['best_query_group'] == 1 and metrics['bbox_mAP'] == .1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('family', FAMILIES)
+def test_each_group_detects_what_it_detects_alone(family: str):
+    config = family_config(family)
+    config['test_cfg'].update(each_group=True, query_group=1)
+    model = build(config).eval()
+    for _, x in model.group_parameters():  # equal groups could be mixed up unseen
+        x += .1 * torch.randn_like(x)
+    inputs, samples = make_batch()
+    together = model.predict(inputs, copy.deepcopy(samples), rescale=False)
+    model.test_cfg = dict(model.test_cfg, each_group=False)
+    detections = []
+    for group in range(K):
+        with model.using_groups(group):
+            alone = model.predict(inputs, copy.deepcopy(samples), rescale=False)
+        for sample, expected in zip(together, alone):
+            instances = sample.group_instances
+            instances = instances[instances.query_groups == group]
+            expected = expected.pred_instances
+            assert torch.equal(instances.labels, expected.labels)
+            torch.testing.assert_close(instances.scores, expected.scores, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(instances.bboxes, expected.bboxes, atol=1e-3, rtol=1e-4)
+            if group == 1:
+                assert torch.equal(sample.pred_instances.bboxes, instances.bboxes)
+        detections.append(alone[0].pred_instances.bboxes)
+    assert not torch.allclose(detections[0], detections[1], atol=.1)
+
+
+def test_backbone_and_encoder_run_once():
+    config = detector_config()
+    config['test_cfg'].update(each_group=True)
+    model = build(config).eval()
+    calls = dict.fromkeys(('backbone', 'encoder', 'decoder'), 0)
+    for name in calls:
+        model.get_submodule(name).register_forward_hook(
+            lambda *_, name=name: calls.update({name: calls[name] + 1}))
+    with torch.no_grad():
+        model.predict(*make_batch())
+    assert calls == dict(backbone=1, encoder=1, decoder=1)
+
+
+@pytest.mark.parametrize('change, error', [
+    ({'test_cfg.query_group': 'all'}, 'query_group=all'),
+    ({'separate_self_attn': False}, 'separate_self_attn=False'),
+])
+def test_groups_that_detect_together_are_not_told_apart(change: dict, error: str):
+    config = Config(detector_config())
+    config.merge_from_dict(dict({'test_cfg.each_group': True}, **change))
+    with pytest.raises(ConfigError, match=f'{error} lets all groups detect together'):
+        build(config.to_dict())
+
+
+def test_the_metric_asks_for_each_group():
+    with pytest.raises(ConfigError, match='set model.test_cfg.each_group=True'):
+        evaluate(dict(type='GroupCocoMetric'), [dict(img_id=0, pred_instances={})])
+
+
+@pytest.mark.parametrize('change, error', [
+    ({'model.type': 'ConditionalDETR'}, 'model.type=ConditionalDETR has no groups of queries'),
+    ({'test_evaluator.type': 'VOCMetric'}, 'must have one CocoMetric, and has 0'),
+    ({'test_evaluator.metric': 'proposal'}, 'metric=proposal leaves out the AP of boxes'),
+    ({'test_evaluator.metric_items': ['mAP_50']}, "metric_items=.'mAP_50'. leaves out the AP"),
+    ({'test_evaluator.format_only': True}, 'set test_evaluator.format_only to False'),
+])
+def test_configs_without_groups_or_metric(tiny_coco: Path, change: dict, error: str):
+    cfg = tiny_config(tiny_coco)
+    cfg.merge_from_dict(change)
+    with pytest.raises(ConfigError, match=f'^WORK_DIR: .*{error}'):
+        evaluate_each_group(cfg, 'WORK_DIR')
+
+
+@pytest.mark.parametrize('metric', ['mmdet.CocoMetric', CocoMetric])
+def test_configs_that_leave_much_to_defaults(tiny_coco: Path, metric: Union[str, type]):
+    """Of K, and of the scope of the metric."""
+    cfg = tiny_config(tiny_coco)
+    cfg.model.pop('num_query_groups')
+    cfg.test_evaluator.update(type=metric, metric=['bbox', 'proposal'])
+    evaluate_each_group(cfg)
+    assert isinstance(METRICS.build(cfg.test_evaluator), GroupCocoMetric)
+    assert cfg.model.test_cfg.each_group
+
+
+def test_the_best_group_is_recorded_beside_its_weights(tmp_path: Path):
+    checkpoint = tmp_path / 'epoch_2.pth'
+    checkpoint.write_bytes(b'weights')
+    with pytest.raises(ConfigError, match='run tools/test.py CONFIG .*epoch_2.pth --all-groups'):
+        choose_group('best', str(checkpoint))
+    metrics = summarize_groups([dict(bbox_mAP=x) for x in (.1, .3, .2)], kept=0)
+    record_groups(checkpoint, {f'coco/{name}': x for name, x in metrics.items()})
+    assert choose_group('best', str(checkpoint)) == 1
+    assert choose_group(0, str(checkpoint)) == 0
+    assert choose_group(None, str(checkpoint)) is None
+    assert [x['bbox_mAP'] for x in read_groups(checkpoint)['groups']] == [.1, .3, .2]
+    checkpoint.write_bytes(b'other weights')
+    with pytest.raises(ConfigError, match='has no metrics of these weights'):
+        choose_group('best', str(checkpoint))
+
+
+def test_test_command_evaluates_all_groups(tiny_coco: Path, tmp_path: Path,
+                                           capfd: pytest.CaptureFixture):
+    tiny_config(tiny_coco).dump(tmp_path / 'tiny.py')
+    checkpoint = tmp_path / 'weights.pth'
+    torch.save(build(detector_config(num_classes=len(CLASSES))).state_dict(), checkpoint)
+    assert run_tool('test', tmp_path / 'tiny.py', checkpoint, '--all-groups', '--work-dir',
+                    tmp_path / 'work') == 0
+    record = json.loads(record_file(checkpoint).read_text())
+    assert len(record['groups']) == K
+    assert choose_group('best', str(checkpoint)) == record['best_query_group']
+    out, err = capfd.readouterr()
+    assert f'Wrote {tmp_path}/weights.groups.json' in out
+    assert '| median |' in out + err and 'coco/best_query_group' in out + err
+
+
+@pytest.mark.parametrize('command', [
+    'convert_checkpoint {checkpoint} {out} --to mmdet',
+    'predict {config} {config} {checkpoint} --out {out}',
+    'export_onnx {config} {checkpoint} {out}.onnx',
+])
+def test_commands_ask_for_the_record(command: str, tiny_config_file: Path, tmp_path: Path,
+                                     capfd: pytest.CaptureFixture):
+    checkpoint = tmp_path / 'weights.pth'
+    torch.save(dict(state_dict={}), checkpoint)
+    words = command.format(config=tiny_config_file, checkpoint=checkpoint, out=tmp_path / 'out')
+    assert run_tool(*words.split(), '--query-group', 'best') == 2
+    assert 'weights.groups.json beside the checkpoint has no metrics' in capfd.readouterr().err
+
+
+def test_training_config_evaluates_all_groups(evaluated: Config, tmp_path: Path):
+    """The kept group's metrics keep their names, for ``save_best`` and for the curves."""
+    evaluated.val_evaluator = evaluated.test_evaluator
+    evaluated.work_dir = str(tmp_path / 'work')
+    evaluated.default_hooks.checkpoint.update(save_best='coco/bbox_mAP')
+    evaluated.train_cfg.max_epochs = 1
+    evaluated.visualizer.name = str(tmp_path)  # mmengine keeps one visualizer of each name
+    runner = Runner.from_cfg(evaluated)
+    runner.train()
+    scalars = Path(runner.log_dir, 'vis_data/scalars.json').read_text().splitlines()
+    metrics = json.loads(scalars[-1])
+    assert len(split_groups(metrics)) == K
+    assert metrics['coco/group0/bbox_mAP'] == metrics['coco/bbox_mAP']
+    assert all(math.isfinite(x) for x in metrics.values())
+    assert list(Path(runner.work_dir).glob('best_coco_bbox_mAP_epoch_1.pth'))

@@ -1,0 +1,250 @@
+"""Figures show what was measured, and say their units."""
+import json
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from builders import build, detector_config
+from matplotlib.axes import Axes
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+from running import run_tool
+from test_stability import detr_config
+from tiny import CLASSES, tiny_config
+
+from groupdetr_mmdet.analysis import query_plots, runs
+from groupdetr_mmdet.analysis.group_metrics import draw_groups
+from groupdetr_mmdet.analysis.plots import COLORS, LINE_STYLES, draw_instances, line_style
+from groupdetr_mmdet.analysis.query_plots import aspect, draw_queries, query_pictures
+from groupdetr_mmdet.analysis.runs import AP, comparison, draw_runs, reach, read_run
+from groupdetr_mmdet.errors import ConfigError
+
+K = 3
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> List[plt.Figure]:
+    """All figures that are closed, to look at what they drew."""
+    closed = []
+    for module in (query_plots, runs):
+        monkeypatch.setattr(module.plt, 'close', closed.append)
+    return closed
+
+
+def write_log(work_dir: Path, aps: Sequence[float], first_epoch: int = 1, seconds: float = 36.,
+              name: str = '1', stability: bool = False) -> Path:
+    """Write what mmengine writes in a training of 10 iterations an epoch."""
+    lines = []
+    for epoch, ap in enumerate(aps, first_epoch):
+        for step in (10 * epoch - 5, 10 * epoch):
+            lines.append(dict(loss=1 / step, time=seconds, epoch=epoch, step=step))
+        lines.append({AP: ap, 'step': epoch, 'time': 9.})
+        if stability:
+            lines.append({'instability/mean': ap, 'step': epoch})
+    file = work_dir / name / 'vis_data/scalars.json'
+    file.parent.mkdir(parents=True)
+    file.write_text('\n'.join(map(json.dumps, lines)))
+    return work_dir
+
+
+def labels(ax: Axes) -> List[Optional[str]]:
+    return [ax.get_title(), ax.get_xlabel(), ax.get_ylabel()]
+
+
+def test_hours_are_those_of_training_without_validation(tmp_path: Path):
+    run = read_run(write_log(tmp_path, [.1, .2, .3], seconds=36))
+    assert [entry['hours'] for entry in run.val] == pytest.approx([.1, .2, .3])
+    assert [entry['epochs'] for entry in run.train] == pytest.approx([.5, 1, 1.5, 2, 2.5, 3])
+
+
+def test_a_resumed_run_continues_where_it_was_resumed(tmp_path: Path):
+    write_log(tmp_path, [.1, .2, .25], seconds=36)
+    write_log(tmp_path, [.3, .4], first_epoch=3, seconds=72, name='2')
+    run = read_run(tmp_path)
+    assert [entry[AP] for entry in run.val] == [.1, .2, .3, .4]
+    assert [entry['step'] for entry in run.val] == [1, 2, 3, 4]
+    assert run.val[-1]['hours'] == pytest.approx(.2 + .4)
+
+
+def test_what_it_took_to_reach_the_final_ap_of_the_baseline(tmp_path: Path):
+    baseline = read_run(write_log(tmp_path / 'base', [.1, .2, .3, .28], seconds=18))
+    groups = read_run(write_log(tmp_path / 'groups', [.2, .29, .4], seconds=36), 'K = 11')
+    slow = read_run(write_log(tmp_path / 'slow', [.1, .2]))
+    assert reach(groups, .28) == (2, pytest.approx(.2))
+    header, rows = comparison([baseline, groups, slow])
+    assert header[-2:] == ['epochs to AP 0.280', 'hours to AP 0.280']
+    assert rows == [['base', '4', '0.2', '0.280', '0.300', '3', '0.15'],
+                    ['K = 11', '3', '0.3', '0.400', '0.400', '2', '0.2'],
+                    ['slow', '2', '0.2', '0.200', '0.200', 'never', 'never']]
+
+
+@pytest.mark.parametrize('suffix', ['png', 'svg'])
+def test_runs_are_drawn_as_measured(tmp_path: Path, figures: list, suffix: str):
+    logged = [write_log(tmp_path / 'base', [.1, .2]),
+              write_log(tmp_path / 'groups', [.2, .3], stability=True)]
+    draw_runs([read_run(x) for x in logged], tmp_path / f'runs.{suffix}')
+    assert (tmp_path / f'runs.{suffix}').stat().st_size > 10000
+    by_epoch, by_hour, loss, instability, table = figures[0].axes
+    assert labels(by_epoch)[1:] == ['epoch', 'AP (IoU 0.50:0.95)']
+    assert labels(by_hour)[1] == 'hours of training' and labels(loss)[1] == 'epoch'
+    assert [line.get_ydata().tolist() for line in by_epoch.lines] == [[.1, .2], [.2, .3]]
+    assert by_hour.lines[1].get_xdata().tolist() == pytest.approx([.1, .2])
+    assert [len(line.get_xdata()) for line in instability.lines] == [0, 2]
+    assert table.tables[0][(2, 0)].get_text().get_text() == 'groups'
+
+
+def test_lines_differ_in_color_or_style():
+    styles = [tuple(line_style(i).values()) for i in range(len(COLORS) * len(LINE_STYLES))]
+    assert len(set(styles)) == len(styles)
+
+
+def test_plot_runs_prints_its_table(tmp_path: Path, capfd: pytest.CaptureFixture):
+    logged = [write_log(tmp_path / name, [.1, .2]) for name in ('a', 'b')]
+    out = tmp_path / 'made/runs.svg'
+    assert run_tool('plot_runs', *logged, '--labels', 'one', 'eleven', '--out', out) == 0
+    printed = capfd.readouterr().out
+    assert 'eleven' in printed and f'Wrote {out}' in printed
+    assert out.read_text().startswith('<?xml')
+
+
+def test_runs_without_validation_are_not_compared(tmp_path: Path):
+    file = write_log(tmp_path / 'base', [.1]) / '1/vis_data/scalars.json'
+    file.write_text('\n'.join(x for x in file.read_text().splitlines() if AP not in x))
+    run = read_run(tmp_path / 'base')
+    for compare in (comparison, lambda runs: draw_runs(runs, tmp_path / 'runs.png')):
+        with pytest.raises(ConfigError, match='the run base has no coco/bbox_mAP in its log'):
+            compare([run])
+    assert not (tmp_path / 'runs.png').exists()
+
+
+def test_a_run_by_iteration_is_not_compared(tiny_coco: Path, tmp_path: Path,
+                                            capfd: pytest.CaptureFixture):
+    cfg = tiny_config(tiny_coco)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=2)
+    cfg.param_scheduler = []
+    cfg.log_processor = dict(by_epoch=False)
+    cfg.default_hooks.checkpoint.update(by_epoch=False)
+    cfg.work_dir, cfg.visualizer.name = str(tmp_path / 'work'), str(tmp_path)
+    Runner.from_cfg(cfg).train()
+    for command in ('plot_runs', 'report'):
+        assert run_tool(command, tmp_path / 'work', '--out', tmp_path / 'out.png') == 2
+        assert 'has the log of a training by iteration' in capfd.readouterr().err
+
+
+@pytest.mark.parametrize('args, error', [
+    (['nowhere'], 'WORK_DIR nowhere has no */vis_data/scalars.json of a training'),
+    (['a', 'b', '--labels', 'one'], '--labels: 1 labels for 2 runs'),
+    (['a', '--out', 'runs.txt'], '--out: runs.txt is not the name of a picture'),
+])
+def test_mistakes_with_runs(args: list, error: str, capfd: pytest.CaptureFixture):
+    assert run_tool('plot_runs', *args) == 2
+    assert error in capfd.readouterr().err
+
+
+def test_groups_are_drawn_with_their_median():
+    fig = draw_groups([dict(bbox_mAP=x) for x in (.3, .5, .1)])
+    ax, = fig.axes
+    assert [bar.get_height() for bar in ax.patches] == [.3, .5, .1]
+    assert labels(ax)[1:] == ['group of queries', 'AP (IoU 0.50:0.95)']
+    assert 'median 0.300, spread 0.400, best 1' in labels(ax)[0]
+    assert len({bar.get_facecolor() for bar in ax.patches}) == 2
+    plt.close(fig)
+
+
+def test_queries_of_all_groups_are_drawn(tiny_coco: Path, tmp_path: Path):
+    cfg = tiny_config(tiny_coco)
+    cfg.work_dir, cfg.visualizer.name = str(tmp_path / 'work'), str(tmp_path)
+    runner = Runner.from_cfg(cfg)
+    model, dataset = runner.model.eval(), runner.test_dataloader.dataset
+    pictures = query_pictures(model, dataset, index=0, score_thr=0., max_objects=2)
+    objects = len(dataset[0]['data_samples'].gt_instances)
+    assert [title for title, _ in pictures] == [
+        f'queries matched with {min(objects, 2)} objects',
+        f'group 0 alone: 10 detections of {objects} objects',
+        'all groups, joint self-attention: 30 detections']
+    image = cv2.imread(dataset.get_data_info(0)['img_path'])
+    for _, picture in pictures:
+        assert picture.shape == (480, 480, 3)
+        assert np.abs(picture.astype(float) - cv2.resize(image, (480, 480))[..., ::-1]).max() > 50
+    assert aspect(dataset, [0, 1]) == 1
+    before = [layer.self_attn.num_queries for layer in model.decoder.layers]
+    draw_queries(model, dataset, tmp_path / 'queries.png', images=[0, 3])
+    assert cv2.imread(str(tmp_path / 'queries.png')).shape[1] > 900
+    assert [layer.self_attn.num_queries for layer in model.decoder.layers] == before == [10, 10]
+
+
+def tiny_runner(tiny_coco: Path, tmp_path: Path, changes: dict) -> Runner:
+    cfg = tiny_config(tiny_coco)
+    cfg.merge_from_dict(changes)
+    cfg.work_dir, cfg.visualizer.name = str(tmp_path / 'work'), str(tmp_path)
+    return Runner.from_cfg(cfg)
+
+
+def test_queries_of_a_detector_that_keeps_all_groups(tiny_coco: Path, tmp_path: Path):
+    runner = tiny_runner(tiny_coco, tmp_path, {
+        'model.separate_self_attn': False, 'model.test_cfg.query_group': 'all'})
+    titles = [title for title, _ in query_pictures(
+        runner.model.eval(), runner.test_dataloader.dataset, 0, score_thr=0., max_objects=2)]
+    assert titles[1].startswith('all groups: 30 detections of ')
+
+
+def test_queries_without_reference_points(tiny_coco: Path, tmp_path: Path, figures: list):
+    """As of the first DETR, whose class probabilities are a softmax, too."""
+    cfg = tiny_config(tiny_coco)
+    cfg.model = detr_config(len(CLASSES))
+    cfg.work_dir, cfg.visualizer.name = str(tmp_path / 'work'), str(tmp_path)
+    runner = Runner.from_cfg(cfg)
+    draw_queries(runner.model, runner.test_dataloader.dataset, tmp_path / 'queries.png', [0], 0.)
+    fig, = figures
+    assert [ax.get_title() for ax in fig.axes][1].startswith('group 0 alone: 6 detections')
+    assert [text.get_text() for text in fig.legends[0].texts] == [f'group {i}' for i in range(K)]
+
+
+def test_naive_one_to_many_matches_are_not_drawn(tiny_coco: Path, tmp_path: Path):
+    runner = tiny_runner(tiny_coco, tmp_path, {
+        'model.separate_self_attn': False, 'model.test_cfg.query_group': 'all',
+        'model.train_cfg.assigner.type': 'OneToManyHungarianAssigner'})
+    with pytest.raises(ConfigError, match='assigner.type=OneToManyHungarianAssigner'):
+        draw_queries(runner.model, runner.test_dataloader.dataset, tmp_path / 'queries.png')
+
+
+def test_draw_queries_command(tiny_config_file: Path, tmp_path: Path,
+                              capfd: pytest.CaptureFixture):
+    checkpoint = tmp_path / 'weights.pth'
+    model = build(detector_config(num_classes=len(CLASSES)))
+    torch.save(dict(state_dict=model.state_dict()), checkpoint)
+    args = [tiny_config_file, checkpoint, '--images']
+    out = tmp_path / 'made/queries.png'
+    assert run_tool('draw_queries', *args, 1, '--out', out) == 0
+    assert cv2.imread(str(out)).std() > 10
+    args = [*args[:2], '--out', out, args[2]]
+    assert run_tool('draw_queries', *args, 4) == 2
+    assert '--images: 4 is not one of the 4 images of' in capfd.readouterr().err
+
+
+def test_there_may_be_more_classes_than_colors():
+    image = np.zeros((40, 40, 3), np.uint8)
+    instances = InstanceData(
+        bboxes=torch.tensor([[5., 15, 30, 35]]), labels=torch.tensor([81]))
+    metainfo = dict(classes=[str(i) for i in range(90)], palette=[(255, 0, 0)] * 80)
+    assert (draw_instances(image, instances, metainfo) == (255, 0, 0)).all(-1).any()
+
+
+@pytest.mark.parametrize('command', [
+    'draw_queries nowhere.py nowhere.pth', 'plot_runs nowhere'])
+@pytest.mark.parametrize('out, error', [
+    ('q.txt', 'is not the name of a picture; let it end in .png, .svg, .pdf'),
+    ('q', 'is not the name of a picture'),
+    ('file/q.png', 'cannot be written, because'),
+    ('folder.png', 'is a directory and must be a file'),
+])
+def test_where_no_picture_can_be_is_said_before_the_work(
+        tmp_path: Path, command: str, out: str, error: str, capfd: pytest.CaptureFixture):
+    (tmp_path / 'file').touch()
+    (tmp_path / 'folder.png').mkdir()
+    assert run_tool(*command.split(), '--out', tmp_path / out) == 2
+    assert error in capfd.readouterr().err

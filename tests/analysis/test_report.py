@@ -1,0 +1,170 @@
+"""The report holds all that it shows, and a browser renders it."""
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
+from running import run_tool
+from tiny import tiny_config, write_tiny_coco
+
+K = 3
+CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which(
+    'google-chrome')
+
+
+def train(folder: Path, **changes) -> Path:
+    """Train for two epochs and return the work directory."""
+    cfg = tiny_config(write_tiny_coco(folder / 'coco'))
+    cfg.work_dir = str(folder / 'K & 3')  # must be escaped in HTML
+    cfg.visualizer.name = str(folder)
+    cfg.merge_from_dict(changes)
+    Runner.from_cfg(cfg).train()
+    return Path(cfg.work_dir)
+
+
+@pytest.fixture(scope='module')
+def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two epochs, with the stability of the matching."""
+    return train(tmp_path_factory.mktemp('report'),
+                 custom_hooks=[dict(type='MatchingStabilityHook', num_images=2)])
+
+
+@pytest.fixture(scope='module')
+def report(work_dir: Path) -> Path:
+    assert run_tool('report', work_dir, '--compare', work_dir, '--labels', 'baseline',
+                    'K = 3 <b>') == 0
+    return work_dir / 'report.html'
+
+
+class Page(HTMLParser):
+    """The pictures and the text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.images, self.texts, self.tags = [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append(tag)
+        if tag == 'img':
+            self.images.append(dict(attrs)['src'])
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append(data.strip())
+
+
+def test_it_holds_all_that_it_shows(report: Path):
+    html = report.read_text()
+    page = Page(html)
+    # four curves, groups, 4 pairs of detections, 2 times 3 pictures of queries and their legend
+    assert len(page.images) == 4 + 1 + 2 * 4 + 2 * 3 + 1
+    assert all(re.match('data:image/(jpeg|svg.xml);base64,', image) for image in page.images)
+    assert not re.search(r'(src|href)="(?!data:)', html)
+    assert 'script' not in page.tags and 'link' not in page.tags
+
+
+def test_it_says_what_was_measured(report: Path, work_dir: Path):
+    page = Page(report.read_text())
+    for text in ('GroupConditionalDETR: K = 3 <b>', 'final AP', 'baseline', 'median', 'spread',
+                 'PyTorch', 'groups of queries K', 'all groups, joint self-attention: '):
+        assert any(text in x for x in page.texts), text
+    assert 'b' not in page.tags, 'a label is text'
+    assert (work_dir / 'epoch_2.groups.json').is_file()
+
+
+def test_what_was_recorded_is_not_evaluated_again(report: Path, work_dir: Path, tmp_path: Path,
+                                                  capfd: pytest.CaptureFixture):
+    assert run_tool('report', work_dir, '--out', tmp_path / 'again.html') == 0
+    assert 'Epoch(test)' not in ''.join(capfd.readouterr())
+    assert 'K &amp; 3' in (tmp_path / 'again.html').read_text()
+
+
+@pytest.mark.parametrize('changes', [
+    {'model.separate_self_attn': False},
+    {'model.separate_self_attn': False, 'model.test_cfg.query_group': 'all',
+     'model.train_cfg.assigner.type': 'OneToManyHungarianAssigner'},
+])
+def test_an_ablation_has_no_groups_to_show(tmp_path: Path, changes: dict):
+    folder = train(tmp_path, **changes)
+    assert run_tool('report', folder) == 0
+    page = Page((folder / 'report.html').read_text())
+    assert len(page.images) == 3 + 2 * 4, 'three curves and 4 pairs of detections'
+    assert 'Every group of queries' not in page.texts and 'Queries' not in page.texts
+
+
+@pytest.mark.parametrize('args, error', [
+    (['--labels', 'one'], None),
+    (['--labels', 'one', 'two'], '--labels: 2 labels for 1 runs'),
+    (['--checkpoint', 'nowhere.pth'], 'nowhere.pth does not exist'),
+    (['--out', '.'], 'is a directory and must be a file'),
+])
+def test_mistakes(work_dir: Path, tmp_path: Path, args: list, error: str,
+                  capfd: pytest.CaptureFixture):
+    status = run_tool('report', work_dir, '--out', tmp_path / 'report.html', *args)
+    assert status == (0 if error is None else 2)
+    if error:
+        assert error in capfd.readouterr().err
+
+
+def test_a_work_directory_without_checkpoint(work_dir: Path, tmp_path: Path,
+                                             capfd: pytest.CaptureFixture):
+    shutil.copytree(work_dir, tmp_path / 'work', ignore=shutil.ignore_patterns('*.pth', 'last_*'))
+    assert run_tool('report', tmp_path / 'work') == 2
+    assert 'has no checkpoint that last_checkpoint names' in capfd.readouterr().err
+
+
+def test_a_training_with_as_many_groups_as_the_detector_chooses(work_dir: Path, tmp_path: Path):
+    folder = tmp_path / 'work'
+    shutil.copytree(work_dir, folder)
+    file, = folder.glob('*/vis_data/config.py')
+    cfg = Config.fromfile(file)
+    cfg.model.pop('num_query_groups')
+    cfg.dump(file)
+    assert run_tool('report', folder) == 0
+    assert any(text.startswith('11 groups of 10 queries')
+               for text in Page((folder / 'report.html').read_text()).texts)
+
+
+def test_a_training_of_several_processes_and_later_tests(report: Path, work_dir: Path,
+                                                         tmp_path: Path):
+    """The launcher is not there any more, and the config of a test is not the training's."""
+    folder = tmp_path / 'work'
+    shutil.copytree(work_dir, folder)
+    trained, = folder.glob('*/vis_data/config.py')
+    cfg = Config.fromfile(trained)
+    cfg.launcher = 'pytorch'
+    cfg.dump(trained)
+    later = folder / '99991231_000000/vis_data'
+    later.mkdir(parents=True)
+    (later / 'config.py').write_text('model = None')
+    (later / 'scalars.json').write_text('{"coco/bbox_mAP": 0.1, "step": 0}')
+    assert run_tool('report', folder) == 0
+    assert (folder / 'report.html').is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason='no chromium is installed')
+@pytest.mark.parametrize('width, height', [(1280, 2400), (500, 5000)])
+def test_a_browser_renders_it(report: Path, tmp_path: Path, width: int, height: int):
+    """Nothing is loaded from elsewhere, no error is logged, and the pictures are there."""
+    screenshot = tmp_path / 'screenshot.png'
+    result = subprocess.run(
+        [CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic',
+         '--no-first-run', '--disable-background-networking', '--disable-component-update',
+         '--disable-sync', f'--user-data-dir={tmp_path / "profile"}', '--hide-scrollbars',
+         '--enable-logging=stderr', f'--window-size={width},{height}',
+         f'--screenshot={screenshot}', report.as_uri()],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240)
+    assert result.returncode == 0, result.stdout
+    assert 'CONSOLE' not in result.stdout and 'ERR_' not in result.stdout
+    image = cv2.imread(str(screenshot))
+    assert image.shape[:2] == (height, width)
+    for part in (image[:height // 2], image[height // 2:int(.8 * height)]):
+        assert part.std() > 15, 'pictures are missing'
+    assert (image[:, -8:] > 250).mean() > .99, 'something is wider than the page'

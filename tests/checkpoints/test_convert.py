@@ -1,0 +1,591 @@
+"""Checkpoints of other codebases become ours, ours become the stock detector, and nothing else
+gets through."""
+import argparse
+import copy
+import functools
+import hashlib
+import http.server
+import os
+import pickle
+import re
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from builders import build, detector_config, make_batch
+from mmengine.hooks import EMAHook
+from mmengine.logging import HistoryBuffer
+from mmengine.registry import MODELS
+from parity import golden
+from parity.case import PARITY, Case
+from running import run_tool
+
+from groupdetr_mmdet.checkpoints.architecture import expected_shapes, read_architecture
+from groupdetr_mmdet.checkpoints.convert import COCO_IDS, convert
+from groupdetr_mmdet.checkpoints.loading import read_checkpoint, safe_loading
+from groupdetr_mmdet.errors import ConfigError
+
+CASE = PARITY / 'case_A'
+N, K = 20, 3  # of the case
+ROWS = 'query_embedding.weight'
+
+
+@functools.lru_cache
+def spec():
+    return golden.load(CASE)[0]
+
+
+def official_checkpoint(**args) -> dict:
+    """The case as the official code saves it."""
+    return dict(model=golden.official_state_dict(spec()), optimizer=dict(state={}), epoch=11,
+                lr_scheduler=dict(_last_lr=[1e-5]),
+                args=argparse.Namespace(**dict(dict(num_queries=N, group_detr=K), **args)))
+
+
+def to_detrex(name: str) -> str:
+    """Name of the official code -> name of detrex."""
+    name = name.replace('backbone.0.body.', 'backbone.')
+    if name.startswith('backbone.') and 'layer' not in name:
+        name = name.replace('backbone.', 'backbone.stem.')
+    for stage in range(1, 5):
+        name = name.replace(f'backbone.layer{stage}.', f'backbone.res{stage + 1}.')
+    for i in range(1, 4):
+        name = name.replace(f'.bn{i}.', f'.conv{i}.norm.')
+        name = name.replace(f'.norm{i}.', f'.norms.{i - 1}.')
+    name = name.replace('downsample.0', 'shortcut').replace('downsample.1', 'shortcut.norm')
+    name = name.replace('decoder.norm.', 'decoder.post_norm_layer.')
+    name = name.replace('linear1', 'ffns.0.layers.0.0').replace('linear2', 'ffns.0.layers.1')
+    if 'encoder.' in name:
+        return name.replace('self_attn', 'attentions.0.attn')
+    name = name.replace('self_attn', 'attentions.0').replace('cross_attn', 'attentions.1')
+    for old, new in dict(qcontent='query_content', kcontent='key_content', kpos='key_pos',
+                         qpos_sine='query_pos_sine', qpos='query_pos', v='value').items():
+        name = name.replace(f'.sa_{old}_proj', f'.attentions.0.{new}_proj')
+        name = name.replace(f'.ca_{old}_proj', f'.attentions.1.{new}_proj')
+    return name
+
+
+def detrex_checkpoint() -> dict:
+    model = {to_detrex(name): x for name, x in golden.official_state_dict(spec()).items()}
+    return dict(model=model, trainer=dict(iteration=90000), iteration=90000)
+
+
+def case_config(**kwargs) -> dict:
+    config = spec()['config']
+    return detector_config(**dict(dict(
+        num_queries=N, num_query_groups=K, num_classes=config['num_classes'], width=256,
+        num_heads=8, enc_layers=config['enc_layers'], dec_layers=config['dec_layers'],
+        feedforward_channels=config['dim_feedforward'],
+        base_channels=config['base_channels']), **kwargs))
+
+
+@functools.lru_cache
+def ours() -> dict:
+    """The case as a checkpoint of ours."""
+    converted = convert(official_checkpoint())
+    return dict(meta=converted.meta, state_dict=converted.state_dict)
+
+
+@torch.no_grad()
+def detections(config: dict, state_dict: dict) -> list:
+    """Load strictly and detect."""
+    model = build(config).eval()
+    model.load_state_dict(state_dict, strict=True)
+    inputs, samples = make_batch(num_classes=7)
+    return [sample.pred_instances for sample in model.predict(inputs, samples, rescale=False)]
+
+
+def assert_same(actual: list, expected: list, atol: float = 1e-6) -> None:
+    for a, b in zip(actual, expected):
+        assert a.labels.tolist() == b.labels.tolist()
+        torch.testing.assert_close(a.scores, b.scores, atol=atol, rtol=0)
+        torch.testing.assert_close(a.bboxes, b.bboxes, atol=atol * 96, rtol=0)
+
+
+def save(checkpoint, path: Path) -> Path:
+    torch.save(checkpoint, path)
+    return path
+
+
+# Into ours
+
+
+@pytest.mark.parametrize('wrap', [
+    lambda c: c, lambda c: c['model'], lambda c: dict(state_dict=c['model']),
+    lambda c: dict(c, model={f'module.{name}': x for name, x in c['model'].items()})
+], ids=['model', 'bare', 'state_dict', 'module'])
+@pytest.mark.parametrize('make', [official_checkpoint, detrex_checkpoint])
+@pytest.mark.usefixtures('two_threads')
+@torch.no_grad()
+def test_converted_weights_predict_the_recorded_outputs(make, wrap, tmp_path):
+    src, out = save(wrap(make()), tmp_path / 'src.pth'), tmp_path / 'out.pth'
+    assert run_tool('convert_checkpoint', src, out, '--num-query-groups', K) == 0
+    case = Case(CASE)
+    for parameter in case.model.parameters():
+        parameter.zero_()
+    case.model.load_state_dict(torch.load(out)['state_dict'], strict=True)
+    logits, boxes = case.predict_layers()
+    for layer in range(case.config['dec_layers']):
+        assert_close(logits[layer], case.arrays[f'train_logits_{layer}'])
+        assert_close(boxes[layer], case.arrays[f'train_boxes_{layer}'])
+    case.model.eval()
+    logits, boxes = case.predict_layers()
+    assert_close(logits[-1], case.arrays['eval_logits'])
+    assert_close(boxes[-1], case.arrays['eval_boxes'])
+
+
+def assert_close(actual, expected) -> None:
+    torch.testing.assert_close(actual, torch.as_tensor(expected), atol=1e-5, rtol=0)
+
+
+def test_the_report_says_what_was_found_and_names_every_tensor(tmp_path, capsys):
+    src = save(official_checkpoint(), tmp_path / 'src.pth')
+    assert run_tool('convert_checkpoint', src, tmp_path / 'out.pth', '--verbose') == 0
+    report = capsys.readouterr().out
+    for words in ('official', 'ResNet-18', '1 encoder and 2 decoder layers', '3 x 20',
+                  'num_query_groups=3', str(tmp_path / 'out.pth')):
+        assert words in report
+    lines = report.splitlines()
+    for name in list(spec()['shapes']) + list(ours()['state_dict']):
+        assert any(name in re.split(r'\s+|: ', line) or f'-> {name}:' in line
+                   for line in lines), name
+
+
+def test_the_default_report_counts_every_tensor(tmp_path, capsys):
+    src = save(detrex_checkpoint(), tmp_path / 'src.pth')
+    run_tool('convert_checkpoint', src, tmp_path / 'out.pth', '--num-queries', N)
+    counts = re.findall(r' -> .*: (\d+) ', capsys.readouterr().out)
+    assert sum(map(int, counts)) == len(ours()['state_dict'])
+
+
+def test_the_default_report_lists_what_changed_only(tmp_path, capsys):
+    src = save(ours(), tmp_path / 'src.pth')
+    run_tool('convert_checkpoint', src, tmp_path / 'out.pth', '--num-query-groups', 2)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if ' -> ' in line]
+    assert lines == ['query_embedding -> same: 1 kept, first groups kept'.split(),
+                     f'all others -> same: {len(ours()["state_dict"]) - 1} kept'.split()]
+
+
+def full_size_checkpoint(depth: int, **args) -> dict:
+    """Names and shapes of a published model, without memory."""
+    shapes = {}
+    for name, shape in spec()['shapes'].items():
+        layer = re.match(r'(transformer\.(?:en|de)coder\.layers\.)(\d)(\..*)', name)
+        if name.startswith('backbone.'):
+            continue
+        shape = [2048 if size == 64 else size for size in shape]
+        if not layer:
+            shapes[name] = shape
+        elif int(layer[2]) == ('decoder' in name):  # the last layer stands for all others
+            shapes.update({f'{layer[1]}{i}{layer[3]}': shape for i in range(int(layer[2]), 6)})
+        else:
+            shapes[name] = shape
+    with torch.device('meta'):
+        resnet = MODELS.build(dict(type='mmdet.ResNet', depth=depth)).state_dict()
+        tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
+        tensors['input_proj.weight'] = torch.empty(256, 2048, 1, 1)
+        tensors['class_embed.weight'] = torch.empty(91, 256)
+        tensors['class_embed.bias'] = torch.empty(91)
+        tensors['query_embed.weight'] = torch.empty(
+            args.get('num_queries', 300) * args.get('group_detr', 1), 256)
+    tensors.update((f'backbone.0.body.{name}', x) for name, x in resnet.items()
+                   if not name.endswith('num_batches_tracked'))
+    return dict(model=tensors, args=argparse.Namespace(**args))
+
+
+@pytest.mark.parametrize(('depth', 'args', 'groups'), [
+    (50, dict(num_queries=300, group_detr=11), 11),  # branch GroupDETR
+    (101, dict(num_queries=300, dilation=True), 1),  # branch main
+    (50, dict(), 1),
+])
+def test_published_models_are_recognized_and_cut_to_the_coco_classes(depth, args, groups):
+    converted = convert(full_size_checkpoint(depth, **args))
+    report = '\n'.join(converted.report)
+    assert f'ResNet-{depth}, 6 encoder and 6 decoder layers, 256 channels' in report
+    assert f'{groups} x 300' in report and '91 rows' in report
+    assert ('DC5' in report) == args.get('dilation', False)
+    assert converted.state_dict['bbox_head.fc_cls.weight'].shape == (80, 256)
+    assert converted.state_dict[ROWS].shape == (groups * 300, 256)
+    assert len(converted.meta['dataset_meta']['classes']) == 80
+    arch = read_architecture(converted.state_dict)
+    assert {name: tuple(x.shape) for name, x in converted.state_dict.items()
+            } == expected_shapes(arch)
+
+
+def test_91_rows_are_cut_by_the_ids_of_the_coco_categories():
+    checkpoint = official_checkpoint()
+    checkpoint['model']['class_embed.weight'] = torch.arange(91.)[:, None].expand(91, 256)
+    checkpoint['model']['class_embed.bias'] = torch.arange(91.)
+    converted = convert(checkpoint)
+    ids = converted.state_dict['bbox_head.fc_cls.bias'].tolist()
+    assert converted.state_dict['bbox_head.fc_cls.weight'][:, 0].tolist() == ids == COCO_IDS
+    names = converted.meta['dataset_meta']['classes']
+    known = dict(person=1, train=7, bench=15, backpack=27, umbrella=28, handbag=31, skis=35,
+                 bottle=44, cup=47, toilet=70, tv=72, sink=81, book=84, toothbrush=90)
+    known['stop sign'], known['wine glass'], known['dining table'] = 13, 46, 67
+    assert {name: ids[names.index(name)] for name in known} == known
+
+
+# Between numbers of groups
+
+
+def test_a_stock_checkpoint_becomes_a_warm_start(tmp_path):
+    stock = build(case_config(num_query_groups=None))
+    src = save(dict(meta={}, state_dict=stock.state_dict()), tmp_path / 'stock.pth')
+    results = []
+    for i, seed in enumerate((1, 1, 2)):
+        out = tmp_path / f'{i}.pth'
+        assert run_tool('convert_checkpoint', src, out, '--num-query-groups', 4,
+                        '--seed', seed) == 0
+        results.append(torch.load(out)['state_dict'])
+    first, again, other = (result[ROWS] for result in results)
+    rows = stock.query_embedding.weight
+    assert torch.equal(first[:N], rows) and torch.equal(first, again)
+    assert not torch.equal(first, other)
+    differences = first.view(4, N, -1)[1:] - rows
+    assert differences.std().item() == pytest.approx(0.02 * rows.std().item(), rel=0.1)
+    assert len({tuple(group[0].tolist()) for group in differences}) == 3
+    assert all(torch.equal(results[0][name], x) for name, x in stock.state_dict().items()
+               if name != ROWS)
+    assert_same(detections(case_config(num_query_groups=4), results[0]),
+                detections(case_config(num_query_groups=None), stock.state_dict()))
+
+
+@pytest.mark.parametrize('groups', [1, 2, 3, 7])
+def test_ours_gets_another_number_of_groups(groups):
+    rows = ours()['state_dict'][ROWS]
+    state_dict = convert(ours(), num_query_groups=groups).state_dict
+    new = state_dict[ROWS].view(groups, N, -1)
+    old = rows.view(K, N, -1)
+    for group in range(groups):
+        if group < K:
+            assert torch.equal(new[group], old[group])
+        else:
+            difference = (new[group] - old[group % K]).abs().max()
+            assert 0 < difference < 0.2 * rows.std()
+    assert len(detections(case_config(num_query_groups=groups), state_dict)) == 2
+
+
+@pytest.mark.parametrize('num_queries', [N, 600])
+def test_the_config_in_a_file_tells_the_stock_detector_from_groups(num_queries):
+    """Also where the rows could be groups, or the tensors were saved without their metadata."""
+    stock = build(case_config(num_queries=num_queries, num_query_groups=None)).state_dict()
+    cfg = f"import os\nmodel = dict(type='ConditionalDETR', num_queries={num_queries})"
+    converted = convert(dict(meta=dict(cfg=cfg), state_dict=stock), num_query_groups=2)
+    assert len(converted.state_dict[ROWS]) == 2 * num_queries
+    assert torch.equal(converted.state_dict[ROWS][:num_queries], stock[ROWS])
+
+
+def test_the_config_in_a_file_says_the_groups():
+    state_dict = dict(ours()['state_dict'])
+    cfg = f"model = dict(type='GroupConditionalDETR', num_queries={N}, num_query_groups={K})"
+    for meta in (dict(cfg=cfg), dict(cfg=cfg.replace(f', num_query_groups={K}', ''))):
+        converted = convert(dict(meta=meta, state_dict=state_dict), num_query_groups=K + 1)
+        assert torch.equal(converted.state_dict[ROWS][:K * N], state_dict[ROWS])
+        assert len(converted.state_dict[ROWS]) == (K + 1) * N
+
+
+def test_the_config_in_a_file_is_not_run(tmp_path):
+    cfg = f"model = dict(type=open('{tmp_path / 'run'}', 'w'), num_query_groups={K})"
+    assert convert(dict(ours(), meta=dict(cfg=cfg))).state_dict
+    assert not (tmp_path / 'run').exists()
+
+
+def test_options_correct_what_the_file_says_wrongly():
+    wrong = official_checkpoint(num_queries=K * N, group_detr=K)
+    with pytest.raises(ConfigError, match='by --num-queries or --num-query-groups'):
+        convert(wrong)
+    assert torch.equal(convert(wrong, num_queries=N).state_dict[ROWS], ours()['state_dict'][ROWS])
+    with pytest.raises(ConfigError, match=f'--num-queries {K * N}: the file has groups of {N}'):
+        convert(official_checkpoint(), num_queries=K * N)
+
+
+def test_training_state_stays_only_where_nothing_changed():
+    checkpoint = dict(ours(), optimizer=dict(state={}), message_hub={})
+    assert set(convert(checkpoint).state) == {'optimizer', 'message_hub'}
+    assert not convert(checkpoint, num_query_groups=2).state
+    assert not convert(checkpoint, publish=True).state
+    assert not convert(checkpoint, to='mmdet').state
+
+
+# Out to the stock detector
+
+
+@pytest.mark.parametrize('group', range(K))
+def test_the_stock_detector_finds_what_the_group_finds(group, tmp_path):
+    src = save(official_checkpoint(), tmp_path / 'src.pth')
+    assert run_tool('convert_checkpoint', src, tmp_path / 'ours.pth') == 0
+    assert run_tool('convert_checkpoint', tmp_path / 'ours.pth', tmp_path / 'stock.pth', '--to',
+                    'mmdet', '--query-group', group) == 0
+    stock = torch.load(tmp_path / 'stock.pth')['state_dict']
+    found = detections(case_config(num_query_groups=None), stock)
+    config = case_config()
+    config['test_cfg']['query_group'] = group
+    assert_same(found, detections(config, torch.load(tmp_path / 'ours.pth')['state_dict']))
+    config['test_cfg']['query_group'] = (group + 1) % K
+    other = detections(config, ours()['state_dict'])
+    assert not torch.equal(found[0].scores, other[0].scores)
+
+
+def test_the_config_of_another_class_is_left_out_and_the_way_back_is_found():
+    meta = dict(cfg="model = dict(type='GroupConditionalDETR')", epoch=3)
+    checkpoint = dict(ours(), meta=meta)
+    assert convert(checkpoint, num_query_groups=2).meta == meta
+    stock = convert(checkpoint, to='mmdet')
+    assert stock.meta == dict(epoch=3)
+    back = convert(dict(meta=stock.meta, state_dict=stock.state_dict), num_query_groups=4)
+    assert torch.equal(back.state_dict[ROWS][:N], ours()['state_dict'][ROWS][:N])
+    assert len(back.state_dict[ROWS]) == 4 * N
+
+
+# Publishing and other formats
+
+
+def test_publish_keeps_the_averaged_weights_alone(tmp_path):
+    model = build(case_config())
+    model.load_state_dict(ours()['state_dict'])
+    runner = SimpleNamespace(model=model)
+    hook = EMAHook(momentum=0.5)
+    hook.before_run(runner)
+    hook.ema_model.update_parameters(model)  # the first one copies
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    hook.ema_model.update_parameters(model)
+    checkpoint = dict(meta=dict(epoch=1), state_dict=model.state_dict(), optimizer=dict(state={}),
+                      message_hub=dict(log=HistoryBuffer([1.], [1])), param_schedulers=[])
+    hook.before_save_checkpoint(runner, checkpoint)
+    src = save(checkpoint, tmp_path / 'src.pth')
+    assert run_tool('convert_checkpoint', src, tmp_path / 'det.pth', '--publish') == 0
+    published, = tmp_path.glob('det-*.pth')
+    digest = hashlib.sha256(published.read_bytes()).hexdigest()
+    assert published.name == f'det-{digest[:8]}.pth'
+    content = torch.load(published)
+    assert set(content) == {'meta', 'state_dict'} and content['meta']['epoch'] == 1
+    averaged = {name: x + 0.5 for name, x in ours()['state_dict'].items()}
+    for name in (ROWS, 'bbox_head.fc_reg.weight', 'backbone.conv1.weight'):
+        torch.testing.assert_close(content['state_dict'][name], averaged[name])
+
+
+def test_publish_takes_the_averaged_weights_of_detrex(tmp_path):
+    checkpoint = detrex_checkpoint()
+    checkpoint['ema_state'] = {name: x + 1 for name, x in checkpoint['model'].items()}
+    plain = convert(checkpoint, num_queries=N).state_dict[ROWS]
+    averaged = convert(checkpoint, num_queries=N, publish=True).state_dict[ROWS]
+    assert torch.equal(plain + 1, averaged)
+
+
+def test_safetensors_keep_tensors_groups_and_classes(tmp_path):
+    names = ['a', 'b', 'c', 'd', 'e', 'f', 'g']
+    src = save(dict(ours(), meta=dict(dataset_meta=dict(classes=names))), tmp_path / 'src.pth')
+    there, back = tmp_path / 'there.safetensors', tmp_path / 'back.pth'
+    assert run_tool('convert_checkpoint', src, there) == 0
+    assert run_tool('convert_checkpoint', there, back) == 0
+    result = torch.load(back)
+    assert result['meta']['dataset_meta']['classes'] == names
+    assert result['state_dict']._metadata['']['num_queries'] == N
+    assert set(result['state_dict']) == set(ours()['state_dict'])
+    assert all(torch.equal(x, ours()['state_dict'][name])
+               for name, x in result['state_dict'].items())
+
+
+# Safe loading
+
+
+class Payload:
+    """Pickles as a call that makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path), )
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Address under which the files of ``tmp_path`` are served."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{httpd.server_port}'
+        httpd.shutdown()
+
+
+@pytest.mark.parametrize('legacy', [False, True], ids=['zip', 'legacy'])
+@pytest.mark.parametrize('remote', [False, True], ids=['path', 'http'])
+def test_a_file_that_wants_to_run_code_is_refused_by_name(remote, legacy, tmp_path, server,
+                                                          capsys):
+    marker = tmp_path / 'run'
+    torch.save(dict(official_checkpoint(), evil=Payload(marker)), tmp_path / 'evil.pth',
+               _use_new_zipfile_serialization=not legacy)
+    src = f'{server}/evil.pth' if remote else tmp_path / 'evil.pth'
+    out = tmp_path / 'out.pth'
+    assert run_tool('convert_checkpoint', src, out) == 2
+    error = capsys.readouterr().err
+    assert f'{os.mkdir.__module__}.mkdir' in error and '--trust-pickle' in error
+    assert not marker.exists() and not out.exists()
+    assert run_tool('convert_checkpoint', src, out, '--trust-pickle') == 0
+    assert marker.exists() and out.exists()
+
+
+def test_a_url_and_a_path_give_the_same(tmp_path, server):
+    src = save(official_checkpoint(), tmp_path / 'src.pth')
+    remote, local = read_checkpoint(f'{server}/src.pth'), read_checkpoint(src)
+    assert remote['args'] == local['args']
+    assert all(torch.equal(x, local['model'][name]) for name, x in remote['model'].items())
+    with pytest.raises(ConfigError, match='missing.pth cannot be fetched'):
+        read_checkpoint(f'{server}/missing.pth')
+
+
+def test_plain_classes_are_read_and_the_switch_is_restored(tmp_path, monkeypatch):
+    monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)
+    more = [np.int32(4), np.bool_(True), np.float16(5), np.str_('x'), np.complex64(1j),
+            np.datetime64('2020-01-01')]
+    assert read_checkpoint(save(more, tmp_path / 'more.pth')) == more
+    values = dict(args=argparse.Namespace(lr=0.1), log=HistoryBuffer([1.], [2]),
+                  numbers=[np.float32(1), np.float64(2), np.int64(3)])
+    read = read_checkpoint(save(values, tmp_path / 'plain.pth'))
+    assert read['args'] == values['args'] and read['numbers'] == values['numbers']
+    assert read['log'].current() == 1
+    with safe_loading():
+        assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '1'
+    assert 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' not in os.environ
+    del values['args']  # allowed inside only; what mmengine saves is allowed everywhere
+    assert torch.load(save(values, tmp_path / 'mmengine.pth'))['log'].current() == 1
+    with pytest.raises(pickle.UnpicklingError, match='Namespace'):
+        torch.load(tmp_path / 'plain.pth')
+
+
+# Refusals
+
+
+def change(edit):
+    """An official checkpoint after an edit of its state dict."""
+    checkpoint = official_checkpoint()
+    edit(checkpoint['model'])
+    return checkpoint
+
+
+REFUSED = {
+    'left over': (lambda m: m.update({'transformer.encoder.norm.weight': torch.ones(256)}),
+                  ['1 left over', 'transformer.encoder.norm.weight']),
+    'missing': (lambda m: [m.pop(name) for name in (
+        'bbox_embed.layers.1.bias', 'transformer.decoder.layers.1.ca_v_proj.weight')],
+                ['2 missing', 'bbox_head.reg_ffn.layers.1.bias',
+                 'decoder.layers.1.cross_attn.v_proj.weight']),
+    'shape': (lambda m: m.update({'input_proj.bias': torch.ones(255)}),
+              ['1 of another shape', 'input_proj.bias: (255,), should be (256,)']),
+    'rows': (lambda m: m.update({'query_embed.weight': torch.ones(59, 256)}),
+             ['59 rows', 'groups of 20', 'args', '--num-queries']),
+    'no head': (lambda m: [m.pop(name) for name in list(m) if 'class_embed' in name],
+                ['bbox_head.fc_cls.weight']),
+    'other model': (lambda m: [m.update({f'x.{name}': m.pop(name)}) for name in list(m)],
+                    ['x.backbone.0.body', '--from']),
+}
+
+
+@pytest.mark.parametrize('fault', REFUSED)
+def test_a_checkpoint_that_is_not_whole_is_refused(fault, tmp_path, capsys):
+    edit, words = REFUSED[fault]
+    out = tmp_path / 'out.pth'
+    assert run_tool('convert_checkpoint', save(change(edit), tmp_path / 'src.pth'), out) == 2
+    error = capsys.readouterr().err
+    assert error.startswith('error: ')
+    for word in words:
+        assert word in error
+    assert not out.exists()
+
+
+def test_every_unfit_tensor_is_listed():
+    checkpoint = change(lambda m: [m.pop(name) for name in list(m) if '.encoder.' in name])
+    checkpoint['model'].update((f'extra.{i}.weight', torch.ones(1)) for i in range(30))
+    with pytest.raises(ConfigError) as error:
+        convert(checkpoint)
+    lost = [name for name in ours()['state_dict'] if name.startswith('encoder.')]
+    assert all(name in str(error.value) for name in lost)
+    assert all(f'extra.{i}.weight' in str(error.value) for i in range(30))
+    assert f'{len(lost)} missing' in str(error.value) and 'another shape' not in str(error.value)
+
+
+@pytest.mark.parametrize(('options', 'words'), [
+    (['--from', 'detrex'], ['backbone.0.body.conv1.weight']),
+    (['--num-query-groups', 0], ['--num-query-groups 0']),
+    (['--query-group', 1], ['--query-group 1', '--to mmdet']),
+    (['--to', 'mmdet', '--query-group', K], [f'--query-group {K}', '0 to 2']),
+])
+def test_options_that_do_not_fit_are_refused(options, words, tmp_path, capsys):
+    src, out = save(official_checkpoint(), tmp_path / 'src.pth'), tmp_path / 'out.pth'
+    assert run_tool('convert_checkpoint', src, out, *options) == 2
+    error = capsys.readouterr().err
+    assert all(word in error for word in words), error
+    assert not out.exists()
+
+
+def test_layers_that_are_missing_as_a_whole_are_noticed():
+    assert convert(official_checkpoint(enc_layers=1, dec_layers=2)).state_dict
+    with pytest.raises(ConfigError, match='dec_layers=6'):
+        convert(official_checkpoint(dec_layers=6))
+
+
+def test_unknown_groups_must_be_said():
+    with pytest.raises(ConfigError, match='60 rows.*into groups of 300.*assumed'):
+        convert(detrex_checkpoint())
+    with pytest.raises(ConfigError, match='60 rows.*into 7 groups .by --num-query-groups'):
+        convert(detrex_checkpoint(), num_query_groups=7)
+
+
+def test_the_stock_detector_takes_256_channels_only():
+    narrow = build(detector_config())
+    with pytest.raises(ConfigError, match='32 channels'):
+        convert(dict(state_dict=narrow.state_dict()), to='mmdet')
+    assert convert(dict(state_dict=narrow.state_dict())).state_dict[ROWS].shape == (30, 32)
+
+
+def test_another_backbone_passes_unchecked_and_the_report_says_so():
+    state_dict = copy.copy(ours()['state_dict'])
+    for name in [name for name in state_dict if name.startswith('backbone.')]:
+        state_dict[f'backbone.features.{name[9:]}'] = state_dict.pop(name)
+    converted = convert(dict(state_dict=state_dict))
+    assert set(converted.state_dict) == set(state_dict)
+    assert any('backbone are not checked' in line for line in converted.report)
+    checkpoint = change(lambda m: m.update({'backbone.0.body.conv1.weight': m.pop(
+        'backbone.0.body.layer4.1.conv1.weight')}))
+    with pytest.raises(ConfigError, match='backbone.layer4.1.conv1.weight|left over'):
+        convert(checkpoint)
+
+
+def test_the_source_is_never_overwritten(tmp_path, capsys):
+    src = save(official_checkpoint(), tmp_path / 'src.pth')
+    before = src.read_bytes()
+    assert run_tool('convert_checkpoint', src, tmp_path / '.' / 'src.pth') == 2
+    assert 'is SRC itself' in capsys.readouterr().err and src.read_bytes() == before
+
+
+def damaged(kind: str, path: Path) -> Path:
+    data = save(official_checkpoint(), path).read_bytes()
+    contents = dict(cut=data[:len(data) // 2], empty=b'', text=b'<html>not found</html>',
+                    pickle=pickle.dumps({'model': 1}))
+    path.write_bytes(contents[kind])
+    return path
+
+
+@pytest.mark.parametrize('kind', ['cut', 'empty', 'text', 'pickle'])
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_a_damaged_file_gets_a_sentence(kind, suffix, tmp_path, capsys):
+    src = damaged(kind, tmp_path / f'src.{suffix}')
+    assert run_tool('convert_checkpoint', src, tmp_path / 'out.pth') == 2
+    error = capsys.readouterr().err
+    assert str(src) in error and error.count('\n') == 1
+
+
+def test_a_missing_file_and_one_without_tensors_get_a_sentence(tmp_path, capsys):
+    assert run_tool('convert_checkpoint', tmp_path / 'no.pth', tmp_path / 'out.pth') == 2
+    assert 'no.pth does not exist' in capsys.readouterr().err
+    src = save(dict(epoch=1), tmp_path / 'src.pth')
+    assert run_tool('convert_checkpoint', src, tmp_path / 'out.pth') == 2
+    assert 'no state dict' in capsys.readouterr().err

@@ -1,0 +1,195 @@
+"""The generated data set is what it says, and the demo runs from nothing to its pictures."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from pycocotools.coco import COCO
+
+import groupdetr_mmdet.host.shapes as shapes
+from groupdetr_mmdet.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = dict(num_train=6, num_val=4, size=64)
+
+
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp('data') / 'shapes'
+    assert shapes.make_shapes(root, **SIZES)
+    return root
+
+
+def contents(root: Path) -> dict:
+    return {str(path.relative_to(root)): path.read_bytes()
+            for path in root.rglob('*') if path.is_file()}
+
+
+def test_same_seed_same_files(dataset: Path, tmp_path: Path) -> None:
+    shapes.make_shapes(tmp_path / 'again', **SIZES)
+    assert contents(tmp_path / 'again') == contents(dataset)
+
+
+def test_no_image_comes_twice(dataset: Path, tmp_path: Path) -> None:
+    shapes.make_shapes(tmp_path / 'other', **SIZES, seed=1)
+    images = [data for root in (dataset, tmp_path / 'other')
+              for name, data in contents(root).items() if name.endswith('.jpg')]
+    assert len(images) == 2 * (SIZES['num_train'] + SIZES['num_val'])
+    assert len(set(images)) == len(images)
+
+
+def test_an_image_does_not_depend_on_their_number(dataset: Path, tmp_path: Path) -> None:
+    shapes.make_shapes(tmp_path / 'fewer', **dict(SIZES, num_train=2))
+    fewer, more = contents(tmp_path / 'fewer'), contents(dataset)
+    assert all(fewer[name] == more[name] for name in fewer if name.endswith('.jpg'))
+
+
+@pytest.mark.parametrize('split', shapes.SPLITS)
+def test_boxes_are_tight_and_inside(dataset: Path, split: str) -> None:
+    coco = COCO(dataset / f'{split}.json')
+    assert len(coco.imgs) == SIZES[f'num_{split}']
+    assert coco.anns
+    for ann in coco.anns.values():
+        x, y, w, h = ann['bbox']
+        assert x >= 0 and y >= 0 and x + w <= SIZES['size'] and y + h <= SIZES['size']
+        ys, xs = np.nonzero(coco.annToMask(ann))
+        drawn = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+        np.testing.assert_allclose(drawn, [x, y, x + w, y + h], atol=1.5)
+
+
+def test_shapes_are_painted_where_the_annotations_say() -> None:
+    rng = np.random.default_rng(0)
+    before = np.full((64, 64, 3), 100.)
+    for label in range(len(shapes.CLASSES)):
+        image = before.copy()
+        polygon = shapes.outline(label, np.array([30., 35.]), 15., angle=0.3)
+        shapes.paint(rng, image, polygon)
+        ys, xs = np.nonzero((image != before).any(axis=2))
+        x, y, w, h = shapes.xywh(polygon)
+        painted = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+        touched = [np.floor(x), np.floor(y), np.ceil(x + w), np.ceil(y + h)]
+        np.testing.assert_allclose(painted, touched, atol=1)
+
+
+def test_color_does_not_tell_the_class(tmp_path: Path) -> None:
+    shapes.make_shapes(tmp_path / 'shapes', num_train=150, num_val=1, size=64)
+    coco = COCO(tmp_path / 'shapes' / 'train.json')
+    colors = [[] for _ in shapes.CLASSES]
+    for ann in coco.anns.values():
+        image = cv2.imread(str(tmp_path / 'shapes/train' / f'{ann["image_id"]:06d}.jpg'))
+        colors[ann['category_id'] - 1].append(image[coco.annToMask(ann) > 0].mean(axis=0))
+    means = np.array([np.mean(c, axis=0) for c in colors])
+    errors = np.array([np.std(c, axis=0) / len(c)**0.5 for c in colors])
+    assert (np.abs(means - means.mean(axis=0)) < 4 * errors).all()
+
+
+def test_the_config_names_the_classes_of_the_generator() -> None:
+    cfg = Config.fromfile(ROOT / 'configs/group_cond_detr_demo.py')
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert tuple(loader.dataset.metainfo.classes) == shapes.CLASSES
+    assert len(cfg.metainfo.palette) == cfg.model.bbox_head.num_classes == len(shapes.CLASSES)
+    assert cfg.model.num_queries >= shapes.MAX_OBJECTS
+
+
+def test_the_baseline_differs_in_groups_alone() -> None:
+    groups, baseline = (Config.fromfile(ROOT / 'configs' / name).to_dict() for name in
+                        ('group_cond_detr_demo.py', 'cond_detr_demo.py'))
+    assert groups['model'].pop('num_query_groups') > 1
+    assert baseline['model'].pop('num_query_groups') == 1
+    assert baseline == groups
+
+
+def test_a_complete_data_set_is_kept(dataset: Path) -> None:
+    def times() -> dict:
+        return {path: path.stat().st_mtime_ns for path in dataset.rglob('*')}
+
+    before = times()
+    assert not shapes.make_shapes(dataset, **SIZES)
+    assert times() == before
+
+
+def test_other_settings_replace_it(tmp_path: Path) -> None:
+    root = tmp_path / 'shapes'
+    shapes.make_shapes(root, **SIZES)
+    assert shapes.make_shapes(root, **dict(SIZES, num_train=2))
+    assert len(list((root / 'train').iterdir())) == 2
+    assert list(tmp_path.iterdir()) == [root]
+
+
+def test_an_interrupted_run_leaves_what_was_there(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / 'shapes'
+    shapes.make_shapes(root, **SIZES)
+    before = contents(root)
+    monkeypatch.setattr(shapes, 'write_split', interrupted(shapes.write_split))
+    with pytest.raises(KeyboardInterrupt):
+        shapes.make_shapes(root, **dict(SIZES, num_train=2))
+    assert contents(root) == before
+    with pytest.raises(KeyboardInterrupt):
+        shapes.make_shapes(tmp_path / 'new', **SIZES)
+    assert list(tmp_path.iterdir()) == [root]
+
+
+def interrupted(write_split: Callable) -> Callable:
+    """Stop before the second split."""
+
+    def wrapper(root: Path, split: str, *args) -> None:
+        if split != 'train':
+            raise KeyboardInterrupt
+        write_split(root, split, *args)
+
+    return wrapper
+
+
+def test_files_of_others_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / 'photo.jpg').touch()
+    with pytest.raises(ConfigError, match='are not a generated data set'):
+        shapes.make_shapes(tmp_path, **SIZES)
+    assert [path.name for path in tmp_path.iterdir()] == ['photo.jpg']
+
+
+def run_demo(folder: Path, *args) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, ROOT / 'tools/demo.py', '--quick', *args], cwd=folder,
+        env=dict(os.environ, OMP_NUM_THREADS='1'), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True)
+
+
+def last_scalars(work_dir: Path) -> dict:
+    scalars, = work_dir.glob('*/vis_data/scalars.json')
+    return json.loads(scalars.read_text().splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_demo_ends_with_pictures_and_a_comparison(tmp_path: Path) -> None:
+    result = run_demo(tmp_path, '--baseline', ROOT / 'configs/cond_detr_demo.py')
+    assert result.returncode == 0, result.stdout
+    work_dir = tmp_path / 'work_dirs/demo'
+    report = result.stdout.splitlines()[-8:]
+    for folder, line in ((work_dir, report[1]), (work_dir / 'baseline', report[2])):
+        assert f'AP50 {last_scalars(folder)["coco/bbox_mAP_50"]:.3f}' in line
+    html = (work_dir / 'report.html').read_text()
+    assert '<td>cond_detr_demo</td>' in html and '<td>group_cond_detr_demo</td>' in html
+    for name in ('detections.png', 'curves.png', 'report.html'):
+        assert any(line.startswith(f'  work_dirs/demo/{name}') for line in report)
+    for name in ('detections.png', 'curves.png'):
+        assert cv2.imread(str(work_dir / name)).std() > 10
+
+
+@pytest.mark.slow
+def test_a_failed_baseline_is_said(tmp_path: Path) -> None:
+    bad = tmp_path / 'bad.py'
+    bad.write_text(f"_base_ = '{ROOT / 'configs/cond_detr_demo.py'}'\n"
+                   "model = dict(num_query_groups=0)\n")
+    result = run_demo(tmp_path, '--baseline', bad)
+    assert result.returncode == 2
+    assert f'--baseline: {bad} ended with status 2; ' in result.stdout.splitlines()[-1]
+    output = tmp_path / 'work_dirs/demo/baseline/output.txt'
+    assert 'num_query_groups=0' in output.read_text().splitlines()[-1]
+    assert (tmp_path / 'work_dirs/demo/detections.png').is_file()

@@ -1,0 +1,48 @@
+"""Two processes that hold one image each learn what one process learns from both."""
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from builders import build, make_batch
+from family_builders import family_config
+from running import free_port
+from torch.nn.parallel import DistributedDataParallel
+
+SIZES = ((64, 96), (64, 96))
+
+
+def step(model, inputs, samples):
+    losses = model(inputs, samples, mode='loss')
+    sum(losses.values()).backward()
+    return {name: value.detach() for name, value in losses.items()}
+
+
+def train_rank(rank, port, family, num_gts, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', world_size=2, rank=rank)
+    model = DistributedDataParallel(build(family_config(family)))  # no find_unused_parameters
+    inputs, samples = make_batch(SIZES, num_gts)
+    losses = step(model, inputs[rank:rank + 1], samples[rank:rank + 1])
+    grads = {n: p.grad for n, p in model.module.named_parameters() if p.grad is not None}
+    torch.save((losses, grads), f'{folder}/{rank}.pt')
+    del model  # it must not outlive its processes' group
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize('family, num_gts', [
+    ('conditional', (5, 1)), ('conditional', (3, 0)), ('dab', (5, 1)), ('refine', (3, 0)),
+    ('two_stage', (5, 1))])
+def test_two_processes_equal_one_on_the_joined_batch(family, num_gts, tmp_path):
+    mp.spawn(train_rank, args=(free_port(), family, num_gts, str(tmp_path)), nprocs=2)
+    ranks = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
+    model = build(family_config(family))
+    losses = step(model, *make_batch(SIZES, num_gts))
+    for name, value in losses.items():
+        mean = (ranks[0][0][name] + ranks[1][0][name]) / 2
+        torch.testing.assert_close(mean, value, atol=1e-5, rtol=1e-5)
+    grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    for _, found in ranks:
+        assert found.keys() == grads.keys()
+        for name, grad in grads.items():
+            tolerance = 1e-4 * grad.abs().max().item() + 1e-6
+            torch.testing.assert_close(found[name], grad, atol=tolerance, rtol=0, msg=name)

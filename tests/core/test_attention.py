@@ -1,0 +1,233 @@
+"""Every fast path of the attention gives what the plain one gives."""
+import contextlib
+import copy
+import shutil
+
+import pytest
+import torch
+from builders import build, detector_config, make_batch
+from family_builders import family_config
+from mmcv.cnn.bricks.transformer import FFN
+from mmdet.models.layers.transformer.utils import ConditionalAttention
+from mmengine.optim import AmpOptimWrapper
+from mmengine.optim.optimizer import amp_optimizer_wrapper
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from groupdetr_mmdet.ops import dropout as dropout_module
+from groupdetr_mmdet.ops.attention import FusedConditionalAttention, fused_attention
+from groupdetr_mmdet.ops.dropout import (ReLUDropout, chunks, draw_kept, dropout_attention,
+                                         fuse_ffn, log_unfused)
+
+MASKS = {
+    'no mask': None,
+    'padding': torch.tensor([[True] * 7, [True] * 5 + [False] * 2])[:, None, None],
+    'mask of a group': torch.ones(6, 7).tril(3).bool()
+}
+
+
+def plain(q, k, v, mask, kept, p):
+    scores = q @ k.transpose(-1, -2) / q.size(-1)**.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float('-inf'))
+    return (scores.softmax(-1) * kept / (1 - p)) @ v
+
+
+@pytest.mark.parametrize('mask', MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize('chunk', [1, 20, 100, 10**6])
+def test_chunks_with_dropout_equal_the_formula(mask, chunk, monkeypatch):
+    p, shape = 0.25, (2, 3, 6, 7)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, d, requires_grad=True) for n, d in ((6, 4), (7, 4), (7, 2)))
+    kept = torch.rand(shape) > p
+    monkeypatch.setattr(dropout_module, 'CHUNK', chunk)
+    pieces = iter([kept.flatten(0, 1)[heads, rows] for heads, rows in chunks(6, 6, 7)])
+    monkeypatch.setattr(dropout_module, 'draw_kept', lambda *_: next(pieces))
+    expected = plain(q, k, v, mask, kept, p)
+    found = dropout_attention(q, k, v, mask, p)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn_like(expected)
+    for a, b in zip(torch.autograd.grad((found * weight).sum(), (q, k, v)),
+                    torch.autograd.grad((expected * weight).sum(), (q, k, v))):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize('size', [(6, 6, 7), (176, 300, 300), (16, 3300, 850), (3, 5, 10**7)])
+def test_chunks_cover_every_weight_once(size):
+    seen = torch.zeros(size[:2], dtype=torch.int)
+    for heads, rows in chunks(*size):
+        seen[heads, rows] += 1
+    assert (seen == 1).all()
+
+
+def test_kept_weights_are_drawn_with_the_asked_probability():
+    torch.manual_seed(0)
+    for p in (0.1, 0.5, 0.9):
+        kept = draw_kept((1000, 1001), p).float()
+        assert kept.mean().item() == pytest.approx(1 - p, abs=1e-3)
+        for column in range(4):  # the 16-bit parts of a 64-bit word are equally random
+            assert kept.view(-1)[column::4].mean().item() == pytest.approx(1 - p, abs=3e-3)
+    torch.manual_seed(0)
+    again = draw_kept((1000, 1001), 0.1)
+    torch.manual_seed(0)
+    assert torch.equal(again, draw_kept((1000, 1001), 0.1)), 'seeded by torch.manual_seed'
+
+
+@pytest.mark.parametrize('cross_attn', [False, True])
+@pytest.mark.parametrize('padded', [False, True])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_fused_attention_equals_the_stock_one(cross_attn, padded, dtype):
+    torch.manual_seed(0)
+    stock = ConditionalAttention(32, 4, cross_attn=cross_attn)
+    fused = FusedConditionalAttention(32, 4, cross_attn=cross_attn)
+    fused.load_state_dict(stock.state_dict(), strict=True)
+    num_keys = 9 if cross_attn else 6
+    query, key = torch.randn(2, 6, 32, requires_grad=True), torch.randn(2, num_keys, 32)
+    kwargs = dict(query_pos=torch.randn(2, 6, 32), key_pos=torch.randn(2, num_keys, 32))
+    if cross_attn:
+        kwargs.update(ref_sine_embed=torch.randn(2, 6, 32), is_first=True)
+    if padded:
+        kwargs['key_padding_mask'] = torch.arange(num_keys).expand(2, -1) >= num_keys - 2
+    with torch.autocast('cpu', dtype=dtype, enabled=dtype != torch.float32):
+        outs = [m(query, key, **kwargs) for m in (stock, fused)]
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(*outs, atol=tolerance, rtol=tolerance)
+    grads = [torch.autograd.grad(out.float().square().sum(), query)[0] for out in outs]
+    torch.testing.assert_close(*grads, atol=10 * tolerance, rtol=10 * tolerance)
+
+
+def test_training_drops_attention_weights_and_inference_does_not():
+    torch.manual_seed(0)
+    attention = FusedConditionalAttention(32, 4, attn_drop=0.5)
+    query, pos = torch.randn(1, 6, 32), torch.randn(1, 6, 32)
+    first, second = (attention(query, query, query_pos=pos) for _ in range(2))
+    assert not torch.equal(first, second)
+    attention.eval()
+    assert torch.equal(*(attention(query, query, query_pos=pos) for _ in range(2)))
+    mean = torch.stack([attention.train()(query, query, query_pos=pos) for _ in range(400)])
+    torch.testing.assert_close(mean.mean(0), attention.eval()(query, query, query_pos=pos),
+                               atol=0.1, rtol=0.1)
+
+
+def train_step(model, dtype=None):
+    torch.manual_seed(0)
+    inputs, samples = make_batch()
+    with torch.autocast('cpu', dtype=dtype, enabled=dtype is not None):
+        losses = model.loss(inputs, samples)
+    sum(losses.values()).backward()
+    return ({name: value.item() for name, value in losses.items()},
+            {name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+
+
+@pytest.mark.parametrize('config', [
+    detector_config(), detector_config(dropout=0.1), family_config('dab'),
+    family_config('refine'), family_config('dino')])
+def test_checkpointed_layers_learn_the_same(config):
+    config = copy.deepcopy(config)
+    kept = train_step(build(config))
+    config['decoder']['num_cp'] = 1
+    model = build(config)
+    recomputed = train_step(copy.deepcopy(model))
+    assert all(parameter.grad is None for parameter in model.parameters()), 'a copy is its own'
+    assert kept[0] == recomputed[0]
+    for name, grad in kept[1].items():
+        torch.testing.assert_close(grad, recomputed[1][name], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize('dtype, bound', [(torch.bfloat16, 0.02), (torch.float16, 0.005)])
+def test_mixed_precision_stays_near_float32(dtype, bound):
+    """Within 2 % (bfloat16) and 0.5 % (float16) of the float32 losses; boxes stay float32."""
+    model = build(detector_config())
+    expected, _ = train_step(model)
+    found, grads = train_step(model, dtype)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=bound, abs=1e-3), name
+    assert all(grad.isfinite().all() for grad in grads.values())
+    inputs, samples = make_batch()
+    with torch.autocast('cpu', dtype=dtype), torch.no_grad():
+        _, boxes = model.bbox_head(
+            **model.forward_transformer(model.extract_feat(inputs), samples))
+    assert boxes.dtype == torch.float32
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which('g++') is None, reason='torch.compile needs a C++ compiler')
+def test_compiled_decoder_equals_and_compiles_once_for_all_sizes():
+    config = detector_config()
+    expected, expected_grads = train_step(build(config))
+    config['decoder']['compile'] = True
+    model = build(config)
+    assert model.state_dict().keys() == build(detector_config()).state_dict().keys()
+    found, grads = train_step(model)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-4), name
+    for name, grad in expected_grads.items():
+        torch.testing.assert_close(grads[name], grad, atol=1e-4, rtol=1e-3)
+    train_step_at(model, ((96, 96), (64, 64)))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for sizes in (((128, 96), (96, 64)), ((160, 192), (64, 96)), ((64, 224), (96, 160))):
+            assert train_step_at(model, sizes).isfinite()
+
+
+def train_step_at(model, sizes):
+    inputs, samples = make_batch(sizes)
+    loss = sum(model.loss(inputs, samples).values())
+    loss.backward()
+    return loss
+
+
+def test_relu_and_dropout_in_one_equal_one_after_the_other(monkeypatch):
+    kept = torch.rand(40, 30) > 0.2
+    monkeypatch.setattr(dropout_module, 'draw_kept', lambda *_: kept)
+    x = torch.randn(40, 30, requires_grad=True)
+    expected, found = x.relu() * kept / 0.8, ReLUDropout(0.2)(x)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn_like(x)
+    grads = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (expected, found)]
+    torch.testing.assert_close(*grads)
+    assert torch.equal(ReLUDropout(0.2).eval()(x), x.relu())
+
+
+def test_fused_ffn_has_the_parameters_and_results_of_the_stock_one():
+    stock = FFN(16, 32, act_cfg=dict(type='ReLU', inplace=True), ffn_drop=0.5).eval()
+    fused = copy.deepcopy(stock)
+    fuse_ffn(fused)
+    fused.eval()
+    assert fused.state_dict().keys() == stock.state_dict().keys()
+    x = torch.randn(2, 5, 16)
+    assert torch.equal(fused(x), stock(x))
+    dropped = fused.train().layers[0](torch.randn(100, 16)) == 0
+    assert 0.7 < dropped.float().mean() < 0.8, 'half by the ReLU, half of the rest dropped'
+
+
+def test_a_step_of_mmengines_mixed_precision_wrapper(monkeypatch):
+    """The wrapper wants a GPU and then asks autocast for the device: here it is told of one."""
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    model = build(
+        dict(detector_config(), data_preprocessor=dict(type='mmdet.DetDataPreprocessor')))
+    inputs, samples = make_batch()
+    expected = sum(model.loss(inputs, samples).values()).item()
+    wrapper = AmpOptimWrapper(
+        dtype='bfloat16', optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3))
+    losses = [
+        model.train_step(dict(inputs=list(inputs), data_samples=samples), wrapper)['loss'].item()
+        for _ in range(5)]
+    assert losses[0] == pytest.approx(expected, rel=0.02)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize('dropout, only_math, message', [
+    (0., False, None),
+    (0., True, 'that of plain matrix products, on cpu in torch.float32'),
+    (.1, False, "groupdetr_mmdet's own for dropout on the CPU"),
+])
+def test_what_runs_in_the_place_of_a_fused_kernel_is_said_once(
+        dropout, only_math, message, monkeypatch):
+    said = []
+    monkeypatch.setattr(dropout_module, 'print_log', lambda text, logger: said.append(text))
+    log_unfused.cache_clear()
+    query, key = torch.randn(2, 6, 32), torch.randn(2, 5, 32)
+    with sdpa_kernel(SDPBackend.MATH) if only_math else contextlib.nullcontext():
+        for _ in range(2):
+            fused_attention(query, key, key, num_heads=4, dropout=dropout)
+    assert len(said) == (message is not None)
+    assert all(message in text for text in said)

@@ -1,0 +1,279 @@
+"""What holds for groups in every family of mmdet."""
+import copy
+import re
+from typing import List, Optional
+
+import pytest
+import torch
+from builders import build, make_batch
+from family_builders import FAMILIES, ONE_WIDTH, family_config
+from mmcv.cnn.bricks.transformer import MultiheadAttention
+from mmdet.models.layers import CdnQueryGenerator
+from mmdet.models.layers.transformer.utils import ConditionalAttention
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from groupdetr_mmdet.attention import GroupMultiheadAttention, group_self_attention
+from groupdetr_mmdet.errors import ConfigError
+
+K = 3
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def same_noise(monkeypatch) -> None:
+    """Let DINO draw the same denoising queries at every call."""
+    generate = CdnQueryGenerator.__call__
+
+    def generate_again(self, samples):
+        torch.manual_seed(0)
+        return generate(self, samples)
+
+    monkeypatch.setattr(CdnQueryGenerator, '__call__', generate_again)
+
+
+def make(family: str, **kwargs) -> nn.Module:
+    """A model with nothing equal or zero by initialization."""
+    model = build(family_config(family, **kwargs))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += .05 * torch.randn_like(parameter)
+    return model
+
+
+def predict(model: nn.Module) -> List[Tensor]:
+    """Logits and boxes, of shape (num_layers, bs, num_rows, dim)."""
+    inputs, samples = make_batch()
+    outputs = model.forward_transformer(model.extract_feat(inputs), samples)
+    return model.bbox_head(outputs['hidden_states'], outputs['references'])
+
+
+def predict_groups(model: nn.Module) -> List[Tensor]:
+    """Logits and boxes, of shape (num_layers, bs, K, rows of a group, dim)."""
+    return [x.unflatten(2, (model.num_query_groups, -1)) for x in predict(model)]
+
+
+def one_group(family: str, model: nn.Module, group: int) -> nn.Module:
+    alone = build(family_config(family, num_query_groups=1))
+    alone.load_state_dict(model.stock_state_dict(group))
+    return alone.train(model.training)
+
+
+def assert_equal(actual, expected, atol: float = 2e-6) -> None:
+    for a, b in zip(actual, expected):
+        torch.testing.assert_close(a, b, atol=atol, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_moving_a_group_moves_no_other(family):
+    model = make(family)
+    before = predict_groups(model)
+    for _, parameter in model.group_parameters():
+        parameter.chunk(K)[2].add_(torch.randn(1).abs() + .1)
+    after = predict_groups(model)
+    for a, b in zip(before, after):
+        assert torch.equal(a[:, :, :2], b[:, :, :2])
+        assert not torch.allclose(a[:, :, 2], b[:, :, 2], atol=1e-4)
+
+
+def test_no_gradient_crosses_groups(family):
+    model = make(family)
+    sum(x[:, :, 1].sum() for x in predict_groups(model)).backward()
+    name, parameter = next(model.group_parameters())
+    if parameter.grad is not None:  # selected proposals hand no gradient to the encoder's heads
+        norms = [block.norm() for block in parameter.grad.chunk(K)]
+        assert norms[0] == norms[2] == 0 < norms[1], name
+    assert any(p.grad is not None for p in model.decoder.parameters())
+
+
+@torch.no_grad()
+def test_all_groups_at_once_equal_each_alone(family):
+    model = make(family)
+    together = predict_groups(model)
+    for group in range(K):
+        assert_equal([x[:, :, group] for x in together],
+                     predict(one_group(family, model, group)))
+
+
+def test_losses_are_the_mean_over_groups_alone(family):
+    """Of the decoder, of the encoder's proposals, and of the denoising queries."""
+    model = make(family)
+    together = model.loss(*make_batch())
+    alone = [one_group(family, model, group).loss(*make_batch()) for group in range(K)]
+    assert together.keys() == alone[0].keys()
+    for name, value in together.items():
+        mean = sum(losses[name] for losses in alone) / K
+        torch.testing.assert_close(value, mean, atol=1e-5, rtol=1e-4, msg=name)
+
+
+class JointAttention(nn.Module):
+    """The stock self-attention of all rows, with a mask of K blocks."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        is_multihead = isinstance(attention, GroupMultiheadAttention)
+        stock = MultiheadAttention if is_multihead else ConditionalAttention
+        self.attention = copy.deepcopy(attention)
+        self.attention.__class__ = stock
+        self.group_size = attention.num_queries
+
+    def forward(self, *args, attn_mask: Optional[Tensor] = None, **kwargs) -> Tensor:
+        if attn_mask is None:
+            attn_mask = torch.zeros(self.group_size, self.group_size, dtype=torch.bool)
+        joint = ~torch.block_diag(*[~attn_mask] * K)
+        return self.attention(*args, attn_mask=joint, **kwargs)
+
+
+@torch.no_grad()
+def test_fold_equals_a_block_diagonal_mask(family):
+    model = make(family)
+    folded = predict(model)
+    for layer in model.decoder.layers:
+        layer.self_attn = JointAttention(layer.self_attn)
+    assert_equal(folded, predict(model))
+
+
+@pytest.fixture
+def pair(family):
+    """One group, and the stock detector with the same weights."""
+    width = ONE_WIDTH.get(family, 32)
+    model = make(family, num_query_groups=1, width=width)
+    stock = build(family_config(family, num_query_groups=None, width=width))
+    stock.load_state_dict(model.state_dict())
+    return model, stock
+
+
+def test_one_group_is_the_stock_detector(pair):
+    model, stock = pair
+    shapes = [{name: x.shape for name, x in m.state_dict().items()} for m in pair]
+    assert shapes[0] == shapes[1]
+    with torch.no_grad():
+        assert_equal(predict(model), predict(stock))
+    losses, expected = (m.loss(*make_batch()) for m in pair)
+    assert losses.keys() == expected.keys()
+    for name, value in losses.items():
+        torch.testing.assert_close(
+            value.flatten(), expected[name].flatten(), atol=1e-5, rtol=1e-4, msg=name)
+    for x in (losses, expected):
+        sum(x.values()).backward()
+    for (name, p), q in zip(model.named_parameters(), stock.parameters()):
+        if q.grad is None:
+            assert p.grad is None or not p.grad.any(), name
+        else:
+            torch.testing.assert_close(
+                p.grad, q.grad, atol=1e-4 * q.grad.abs().max().item() + 1e-7, rtol=1e-3, msg=name)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('group', [0, 2])
+def test_inference_is_that_of_the_stock_detector_with_a_group(family, group):
+    width = ONE_WIDTH.get(family, 32)
+    config = family_config(family, width=width)
+    config['test_cfg']['query_group'] = group
+    model = build(config).eval()
+    stock = build(family_config(family, num_query_groups=None, width=width)).eval()
+    stock.load_state_dict(model.stock_state_dict())
+    results = [m.predict(*make_batch(), rescale=False) for m in (model, stock)]
+    for ours, theirs in zip(*results):
+        assert len(ours.pred_instances) == 20
+        assert torch.equal(ours.pred_instances.labels, theirs.pred_instances.labels)
+        assert_equal([ours.pred_instances.bboxes], [theirs.pred_instances.bboxes], atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_stock_checkpoint_loads_into_every_group(family):
+    width = ONE_WIDTH.get(family, 32)
+    stock = build(family_config(family, num_query_groups=None, width=width))
+    model = build(family_config(family, width=width), seed=1)
+    model.load_state_dict(stock.state_dict())
+    for group in range(K):
+        loaded = model.stock_state_dict(group)
+        assert all(torch.equal(loaded[name], x) for name, x in stock.state_dict().items())
+
+
+@pytest.mark.parametrize('num_gts', [(0, 0), (0, 3)])
+def test_images_without_boxes(family, num_gts):
+    losses = make(family).loss(*make_batch(num_gts=num_gts))
+    for name, loss in losses.items():
+        if not any(num_gts) and ('cls' not in name or 'dn' in name):
+            assert loss == 0, name
+        else:
+            assert loss > 0, name
+    sum(losses.values()).sum().backward()
+
+
+@pytest.mark.parametrize('num_gts', [(3, 2), (0, 0)])
+def test_gradients_reach_every_parameter(family, num_gts):
+    """So that DDP needs no ``find_unused_parameters``, whatever the batch."""
+    model = make(family)
+    sum(model.loss(*make_batch(num_gts=num_gts)).values()).sum().backward()
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing
+    if any(num_gts):
+        for name, parameter in model.group_parameters():
+            assert all(block.any() for block in parameter.grad.chunk(K)), name
+
+
+def test_five_steps_lower_the_loss(family):
+    model = build(family_config(family))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    totals = []
+    for _ in range(6):
+        total = sum(model.loss(*make_batch()).values())
+        totals.append(total.item())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    assert totals[-1] < totals[0]
+
+
+def test_groups_start_apart(family):
+    """Groups that start equal get equal gradients and stay equal."""
+    model = build(family_config(family))
+    name, parameter = next(model.group_parameters())
+    blocks = parameter.detach().chunk(K)
+    assert not torch.equal(blocks[0], blocks[1]) and not torch.equal(blocks[1], blocks[2]), name
+    spread = [block.std() for block in blocks]
+    alone = dict(build(family_config(family, num_query_groups=1)).named_parameters())[name]
+    assert torch.stack(spread).mean() == pytest.approx(alone.std().item(), rel=.2)
+
+
+@pytest.mark.parametrize('family', ['two_stage', 'dino'])
+@pytest.mark.parametrize('old, new', [(1, 1), (None, 3), (3, 3), (2, 4)])
+def test_the_classes_of_other_data_are_not_taken_for_groups(family, old, new):
+    """An encoder head of 20 classes is not that of 4 groups of 5."""
+    source = family_config(family, old)
+    source['bbox_head']['num_classes'] = 20
+    target = build(family_config(family, new))
+    with pytest.raises(RuntimeError, match='size mismatch') as error:
+        target.load_state_dict(build(source).state_dict())
+    misfits = re.findall(r'size mismatch for ([\w.]+)', str(error.value))
+    last = target.decoder.num_layers
+    assert {f'bbox_head.cls_branches.{i}.bias' for i in range(last + 1)} <= set(misfits)
+
+
+def test_self_attention_that_knows_no_groups_is_refused():
+    decoder = build(family_config('deformable')).decoder
+    decoder.layers[0].self_attn = nn.Identity()
+    with pytest.raises(ConfigError, match='model.decoder.*Identity.*MultiheadAttention'):
+        group_self_attention(decoder, 6)
+
+
+def test_numbers_are_not_written_into_the_config(family):
+    config = family_config(family)
+    before = copy.deepcopy({key: config[key] for key in ('train_cfg', 'test_cfg', 'bbox_head')})
+    MODELS.build(config)
+    assert {key: config[key] for key in before} == before
+    assert 'num_queries' not in config['decoder']
+
+
+@torch.no_grad()
+def test_forward_in_tensor_mode_gives_one_group(family):
+    model = make(family).eval()
+    logits, boxes = model(*make_batch(), mode='tensor')
+    rows = logits.size(2)
+    assert rows == boxes.size(2) == model.group_size

@@ -1,0 +1,93 @@
+"""What holds for proposals, denoising queries and the encoder's loss."""
+import pytest
+import torch
+from builders import build, make_batch
+from family_builders import family_config
+
+K, N = 3, 6
+
+
+def prepare(model):
+    """What the decoder and the head get, and the memory."""
+    inputs, samples = make_batch()
+    encoder_inputs, _ = model.pre_transformer(model.extract_feat(inputs), samples)
+    encoder_outputs = model.forward_encoder(**encoder_inputs)
+    kwargs = dict(batch_data_samples=samples) if hasattr(model, 'dn_query_generator') else {}
+    return model.pre_decoder(**encoder_outputs, **kwargs)
+
+
+def selected_points(model):
+    """Reference points of the matching queries, shape (bs, K, N, 4)."""
+    return prepare(model)[0]['reference_points'].unflatten(1, (K, -1))[:, :, -N:]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('family', ['two_stage', 'tied_two_stage', 'dino'])
+def test_every_group_selects_the_best_proposals(family):
+    """Slices of the best K * N would leave group 0 the best; with equal heads all get them."""
+    model = build(family_config(family))
+    points = selected_points(model)
+    assert not torch.equal(points[:, 0], points[:, 1])  # each has heads of its own
+    for name, parameter in model.group_parameters():
+        if name != 'query_embedding.weight':
+            parameter.copy_(parameter.chunk(K)[0].repeat(K, *[1] * (parameter.dim() - 1)))
+    points = selected_points(model)
+    assert torch.equal(points[:, 0], points[:, 1]) and torch.equal(points[:, 0], points[:, 2])
+
+
+def test_only_the_kept_group_runs_at_inference():
+    model = build(family_config('dino')).eval()
+    rows = []
+    model.memory_trans_fc.register_forward_hook(lambda m, args, out: rows.append(out.shape[-1]))
+    with torch.no_grad():
+        model.predict(*make_batch())
+    assert rows == [model.embed_dims]
+
+
+@pytest.mark.parametrize('family', ['deformable', 'dino'])
+def test_encoder_predictions_are_one_set_however_many(family):
+    """By what they are: their number divides by K, and by N, and yet they are no groups."""
+    head = build(family_config(family)).bbox_head
+    _, samples = make_batch(num_gts=(1, 1))
+    gts, metas = [s.gt_instances for s in samples], [s.metainfo for s in samples]
+    scores = torch.full((2, K * N, 5), -9., requires_grad=True)
+    boxes = torch.rand(2, K * N, 4, requires_grad=True)
+    _, loss_bbox, _ = head.loss_by_feat_single(scores, boxes, gts, metas)
+    loss_bbox.backward()
+    assert boxes.grad.flatten(1).count_nonzero(1).tolist() == [4, 4]  # one box of each image
+    assert loss_bbox.item() == pytest.approx(
+        sum(head.loss_by_feat_single(scores[i:i + 1], boxes[i:i + 1], gts[i:i + 1],
+                                     metas[i:i + 1])[1].item() for i in range(2)) / 2)
+
+
+@torch.no_grad()
+def test_every_group_has_denoising_queries_of_its_own():
+    model = build(family_config('dino'))
+    decoder_inputs, head_inputs = prepare(model)
+    num_denoising = head_inputs['dn_meta']['num_denoising_queries'] // K
+    assert num_denoising * K == head_inputs['dn_meta']['num_denoising_queries'] > 0
+    assert decoder_inputs['dn_mask'].shape == (num_denoising + N, num_denoising + N)
+    points = decoder_inputs['reference_points'].unflatten(1, (K, num_denoising + N))
+    noisy = points[:, :, :num_denoising]
+    assert not torch.equal(noisy[:, 0], noisy[:, 1])
+    assert not torch.equal(noisy[:, 1], noisy[:, 2])
+
+
+@torch.no_grad()
+def test_denoising_queries_are_hidden_from_the_matching_queries():
+    """Moving the label embedding, which only denoising queries use, moves no matching query."""
+    model = build(family_config('dino'))
+
+    def matching():
+        torch.manual_seed(0)
+        inputs, samples = make_batch()
+        outputs = model.forward_transformer(model.extract_feat(inputs), samples)
+        rows = model.bbox_head(outputs['hidden_states'], outputs['references'])
+        return model.bbox_head.split_outputs(*rows, outputs['dn_meta'])
+
+    before = matching()
+    model.dn_query_generator.label_embedding.weight.add_(1.)
+    after = matching()
+    assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
+    assert not torch.equal(before[2], after[2])
+    assert before[0].shape[2] == K * N

@@ -1,0 +1,164 @@
+"""The ONNX model finds what the detector finds, for any number and size of images."""
+import json
+import shutil
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from builders import build, detector_config
+from deploy_models import build_detector, write_detector
+from mmengine.config import Config
+from running import run_tool
+from tiny import CLASSES
+
+import groupdetr_mmdet.deploy.export as export
+from groupdetr_mmdet.deploy.export import (Detections, OnnxDetector, check_onnx,
+                                           largest_differences, padding_mask, predict,
+                                           random_batch)
+from groupdetr_mmdet.errors import ConfigError
+
+onnx = pytest.importorskip('onnx')
+onnxruntime = pytest.importorskip('onnxruntime')
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    return write_detector(tmp_path_factory.mktemp('export'))
+
+
+@pytest.fixture(scope='module')
+def exported(files):
+    """An ONNX file of query group 1."""
+    path = files.data.parent / 'detector.onnx'
+    assert run_tool('export_onnx', files.config, files.checkpoint, path, '--query-group', 1) == 0
+    return path
+
+
+def detector_of(files, group: int):
+    config = Config.fromfile(files.config)
+    config.model.test_cfg.query_group = group
+    detector = build_detector(config)
+    detector.load_state_dict(torch.load(files.checkpoint)['state_dict'])
+    return detector
+
+
+@pytest.mark.parametrize('sizes', [
+    [(64, 64)], [(33, 97)], [(160, 90), (90, 160)], [(50, 70), (51, 69), (96, 33)]
+])
+def test_any_number_and_size_of_images(sizes, exported, files):
+    differences = check_onnx(str(exported), detector_of(files, 1), [sizes])
+    assert differences['pixels'] < 1e-2 and differences['score'] < 1e-5
+
+
+def test_the_file_holds_the_group_that_was_asked_for(exported, files):
+    with pytest.raises(RuntimeError, match='does not find what PyTorch finds'):
+        check_onnx(str(exported), detector_of(files, 0), [[(64, 64)]])
+
+
+def test_the_padding_is_masked(exported):
+    session = onnxruntime.InferenceSession(str(exported))
+    images, sizes = random_batch([(64, 64), (160, 160)])
+    masked, unmasked = (
+        session.run(['scores'], dict(images=images.numpy(), image_sizes=x.numpy()))[0]
+        for x in (sizes, torch.tensor([[160, 160]] * 2)))
+    assert abs(masked[0] - unmasked[0]).max() > 1e-4
+    assert abs(masked[1] - unmasked[1]).max() < 1e-6
+
+
+def test_the_file_says_what_a_user_must_know(exported, files):
+    model = onnx.load(exported)
+    onnx.checker.check_model(model)
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(said['classes']) == list(CLASSES)
+    assert json.loads(said['mean']) == [127.] * 3 and json.loads(said['std']) == [64.] * 3
+    assert said['channels'] == 'RGB' and said['query_group'] == '1'
+    assert json.loads(said['resize']) == dict(scale=[64, 64], keep_ratio=True)
+    assert int(said['opset']) == model.opset_import[0].version == export.OPSET
+    dims = {x.name: [d.dim_param or d.dim_value for d in x.type.tensor_type.shape.dim]
+            for x in [*model.graph.input, *model.graph.output]}
+    assert dims == dict(
+        images=['batch', 3, 'height', 'width'], image_sizes=['batch', 2], boxes=['batch', 20, 4],
+        scores=['batch', 20], labels=['batch', 20])
+    assert [path.name for path in files.data.parent.iterdir() if 'onnx' in path.name
+            ] == ['detector.onnx']
+
+
+@pytest.mark.parametrize('groups', [None, 1, 3], ids=['stock', 'one', 'three'])
+@pytest.mark.parametrize('sizes', [[(40, 40)], [(61, 95), (97, 31)]])
+def test_tensors_in_and_out_are_what_the_detector_does(groups, sizes):
+    width = 256 if groups is None else 32  # the stock detector has no other
+    config = detector_config(num_query_groups=groups, width=width)
+    detector = build_detector(Config(dict(model=config)))
+    images, image_sizes = random_batch(sizes)
+    with torch.no_grad():
+        boxes, scores, labels = OnnxDetector(detector)(images, image_sizes)
+    for i, expected in enumerate(predict(detector, images, sizes)):
+        assert len(expected.scores) == 50 and len(scores[i]) == 20
+        assert torch.equal(labels[i], expected.labels[:20])
+        torch.testing.assert_close(scores[i], expected.scores[:20], atol=1e-6, rtol=0)
+        torch.testing.assert_close(boxes[i], expected.boxes[:20], atol=1e-3, rtol=0)
+    assert detector.bbox_head.test_cfg['max_per_img'] == 20
+
+
+def test_the_mask_is_that_of_the_detector(monkeypatch):
+    detector = build(detector_config())
+    sizes = [(190, 70), (129, 195), (64, 33)]
+    images, image_sizes = random_batch(sizes)
+    feats = detector.extract_feat(images)
+    samples = [SimpleNamespace(img_shape=size, batch_input_shape=images.shape[-2:])
+               for size in sizes]
+    expected = detector.pre_transformer(feats, samples)[0]['feat_mask']
+    actual = padding_mask(image_sizes, images.shape[-2:], feats[-1].shape[-2:])
+    assert torch.equal(actual.flatten(1), expected) and expected.any()
+
+
+def test_a_model_that_detects_something_else_is_not_written(exported, files, tmp_path,
+                                                            monkeypatch):
+    program = SimpleNamespace(save=lambda path, **_: shutil.copy(exported, path))
+    monkeypatch.setattr(export, 'trace', lambda module: program)
+    out = tmp_path / 'out.onnx'
+    out.write_text('from before')
+    with pytest.raises(RuntimeError, match='does not find'):
+        export.export_onnx(detector_of(files, 0), out, {})
+    assert [path.read_text() for path in tmp_path.iterdir()] == ['from before']
+    export.export_onnx(detector_of(files, 1), out, {})
+    assert onnx.load(out).graph.output
+
+
+def test_differences_are_measured_whatever_the_order():
+    torch.manual_seed(0)
+    expected = Detections(torch.rand(8, 4) * 100, torch.linspace(.9, .2, 8), torch.arange(8) % 3)
+    expected.scores[2:5] = expected.scores[3]
+    order = torch.tensor([0, 1, 4, 2, 3, 5, 6, 7])
+    shifted = Detections(*(x[order] for x in expected))
+    shifted.boxes[3] += 0.05
+    found = largest_differences(shifted, expected, side=100)
+    assert found['pixels'] == pytest.approx(0.05, rel=1e-3) and found['score'] == 0
+    for field, amount in dict(boxes=1, scores=0.01, labels=1).items():
+        wrong = expected._replace(**{field: getattr(expected, field).clone()})
+        getattr(wrong, field)[0] += amount
+        with pytest.raises(RuntimeError, match='is something else'):
+            largest_differences(wrong, expected, side=100)
+    cut = Detections(*(x[order][:3] for x in expected))  # one of three equal scores got in
+    assert largest_differences(cut, expected, side=100) == dict(pixels=0, score=0)
+
+
+def test_what_cannot_be_exported_gets_a_sentence(files, tmp_path, capsys, monkeypatch):
+    assert run_tool('export_onnx', files.config, files.checkpoint, tmp_path / 'out.pth') == 2
+    assert 'let it end in .onnx' in capsys.readouterr().err
+    stock = write_detector(tmp_path / 'stock', num_query_groups=None, width=256)
+    assert run_tool('export_onnx', stock.config, stock.checkpoint, tmp_path / 'out.onnx',
+                    '--query-group', 2) == 2
+    assert '--query-group 2: model.type=ConditionalDETR has no' in capsys.readouterr().err
+    for out, reason in ((files.config / 'out.onnx', f'because {files.config} is no directory'),
+                        (tmp_path / 'a.onnx', 'is a directory')):
+        (tmp_path / 'a.onnx').mkdir(exist_ok=True)
+        assert run_tool('export_onnx', files.config, files.checkpoint, out) == 2
+        assert f'OUT {out} ' in (error := capsys.readouterr().err) and reason in error
+    with pytest.raises(ConfigError, match='model.type=Linear'):
+        OnnxDetector(torch.nn.Linear(1, 1))
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    out = tmp_path / 'out.onnx'
+    assert run_tool('export_onnx', files.config, files.checkpoint, out) == 2
+    assert 'onnxruntime is not installed' in capsys.readouterr().err and not out.exists()

@@ -1,0 +1,257 @@
+"""``tools/predict.py`` finds what mmdet's inferencer finds, in whatever images it is given."""
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import pytest
+from deploy_models import write_detector
+from mmdet.apis import DetInferencer
+from mmdet.datasets import CocoDataset
+from mmengine.config import Config
+from pycocotools.coco import COCO
+from running import run_tool
+from tiny import CLASSES
+
+from groupdetr_mmdet.checkpoints.convert import COCO_IDS
+from groupdetr_mmdet.deploy.inference import CocoIds, find_images
+from groupdetr_mmdet.errors import ConfigError
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    return write_detector(tmp_path_factory.mktemp('predict'))
+
+
+@pytest.fixture
+def predict(files, tmp_path):
+    """Run the tool on images and return its status and results."""
+
+    def run(images, *options):
+        out = tmp_path / 'out'
+        shutil.rmtree(out, ignore_errors=True)
+        images = images if isinstance(images, tuple) else (images, )
+        status = run_tool('predict', *images, files.config, files.checkpoint, '--out', out,
+                          *options)
+        results = out / 'results.json'
+        return status, json.loads(results.read_text()) if results.exists() else None
+
+    return run
+
+
+def by_file(results: list) -> dict:
+    groups = {}
+    for result in results:
+        groups.setdefault(result['file_name'], []).append(result)
+    return groups
+
+
+def test_all_detections_are_those_of_the_inferencer_of_mmdet(predict, files, tmp_path):
+    images = sorted(str(path) for path in files.data.glob('images/val_*.jpg'))
+    status, results = predict(files.data / 'images/val_*.jpg', '--score-thr', 0,
+                              '--ann-file', files.data / 'val.json')
+    inferencer = DetInferencer(str(files.config), str(files.checkpoint), device='cpu')
+    expected = inferencer(images)['predictions']
+    assert status == 0 and len(expected) == 4
+    for image, prediction in zip(images, expected):
+        found = by_file(results)[Path(image).name]
+        assert [x['score'] for x in found] == pytest.approx(prediction['scores'], abs=1e-6)
+        assert [x['category_id'] - 1 for x in found] == prediction['labels']
+        for x, (left, top, right, bottom) in zip(found, prediction['bboxes']):
+            assert x['bbox'] == pytest.approx([left, top, right - left, bottom - top], abs=1e-3)
+    coco = COCO(files.data / 'val.json')
+    assert len(coco.loadRes(str(tmp_path / 'out/results.json')).anns) == len(results)
+    names = {x['id']: x['file_name'] for x in coco.dataset['images']}
+    assert all(names[x['image_id']] == x['file_name'] for x in results)
+
+
+def test_the_batch_size_changes_nothing_for_images_of_one_size(predict, files):
+    one, four = (predict(files.data / 'images', '--score-thr', 0, '--batch-size', size)[1]
+                 for size in (1, 4))
+    assert [x['file_name'] for x in one] == [x['file_name'] for x in four]
+    assert [x['score'] for x in one] == pytest.approx([x['score'] for x in four], abs=1e-6)
+
+
+def test_scores_and_classes_filter_the_detections(predict, files):
+    image = files.data / 'images/val_0.jpg'
+    every = predict(image, '--score-thr', 0)[1]
+    threshold = sorted(x['score'] for x in every)[len(every) // 2]
+    some = predict(image, '--score-thr', threshold, '--classes', CLASSES[2], CLASSES[0])[1]
+    expected = [x for x in every if x['score'] >= threshold and x['category_id'] in (1, 3)]
+    assert some == expected and 0 < len(expected) < len(every)
+
+
+def test_each_group_of_queries_can_be_asked(predict, files):
+    image = files.data / 'images/val_0.jpg'
+    groups = [predict(image, '--score-thr', 0, '--query-group', group)[1] for group in range(3)]
+    default = predict(image, '--score-thr', 0)[1]
+    assert default == groups[0]
+    assert len({groups[i][0]['score'] for i in range(3)}) == 3
+
+
+@pytest.mark.parametrize('content', [b'', b'no image', 'cut', None],
+                         ids=['empty', 'text', 'cut', 'missing'])
+def test_an_unreadable_image_is_reported_and_skipped(content, predict, files, tmp_path, capsys):
+    good, bad = files.data / 'images/val_0.jpg', tmp_path / 'bad.jpg'
+    if content is not None:
+        data = good.read_bytes()
+        bad.write_bytes(data[:len(data) * 2 // 3] if content == 'cut' else content)
+    status, results = predict((bad, good), '--score-thr', 0, '--batch-size', 2)
+    assert status == 1
+    assert {x['file_name'] for x in results} == {'val_0.jpg'}
+    assert f'skipped {bad}: ' in capsys.readouterr().err
+    assert predict(good)[0] == 0
+
+
+@pytest.mark.filterwarnings('error:Warning. The .* is out of bounds')
+def test_a_run_without_faults_warns_of_nothing(predict, files, monkeypatch):
+    logged = []
+    monkeypatch.setattr('mmengine.logging.print_log', lambda message, *_, **__: logged.append(
+        message))
+    assert predict(files.data / 'images/val_0.jpg', '--score-thr', 0)[0] == 0
+    assert not [message for message in logged if 'Failed to search' in str(message)]
+
+
+def test_no_pictures_are_promised_where_no_image_is_readable(predict, tmp_path, capsys):
+    assert predict(tmp_path / 'missing.jpg') == (1, [])
+    assert 'and pictures in' not in capsys.readouterr().out
+
+
+def test_pictures_have_the_detections_and_keep_their_folders(predict, files, tmp_path):
+    for i in range(2):
+        (tmp_path / f'in/{i}').mkdir(parents=True)
+        shutil.copy(files.data / f'images/val_{i}.jpg', tmp_path / f'in/{i}/same.jpg')
+    status, _ = predict(tmp_path / 'in/**/*.jpg', '--score-thr', 0)
+    assert status == 0
+    for i in range(2):
+        picture = cv2.imread(str(tmp_path / f'out/vis/{i}/same.jpg'))
+        image = cv2.imread(str(tmp_path / f'in/{i}/same.jpg'))
+        assert picture.shape == image.shape
+        assert abs(picture.astype(int) - image).max() > 50  # something is drawn
+    predict(tmp_path / 'in/0', '--no-vis')
+    assert not (tmp_path / 'out/vis').exists()
+
+
+def test_a_picture_gets_a_suffix_that_can_be_written(predict, files, tmp_path):
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    names = ['noext', 'noext.jpg', 'gray.pgm', 'photo.JPG', '.png']
+    for name in names:
+        shutil.copy(files.data / 'images/val_0.jpg', folder / name)
+    status, results = predict(tuple(folder / name for name in names), '--score-thr', 0)
+    assert status == 0 and set(by_file(results)) == set(names)
+    pictures = {'noext.jpg.jpg', 'noext.jpg', 'gray.pgm.jpg', 'photo.JPG', '.png.jpg'}
+    assert {path.name for path in (tmp_path / 'out/vis').iterdir()} == pictures
+
+
+@pytest.mark.parametrize(('place', 'out', 'options'), [
+    ('out', 'out', []), ('out', 'out/inner', ['--no-vis']), ('out/vis', 'out', [])])
+def test_an_output_where_no_directory_can_be_is_refused_before_the_work(
+        place, out, options, files, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('groupdetr_mmdet.deploy.inference.Inferencer.__init__', None)  # not called
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text('a file')
+    status = run_tool('predict', files.data / 'images', files.config, files.checkpoint, '--out',
+                      tmp_path / out, *options)
+    error = capsys.readouterr().err
+    assert status == 2 and f'because {tmp_path / place} is no directory' in error
+    assert (tmp_path / place).read_text() == 'a file'
+
+
+def test_pictures_that_are_not_drawn_may_have_no_place(predict, files, tmp_path):
+    out = tmp_path / 'elsewhere'
+    out.mkdir()
+    (out / 'vis').write_text('a file')
+    assert run_tool('predict', files.data / 'images/val_0.jpg', files.config, files.checkpoint,
+                    '--out', out, '--no-vis') == 0
+    assert (out / 'results.json').is_file()
+
+
+def test_images_are_found_in_folders_and_patterns(tmp_path, monkeypatch):
+    for name in ('b.png', 'a.JPG', 'note.txt', 'sub/c.jpg'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_images([str(tmp_path)])
+    assert [Path(path).name for path in found] == ['a.JPG', 'b.png']
+    assert [Path(path).name for path in find_images([f'{tmp_path}/**/*.jpg'])] == ['c.jpg']
+    again = find_images([f'{tmp_path}/b.png', str(tmp_path), 'missing.jpg'])
+    assert [Path(path).name for path in again] == ['b.png', 'a.JPG', 'missing.jpg']
+    monkeypatch.chdir(tmp_path)
+    again = ['./b.png', 'b.png', 'sub/../b.png', str(tmp_path / 'b.png'), '.', './nowhere.jpg',
+             'nowhere.jpg']
+    assert find_images(again) == ['./b.png', './a.JPG', './nowhere.jpg']
+    for empty in (f'{tmp_path}/*.bmp', str(tmp_path / 'sub/none*')):
+        with pytest.raises(ConfigError, match='has no image'):
+            find_images([empty])
+
+
+def test_ids_are_those_of_coco():
+    names = CocoDataset.METAINFO['classes']
+    ids = CocoIds(names, ['x/000000000139.jpg', '000000000285.jpg'])
+    assert ids.images == {'x/000000000139.jpg': 139, '000000000285.jpg': 285}
+    assert list(ids.categories) == COCO_IDS
+    ids = CocoIds(['cat', 'dog'], ['7.jpg', 'x/7.png', 'b.jpg'])
+    assert list(ids.images.values()) == [1, 2, 3] and list(ids.categories) == [1, 2]
+
+
+def test_ids_of_annotations_are_checked(tmp_path):
+    ann_file = tmp_path / 'ann.json'
+    coco = dict(images=[dict(id=42, file_name='d/a.jpg')],
+                categories=[dict(id=9, name='dog'), dict(id=7, name='cat')])
+    ann_file.write_text(json.dumps(coco))
+    ids = CocoIds(['cat', 'dog'], ['a.jpg'], str(ann_file))
+    assert ids.images == {'a.jpg': 42} and list(ids.categories) == [7, 9]
+    with pytest.raises(ConfigError, match='has no b.jpg'):
+        CocoIds(['cat'], ['b.jpg'], str(ann_file))
+    with pytest.raises(ConfigError, match='has no cow'):
+        CocoIds(['cow'], ['a.jpg'], str(ann_file))
+    ann_file.write_text('[]')
+    with pytest.raises(ConfigError, match='not in COCO format'):
+        CocoIds(['cat'], ['a.jpg'], str(ann_file))
+
+
+@pytest.mark.parametrize(('options', 'words'), [
+    (['--classes', 'dog'], ['--classes dog', 'red, green, blue']),
+    (['--score-thr', 2], ['--score-thr 2']),
+    (['--batch-size', 0], ['--batch-size 0']),
+    (['--device', 'nowhere'], ['--device nowhere']),
+    (['--query-group', 3], ['query_group=3', '0 to 2']),
+    (['--ann-file', 'nowhere.json'], ['nowhere.json does not exist']),
+])
+def test_a_wrong_option_gets_a_sentence(options, words, predict, files, capsys):
+    status, results = predict(files.data / 'images/val_0.jpg', *options)
+    error = capsys.readouterr().err
+    assert status == 2 and results is None
+    assert all(word in error for word in words), error
+
+
+@pytest.mark.parametrize('group', ['0', '2', 'best'])
+def test_a_group_of_a_detector_without_groups_is_refused(group, files, tmp_path, capsys):
+    stock = write_detector(tmp_path, num_query_groups=None, width=256)
+    status = run_tool('predict', files.data / 'images/val_0.jpg', stock.config, stock.checkpoint,
+                      '--out', tmp_path / 'out', '--query-group', group)
+    error = capsys.readouterr().err
+    assert status == 2 and not (tmp_path / 'out').exists()
+    assert f'--query-group {group}: model.type=ConditionalDETR has no groups' in error
+
+
+def test_a_detector_that_has_groups_by_default_is_asked_for_one(files, tmp_path):
+    config = Config.fromfile(files.config)
+    del config.model.num_query_groups
+    config.dump(tmp_path / 'default.py')
+    image = files.data / 'images/val_0.jpg'
+    results = []
+    for group in (1, 1 + 3):  # the 11 groups are those of the checkpoint, repeated
+        assert run_tool('predict', image, tmp_path / 'default.py', files.checkpoint, '--out',
+                        tmp_path, '--query-group', group, '--score-thr', 0, '--no-vis') == 0
+        results.append(json.loads((tmp_path / 'results.json').read_text()))
+    assert results[0] == results[1] != []
+
+
+def test_weights_that_do_not_fit_are_refused(files, tmp_path, capsys):
+    other = write_detector(tmp_path, dec_layers=3)
+    image = files.data / 'images/val_0.jpg'
+    status = run_tool('predict', image, files.config, other.checkpoint, '--out', tmp_path / 'out')
+    error = capsys.readouterr().err
+    assert status == 2 and 'the model has no decoder.layers.2' in error
+    assert not (tmp_path / 'out').exists()

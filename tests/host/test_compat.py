@@ -1,0 +1,319 @@
+"""The package runs with the installed torch, mmcv and mmengine, and bends nothing more."""
+import importlib.util
+import logging
+import multiprocessing
+import os
+import pickle
+import re
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from unittest import mock
+
+import mmengine.dist.utils as dist_utils
+import numpy as np
+import pytest
+import torch
+from mmdet.models.losses import FocalLoss, focal_loss  # after compat
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModel, MMDistributedDataParallel
+from mmengine.runner import CheckpointLoader, Runner, checkpoint
+from running import free_port
+from torch import nn
+from torch.utils.data import DataLoader
+
+from groupdetr_mmdet import compat
+from groupdetr_mmdet.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+needs_lite = pytest.mark.skipif(
+    not isinstance(sys.modules.get('mmcv._ext'), compat.MissingOps),
+    reason='mmcv is installed with its compiled ops')
+needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason='there is CUDA')
+
+
+def run_python(code: str, **variables: str) -> str:
+    """Run code in a process of its own and return the last line that it printed."""
+    env = dict(os.environ, PYTHONPATH=str(ROOT), **variables)
+    result = subprocess.run(
+        [sys.executable, '-c', code], env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()[-1]
+
+
+# mmcv without its compiled half
+
+
+def test_mmdet_models_import():
+    out = run_python('import groupdetr_mmdet, mmdet.models, mmdet.apis\n'
+                     'print(mmdet.models.ConditionalDETR.__name__)')
+    assert out.split() == ['ConditionalDETR']
+
+
+@needs_lite
+def test_missing_op_says_so_when_it_is_called():
+    from mmcv.ops import nms
+    with pytest.raises(ImportError, match='nms.*without its compiled ops.*install the full mmcv'):
+        nms(torch.rand(3, 4), torch.rand(3), 0.5)
+
+
+@needs_lite
+def test_missing_ops_look_missing_to_mmcv():
+    from importlib.util import find_spec
+    assert find_spec('mmcv._ext').loader is None
+    assert not hasattr(sys.modules['mmcv._ext'], '__path__')
+
+
+def test_compiled_mmcv_stays_untouched(tmp_path: Path):
+    """``_ext`` here is a file where the compiled one would lie."""
+    (tmp_path / '_ext.py').write_text('def __getattr__(name):\n'
+                                      '    if name.startswith("__"):\n'
+                                      '        raise AttributeError(name)\n'
+                                      '    return "compiled"\n')
+    out = run_python(f'import mmcv; mmcv.__path__.insert(0, {str(tmp_path)!r})\n'
+                     'import groupdetr_mmdet, sys\n'
+                     'from mmcv.ops import multi_scale_deform_attn as attention\n'
+                     'from mmcv.ops import sigmoid_focal_loss\n'
+                     'from mmcv.utils import IS_CUDA_AVAILABLE\n'
+                     'from mmdet.models.losses import focal_loss\n'
+                     'print(sys.modules["mmcv._ext"].nms,\n'
+                     '      focal_loss._sigmoid_focal_loss is sigmoid_focal_loss,\n'
+                     '      attention.IS_CUDA_AVAILABLE is IS_CUDA_AVAILABLE,\n'
+                     '      hasattr(attention.multi_scale_deformable_attn_pytorch,\n'
+                     '              "__wrapped__"))')
+    assert out.split() == ['compiled', 'True', 'True', 'False']
+
+
+@needs_lite
+def test_focal_loss_on_cuda_is_the_one_of_the_cpu(monkeypatch: pytest.MonkeyPatch):
+    """mmdet's ``FocalLoss``, made to believe that its tensors are on the GPU."""
+    pred = torch.randn(6, 3, requires_grad=True)
+    target = torch.tensor([0, 1, 2, 3, 3, 0])  # 3 is background
+    weight = torch.rand(6)
+    expected = FocalLoss()(pred, target, weight, avg_factor=2.)
+    expected_grad, = torch.autograd.grad(expected, pred)
+
+    op = mock.Mock(wraps=focal_loss._sigmoid_focal_loss)
+    monkeypatch.setattr(focal_loss, '_sigmoid_focal_loss', op)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.Tensor, 'is_cuda', True)
+    loss = FocalLoss()(pred, target, weight, avg_factor=2.)
+    grad, = torch.autograd.grad(loss, pred)
+
+    assert op.call_count == 1
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(grad, expected_grad)
+
+
+@needs_lite
+def test_deformable_attention_on_cuda_is_pytorch_and_says_so_once(
+        monkeypatch: pytest.MonkeyPatch):
+    from mmcv.ops import multi_scale_deform_attn as module
+    attention = module.MultiScaleDeformableAttention(
+        embed_dims=8, num_heads=2, num_levels=1, num_points=2, batch_first=True).eval()
+    inputs = dict(
+        query=torch.rand(1, 4, 8), value=torch.rand(1, 6, 8),
+        reference_points=torch.rand(1, 4, 1, 2), spatial_shapes=torch.tensor([[2, 3]]),
+        level_start_index=torch.tensor([0]))
+    expected = attention(**inputs)
+
+    log = mock.Mock()
+    monkeypatch.setattr(compat, 'print_log', log)
+    monkeypatch.setattr(torch.Tensor, 'is_cuda', True)
+    outputs = [attention(**inputs) for _ in range(2)]
+
+    torch.testing.assert_close(outputs, [expected] * 2)
+    assert log.call_count == 1
+    assert 'install the full mmcv' in log.call_args.args[0]
+    assert log.call_args.kwargs['level'] == logging.WARNING
+
+
+def test_apply_twice_changes_nothing():
+
+    def state() -> tuple:
+        return (sys.modules['mmcv._ext'], focal_loss._sigmoid_focal_loss,
+                dist_utils._init_dist_pytorch, MMDistributedDataParallel.__init__,
+                torch.serialization.get_safe_globals())
+
+    before = state()
+    compat.apply()
+    assert state() == before
+
+
+def type_of_ops() -> str:
+    return type(sys.modules['mmcv._ext']).__name__
+
+
+@needs_lite
+def test_package_works_in_a_spawned_worker():
+    """As data loaders start their workers on macOS and Windows."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+        assert pool.submit(type_of_ops).result() == 'MissingOps'
+
+
+# torch >= 2.6 unpickles only what it is told to trust
+
+load_checkpoint = CheckpointLoader.load_checkpoint
+
+
+class Loss(BaseModel):
+    """A model that has nothing but a parameter and a loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs: list, data_samples: None = None, mode: str = 'tensor') -> dict:
+        return dict(loss=(self.weight * inputs[0].mean()).sum())
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    """A runner that has trained for two epochs and saved checkpoints, also of numpy's scalars."""
+    runner = Runner(
+        model=Loss(),
+        work_dir=str(tmp_path / 'work'),
+        train_dataloader=DataLoader([dict(inputs=torch.rand(2)) for _ in range(3)]),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
+        param_scheduler=dict(type='MultiStepLR', milestones=[1]),
+        default_scope='mmdet',  # which stays that of the tests after this one
+        experiment_name=tmp_path.name)
+    runner.message_hub.update_info('best_score', np.float32(0.5))
+    runner.message_hub.update_info('best_epoch', np.int64(1))
+    runner.train()
+    return runner
+
+
+@pytest.mark.parametrize('core', ['core', '_core'])
+def test_checkpoint_of_mmengine_loads(runner: Runner, tmp_path: Path, core: str):
+    """With the module names of numpy 1 and of numpy 2."""
+    saved = torch.load(Path(runner.work_dir, 'epoch_2.pth'))
+    other = tmp_path / 'other_numpy.pth'
+    torch.save(saved, other, _use_new_zipfile_serialization=False)
+    pickled, num_names = re.subn(rb'numpy\._?core\.', f'numpy.{core}.'.encode(),
+                                 other.read_bytes())
+    other.write_bytes(pickled)
+    loaded = torch.load(other)
+
+    assert num_names > 0
+    assert loaded['message_hub']['runtime_info']['best_score'] == np.float32(0.5)
+    losses = loaded['message_hub']['log_scalars']['train/loss']
+    assert isinstance(losses, HistoryBuffer)
+    np.testing.assert_array_equal(
+        losses.data, runner.message_hub.get_scalar('train/loss').data)
+    assert losses.statistics('mean', 3) == losses.mean(3)
+
+
+class Stranger:
+    """Not a class that a checkpoint needs."""
+
+
+class Reaching:
+    """Pickles as an attribute of something."""
+
+    def __init__(self, owner: object, name: str) -> None:
+        self.path = owner, name
+
+    def __reduce__(self) -> tuple:
+        return getattr, self.path
+
+
+@pytest.mark.parametrize('content', [
+    Stranger(),
+    Reaching(HistoryBuffer, '__init__'),
+    Reaching(HistoryBuffer, '__subclasses__'),
+    Reaching(np.ndarray, 'tofile'),
+], ids=['class', 'private', 'subclasses', 'numpy'])
+def test_checkpoint_with_anything_else_is_refused(content: object, tmp_path: Path):
+    file = str(tmp_path / 'other.pth')
+    torch.save(dict(state_dict={}, meta=content), file)
+    for load in (torch.load, load_checkpoint):
+        with pytest.raises(pickle.UnpicklingError):
+            load(file, map_location='cpu')
+
+
+def test_checkpoints_load_one_after_the_other(runner: Runner):
+    """What one load allows, the next one needs as well."""
+    file = str(Path(runner.work_dir, 'epoch_2.pth'))
+    for load in (load_checkpoint, torch.load, load_checkpoint):
+        assert 'train/loss' in load(file, map_location='cpu')['message_hub']['log_scalars']
+
+
+# `_base_ = 'mmdet::...'` needs pkg_resources
+
+
+def test_config_over_one_of_mmdet(tmp_path: Path):
+    config_file = tmp_path / 'mine.py'
+    config_file.write_text("_base_ = 'mmdet::conditional_detr/"
+                           "conditional-detr_r50_8xb2-50e_coco.py'\n"
+                           'model = dict(num_queries=100)\n')
+    model = Config.fromfile(config_file).model
+    assert (model.type, model.num_queries, model.bbox_head.num_classes) == (
+        'ConditionalDETR', 100, 80)
+
+
+# mmengine's launchers on a machine without CUDA; tests/test_commands.py trains with them
+
+
+@needs_cpu
+@pytest.mark.parametrize('backend, expected', [('nccl', 'gloo'), ('gloo', 'gloo'), ('mpi', 'mpi')])
+def test_launchers_on_the_cpu_select_no_device(backend: str, expected: str):
+    set_device = torch.cuda.set_device
+
+    def init(backend: str, timeout: int) -> None:
+        torch.cuda.set_device(1)
+        assert (backend, timeout) == (expected, 5)
+
+    inits = mock.Mock(side_effect=init)
+    compat.init_on_cpu(inits)(backend, timeout=5)
+    assert inits.call_count == 1
+    assert torch.cuda.set_device is set_device
+
+
+@needs_cpu
+def test_no_thread_of_gloo_outlives_the_interpreter():
+    out = run_python('import atexit\n'
+                     'import torch.distributed as dist\n'
+                     'atexit.register(lambda: print(dist.is_initialized()))\n'
+                     'import groupdetr_mmdet\n'
+                     'from mmengine.dist import init_dist\n'
+                     'init_dist("pytorch")\n'
+                     'assert dist.get_world_size() == 1',
+                     RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1',
+                     MASTER_PORT=free_port())
+    assert out == 'False'
+
+
+def test_launchers_stay_untouched_where_cuda_is():
+    out = run_python('import mmengine.device.utils as device\n'
+                     'device.DEVICE = "cuda"\n'
+                     'import groupdetr_mmdet\n'
+                     'import mmengine.dist.utils as dist\n'
+                     'from mmengine.model import MMDistributedDataParallel as DDP\n'
+                     'print([hasattr(x, "__wrapped__") for x in (\n'
+                     '    dist._init_dist_pytorch, dist._init_dist_slurm,\n'
+                     '    dist._init_dist_mpi, DDP.__init__)])')
+    assert out == '[False, False, False, False]'
+
+
+# torchvision:// without torchvision
+
+
+def test_torchvision_backbones_are_found_without_torchvision(monkeypatch):
+    asked = []
+    monkeypatch.setattr(checkpoint, 'get_torchvision_models', compat.TorchvisionModels.load)
+    monkeypatch.setattr(checkpoint, 'load_from_http', lambda url, **kwargs: asked.append(url))
+    CheckpointLoader.load_checkpoint('torchvision://resnet50')
+    assert asked == ['https://download.pytorch.org/models/resnet50-0676ba61.pth']
+    with pytest.raises(ConfigError, match='torchvision://resnet50.imagenet1k_v2 is not known'):
+        CheckpointLoader.load_checkpoint('torchvision://resnet50.imagenet1k_v2')
+
+
+@pytest.mark.skipif(importlib.util.find_spec('torchvision') is not None,
+                    reason='torchvision is installed, and asked')
+def test_torchvision_is_not_asked_where_it_is_missing():
+    assert checkpoint.get_torchvision_models()['resnet101'].endswith('resnet101-63fe2227.pth')

@@ -1,0 +1,51 @@
+"""What MIM reads about the configs is true of them."""
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+import yaml
+from mmengine.config import Config
+
+ROOT = Path(__file__).parents[2]
+INDEX = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+META = [yaml.safe_load((ROOT / path).read_text()) for path in INDEX['Import']]
+MODELS = {model['Name']: model for meta in META for model in meta['Models']}
+COLLECTIONS = {entry['Name']: entry for meta in META for entry in meta['Collections']}
+
+
+def test_every_config_has_an_entry():
+    configs = {path.stem: path for path in (ROOT / 'configs').glob('*.py')}
+    assert set(MODELS) == set(configs)
+    assert {name: ROOT / model['Config'] for name, model in MODELS.items()} == configs
+
+
+def test_every_collection_is_used_and_has_its_readme():
+    assert {model['In Collection'] for model in MODELS.values()} == set(COLLECTIONS)
+    assert all((ROOT / entry['README']).is_file() for entry in COLLECTIONS.values())
+
+
+@pytest.mark.parametrize('name', [name for name, x in MODELS.items() if 'Epochs' in x['Metadata']])
+def test_the_epochs_are_those_of_the_config(name):
+    config = Config.fromfile(ROOT / MODELS[name]['Config'], import_custom_modules=False)
+    assert config.train_cfg.max_epochs == MODELS[name]['Metadata']['Epochs']
+
+
+def test_results_say_whose_they_are():
+    metrics = [metric for model in MODELS.values() for result in model.get('Results', [])
+               for metric in result['Metrics']]
+    assert metrics and all(metric == 'box AP (paper)' for metric in metrics)
+
+
+def test_the_wheel_brings_what_mim_reads(tmp_path):
+    others = shutil.ignore_patterns('.*env*', '.git', 'data', 'work_dirs', 'build', '*.egg-info')
+    source = shutil.copytree(ROOT, tmp_path / 'source', symlinks=True, ignore=others)
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps',
+                    '--no-build-isolation', source, '--wheel-dir', tmp_path], check=True)
+    wheel, = tmp_path.glob('*.whl')
+    files = {name.partition('groupdetr_mmdet/.mim/')[2] for name in ZipFile(wheel).namelist()}
+    assert {'model-index.yml', 'configs/metafile.yml', 'tools/train.py', 'tools/test.py',
+            *(str(path.relative_to(ROOT)) for path in ROOT.glob('configs/**/*.py'))} <= files
+    assert not any('benchmark' in name for name in files), 'what they import is not in the wheel'

@@ -1,0 +1,40 @@
+"""Our model with the weights and inputs of a case of the official code."""
+from pathlib import Path
+
+from builders import build, collate, detector_config
+
+from groupdetr_mmdet.checkpoints.names import from_official
+
+from . import golden
+
+PARITY = Path(__file__).parent
+
+
+class Case:
+    """A case of the official code and our model with its weights."""
+
+    def __init__(self, stem: Path) -> None:
+        self.spec, self.arrays = golden.load(stem)
+        config = self.spec['config']
+        self.config = config
+        self.model = build(
+            detector_config(
+                num_queries=config['num_queries'],
+                num_query_groups=config['num_groups'],
+                num_classes=config['num_classes'],
+                width=256,
+                num_heads=8,
+                enc_layers=config['enc_layers'],
+                dec_layers=config['dec_layers'],
+                feedforward_channels=config['dim_feedforward'],
+                base_channels=config['base_channels']))
+        self.model.test_cfg['max_per_img'] = self.model.bbox_head.test_cfg['max_per_img'] = 100
+        official = golden.official_state_dict(self.spec)
+        result = self.model.load_state_dict(from_official(official), strict=False)
+        assert not result.unexpected_keys
+        assert all(key.endswith('num_batches_tracked') for key in result.missing_keys)
+        self.inputs, self.samples = collate(golden.images(self.spec), golden.targets(self.spec))
+
+    def predict_layers(self):
+        feats = self.model.extract_feat(self.inputs)
+        return self.model.bbox_head(**self.model.forward_transformer(feats, self.samples))

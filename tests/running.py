@@ -1,0 +1,26 @@
+"""What the tests of commands share."""
+import runpy
+import socket
+import sys
+from pathlib import Path
+from typing import Union
+from unittest import mock
+
+TOOLS = Path(__file__).parents[1] / 'tools'
+
+
+def run_tool(name: str, *args: Union[str, Path]) -> int:
+    """Run ``tools/<name>.py`` as its command line does, and return its exit status."""
+    with mock.patch.object(sys, 'argv', [f'{name}.py', *map(str, args)]):
+        try:
+            runpy.run_path(str(TOOLS / f'{name}.py'), run_name='__main__')
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+def free_port() -> str:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))
+        return str(server.getsockname()[1])
