@@ -15,7 +15,6 @@ import mmengine.dist.utils as dist_utils
 import numpy as np
 import pytest
 import torch
-from mmdet.models.losses import FocalLoss, focal_loss  # after compat
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, MMDistributedDataParallel
@@ -24,8 +23,10 @@ from running import free_port
 from torch import nn
 from torch.utils.data import DataLoader
 
-from groupdetr_mmdet import compat
 from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.host import compat
+
+from mmdet.models.losses import FocalLoss, focal_loss  # isort: skip, only after compat
 
 ROOT = Path(__file__).resolve().parents[2]
 
