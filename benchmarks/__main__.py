@@ -19,7 +19,8 @@ from mmengine.registry import init_default_scope
 
 from groupdetr_mmdet.commands.cli import end_mistakes
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.preflight import check_groups, check_path
+from groupdetr_mmdet.host.configs import read_config
+from groupdetr_mmdet.host.preflight import check_groups
 
 from .cases import AMP, MODES, PARTS, STRIDE, Case, Shapes
 from .measure import describe_machine
@@ -30,7 +31,7 @@ from .suite import Suite
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='benchmarks', description=__doc__)
-    parser.add_argument('config', help='config file of our detector')
+    parser.add_argument('config', help='config file of our detector, or a shipped name')
     what = parser.add_argument_group('what to measure')
     what.add_argument('--table', action='store_true',
                       help='measure every row of the table in benchmarks/README.md; takes the '
@@ -74,8 +75,7 @@ def positive(text: str) -> int:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    check_path('CONFIG', args.config)
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     check_groups('CONFIG', cfg.model)

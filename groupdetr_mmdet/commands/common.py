@@ -11,12 +11,13 @@ from mmengine.registry import init_default_scope
 from ..analysis.group_metrics import choose_group
 from ..checkpoints.loading import load_weights, read_checkpoint
 from ..group_queries import GroupQueries
-from ..host.preflight import check_groups, check_path
+from ..host.configs import read_config
+from ..host.preflight import check_groups
 
 
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that every command with a config and a runner has."""
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of a shipped config')
     parser.add_argument('--work-dir', help='directory of logs, checkpoints and metrics')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction,
@@ -32,8 +33,7 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config file and merge the shared arguments into it."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    check_path('CONFIG', args.config)
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
@@ -50,8 +50,7 @@ def load_inference_config(args: argparse.Namespace) -> Config:
     Raises:
         ConfigError: If a group is asked of a detector without groups.
     """
-    check_path('CONFIG', args.config)
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     if args.query_group is not None:

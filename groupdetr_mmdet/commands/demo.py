@@ -16,16 +16,16 @@ from ..analysis.plots import draw_curves, draw_detections, read_scalars
 from ..analysis.report import write_report
 from ..analysis.runs import read_run
 from ..errors import ConfigError
-from ..host.preflight import check_path
+from ..host.configs import find_config, read_config
 from ..host.runner import build_runner
 from ..host.shapes import make_shapes
 
-CONFIG = Path(__file__).parents[1] / '.mim/configs/group_cond_detr_demo.py'
+CONFIG = 'demo/group_cond_detr_demo'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('config', nargs='?', default=str(CONFIG),
-                        help='config file')
+    parser.add_argument('config', nargs='?', default=CONFIG,
+                        help='config file, or the name of a shipped config (default: %(default)s)')
     parser.add_argument('--baseline', metavar='CONFIG',
                         help='config file to compare with, trained at the same time in WORK_DIR/'
                         'baseline; each of the two gets half of the cores')
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def demo_config(args: argparse.Namespace) -> Config:
     """Config of the demo, its paths and length as the arguments say."""
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     ann_file = str(Path(args.data_root, 'val.json'))
     cfg.merge_from_dict({
         'work_dir': args.work_dir,
@@ -131,7 +131,8 @@ def reached(work_dir: Union[str, Path]) -> str:
 
 def main(args: argparse.Namespace) -> None:
     start = time.time()
-    check_path('--baseline', args.baseline)
+    if args.baseline:
+        args.baseline = find_config(args.baseline, '--baseline')
     cfg = demo_config(args)
     sizes = dict(num_train=32, num_val=16) if args.quick else {}
     make_shapes(args.data_root, **sizes)

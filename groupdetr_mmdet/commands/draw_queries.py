@@ -3,17 +3,18 @@ group, and the duplicates that joint self-attention would leave."""
 import argparse
 
 from mmdet.registry import DATASETS
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 
 from ..analysis.plots import prepare_picture
 from ..analysis.query_plots import draw_queries
 from ..errors import ConfigError
-from ..host.preflight import check_config, check_path
+from ..host.configs import read_config
+from ..host.preflight import check_config
 from .common import load_detector
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of a shipped config')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--images', type=int, nargs='+', default=[0, 1], metavar='I',
                         help='which images of the test data set (default: 0 1)')
@@ -29,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     prepare_picture(args.out)
-    check_path('CONFIG', args.config)
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     check_config(cfg, modes=('test', ))
     model = load_detector(cfg, args.checkpoint)

@@ -18,7 +18,8 @@ from .common import load_inference_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('config', metavar='CONFIG', help='config file')
+    parser.add_argument('config', metavar='CONFIG',
+                        help='config file, or the name of a shipped config')
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='checkpoint of this config')
     parser.add_argument('out', metavar='OUT', help='file to write, *.onnx')
     parser.add_argument('--query-group', type=query_group, metavar='I',

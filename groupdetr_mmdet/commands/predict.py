@@ -26,7 +26,8 @@ PICTURE_SUFFIXES = set(IMG_EXTENSIONS) - {'.pgm'}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('inputs', nargs='+', metavar='INPUT',
                         help='images, folders of images, or patterns such as "photos/**/*.jpg"')
-    parser.add_argument('config', metavar='CONFIG', help='config file')
+    parser.add_argument('config', metavar='CONFIG',
+                        help='config file, or the name of a shipped config')
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='checkpoint of this config')
     parser.add_argument('--out', required=True, metavar='DIR', help='directory for the results')
     parser.add_argument(

@@ -23,6 +23,7 @@ import mmengine.dist.utils as dist_utils
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.model import MMDistributedDataParallel
@@ -41,6 +42,7 @@ NO_COMPILED_OPS = (
 @functools.cache
 def apply() -> None:
     """Make the installed libraries fit together. Calling it again does nothing."""
+    share_configs()
     if digit_version(torch.__version__) >= digit_version('2.6.0'):
         allow_mmengine_checkpoints()
     if get_device() == 'cpu':
@@ -49,6 +51,18 @@ def apply() -> None:
         replace_compiled_ops()
     if importlib.util.find_spec('torchvision') is None:
         checkpoint.get_torchvision_models = TorchvisionModels.load
+
+
+# groupdetr_mmdet::, as configs inherit those of another package
+
+
+def share_configs() -> None:
+    """Let ``_base_ = 'groupdetr_mmdet::group_detr/NAME.py'`` find the configs of this package.
+
+    mmengine knows a fixed list of packages. It takes a distribution to lie in site-packages, which
+    is wrong of an editable installation, but it asks Python where a module lies.
+    """
+    MODULE2PACKAGE['groupdetr_mmdet'] = 'groupdetr_mmdet.version'
 
 
 # torchvision://, as the configs of mmdet say their backbones, without torchvision

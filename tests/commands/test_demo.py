@@ -90,7 +90,7 @@ def test_color_does_not_tell_the_class(tmp_path: Path) -> None:
 
 
 def test_the_config_names_the_classes_of_the_generator() -> None:
-    cfg = Config.fromfile(ROOT / 'configs/group_cond_detr_demo.py')
+    cfg = Config.fromfile(ROOT / 'configs/demo/group_cond_detr_demo.py')
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         assert tuple(loader.dataset.metainfo.classes) == shapes.CLASSES
     assert len(cfg.metainfo.palette) == cfg.model.bbox_head.num_classes == len(shapes.CLASSES)
@@ -99,7 +99,7 @@ def test_the_config_names_the_classes_of_the_generator() -> None:
 
 def test_the_baseline_differs_in_groups_alone() -> None:
     groups, baseline = (Config.fromfile(ROOT / 'configs' / name).to_dict() for name in
-                        ('group_cond_detr_demo.py', 'cond_detr_demo.py'))
+                        ('demo/group_cond_detr_demo.py', 'demo/cond_detr_demo.py'))
     assert groups['model'].pop('num_query_groups') > 1
     assert baseline['model'].pop('num_query_groups') == 1
     assert baseline == groups
@@ -168,7 +168,7 @@ def last_scalars(work_dir: Path) -> dict:
 
 @pytest.mark.slow
 def test_demo_ends_with_pictures_and_a_comparison(tmp_path: Path) -> None:
-    result = run_demo(tmp_path, '--baseline', ROOT / 'configs/cond_detr_demo.py')
+    result = run_demo(tmp_path, '--baseline', ROOT / 'configs/demo/cond_detr_demo.py')
     assert result.returncode == 0, result.stdout
     work_dir = tmp_path / 'work_dirs/demo'
     report = result.stdout.splitlines()[-8:]
@@ -185,7 +185,7 @@ def test_demo_ends_with_pictures_and_a_comparison(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_failed_baseline_is_said(tmp_path: Path) -> None:
     bad = tmp_path / 'bad.py'
-    bad.write_text(f"_base_ = '{ROOT / 'configs/cond_detr_demo.py'}'\n"
+    bad.write_text(f"_base_ = '{ROOT / 'configs/demo/cond_detr_demo.py'}'\n"
                    "model = dict(num_query_groups=0)\n")
     result = run_demo(tmp_path, '--baseline', bad)
     assert result.returncode == 2

@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
 from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.host.configs import shipped_configs
 from groupdetr_mmdet.host.data import CheckedCocoDataset, CheckedLoadImageFromFile, is_cut_short
 
 CLASSES = ('square', 'disc', 'cross')
@@ -257,10 +258,11 @@ def test_a_cut_annotation_file_is_named(root):
     assert one_sentence(error, path, 'JSON')
 
 
-CONFIGS = sorted(Path(__file__).parents[2].glob('configs/group_*.py'))
+CONFIGS = {file.stem: file for file in shipped_configs().values()
+           if file.stem.startswith('group_')}
 
 
-@pytest.mark.parametrize('config', CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('config', CONFIGS.values(), ids=CONFIGS)
 def test_the_configs_check_what_they_train_on(config):
     cfg = Config.fromfile(config)
     train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset

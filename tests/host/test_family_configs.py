@@ -51,12 +51,12 @@ def test_one_group_is_the_model_of_mmdets_config(ours):
 
 
 def test_a_group_config_and_its_baseline_differ_in_the_number_of_groups_alone():
-    names = [path.stem for path in (ROOT / 'configs').glob('group_*.py')]
-    pairs = [(name, name[len('group_'):]) for name in names
-             if (ROOT / f'configs/{name[len("group_"):]}.py').exists()]
+    files = (ROOT / 'configs').rglob('group_*.py')
+    pairs = [(file, file.with_name(file.name[len('group_'):])) for file in files]
+    pairs = [pair for pair in pairs if pair[1].exists()]
     assert len(pairs) >= 8
-    for name, baseline in pairs:
-        config, stock = (Config.fromfile(ROOT / f'configs/{x}.py') for x in (name, baseline))
+    for pair in pairs:
+        config, stock = map(Config.fromfile, pair)
         assert config.model.pop('num_query_groups') > stock.model.pop('num_query_groups') == 1
         assert config.to_dict() == stock.to_dict()
 

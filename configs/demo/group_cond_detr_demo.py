@@ -1,8 +1,8 @@
 # Minutes on two CPU cores: generated images of 128 x 128, a narrow ResNet-18 at stride 16, from
 # scratch. Run by tools/demo.py.
 _base_ = [
-    '_base_/models/group_cond_detr_r50.py', '_base_/datasets/shapes.py',
-    '_base_/schedules/detr_12e.py', '_base_/default_runtime.py'
+    '../_base_/models/group_cond_detr_r50.py', '../_base_/datasets/shapes.py',
+    '../_base_/schedules/detr_12e.py', '../_base_/default_runtime.py'
 ]
 max_epochs = 10
 

@@ -1,0 +1,75 @@
+"""Shipped configs are found by name, and inherited from anywhere."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.hub import get_config
+
+from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.host.configs import find_config, read_config, shipped_configs
+
+ROOT = Path(__file__).parents[2]
+ADDRESS = 'groupdetr_mmdet::group_detr/demo/group_cond_detr_demo.py'
+BUILD = """
+import groupdetr_mmdet
+from mmengine.config import Config
+from mmengine.registry import HOOKS, MODELS
+cfg = Config.fromfile('mine.py')
+assert cfg.model._scope_ == 'groupdetr_mmdet'
+print(type(MODELS.build(cfg.model)).__name__, MODELS.build(cfg.model).num_query_groups)
+print(type(HOOKS.build(cfg.default_hooks.checkpoint)).__name__)
+"""
+
+
+@pytest.mark.parametrize('name', ['demo/cond_detr_demo', 'cond_detr_demo', 'cond_detr_demo.py'])
+def test_a_name_is_a_shipped_config(name):
+    assert Path(find_config(name)).samefile(ROOT / 'configs/demo/cond_detr_demo.py')
+
+
+def test_a_file_goes_before_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('cond_detr_demo').write_text('')
+    assert find_config('cond_detr_demo') == 'cond_detr_demo'
+
+
+@pytest.mark.parametrize(('wrong', 'near'), [
+    ('group_con_detr_r50_12e', 'group_cond_detr_r50_12e'),
+    ('configs/dino_demo.py', 'demo/dino_demo'),
+    ('configs/group_cond_detr_r50_naive_12.py', 'ablation/group_cond_detr_r50_naive_12e')])
+def test_a_wrong_name_says_the_nearest(wrong, near):
+    with pytest.raises(ConfigError, match=f'CONFIG: {wrong} does not exist; .* is {near}[.]$'):
+        find_config(wrong)
+
+
+def test_parts_of_configs_are_no_names():
+    assert not [name for name in shipped_configs() if '_base_' in name]
+    with pytest.raises(ConfigError):
+        find_config('_base_/default_runtime')
+
+
+def test_an_inherited_config_is_the_shipped_one(tmp_path):
+    mine = tmp_path / 'mine.py'
+    mine.write_text(f"_base_ = '{ADDRESS}'\n")
+    mine, shipped = Config.fromfile(mine), read_config('group_cond_detr_demo')
+    assert without_scope(mine.to_dict()) == without_scope(shipped.to_dict())
+    assert without_scope(get_config(ADDRESS).to_dict()) == without_scope(shipped.to_dict())
+
+
+def without_scope(config):
+    if isinstance(config, dict):
+        return {key: without_scope(x) for key, x in config.items() if key != '_scope_'}
+    return [without_scope(x) for x in config] if isinstance(config, list) else config
+
+
+def test_an_inherited_config_builds_in_another_process(tmp_path):
+    """With no registry but mmengine's, and nothing of mmdet imported by hand."""
+    (tmp_path / 'mine.py').write_text(f"_base_ = '{ADDRESS}'\nmodel = dict(num_query_groups=3)\n")
+    result = subprocess.run(
+        [sys.executable, '-c', BUILD], cwd=tmp_path, text=True, capture_output=True,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    assert result.stdout.split() == ['GroupConditionalDETR', '3', 'AtomicCheckpointHook'], (
+        result.stderr)
+    assert 'Failed' not in result.stderr and 'not installed' not in result.stderr
