@@ -1,7 +1,6 @@
 """Faults of images and annotations: each gets one sentence that names the file and the fix."""
 import json
 import logging
-from pathlib import Path
 
 import cv2
 import groupdetr_mmdet.host.data as datasets
