@@ -1,8 +1,37 @@
+from collections import defaultdict
 from pathlib import Path
+from typing import List
 
 import pytest
 import torch
 from tiny import tiny_config, write_tiny_coco
+
+SLOW_TESTS = Path(__file__).with_name('slow_tests.txt')
+SLOW_SECONDS = 1.
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption('--record-slow', action='store_true',
+                     help=f'write the tests that took more than {SLOW_SECONDS:g} s to '
+                     f'{SLOW_TESTS.name}; run every test with it')
+
+
+def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+    """Mark as slow what was slow when the tests were last measured."""
+    slow = set(SLOW_TESTS.read_text().splitlines())
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    if not config.getoption('record_slow'):
+        return
+    seconds = defaultdict(float)
+    for report in terminalreporter.getreports('passed') + terminalreporter.getreports(''):
+        seconds[report.nodeid] += report.duration  # of set-up, call and tear-down
+    slow = sorted(test for test, took in seconds.items() if took > SLOW_SECONDS)
+    SLOW_TESTS.write_text('\n'.join(slow) + '\n')
 
 
 @pytest.fixture

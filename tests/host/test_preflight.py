@@ -1,5 +1,6 @@
 """A path that is not there ends in one sentence with the path, the config key and the fix."""
 from pathlib import Path
+from typing import Optional
 
 import pytest
 from mmengine.config import Config
@@ -9,8 +10,17 @@ from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.host.preflight import check_config
 
 
+def complaint(*args) -> Optional[str]:
+    """Return what ``check_config`` finds wrong, or None."""
+    try:
+        check_config(*args)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
 def test_config_with_all_its_files_passes(tiny_coco: Path):
-    assert check_config(tiny_config(tiny_coco)) is None
+    assert complaint(tiny_config(tiny_coco)) is None
 
 
 def test_missing_annotation_file(tiny_coco: Path):
@@ -52,9 +62,8 @@ def test_only_what_runs_is_checked(tiny_coco: Path, mode: str):
     cfg = tiny_config(tiny_coco)
     cfg[f'{mode}_dataloader'].dataset.ann_file = 'nowhere.json'
     others = {'train', 'val', 'test'} - {mode}
-    assert check_config(cfg, others) is None
-    with pytest.raises(ConfigError):
-        check_config(cfg, [mode])
+    assert complaint(cfg, others) is None
+    assert complaint(cfg, [mode]).startswith(f'{mode}_dataloader.dataset.ann_file: ')
 
 
 def test_addresses_are_no_local_paths(tiny_coco: Path):
@@ -62,14 +71,14 @@ def test_addresses_are_no_local_paths(tiny_coco: Path):
     cfg.load_from = 'https://example.org/model.pth'
     cfg.train_dataloader.dataset.update(
         data_root='bucket/', backend_args=dict(backend='petrel'))
-    assert check_config(cfg) is None
+    assert complaint(cfg) is None
 
 
 def test_config_without_evaluation_passes(tiny_coco: Path):
     cfg = tiny_config(tiny_coco)
     for name in ('val_dataloader', 'val_evaluator', 'val_cfg'):
         cfg[name] = None
-    assert check_config(cfg) is None
+    assert complaint(cfg) is None
 
 
 def test_several_evaluators(tiny_coco: Path):
