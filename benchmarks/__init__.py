@@ -2,3 +2,4 @@
 
 ``python -m benchmarks CONFIG`` measures, ``python -m benchmarks.plots JSON`` draws.
 """
+import groupdetr_mmdet  # noqa: F401, beside mmcv-lite mmdet can be imported only after it

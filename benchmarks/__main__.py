@@ -6,6 +6,7 @@ say its autocast type, as in ours:bf16. All modes and numbers of groups take tur
 """
 import argparse
 import itertools
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -20,12 +21,13 @@ from mmengine.registry import init_default_scope
 from groupdetr_mmdet.commands.cli import end_mistakes
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.host.configs import read_config
-from groupdetr_mmdet.host.preflight import check_groups
+from groupdetr_mmdet.host.files import write_atomically
+from groupdetr_mmdet.host.preflight import check_groups, check_output
 
 from .cases import AMP, MODES, PARTS, STRIDE, Case, Shapes
 from .measure import describe_machine
 from .reach import Row, reach_table
-from .report import print_report, write_json
+from .report import make_record, print_report
 from .suite import Suite
 
 
@@ -128,16 +130,11 @@ def prepare_device(args: argparse.Namespace) -> torch.device:
     return device
 
 
-def check_json(path: Optional[Path]) -> None:
-    """Find out before minutes of measuring, not after."""
-    if path and not path.absolute().parent.is_dir():
-        raise ConfigError(f'--json: the folder of {path} does not exist; make it first.')
-
-
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    check_json(args.json)
+    if args.json:  # before minutes of measuring, not after
+        check_output('--json', args.json)
     device, shapes = prepare_device(args), make_shapes(args)
     reach = make_table(args, cfg) if args.table else []
     if reach:
@@ -151,7 +148,8 @@ def main() -> None:
     print_report(results, shapes, machine, reach)
     if args.json:
         command = shlex.join(['python', '-m', 'benchmarks', *sys.argv[1:]])
-        write_json(args.json, results, shapes, machine, reach, command)
+        record = make_record(results, shapes, machine, reach, command)
+        write_atomically(args.json, json.dumps(record, indent=1).encode())
 
 
 if __name__ == '__main__':

@@ -1,9 +1,6 @@
 """Tables and JSON of what was measured."""
-import json
-import os
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
 from rich.console import Console
@@ -128,10 +125,10 @@ def reach_rows(results: Results, reach: Sequence[Row]) -> Table:
     return table
 
 
-def write_json(path: Path, results: Results, shapes: Shapes, machine: Dict[str, Any],
-               reach: Sequence[Row], command: str) -> None:
-    """Write everything, whole or not at all."""
-    record = dict(
+def make_record(results: Results, shapes: Shapes, machine: Dict[str, Any], reach: Sequence[Row],
+                command: str) -> Dict[str, Any]:
+    """Return everything that was measured, for JSON."""
+    return dict(
         command=command,
         machine=machine,
         shapes=asdict(shapes),
@@ -141,6 +138,3 @@ def write_json(path: Path, results: Results, shapes: Shapes, machine: Dict[str, 
             dict(what=row.what, bound=row.bound, more_is_better=row.more,
                  value=row.value(results), reached=row.reached(results)) for row in reach
         ])
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    temporary.write_text(json.dumps(record, indent=1))
-    os.replace(temporary, path)

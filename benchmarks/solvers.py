@@ -1,30 +1,25 @@
 """Time the solvers of the assignment problem on the costs of a batch.
 
 The problems are those of one training step, (layers x images x groups) of N queries x G objects,
-with costs by the registered match costs of random predictions and boxes.
+with costs by the registered match costs of random predictions and boxes:
+``python -m benchmarks.solvers``.
 """
 import argparse
 import functools
 import itertools
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Callable, Dict
 
 import numpy as np
 import torch
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from mmengine.structures import InstanceData
 from rich.console import Console
 from rich.table import Table
 from scipy.optimize import linear_sum_assignment
 
-# The script runs from a clone that is not installed, too.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy  # noqa: E402
-from mmengine.structures import InstanceData  # noqa: E402
-
-from groupdetr_mmdet import GroupHungarianAssigner  # noqa: E402
+from groupdetr_mmdet import GroupHungarianAssigner
 
 try:
     import lap

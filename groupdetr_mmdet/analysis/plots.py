@@ -1,14 +1,11 @@
-"""Pictures of a run: its curves, and its detections beside the ground truth."""
-import json
+"""What pictures share: their files, colors, and detections beside the ground truth."""
 from pathlib import Path
-from typing import List, Sequence, Union
+from typing import Iterator, Tuple
 
 import cv2
-import matplotlib.pyplot as plt
 import mmcv
 import numpy as np
 import torch
-from matplotlib.ticker import MaxNLocator
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
@@ -17,12 +14,6 @@ from mmengine.visualization import Visualizer
 from ..errors import ConfigError
 from ..host.preflight import check_output
 
-LOSSES = dict(
-    loss='sum over all decoder layers',
-    loss_cls='classification, last layer',
-    loss_bbox='L1 of boxes, last layer',
-    loss_iou='GIoU of boxes, last layer')
-METRICS = {'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50', 'coco/bbox_mAP_75': 'AP75'}
 # Okabe and Ito's colors, which color-blind people can tell apart, without their yellow
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 LINE_STYLES = ('-', '--', ':', '-.')  # one after the other when the colors have all been used
@@ -49,79 +40,28 @@ def line_style(index: int) -> dict:
                 linestyle=LINE_STYLES[index // len(COLORS) % len(LINE_STYLES)])
 
 
-def read_scalars(log_dir: Union[str, Path]) -> List[dict]:
-    """Read what mmengine's local visualization backend wrote in a run.
-
-    Args:
-        log_dir (str or Path): The run's own folder, ``runner.log_dir``.
-
-    Returns:
-        list[dict]: One entry for each line of the log: of training with ``loss``, ``epoch`` and
-        ``step`` (iterations done), of validation with ``coco/...`` and ``step`` (epochs done).
-    """
-    lines = Path(log_dir, 'vis_data', 'scalars.json').read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def draw_curves(scalars: Sequence[dict], out_file: Union[str, Path]) -> None:
-    """Draw losses and COCO metrics by epoch.
-
-    Args:
-        scalars (Sequence[dict]): What :func:`read_scalars` returns.
-        out_file (str or Path): Picture to write.
-    """
-    train = [entry for entry in scalars if 'loss' in entry]
-    val = [entry for entry in scalars if 'coco/bbox_mAP' in entry]
-    epoch_length = train[-1]['step'] / train[-1]['epoch']
-    fig, (losses, metrics) = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
-    for (key, label), color in zip(LOSSES.items(), COLORS):
-        losses.plot([entry['step'] / epoch_length for entry in train],
-                    [entry[key] for entry in train], color=color, label=label)
-    for (key, label), color in zip(METRICS.items(), COLORS):
-        metrics.plot([entry['step'] for entry in val], [entry[key] for entry in val],
-                     color=color, marker='o', markersize=3, label=label)
-    losses.set(title='Training', ylabel='weighted loss', ylim=(0, None))
-    metrics.set(title='Validation', ylabel='average precision', ylim=(0, 1))
-    for axes in (losses, metrics):
-        axes.set(xlabel='epoch', xlim=(0, None))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
-    fig.savefig(out_file, dpi=150)
-    plt.close(fig)
-
-
 @torch.no_grad()
-def draw_detections(model: BaseModel, dataset: BaseDataset, out_file: Union[str, Path],
-                    num_images: int = 8, score_thr: float = 0.3) -> None:
-    """Draw the first images of a data set twice: with ground truth, and with detections.
+def detection_pairs(model: BaseModel, dataset: BaseDataset, num_images: int,
+                    score_thr: float) -> Iterator[Tuple[str, np.ndarray, np.ndarray]]:
+    """Draw the first images of a data set twice: with the ground truth, and with detections.
 
     Args:
         model (BaseModel): Detector.
         dataset (BaseDataset): Data set in test mode, with annotations in its pipeline.
-        out_file (str or Path): Picture to write.
-        num_images (int): Number of images. Defaults to 8.
-        score_thr (float): Detections of a lower score are left out. Defaults to 0.3.
+        num_images (int): Number of images at most.
+        score_thr (float): Detections of a lower score are left out.
+
+    Yields:
+        tuple[str, np.ndarray, np.ndarray]: The image's name and the two drawings, RGB.
     """
     model.eval()
-    num_images = min(num_images, len(dataset))
-    rows = -(-num_images // 2)
-    fig, grid = plt.subplots(rows, 4, figsize=(12, 3.1 * rows), layout='constrained',
-                             squeeze=False)
-    for ax in grid.flat:
-        ax.axis('off')
-    titles = ('ground truth', f'detections, score of {score_thr} or more')
-    for i, axes in enumerate(grid.reshape(-1, 2)[:num_images]):
-        sample = model.test_step(pseudo_collate([dataset[i]]))[0].cpu()
+    for index in range(min(num_images, len(dataset))):
+        sample = model.test_step(pseudo_collate([dataset[index]]))[0].cpu()
         image = mmcv.imread(sample.img_path, channel_order='rgb')
-        detections = sample.pred_instances
-        detections = detections[detections.scores >= score_thr]
-        for ax, instances in zip(axes, (sample.gt_instances, detections)):
-            ax.imshow(draw_instances(image, instances, dataset.metainfo))
-    for ax, title in zip(grid[0], titles * 2):
-        ax.set_title(title)
-    fig.savefig(out_file, dpi=120)
-    plt.close(fig)
+        found = sample.pred_instances
+        found = found[found.scores >= score_thr]
+        yield (Path(sample.img_path).name,
+               *(draw_instances(image, x, dataset.metainfo) for x in (sample.gt_instances, found)))
 
 
 def draw_instances(image: np.ndarray, instances: InstanceData, metainfo: dict,

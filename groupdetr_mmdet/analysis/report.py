@@ -7,12 +7,11 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import cv2
 import jinja2
 import matplotlib.pyplot as plt
-import mmcv
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset, pseudo_collate
+from mmengine.dataset import BaseDataset
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.utils.dl_utils import collect_env
 
@@ -23,7 +22,7 @@ from ..host.preflight import check_config, check_output
 from ..host.runner import build_runner
 from .group_metrics import (draw_groups, evaluate_each_group, groups_rows, read_groups,
                             record_groups)
-from .plots import draw_instances
+from .plots import detection_pairs
 from .queries import has_references
 from .query_plots import add_legend, query_pictures
 from .runs import comparison, draw_panel, is_trained, panels_of, read_run
@@ -71,7 +70,9 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
         curves=[(panel, curve_picture(panel, runs)) for panel in panels_of(runs)],
         **groups_section(record), kept=runner.model.test_cfg['query_group'],
         num_images=len(runner.test_dataloader.dataset), score_thr=SCORE_THR,
-        detections=draw_pairs(runner.model, runner.test_dataloader.dataset),
+        detections=[(name, embed_image(truth), embed_image(found))
+                    for name, truth, found in detection_pairs(
+                        runner.model, runner.test_dataloader.dataset, NUM_DETECTIONS, SCORE_THR)],
         **({} if record is None else queries_section(
             runner.model, runner.test_dataloader.dataset)),
         configuration=configuration(cfg, runner.model), config=cfg.pretty_text,
@@ -151,29 +152,6 @@ def queries_section(model: GroupQueries, dataset: BaseDataset) -> Dict[str, Any]
     legend = plt.figure(figsize=(7, .8))
     add_legend(legend, model)
     return dict(queries=queries, legend=embed_figure(legend), references=has_references(model))
-
-
-@torch.no_grad()
-def draw_pairs(model: GroupQueries, dataset: BaseDataset) -> List[Tuple[str, str, str]]:
-    """Draw the first images twice: with the ground truth, and with the detections."""
-    model.eval()
-    return [draw_pair(model, dataset, index)
-            for index in range(min(NUM_DETECTIONS, len(dataset)))]
-
-
-def draw_pair(model: GroupQueries, dataset: BaseDataset, index: int) -> Tuple[str, str, str]:
-    """Draw the ground truth and the detections of an image.
-
-    Returns:
-        tuple[str, str, str]: The image's name and the two pictures.
-    """
-    sample = model.test_step(pseudo_collate([dataset[index]]))[0].cpu()
-    image = mmcv.imread(sample.img_path, channel_order='rgb')
-    found = sample.pred_instances
-    found = found[found.scores >= SCORE_THR]
-    pictures = (embed_image(draw_instances(image, instances, dataset.metainfo))
-                for instances in (sample.gt_instances, found))
-    return (Path(sample.img_path).name, *pictures)
 
 
 def curve_picture(panel: str, runs: Sequence) -> str:

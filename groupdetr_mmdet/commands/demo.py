@@ -12,7 +12,6 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from ..analysis.plots import draw_curves, draw_detections, read_scalars
 from ..analysis.report import write_report
 from ..analysis.runs import read_run
 from ..errors import ConfigError
@@ -93,23 +92,6 @@ def start_baseline(args: argparse.Namespace, work_dir: Path, output: Path) -> su
                                 env=dict(os.environ, OMP_NUM_THREADS=str(threads)))
 
 
-def draw(runner: Runner) -> dict:
-    """Draw curves and detections.
-
-    Returns:
-        dict: What each picture shows, and its path.
-    """
-    folder = Path(os.path.relpath(runner.work_dir))
-    pictures = {
-        'detections beside the ground truth': folder / 'detections.png',
-        'losses and AP of every epoch': folder / 'curves.png',
-    }
-    detections, curves = pictures.values()
-    draw_detections(runner.model, runner.val_dataloader.dataset, detections)
-    draw_curves(read_scalars(runner.log_dir), curves)
-    return pictures
-
-
 def report(runner: Runner, compare: Sequence[Path], files: dict, minutes: float) -> str:
     """Say in a few lines what was reached, and which files to open."""
     model = runner.model
@@ -121,7 +103,7 @@ def report(runner: Runner, compare: Sequence[Path], files: dict, minutes: float)
         'never seen.'
     ]
     lines += [f'{reached(baseline)} with the baseline.' for baseline in compare]
-    return '\n'.join(lines + ['Open'] + [f'  {path}: {shows}' for shows, path in files.items()])
+    return '\n'.join(lines + ['Open'] + [f'  {path}: {shows}' for path, shows in files.items()])
 
 
 def reached(work_dir: Union[str, Path]) -> str:
@@ -139,9 +121,10 @@ def main(args: argparse.Namespace) -> None:
     with training_beside(args) as compare:
         runner = build_runner(cfg)
         runner.train()
-        files = draw(runner)
     folder = Path(os.path.relpath(runner.work_dir))
     labels = [Path(config).stem for config in (args.baseline, args.config) if config]
-    files['all of this and more on one page'] = write_report(folder, compare, labels)
-    files['log of the training'] = Path(os.path.relpath(runner.log_dir))
+    files = {
+        write_report(folder, compare, labels): 'curves, groups, detections and queries on a page',
+        Path(os.path.relpath(runner.log_dir)): 'log of the training'
+    }
     print('\n' + report(runner, compare, files, minutes=(time.time() - start) / 60))

@@ -171,15 +171,12 @@ def test_demo_ends_with_pictures_and_a_comparison(tmp_path: Path) -> None:
     result = run_demo(tmp_path, '--baseline', ROOT / 'configs/demo/cond_detr_demo.py')
     assert result.returncode == 0, result.stdout
     work_dir = tmp_path / 'work_dirs/demo'
-    report = result.stdout.splitlines()[-8:]
+    report = result.stdout.splitlines()[-6:]
     for folder, line in ((work_dir, report[1]), (work_dir / 'baseline', report[2])):
         assert f'AP50 {last_scalars(folder)["coco/bbox_mAP_50"]:.3f}' in line
     html = (work_dir / 'report.html').read_text()
     assert '<td>cond_detr_demo</td>' in html and '<td>group_cond_detr_demo</td>' in html
-    for name in ('detections.png', 'curves.png', 'report.html'):
-        assert any(line.startswith(f'  work_dirs/demo/{name}') for line in report)
-    for name in ('detections.png', 'curves.png'):
-        assert cv2.imread(str(work_dir / name)).std() > 10
+    assert any(line.startswith('  work_dirs/demo/report.html: ') for line in report)
 
 
 @pytest.mark.slow
@@ -192,4 +189,4 @@ def test_a_failed_baseline_is_said(tmp_path: Path) -> None:
     assert f'--baseline: {bad} ended with status 2; ' in result.stdout.splitlines()[-1]
     output = tmp_path / 'work_dirs/demo/baseline/output.txt'
     assert 'num_query_groups=0' in output.read_text().splitlines()[-1]
-    assert (tmp_path / 'work_dirs/demo/detections.png').is_file()
+    assert (tmp_path / 'work_dirs/demo/last_checkpoint').is_file()
