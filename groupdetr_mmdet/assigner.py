@@ -1,5 +1,4 @@
 """Matching: the queries of each group one-to-one with the ground truth."""
-import copy
 import functools
 from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -47,10 +46,10 @@ class GroupHungarianAssigner(HungarianAssigner):
 
     Args:
         match_costs (list[dict] | dict): Registered match costs.
-        num_query_groups (int, optional): Number of groups K. A group detector says it; a stock
-            detector, whose ``num_queries`` counts the queries of all groups, needs it here.
-        num_queries (int, optional): Queries of one group, N, said by a group detector, so that at
-            inference its N predictions are one group and not K.
+        num_query_groups (int, optional): Number of groups K, for a stock detector, whose
+            ``num_queries`` counts the queries of all groups.
+        num_queries (int, optional): Queries of one group, N, which a group detector sets in the
+            place of K: at inference its N predictions are one group.
 
     Raises:
         ConfigError: If ``num_query_groups`` is not an integer of at least 1.
@@ -58,20 +57,25 @@ class GroupHungarianAssigner(HungarianAssigner):
 
     def __init__(self,
                  match_costs: Union[List[Union[dict, ConfigDict]], dict, ConfigDict],
-                 num_query_groups: int,
+                 num_query_groups: Optional[int] = None,
                  num_queries: Optional[int] = None) -> None:
         super().__init__(match_costs)
-        self.num_query_groups = check_num_query_groups(num_query_groups)
+        if num_query_groups is not None:
+            check_num_query_groups(num_query_groups)
+        self.num_query_groups = num_query_groups
         self.num_queries = num_queries
 
     def count_groups(self, num_preds: int) -> int:
         """Return how many groups a layer's predictions of one image hold.
 
         Raises:
-            ConfigError: If the predictions do not divide into groups.
+            ConfigError: If the predictions do not divide into groups, or nobody said K.
         """
         if self.num_queries is not None:
             return count_groups(num_preds, self.num_queries)
+        if self.num_query_groups is None:
+            raise ConfigError(f'model.train_cfg.assigner.num_query_groups is missing: set it to '
+                              f'the number of groups that the {num_preds} queries make.')
         if num_preds % self.num_query_groups:
             raise ConfigError(
                 f'{num_preds} predictions do not divide into num_query_groups='
@@ -79,12 +83,6 @@ class GroupHungarianAssigner(HungarianAssigner):
                 'train_cfg.assigner.num_query_groups, and in two stages or DINO use the head of '
                 'this package, which keeps the proposals of the encoder apart.')
         return self.num_query_groups
-
-    def one_set(self) -> 'GroupHungarianAssigner':
-        """Return an assigner of the same costs that takes all predictions as one group."""
-        one_set = copy.copy(self)
-        one_set.num_query_groups, one_set.num_queries = 1, None
-        return one_set
 
     def assign(self,
                pred_instances: InstanceData,
@@ -109,7 +107,6 @@ class GroupHungarianAssigner(HungarianAssigner):
                 the number of classes that are predicted.
             FloatingPointError: If a match cost is NaN or infinite.
         """
-        num_groups = self.count_groups(len(pred_instances))
         check_labels(gt_instances.labels.cpu().numpy(), pred_instances.scores.size(-1))
         gt_inds = gt_instances.labels.new_zeros(len(pred_instances))
         labels = gt_inds - 1
@@ -122,8 +119,8 @@ class GroupHungarianAssigner(HungarianAssigner):
                     f'{(img_meta or {}).get("img_path", "an image")} ({len(gt_instances)} boxes): '
                     'stopped before the optimizer step; lower optim_wrapper.optimizer.lr, or look '
                     'at the boxes of this image.')
-            queries, gts = solve_groups(cost, num_groups)
-            rows, cols = torch.from_numpy(np.stack([queries, gts])).to(gt_inds.device)
+            pairs = self.solve(cost, self.count_groups(len(cost)))
+            rows, cols = torch.from_numpy(np.stack(pairs)).to(gt_inds.device)
             gt_inds[rows] = cols + 1
             labels[rows] = gt_instances.labels[cols]
         return AssignResult(len(gt_instances), gt_inds, max_overlaps=None, labels=labels)
@@ -158,7 +155,7 @@ class GroupHungarianAssigner(HungarianAssigner):
 
     def match_layers(self, cls_scores: Tensor, bbox_preds: Tensor,
                      batch_gt_instances: Sequence[InstanceData], batch_img_metas: Sequence[dict],
-                     num_classes: int) -> MatchedPairs:
+                     num_classes: int, num_groups: Optional[int] = None) -> MatchedPairs:
         """Match all layers, images and groups of a batch.
 
         The match costs are called once per image, over all layers and groups. All that the host
@@ -171,6 +168,8 @@ class GroupHungarianAssigner(HungarianAssigner):
                 in pixels.
             batch_img_metas (list[dict]): Each image's information, with ``img_shape``.
             num_classes (int): Number of categories.
+            num_groups (int, optional): Groups of the predictions, if they are not those of the
+                decoder's queries.
 
         Returns:
             MatchedPairs: The pairs of every layer, on the device of the predictions.
@@ -181,7 +180,7 @@ class GroupHungarianAssigner(HungarianAssigner):
             FloatingPointError: If a prediction or a match cost is NaN or infinite.
         """
         cls_scores, bbox_preds = cls_scores.detach().float(), bbox_preds.detach().float()
-        num_groups = self.count_groups(cls_scores.size(2))
+        num_groups = num_groups or self.count_groups(cls_scores.size(2))
         costs = [
             self._image_costs(cls_scores[:, i], bbox_preds[:, i], gts, meta, num_classes)
             for i, (gts, meta) in enumerate(zip(batch_gt_instances, batch_img_metas))
@@ -191,8 +190,48 @@ class GroupHungarianAssigner(HungarianAssigner):
             cls_scores.flatten(1).sum(1), bbox_preds.flatten(1).sum(1))
         check_labels(labels, num_classes)
         check_finite(cls_sums, box_sums, costs, batch_img_metas)
-        rows, gts = match_images(costs, len(cls_scores), num_groups)
+        rows, gts = self.solve_images(costs, len(cls_scores), num_groups)
         return MatchedPairs(*torch.from_numpy(np.stack([rows, gts])).to(cls_scores.device))
+
+    def solve_images(self, costs: Sequence[np.ndarray], num_layers: int,
+                     num_groups: int) -> Tuple[np.ndarray, np.ndarray]:
+        """Solve the problems of all images.
+
+        Args:
+            costs (list[ndarray]): Of each image, shape (num_layers * K * N, G).
+            num_layers (int): Number of decoder layers.
+            num_groups (int): Number of groups K.
+
+        Returns:
+            tuple[ndarray, ndarray]: The fields of :class:`MatchedPairs`.
+        """
+        rows, gts = [np.empty((num_layers, 0), np.int64)], [np.empty((num_layers, 0), np.int64)]
+        first_gt = 0
+        for image, cost in enumerate(costs):
+            if not cost.size:
+                continue
+            num_rows = len(cost) // num_layers
+            image_rows, image_gts = self.solve(cost, num_groups, num_layers)
+            # (num_layers, K * N) of one image -> (num_layers, bs, K * N) of all
+            layer_offsets = np.arange(num_layers)[:, None] * (len(costs) - 1) * num_rows
+            rows.append(image_rows.reshape(num_layers, -1) + layer_offsets + image * num_rows)
+            gts.append(image_gts.reshape(num_layers, -1) + first_gt)
+            first_gt += cost.shape[1]
+        return np.concatenate(rows, 1), np.concatenate(gts, 1)
+
+    def solve(self, cost: np.ndarray, num_groups: int,
+              num_layers: int = 1) -> Tuple[np.ndarray, np.ndarray]:
+        """Match the predictions of one image, those of each layer and group one-to-one.
+
+        Args:
+            cost (ndarray): Finite costs, shape (num_layers * K * N, G).
+            num_groups (int): Number of groups K.
+            num_layers (int): Number of decoder layers. Defaults to 1.
+
+        Returns:
+            tuple[ndarray, ndarray]: Matched rows, ascending, and columns of ``cost``.
+        """
+        return solve_problems(cost, num_layers * num_groups)
 
     def _image_costs(self, cls_scores: Tensor, bbox_preds: Tensor, gt_instances: InstanceData,
                      img_meta: dict, num_classes: int) -> Tensor:
@@ -228,51 +267,18 @@ def copy_to_host(*tensors: Tensor) -> List[np.ndarray]:
     return [part.reshape(x.shape) for part, x in zip(np.split(flat, ends), tensors)]
 
 
-def match_images(costs: Sequence[np.ndarray], num_layers: int,
-                 num_groups: int) -> Tuple[np.ndarray, np.ndarray]:
-    """Solve the problems of all images.
+def solve_problems(cost: np.ndarray, num_problems: int) -> Tuple[np.ndarray, np.ndarray]:
+    """Solve assignment problems at the least total cost.
 
     Args:
-        costs (list[ndarray]): Of each image, shape (num_layers * K * N, G).
-        num_layers (int): Number of decoder layers.
-        num_groups (int): Number of groups K.
-
-    Returns:
-        tuple[ndarray, ndarray]: The fields of :class:`MatchedPairs`.
-
-    Raises:
-        RuntimeError: If the solver fails; says on which image and layer.
-    """
-    rows, gts = [np.empty((num_layers, 0), np.int64)], [np.empty((num_layers, 0), np.int64)]
-    first_gt = 0
-    for image, cost in enumerate(costs):
-        num_rows = len(cost) // num_layers
-        if not cost.size:
-            continue
-        try:
-            image_rows, image_gts = solve_groups(cost, num_layers * num_groups)
-        except Exception as error:
-            raise RuntimeError(describe_failure(cost, num_layers, num_groups, image)) from error
-        # (num_layers, K * N) of one image -> (num_layers, bs, K * N) of all
-        layer_offsets = np.arange(num_layers)[:, None] * (len(costs) - 1) * num_rows
-        rows.append(image_rows.reshape(num_layers, -1) + layer_offsets + image * num_rows)
-        gts.append(image_gts.reshape(num_layers, -1) + first_gt)
-        first_gt += cost.shape[1]
-    return np.concatenate(rows, 1), np.concatenate(gts, 1)
-
-
-def solve_groups(cost: np.ndarray, num_groups: int) -> Tuple[np.ndarray, np.ndarray]:
-    """Solve one assignment problem per group at the least total cost.
-
-    Args:
-        cost (ndarray): Finite costs, shape (num_groups * N, G).
-        num_groups (int): Number of problems, stacked along the rows.
+        cost (ndarray): Finite costs, shape (num_problems * n, G).
+        num_problems (int): Number of problems, stacked along the rows.
 
     Returns:
         tuple[ndarray, ndarray]: Matched rows and columns of ``cost``, in ascending rows, each of
-        shape (num_groups * min(N, G), ).
+        shape (num_problems * min(n, G), ).
     """
-    problems = cost.reshape(num_groups, len(cost) // num_groups, cost.shape[1])
+    problems = cost.reshape(num_problems, len(cost) // num_problems, cost.shape[1])
     if lapjvr_batch is None:
         pairs = [linear_sum_assignment(problem) for problem in problems]
         queries, gts = (np.stack(x) for x in zip(*pairs))
@@ -280,23 +286,8 @@ def solve_groups(cost: np.ndarray, num_groups: int) -> Tuple[np.ndarray, np.ndar
         queries, gts = (np.stack(x) for x in lapjvr_batch(
             problems, extend_cost=True, return_cost=False, precision='float64',
             n_threads=0 if problems.size > SOLVER_THREADS_FROM else 1))
-    first_rows = np.arange(num_groups)[:, None] * problems.shape[1]
+    first_rows = np.arange(num_problems)[:, None] * problems.shape[1]
     return (queries + first_rows).ravel(), gts.ravel()
-
-
-def describe_failure(cost: np.ndarray, num_layers: int, num_groups: int, image: int) -> str:
-    """Say which image and layer of it the solver fails on; arguments as for their solution."""
-    failing = []
-    for layer, layer_cost in enumerate(np.split(cost, num_layers)):
-        try:
-            solve_groups(layer_cost, num_groups)
-        except Exception:
-            failing.append(layer)
-    where = f'decoder layer {failing[0]} (from 0)' if failing else 'all decoder layers together'
-    return (f'The assignment solver failed on image {image} of the batch, {where}: match costs of '
-            f'{len(cost) // num_layers} queries in {num_groups} groups and {cost.shape[1]} '
-            f'objects, from {cost.min():g} to {cost.max():g}; look at '
-            'train_cfg.assigner.match_costs.')
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:
@@ -347,44 +338,20 @@ def check_finite(cls_sums: np.ndarray, box_sums: np.ndarray, costs: Sequence[np.
 class OneToManyHungarianAssigner(GroupHungarianAssigner):
     """Match every object with K queries of whatever group: naive one-to-many assignment.
 
-    An object is K objects for the matching, which is otherwise one-to-one. There are as many pairs
-    as with :class:`GroupHungarianAssigner`, and so the loss has the same scale.
+    An ablation of the paper (Table 7). An object is K objects for the matching, which is otherwise
+    one-to-one. There are as many pairs as with :class:`GroupHungarianAssigner`, and so the loss
+    has the same scale.
 
     Args:
         kwargs: As for ``GroupHungarianAssigner``.
     """
 
-    def assign(self,
-               pred_instances: InstanceData,
-               gt_instances: InstanceData,
-               img_meta: Optional[dict] = None,
-               **kwargs) -> AssignResult:
-        """Match one image's predictions of one layer; arguments and errors as of the parent.
+    def solve(self, cost: np.ndarray, num_groups: int,
+              num_layers: int = 1) -> Tuple[np.ndarray, np.ndarray]:
+        """Match K copies of every object with the rows of all groups; arguments as the parent's.
 
         Returns:
-            AssignResult: As of the parent.
+            tuple[ndarray, ndarray]: Matched rows, ascending, and columns of ``cost``.
         """
-        num_gts, repeats = len(gt_instances), self.count_groups(len(pred_instances))
-        result = super(OneToManyHungarianAssigner, self.one_set()).assign(
-            pred_instances, InstanceData.cat([gt_instances] * repeats), img_meta, **kwargs)
-        matched = result.gt_inds > 0
-        result.gt_inds[matched] = (result.gt_inds[matched] - 1) % max(1, num_gts) + 1
-        result.num_gts = num_gts
-        return result
-
-    def match_layers(self, cls_scores: Tensor, bbox_preds: Tensor,
-                     batch_gt_instances: Sequence[InstanceData], batch_img_metas: Sequence[dict],
-                     num_classes: int) -> MatchedPairs:
-        """Match all layers and images of a batch; arguments and errors as of the parent.
-
-        Returns:
-            MatchedPairs: The pairs of every layer.
-        """
-        repeats = self.count_groups(cls_scores.size(2))
-        repeated = [InstanceData.cat([gts] * repeats) for gts in batch_gt_instances]
-        rows, copies = super(OneToManyHungarianAssigner, self.one_set()).match_layers(
-            cls_scores, bbox_preds, repeated, batch_img_metas, num_classes)
-        numbers = torch.arange(sum(map(len, batch_gt_instances)), device=copies.device)
-        originals = torch.cat([
-            x.repeat(repeats) for x in numbers.split([len(gts) for gts in batch_gt_instances])])
-        return MatchedPairs(rows, originals[copies])
+        rows, copies = solve_problems(np.tile(cost, num_groups), num_layers)
+        return rows, copies % cost.shape[1]

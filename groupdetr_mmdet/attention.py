@@ -99,12 +99,13 @@ GROUP_ATTENTION = {
 }
 
 
-def group_self_attention(decoder: nn.Module, num_queries: int) -> None:
+def group_self_attention(decoder: nn.Module, num_queries: Optional[int]) -> None:
     """Keep the self-attention of a decoder's layers inside each group.
 
     Args:
         decoder (nn.Module): A decoder of mmdet, changed in place; parameters stay the same.
-        num_queries (int): Queries of one group, N.
+        num_queries (int, optional): Queries of one group, N; None: all groups attend as one, an
+            ablation of the paper.
 
     Raises:
         ConfigError: If a layer's ``self_attn`` is a kind of attention that cannot be grouped.
@@ -112,6 +113,7 @@ def group_self_attention(decoder: nn.Module, num_queries: int) -> None:
     for layer in decoder.layers:
         kind = type(layer.self_attn)
         if kind in GROUP_ATTENTION.values():
+            layer.self_attn.num_queries = num_queries
             continue
         if kind not in GROUP_ATTENTION:
             raise ConfigError(
@@ -120,12 +122,6 @@ def group_self_attention(decoder: nn.Module, num_queries: int) -> None:
         replace_attention(layer, 'self_attn', GROUP_ATTENTION[kind], num_queries=num_queries)
         if kind is MultiheadAttention:
             fuse_multihead_attention(layer.self_attn)
-
-
-def join_groups(decoder: nn.Module) -> None:
-    """Let the queries of all groups attend to each other, an ablation of the paper."""
-    for layer in decoder.layers:
-        layer.self_attn.num_queries = None
 
 
 def replace_attention(layer: nn.Module, name: str, attention_type: Type[nn.Module],

@@ -37,11 +37,12 @@ class GroupConditionalDetrTransformerDecoderLayer(ConditionalDetrTransformerDeco
     Cross-attention and FFN treat every query alone and need no groups.
 
     Args:
-        num_queries (int): Queries of one group, N.
+        num_queries (int, optional): Queries of one group, N, which a group detector sets; None:
+            all queries are one group.
         kwargs: As for ``ConditionalDetrTransformerDecoderLayer``.
     """
 
-    def __init__(self, *args, num_queries: int, **kwargs) -> None:
+    def __init__(self, *args, num_queries: Optional[int] = None, **kwargs) -> None:
         self.num_queries = num_queries
         super().__init__(*args, **kwargs)
 
@@ -58,11 +59,11 @@ class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
     """Decoder of Conditional DETR over K groups of queries, for any width.
 
     Args:
-        num_queries (int): Queries of one group, N.
+        num_queries (int, optional): As for the layer.
         kwargs: As for ``ConditionalDetrTransformerDecoder``.
     """
 
-    def __init__(self, *args, num_queries: int, **kwargs) -> None:
+    def __init__(self, *args, num_queries: Optional[int] = None, **kwargs) -> None:
         self.num_queries = num_queries
         super().__init__(*args, **kwargs)
 
@@ -133,11 +134,11 @@ class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
 
 
 @MODELS.register_module()
-class GroupConditionalDETRHead(GroupCriterion, ConditionalDETRHead):
+class GroupConditionalDETRHead(ConditionalDETRHead, GroupCriterion):
     """``ConditionalDETRHead`` that matches and supervises K groups of queries.
 
-    It has the parameters of the stock head. The number of groups is that of its assigner, a
-    :class:`GroupHungarianAssigner`, which the detector tells.
+    It has the parameters of the stock head. Its assigner, a ``GroupHungarianAssigner``, knows the
+    groups.
     """
 
     def init_weights(self) -> None:
@@ -173,11 +174,11 @@ class GroupConditionalDETR(GroupQueries, ConditionalDETR):
     def _init_layers(self) -> None:
         self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
         self.encoder = FusedDetrTransformerEncoder(**self.encoder)
-        self.decoder = GroupConditionalDetrTransformerDecoder(
-            num_queries=self.num_queries, **self.decoder)
+        self.decoder = GroupConditionalDetrTransformerDecoder(**self.decoder)
         self.embed_dims = self.encoder.embed_dims
         self.query_embedding = nn.Embedding(self.num_query_groups * self.num_queries,
                                             self.embed_dims)
+        self._tell_group_size()
         if 2 * self.positional_encoding.num_feats != self.embed_dims:
             raise ConfigError(
                 f'model.positional_encoding.num_feats={self.positional_encoding.num_feats} does '

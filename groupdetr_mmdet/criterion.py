@@ -3,25 +3,29 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
+from mmdet.models.dense_heads import DETRHead
 from mmdet.models.losses import FocalLoss, QualityFocalLoss
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
 from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from .assigner import GroupHungarianAssigner, MatchedPairs
+from .assigner import MatchedPairs
 from .errors import ConfigError
 
 
-class GroupCriterion:
-    """Supervise all layers and groups at once: a mixin for the heads of mmdet's DETR family.
+class GroupCriterion(DETRHead):
+    """Supervise all layers and groups at once: a base for the heads of mmdet's DETR family.
+
+    It comes last, ``class GroupHead(StockHead, GroupCriterion)``, so that it stands in the place
+    of ``DETRHead`` and the stock heads between call it.
 
     The losses are those of the stock head, with two differences that follow the official code:
     each is divided by the number of ground-truth boxes in the batch times K, averaged over ranks,
     at least 1 (the stock head counts matched queries instead, which are fewer where an image has
     more boxes than queries), and this average covers the classification loss too.
 
-    The head gives ``assigner`` (a :class:`GroupHungarianAssigner`), ``num_classes``, ``loss_cls``,
+    The head gives ``assigner`` (a ``GroupHungarianAssigner``), ``num_classes``, ``loss_cls``,
     ``loss_bbox`` and ``loss_iou``.
     """
 
@@ -61,24 +65,51 @@ class GroupCriterion:
             for layer in (last, *range(last)) for name, values in by_layer.items()
         }
 
+    def loss_by_feat_single(self, cls_scores: Tensor, bbox_preds: Tensor,
+                            batch_gt_instances: InstanceList,
+                            batch_img_metas: List[dict]) -> Tuple[Tensor, Tensor, Tensor]:
+        """Supervise what the encoder predicts in two stages, averaged over its sets.
+
+        What one encoder head predicts, at every feature point or at its best ones, is one set,
+        matched one-to-one with the ground truth: K sets where every group has a head of its own,
+        and a single one where a stock detector has one head, however many rows it gives.
+
+        Args:
+            cls_scores (Tensor): Logits, shape (bs, num_rows, C), or of every group's head, shape
+                (K, bs, num_rows, C).
+            bbox_preds (Tensor): Boxes, normalized cxcywh, shape as the logits with 4 for C.
+            batch_gt_instances (list[InstanceData]): Each image's ``labels`` and ``bboxes``, xyxy
+                in pixels.
+            batch_img_metas (list[dict]): Each image's information, with ``img_shape``.
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor]: Scalars, the classification, L1 and IoU loss.
+        """
+        if cls_scores.dim() == 3:
+            cls_scores, bbox_preds = cls_scores[None], bbox_preds[None]
+        losses = self.set_losses(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
+                                 num_groups=1)
+        return tuple(losses[name].mean() for name in ('loss_cls', 'loss_bbox', 'loss_iou'))
+
     def set_losses(self,
                    cls_scores: Tensor,
                    bbox_preds: Tensor,
                    batch_gt_instances: InstanceList,
                    batch_img_metas: List[dict],
-                   assigner: Optional[GroupHungarianAssigner] = None) -> Dict[str, Tensor]:
+                   num_groups: Optional[int] = None) -> Dict[str, Tensor]:
         """Match and supervise; arguments as for :meth:`loss_by_feat`.
 
-        ``assigner`` is another one than that of the decoder's queries.
+        Args:
+            num_groups (int, optional): Groups of the rows, if they are not the decoder's queries.
 
         Returns:
             dict[str, Tensor]: ``loss_cls``, ``loss_bbox``, ``loss_iou``, each (num_layers, ).
         """
-        assigner = assigner or self.assigner
-        pairs = assigner.match_layers(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
-                                      self.num_classes)
+        num_groups = num_groups or self.assigner.count_groups(cls_scores.size(2))
+        pairs = self.assigner.match_layers(cls_scores, bbox_preds, batch_gt_instances,
+                                           batch_img_metas, self.num_classes, num_groups)
         return self.pair_losses(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas, pairs,
-                                assigner.count_groups(cls_scores.size(2)))
+                                num_groups)
 
     def pair_losses(self, cls_scores: Tensor, bbox_preds: Tensor,
                     batch_gt_instances: InstanceList, batch_img_metas: List[dict],
@@ -129,8 +160,8 @@ class GroupCriterion:
             raise ConfigError('model.bbox_head.loss_cls.type=QualityFocalLoss wants the quality '
                               "of boxes, which groups do not give: use type='FocalLoss'.")
         if type(loss_cls) is FocalLoss and not loss_cls.activated:
-            return focal_loss_sums(cls_scores, pairs.rows, labels, loss_cls.alpha, loss_cls.gamma,
-                                   loss_cls.loss_weight / normalizer)
+            sums = focal_loss_sums(cls_scores, pairs.rows, labels, loss_cls.alpha, loss_cls.gamma)
+            return loss_cls.loss_weight * sums / normalizer
         targets = labels.new_full(cls_scores.shape[:-1], self.num_classes).flatten()
         targets[pairs.rows] = labels
         losses = loss_cls(cls_scores.flatten(0, 2).float(), targets, reduction_override='none')
@@ -160,8 +191,8 @@ class GroupCriterion:
         return loss_bbox.view(num_layers, -1).sum(1), loss_iou.view(num_layers, -1).sum(1)
 
 
-def focal_loss_sums(logits: Tensor, rows: Tensor, labels: Tensor, alpha: float, gamma: float,
-                    weight: Tensor) -> Tensor:
+def focal_loss_sums(logits: Tensor, rows: Tensor, labels: Tensor, alpha: float,
+                    gamma: float) -> Tensor:
     """Sum the sigmoid focal loss over the queries and classes of each layer.
 
     Nearly every target is background, so the loss is that of background everywhere, corrected at
@@ -174,68 +205,20 @@ def focal_loss_sums(logits: Tensor, rows: Tensor, labels: Tensor, alpha: float, 
         labels (Tensor): Labels of the matched rows, same shape.
         alpha (float): Weight of the matched class, 1 - alpha is that of background.
         gamma (float): Focusing exponent.
-        weight (Tensor): Float32 scalar that multiplies the sums.
 
     Returns:
         Tensor: In float32, shape (num_layers, ).
     """
     with torch.autocast(logits.device.type, enabled=False):  # it would halve the sums' precision
-        return _FocalLossSums.apply(logits, rows * logits.size(-1) + labels, alpha, gamma, weight)
-
-
-class _FocalLossSums(torch.autograd.Function):
-    """Makes the gradient along with the loss, layer by layer, and keeps nothing else."""
-
-    @staticmethod
-    def forward(ctx, logits: Tensor, matched: Tensor, alpha: float, gamma: float,
-                weight: Tensor) -> Tensor:
-        grad = torch.empty_like(logits, dtype=torch.float32, memory_format=torch.contiguous_format)
-        work = grad.new_empty(3, 1, grad[0].numel())  # for all layers: fresh memory is slow
-        background = (1 - alpha) * weight
-        sums = torch.cat([
-            background_focal(layer.float(), gamma, background, layer_grad, work)
-            for layer, layer_grad in zip(logits.flatten(1).split(1), grad.flatten(1).split(1))
-        ])
-        x = logits.reshape(-1)[matched].float()  # (num_layers, pairs of a layer)
-        x_grad, work = torch.empty_like(x), x.new_empty(3, *x.shape)
-        sums -= background_focal(x, gamma, background, x_grad, work)
+        logits = logits.float()
+        matched = logits.reshape(-1)[rows * logits.size(-1) + labels]  # (num_layers, pairs)
+        background = (1 - alpha) * background_focal(logits, gamma).flatten(1).sum(1)
         # A foreground target is a background one of the negated logit and the other weight.
-        sums += background_focal(-x, gamma, alpha * weight, x_grad, work)
-        grad.view(-1)[matched] = -x_grad
-        ctx.save_for_backward(grad)
-        ctx.logits_dtype = logits.dtype
-        return sums
-
-    @staticmethod
-    def backward(ctx, grad_sums: Tensor):
-        grad, = ctx.saved_tensors
-        # The total of a detector's losses is their plain sum; to ask a GPU would make it wait.
-        if grad_sums.device.type != 'cpu' or (grad_sums != 1).any():
-            grad = grad * grad_sums.view(-1, 1, 1, 1)
-        return grad.to(ctx.logits_dtype), None, None, None, None
+        correction = (alpha * background_focal(-matched, gamma) -
+                      (1 - alpha) * background_focal(matched, gamma))
+        return background + correction.sum(1)
 
 
-def background_focal(logits: Tensor, gamma: float, weight: Tensor, grad: Tensor,
-                     work: Tensor) -> Tensor:
-    """Sum the focal loss of background, ``weight p^gamma softplus(x)`` with ``p = sigmoid(x)``.
-
-    Its derivative is ``weight p^gamma (gamma (1 - p) softplus(x) + p)``.
-
-    Args:
-        logits (Tensor): Float32, shape (num_layers, n).
-        gamma (float): Focusing exponent.
-        weight (Tensor): Scalar.
-        grad (Tensor): Gets the derivative, shape (num_layers, n).
-        work (Tensor): Is overwritten, shape (3, num_layers, n).
-
-    Returns:
-        Tensor: Shape (num_layers, ).
-    """
-    prob, softplus, rest = work
-    torch.sigmoid(logits, out=prob)
-    F.softplus(logits, out=softplus)
-    torch.sub(prob.new_ones(()), prob, out=rest)
-    torch.addcmul(prob, rest, softplus, value=gamma, out=grad)
-    factor = prob.pow_(gamma).mul_(weight)
-    grad.mul_(factor)
-    return torch.bmm(factor[:, None], softplus[..., None]).flatten()
+def background_focal(logits: Tensor, gamma: float) -> Tensor:
+    """Focal loss of background without alpha, ``p^gamma softplus(x)`` with ``p = sigmoid(x)``."""
+    return logits.sigmoid() ** gamma * F.softplus(logits)

@@ -1,52 +1,19 @@
 """Deformable DETR with groups of queries: plain, with box refinement, in two stages."""
-from typing import List, Optional, Tuple
+import contextlib
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
+import torch
 from mmdet.models.dense_heads import DeformableDETRHead
-from mmdet.models.dense_heads.detr_head import DETRHead
 from mmdet.models.detectors import DeformableDETR
 from mmdet.registry import MODELS
-from mmdet.utils import InstanceList
 from torch import Tensor, nn
 
 from .criterion import GroupCriterion
 from .group_queries import GroupQueries
 
 
-class TwoStageGroupCriterion(GroupCriterion, DETRHead):
-    """Supervise the encoder's proposals beside the queries: a base for the heads of mmdet.
-
-    It stands in the place of ``DETRHead``, so that the stock heads between call it.
-    """
-
-    def loss_by_feat_single(self, cls_scores: Tensor, bbox_preds: Tensor,
-                            batch_gt_instances: InstanceList,
-                            batch_img_metas: List[dict]) -> Tuple[Tensor, Tensor, Tensor]:
-        """Supervise what the encoder predicts, averaged over its sets.
-
-        What one encoder head predicts, at every feature point or at its best ones, is one set,
-        matched one-to-one with the ground truth: K sets where every group has a head of its own,
-        and a single one where a stock detector has one head, however many rows it gives.
-
-        Args:
-            cls_scores (Tensor): Logits, shape (bs, num_rows, C), or of every group's head, shape
-                (K, bs, num_rows, C).
-            bbox_preds (Tensor): Boxes, normalized cxcywh, shape as the logits with 4 for C.
-            batch_gt_instances (list[InstanceData]): Each image's ``labels`` and ``bboxes``, xyxy
-                in pixels.
-            batch_img_metas (list[dict]): Each image's information, with ``img_shape``.
-
-        Returns:
-            tuple[Tensor, Tensor, Tensor]: Scalars, the classification, L1 and IoU loss.
-        """
-        if cls_scores.dim() == 3:
-            cls_scores, bbox_preds = cls_scores[None], bbox_preds[None]
-        losses = self.set_losses(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
-                                 self.assigner.one_set())
-        return tuple(losses[name].mean() for name in ('loss_cls', 'loss_bbox', 'loss_iou'))
-
-
 @MODELS.register_module()
-class GroupDeformableDETRHead(DeformableDETRHead, TwoStageGroupCriterion):
+class GroupDeformableDETRHead(DeformableDETRHead, GroupCriterion):
     """``DeformableDETRHead`` that matches and supervises K groups of queries."""
 
 
@@ -68,6 +35,30 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
         last = self.decoder.num_layers
         branches = [f'bbox_head.cls_branches.{last}', f'bbox_head.reg_branches.{last}']
         return ['memory_trans_fc', 'memory_trans_norm'] + branches * self.with_box_refine
+
+    def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
+        """Prepare the queries of the groups that are decoded.
+
+        In two stages each group is prepared by the stock detector with the group's own rows.
+
+        Args:
+            args, kwargs: As for the stock detector.
+
+        Returns:
+            tuple[dict, dict]: As of :meth:`GroupQueries.pre_decoder`. In two stages the inputs of
+            the head are the encoder's predictions, group by group, shape (K, bs, num_rows, dim).
+        """
+        if not self.as_two_stage:
+            return super().pre_decoder(*args, **kwargs)
+        prepare = super(GroupQueries, self).pre_decoder
+        layers = [layer for name in self.group_modules
+                  for layer in self.get_submodule(name).modules()]
+        inputs = []
+        for parameters in group_parameters(layers, self.num_query_groups, self.decoded_groups):
+            with replaced_parameters(parameters):
+                inputs.append(prepare(*args, **kwargs))
+        decoder_inputs, head_inputs = (merge_groups(x) for x in zip(*inputs))
+        return decoder_inputs, head_inputs
 
     def init_weights(self) -> None:
         """Initialize every group as the stock detector is initialized."""
@@ -100,3 +91,51 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
             Tensor: Shape (bs, N, 2 * dim).
         """
         return super().get_proposal_pos_embed(proposals, num_pos_feats=self.embed_dims // 2)
+
+
+def group_parameters(layers: Sequence[nn.Module], num_groups: int,
+                     groups: Sequence[int]) -> Iterator[Dict[nn.Module, Dict[str, Tensor]]]:
+    """Yield, of each group, the layers with the group's block of rows of their parameters."""
+    blocks = [(layer, name, x.chunk(num_groups)) for layer in layers
+              for name, x in layer.named_parameters(recurse=False)]
+    for group in groups:
+        parameters = {layer: {} for layer in layers}
+        for layer, name, rows in blocks:
+            parameters[layer][name] = rows[group]
+        yield parameters
+
+
+@contextlib.contextmanager
+def replaced_parameters(replacements: Dict[nn.Module, Dict[str, Tensor]]) -> Iterator[None]:
+    """Let layers compute with other tensors than their parameters, also while traced.
+
+    ``torch.func.functional_call`` does the same, and refuses to be traced for deployment.
+    """
+    parameters = {layer: dict(layer._parameters) for layer in replacements}
+    try:
+        for layer, tensors in replacements.items():
+            layer._parameters.update(tensors)
+        yield
+    finally:
+        for layer, tensors in parameters.items():
+            layer._parameters.update(tensors)
+
+
+def merge_groups(inputs: Sequence[dict]) -> dict:
+    """Merge what the stock detector prepared for each group.
+
+    Args:
+        inputs (list[dict]): Of each group. Queries and their reference points, shape
+            (bs, N, dim), are laid out group after group; the encoder's predictions are stacked;
+            all else (memory, the mask of one group, ...) is the same for all groups.
+
+    Returns:
+        dict: Of all groups.
+    """
+    merged = dict(inputs[0])
+    for name in merged.keys() & {'query', 'query_pos', 'reference_points'}:
+        merged[name] = torch.cat([x[name] for x in inputs], 1)  # (bs, K * N, dim)
+    for name in merged.keys() & {'enc_outputs_class', 'enc_outputs_coord'}:
+        if merged[name] is not None:
+            merged[name] = torch.stack([x[name] for x in inputs])  # (K, bs, num_rows, dim)
+    return merged

@@ -11,14 +11,15 @@ from mmdet.utils import InstanceList
 from torch import Tensor
 
 from .assigner import MatchedPairs
-from .deformable import GroupDeformableDETR, TwoStageGroupCriterion
+from .criterion import GroupCriterion
+from .deformable import GroupDeformableDETR
 from .groups import count_groups
 
 SINE_FEATURES = 128  # of each coordinate in mmdet's DINO decoder, whatever its width
 
 
 @MODELS.register_module()
-class GroupDINOHead(DINOHead, TwoStageGroupCriterion):
+class GroupDINOHead(DINOHead, GroupCriterion):
     """``DINOHead`` that matches and supervises K groups, each with denoising queries."""
 
     def split_outputs(self, all_layers_cls_scores: Tensor, all_layers_bbox_preds: Tensor,
@@ -123,9 +124,10 @@ class GroupDINO(GroupDeformableDETR, DINO):
         self.init_groups('query_embedding')
 
     def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
-        """Prepare the queries as every group detector, and count the denoising queries of all."""
+        """Prepare the queries as in two stages, and count the denoising queries of all groups."""
         decoder_inputs, head_inputs = super().pre_decoder(*args, **kwargs)
         if self.training:
             dn_meta = head_inputs['dn_meta']  # of one group
-            head_inputs['dn_meta'] = {x: self.num_query_groups * n for x, n in dn_meta.items()}
+            num_groups = len(self.decoded_groups)
+            head_inputs['dn_meta'] = {x: num_groups * n for x, n in dn_meta.items()}
         return decoder_inputs, head_inputs

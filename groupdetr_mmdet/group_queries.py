@@ -12,10 +12,10 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from .assigner import GroupHungarianAssigner
-from .attention import group_self_attention, join_groups
+from .attention import group_self_attention
 from .errors import ConfigError
 from .groups import check_num_query_groups, count_groups, fold_groups, group_rows
-from .ops.recompute import recompute_layers
+from .ops.recompute import LayerOptions
 
 ALL_GROUPS = 'all'  # as test_cfg.query_group
 QUERY_EMBEDDING = 'query_embedding.weight'
@@ -63,18 +63,21 @@ class GroupQueries:
                  separate_self_attn: bool = True,
                  **kwargs) -> None:
         self.num_query_groups = check_num_query_groups(num_query_groups)
+        self.separate_self_attn = separate_self_attn
         if num_queries < 1:
             raise ConfigError(f'model.num_queries={num_queries} must be at least 1: it is the '
                               'number of queries of one group.')
         numbers = dict(num_query_groups=num_query_groups, num_queries=num_queries)
         if train_cfg is not None:
-            train_cfg = dict(train_cfg, assigner=tell_assigner(train_cfg.get('assigner'), numbers))
+            assigner = assigner_config(train_cfg.get('assigner'), numbers)
+            train_cfg = dict(train_cfg, assigner=assigner)
         bbox_head = without_numbers(bbox_head, 'bbox_head', numbers)
-        test_cfg = complete_test_cfg(test_cfg, numbers, bbox_head)
+        test_cfg = fill_test_cfg(test_cfg, numbers, bbox_head)
         if test_cfg.get('each_group'):
             check_each_group(test_cfg['query_group'], separate_self_attn)
         decoder = without_numbers(decoder, 'decoder', numbers)
-        num_cp, compile_layers = decoder.pop('num_cp', -1), decoder.pop('compile', False)
+        layer_options = LayerOptions(**{name: decoder.pop(name) for name in LayerOptions._fields
+                                        if name in decoder})
         super().__init__(
             num_queries=num_queries,
             decoder=decoder,
@@ -82,18 +85,21 @@ class GroupQueries:
             train_cfg=train_cfg,
             test_cfg=test_cfg,
             **kwargs)
-        if not separate_self_attn:
-            join_groups(self.decoder)
-        recompute_layers(self.decoder, num_cp)
-        if compile_layers:
-            for layer in self.decoder.layers:
-                layer.compile(dynamic=True)
+        layer_options.apply(self.decoder)
         self._register_state_dict_hook(_save_num_queries)
 
     @property
     def group_size(self) -> int:
         """Rows of one group among the decoder's queries, without denoising queries."""
         return self.num_queries
+
+    @property
+    def decoded_groups(self) -> range:
+        """The groups whose queries are decoded: all in training, one at inference."""
+        group = self.test_cfg['query_group']
+        if self.training or group == ALL_GROUPS:
+            return range(self.num_query_groups)
+        return range(group, group + 1)
 
     @property
     def group_modules(self) -> List[str]:
@@ -110,34 +116,32 @@ class GroupQueries:
 
     def _init_layers(self) -> None:
         super()._init_layers()
-        group_self_attention(self.decoder, self.group_size)
+        self._tell_group_size()
         for name in self.group_modules:
             for module in self.get_submodule(name).modules():
-                repeat_rows(module, self.num_query_groups)
+                add_group_rows(module, self.num_query_groups)
+
+    def _tell_group_size(self) -> None:
+        """Tell decoder and assigner how many rows a group has; nothing else has to know."""
+        group_self_attention(self.decoder, self.group_size if self.separate_self_attn else None)
+        if self.train_cfg is not None:
+            self.bbox_head.assigner.num_queries = self.group_size
 
     def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
-        """Prepare the queries of all groups in training, of ``query_group`` at inference.
-
-        Each group is prepared by the stock detector with the group's own rows.
+        """Prepare K * N queries in training, N at inference (paper, Algorithm 1).
 
         Args:
             args, kwargs: As for the stock detector.
 
         Returns:
-            tuple[dict, dict]: Inputs of the decoder, with K * N rows in training and, but for
-            'all' groups, N at inference, and of the head, with the encoder's predictions stacked
-            group by group, shape (K, bs, num_rows, dim).
+            tuple[dict, dict]: Inputs of the decoder, ``query``, ``query_pos`` and, in some
+            families, ``reference_points``, each of shape (bs, rows, dim), and of the head.
         """
-        prepare = super().pre_decoder
-        all_groups = self.training or self.test_cfg['query_group'] == ALL_GROUPS
-        groups = range(self.num_query_groups) if all_groups else [self.test_cfg['query_group']]
-        layers = [layer for name in self.group_modules
-                  for layer in self.get_submodule(name).modules()]
-        inputs = []
-        for group_blocks in split_parameters(layers, self.num_query_groups, groups):
-            with replaced_parameters(group_blocks):
-                inputs.append(prepare(*args, **kwargs))
-        decoder_inputs, head_inputs = (merge_groups(x) for x in zip(*inputs))
+        decoder_inputs, head_inputs = super().pre_decoder(*args, **kwargs)
+        groups = self.decoded_groups
+        rows = slice(groups.start * self.group_size, groups.stop * self.group_size)
+        for name in decoder_inputs.keys() & {'query', 'query_pos', 'reference_points'}:
+            decoder_inputs[name] = decoder_inputs[name][:, rows]  # (bs, rows, dim)
         return decoder_inputs, head_inputs
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList,
@@ -230,64 +234,16 @@ def label_groups(groups: Sequence[InstanceData]) -> InstanceData:
     return InstanceData.cat(groups)
 
 
-def split_parameters(layers: Sequence[nn.Module], num_groups: int,
-                     groups: Sequence[int]) -> Iterator[Dict[nn.Module, Dict[str, Tensor]]]:
-    """Yield, of each group, the layers with the group's block of rows of their parameters."""
-    blocks = [(layer, name, x.chunk(num_groups)) for layer in layers
-              for name, x in layer.named_parameters(recurse=False)]
-    for group in groups:
-        replacements = {layer: {} for layer in layers}
-        for layer, name, rows in blocks:
-            replacements[layer][name] = rows[group]
-        yield replacements
-
-
-@contextlib.contextmanager
-def replaced_parameters(replacements: Dict[nn.Module, Dict[str, Tensor]]) -> Iterator[None]:
-    """Let layers compute with other tensors than their parameters, also while traced.
-
-    ``torch.func.functional_call`` does the same, and refuses to be traced for deployment.
-    """
-    parameters = {layer: dict(layer._parameters) for layer in replacements}
-    try:
-        for layer, tensors in replacements.items():
-            layer._parameters.update(tensors)
-        yield
-    finally:
-        for layer, tensors in parameters.items():
-            layer._parameters.update(tensors)
-
-
-def repeat_rows(module: nn.Module, num_groups: int) -> None:
+def add_group_rows(module: nn.Module, num_groups: int) -> None:
     """Give the parameters of a layer K blocks of rows, initialized as PyTorch does.
 
-    The layer alone can then compute nothing: it is shown one block at a time.
+    A layer other than an embedding can then compute nothing: it is shown one block at a time.
     """
     for name, parameter in module.named_parameters(recurse=False):
         rows = parameter.detach().repeat(num_groups, *[1] * (parameter.dim() - 1))
         setattr(module, name, nn.Parameter(rows))
     if num_groups > 1 and hasattr(module, 'reset_parameters'):
         module.reset_parameters()
-
-
-def merge_groups(inputs: Sequence[dict]) -> dict:
-    """Merge what the stock detector prepared for each group.
-
-    Args:
-        inputs (list[dict]): Of each group. Queries and their reference points, shape
-            (bs, N, dim), are laid out group after group; the encoder's predictions are stacked;
-            all else (memory, the mask of one group, ...) is the same for all groups.
-
-    Returns:
-        dict: Of all groups.
-    """
-    merged = dict(inputs[0])
-    for name in merged.keys() & {'query', 'query_pos', 'reference_points'}:
-        merged[name] = torch.cat([x[name] for x in inputs], 1)  # (bs, K * N, dim)
-    for name in merged.keys() & {'enc_outputs_class', 'enc_outputs_coord'}:
-        if merged[name] is not None:
-            merged[name] = torch.stack([x[name] for x in inputs])  # (K, bs, num_rows, dim)
-    return merged
 
 
 def _save_num_queries(module: nn.Module, state_dict: dict, prefix: str,
@@ -308,8 +264,8 @@ def without_numbers(cfg: ConfigType, key: str, numbers: Dict[str, int]) -> dict:
     return {name: value for name, value in cfg.items() if name not in numbers}
 
 
-def tell_assigner(assigner: OptConfigType, numbers: Dict[str, int]) -> dict:
-    """Copy the assigner's config with the numbers of the detector.
+def assigner_config(assigner: OptConfigType, numbers: Dict[str, int]) -> dict:
+    """Copy the assigner's config without the numbers that the detector says.
 
     Raises:
         ConfigError: If the assigner is missing, knows no groups or contradicts the detector.
@@ -324,10 +280,10 @@ def tell_assigner(assigner: OptConfigType, numbers: Dict[str, int]) -> dict:
         raise ConfigError(
             f'model.train_cfg.assigner.type={assigner["type"]} matches all groups as one set: '
             "use type='GroupHungarianAssigner' with the same match_costs.")
-    return dict(without_numbers(assigner, 'train_cfg.assigner', numbers), **numbers)
+    return without_numbers(assigner, 'train_cfg.assigner', numbers)
 
 
-def complete_test_cfg(test_cfg: OptConfigType, numbers: Dict[str, int],
+def fill_test_cfg(test_cfg: OptConfigType, numbers: Dict[str, int],
                       bbox_head: ConfigType) -> dict:
     """Fill ``query_group`` in, and ask for no more detections than its queries can make.
 

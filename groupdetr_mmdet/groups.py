@@ -31,9 +31,8 @@ def fold_groups(x: Tensor, group_size: int) -> Tensor:
     Raises:
         ConfigError: If the rows do not divide into groups of ``group_size``.
     """
-    batch_size, num_rows, channels = x.shape
-    num_groups = count_groups(num_rows, group_size)
-    return x.reshape(batch_size * num_groups, group_size, channels)  # (bs * K, N, C)
+    count_groups(x.size(1), group_size)
+    return x.reshape(-1, group_size, x.size(2))  # (bs * K, N, C)
 
 
 def unfold_groups(x: Tensor, batch_size: int) -> Tensor:
@@ -47,12 +46,11 @@ def count_groups(num_rows: int, group_size: int) -> int:
     Raises:
         ConfigError: If the division leaves a remainder.
     """
-    num_groups, remainder = divmod(num_rows, group_size)
-    if remainder:
+    if num_rows % group_size:
         raise ConfigError(
             f'{num_rows} predictions do not divide into groups of num_queries={group_size}: '
             'the decoder must be given num_query_groups * num_queries rows.')
-    return num_groups
+    return num_rows // group_size
 
 
 def group_rows(group: int, group_size: int) -> slice:

@@ -10,7 +10,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..assigner import OneToManyHungarianAssigner
-from ..attention import join_groups
+from ..attention import group_self_attention
 from ..errors import ConfigError
 from ..group_queries import ALL_GROUPS, GroupQueries
 
@@ -144,14 +144,12 @@ def objects_of_queries(matched: Tensor, num_queries: int) -> Tensor:
 @contextlib.contextmanager
 def joint_self_attention(model: GroupQueries) -> Iterator[None]:
     """Let the queries of all groups attend to each other, as if there were no groups."""
-    layers = model.decoder.layers
-    before = [layer.self_attn.num_queries for layer in layers]
-    join_groups(model.decoder)
+    before = model.decoder.layers[0].self_attn.num_queries
+    group_self_attention(model.decoder, None)
     try:
         yield
     finally:
-        for layer, num_queries in zip(layers, before):
-            layer.self_attn.num_queries = num_queries
+        group_self_attention(model.decoder, before)
 
 
 def detections(model: GroupQueries, decoded: DecodedQueries, image: int,

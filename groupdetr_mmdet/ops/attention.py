@@ -1,13 +1,12 @@
 """Attention by PyTorch's fused kernels."""
-from typing import Callable, Optional, Tuple
+from typing import Optional, Tuple
 
-import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from mmdet.models.layers.transformer.utils import ConditionalAttention
 from torch import Tensor, nn
 
-from .dropout import dropout_attention, log_unfused
+from .dropout import dropout_attention
 
 
 def fused_attention(query: Tensor,
@@ -38,24 +37,8 @@ def fused_attention(query: Tensor,
         out = dropout_attention(q, k, v, keep_mask, dropout)
     else:
         padded = F.pad(v, (0, q.size(-1) - v.size(-1)))
-        check_fused(q, k, padded, keep_mask, dropout)
         out = F.scaled_dot_product_attention(q, k, padded, attn_mask=keep_mask, dropout_p=dropout)
     return out[..., :v.size(-1)].transpose(1, 2).flatten(2)  # (bs, num_queries, d_v)
-
-
-def check_fused(query: Tensor, key: Tensor, value: Tensor, keep_mask: Optional[Tensor],
-                dropout: float) -> None:
-    """Say so once if PyTorch has no fused kernel here; tensors as its attention takes them."""
-    if is_compiling():
-        return
-    kernel = torch._fused_sdp_choice(query, key, value, attn_mask=keep_mask, dropout_p=dropout)
-    if kernel == 0:  # SDPBackend.MATH
-        log_unfused(f'that of plain matrix products, on {query.device.type} in {query.dtype}: its '
-                    'memory grows with the attention map')
-
-
-# Before torch 2.3 nothing can be asked, and nothing of ours is compiled.
-is_compiling = getattr(torch.compiler, 'is_compiling', bool)
 
 
 def keep_mask(attn_mask: Optional[Tensor], key_padding_mask: Optional[Tensor]) -> Optional[Tensor]:
@@ -104,17 +87,7 @@ class FusedConditionalAttention(ConditionalAttention):
         return self.out_proj(out), None
 
 
-def _skip_weights(module: nn.Module, args: tuple, kwargs: dict) -> Tuple[tuple, dict]:
-    return args, dict(kwargs, need_weights=False)
-
-
-def _sum_as_official(module: nn.Module, args: tuple, kwargs: dict) -> Tuple[tuple, dict]:
-    training_on_cpu = kwargs['query'].device.type == 'cpu' and torch.is_grad_enabled()
-    return args, dict(kwargs, need_weights=training_on_cpu)
-
-
-def fuse_multihead_attention(attention: MultiheadAttention,
-                             prepare: Callable = _skip_weights) -> None:
+def fuse_multihead_attention(attention: MultiheadAttention) -> None:
     """Let mmcv's ``MultiheadAttention`` run by fused kernels.
 
     mmcv asks ``torch.nn.MultiheadAttention`` for the attention weights and never reads them;
@@ -122,18 +95,24 @@ def fuse_multihead_attention(attention: MultiheadAttention,
 
     Args:
         attention (MultiheadAttention): Changed in place; parameters and results stay the same.
-        prepare (Callable): Hook that says in which calls the weights are asked for.
     """
-    attention.attn.register_forward_pre_hook(prepare, with_kwargs=True)
+    attention.attn.register_forward_pre_hook(_skip_weights, with_kwargs=True)
 
 
 def fuse_encoder_attention(attention: MultiheadAttention) -> None:
-    """Let an encoder's self-attention run by fused kernels, save in training on the CPU.
+    """Let an encoder's self-attention run by fused kernels on a GPU.
 
-    There the order of summation of the official code is kept: gradients that flow through the
-    encoder of an untrained model are ill-conditioned, and differ by 2e-4 otherwise.
+    Encoders train with attention dropout, for which PyTorch has no fused kernel on the CPU.
 
     Args:
         attention (MultiheadAttention): Changed in place; parameters and results stay the same.
     """
-    fuse_multihead_attention(attention, _sum_as_official)
+    attention.attn.register_forward_pre_hook(_skip_weights_on_gpu, with_kwargs=True)
+
+
+def _skip_weights(module: nn.Module, args: tuple, kwargs: dict) -> Tuple[tuple, dict]:
+    return args, dict(kwargs, need_weights=False)
+
+
+def _skip_weights_on_gpu(module: nn.Module, args: tuple, kwargs: dict) -> Tuple[tuple, dict]:
+    return args, dict(kwargs, need_weights=kwargs['query'].device.type == 'cpu')

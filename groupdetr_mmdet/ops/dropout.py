@@ -12,9 +12,10 @@ CHUNK = 2**20  # attention weights held at a time: 4 MiB in float32, which a cac
 
 
 @functools.cache
-def log_unfused(kernel: str) -> None:
-    """Say once which attention kernel runs, where PyTorch has no fused one."""
-    print_log(f'PyTorch has no fused kernel for this attention; the one that runs is {kernel}.',
+def announce_dropout_attention() -> None:
+    """Say once that attention runs by the code of this module."""
+    print_log('Attention dropout has no fused kernel on the CPU; the attention map is computed '
+              'part by part. attn_drop=0. in model.decoder.layer_cfg makes training there faster.',
               logger='current')
 
 
@@ -37,8 +38,7 @@ def dropout_attention(query: Tensor, key: Tensor, value: Tensor, keep_mask: Opti
     Returns:
         Tensor: Shape (bs, num_heads, num_queries, d_v).
     """
-    log_unfused("groupdetr_mmdet's own for dropout on the CPU, a part of the attention map at a "
-                'time; with attn_drop=0. in model.decoder.layer_cfg a fused one would')
+    announce_dropout_attention()
     bs, num_heads = query.shape[:2]
     if keep_mask is not None:
         keep_mask = keep_mask.expand(bs, num_heads, *keep_mask.shape[-2:]).flatten(0, 1)

@@ -1,25 +1,37 @@
-"""Activations that the backward pass computes again, in the place of keeping them."""
-import torch
-from torch import Tensor, nn
+"""What a decoder's layers do at run time: compute activations again, and compile."""
+import functools
+from typing import NamedTuple
+
+from mmengine.logging import print_log
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-
-class RecomputedLayer:
-    """Mixin of a decoder layer whose activations the backward pass computes again."""
-
-    def forward(self, *args, **kwargs) -> Tensor:
-        if not torch.is_grad_enabled():
-            return super().forward(*args, **kwargs)
-        return checkpoint(super().forward, *args, use_reentrant=False, **kwargs)
+from ..errors import ConfigError
 
 
-def recompute_layers(decoder: nn.Module, num_cp: int) -> None:
-    """Trade time for memory in the first layers of a decoder, as ``num_cp`` of mmdet's encoders.
+class LayerOptions(NamedTuple):
+    """Options of ``model.decoder`` that the decoders of mmdet do not have.
 
-    Args:
-        decoder (nn.Module): A decoder of mmdet, changed in place; parameters and results stay.
-        num_cp (int): Number of layers; -1 and 0 are none.
+    Attributes:
+        num_cp (int): Layers, from the first, whose activations the backward pass computes again,
+            which trades time for memory, as ``num_cp`` of mmdet's encoders. -1 and 0: none.
+        compile (bool): Whether ``torch.compile`` compiles the layers, once for all image sizes.
     """
-    for layer in decoder.layers[:max(0, num_cp)]:
-        kind = type(layer)
-        layer.__class__ = type(f'Recomputed{kind.__name__}', (RecomputedLayer, kind), {})
+    num_cp: int = -1
+    compile: bool = False
+
+    def apply(self, decoder: nn.Module) -> None:
+        """Apply the options to a decoder of mmdet, in place; parameters and results stay.
+
+        Raises:
+            ConfigError: If ``num_cp`` is no integer.
+        """
+        if not isinstance(self.num_cp, int) or isinstance(self.num_cp, bool):
+            raise ConfigError(f'model.decoder.num_cp={self.num_cp!r} must be an integer: the '
+                              'number of layers that compute their activations again, or -1.')
+        if self != LayerOptions():
+            print_log(f'model.decoder: {self}', logger='current')
+        for layer in decoder.layers[:max(0, self.num_cp)]:
+            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+        for layer in decoder.layers if self.compile else ():
+            layer.compile(dynamic=True)

@@ -277,3 +277,24 @@ def test_forward_in_tensor_mode_gives_one_group(family):
     logits, boxes = model(*make_batch(), mode='tensor')
     rows = logits.size(2)
     assert rows == boxes.size(2) == model.group_size
+
+
+def test_a_detector_is_traced(family):
+    """As mmengine counts the FLOPs of a model."""
+    model = make(family).eval()
+    inputs, samples = make_batch()
+    predict_tensors = torch.jit.trace(
+        Tensors(model, samples), inputs, check_trace=False, strict=False)
+    assert_equal(predict_tensors(inputs), Tensors(model, samples)(inputs))
+
+
+class Tensors(nn.Module):
+    """Logits and boxes of a detector, from images."""
+
+    def __init__(self, model: nn.Module, samples: list) -> None:
+        super().__init__()
+        self.model, self.samples = model, samples
+
+    def forward(self, inputs: Tensor) -> List[Tensor]:
+        outputs = self.model.forward_transformer(self.model.extract_feat(inputs), self.samples)
+        return self.model.bbox_head(outputs['hidden_states'], outputs['references'])

@@ -9,7 +9,8 @@ from mmengine.structures import InstanceData
 from scipy.optimize import linear_sum_assignment
 
 from groupdetr_mmdet import assigner as assigner_module
-from groupdetr_mmdet.assigner import GroupHungarianAssigner, match_images, solve_groups
+from groupdetr_mmdet.assigner import GroupHungarianAssigner, solve_problems
+from groupdetr_mmdet.errors import ConfigError
 
 K, N, NUM_CLASSES, META = 3, 10, 5, dict(img_shape=(64, 96))
 
@@ -89,27 +90,26 @@ def test_costs_computed_piece_by_piece_are_the_same(at_once, monkeypatch):
 @pytest.mark.parametrize('num_gts', [1, 7, 30, 45])
 def test_solver_reaches_the_least_cost_of_scipy(num_gts):
     cost = np.random.default_rng(num_gts).random((8 * 30, num_gts)).astype(np.float32)
-    rows, gts = solve_groups(cost, 8)
+    rows, gts = solve_problems(cost, 8)
     total = cost[rows, gts].reshape(8, -1).sum(1)
     for problem, mine, of_rows in zip(cost.reshape(8, 30, num_gts), total, rows.reshape(8, -1)):
         assert mine == pytest.approx(problem[linear_sum_assignment(problem)].sum(), rel=1e-6)
         assert (np.diff(of_rows) > 0).all()
 
 
-def test_a_solver_that_fails_names_image_and_layer(monkeypatch):
-    def fail_on_costs_above_one(problem):
-        if problem.max() > 1:
-            raise ValueError('cost matrix is infeasible')
-        return linear_sum_assignment(problem)
-
+def test_scipy_and_lapx_find_the_same_pairs(monkeypatch):
+    """Random costs have one best assignment."""
+    pytest.importorskip('lap')
+    cost = np.random.default_rng(0).random((8 * 30, 7)).astype(np.float32)
+    with_lapx = solve_problems(cost, 8)
     monkeypatch.setattr(assigner_module, 'lapjvr_batch', None)
-    monkeypatch.setattr(assigner_module, 'linear_sum_assignment', fail_on_costs_above_one)
-    costs = [np.random.default_rng(i).random((2 * K * N, 4)).astype(np.float32) for i in range(3)]
-    match_images(costs, num_layers=2, num_groups=K)
-    costs[1][K * N + 5, 2] = 7
-    with pytest.raises(RuntimeError, match=f'image 1 .* decoder layer 1 .* {K * N} queries in {K} '
-                                           'groups and 4 objects, from .* to 7; look at'):
-        match_images(costs, num_layers=2, num_groups=K)
+    np.testing.assert_array_equal(with_lapx, solve_problems(cost, 8))
+
+
+def test_an_assigner_that_nobody_told_the_groups_says_so():
+    assigner = GroupHungarianAssigner(MATCH_COSTS)
+    with pytest.raises(ConfigError, match='assigner.num_query_groups is missing: set it to'):
+        assigner.assign(instances(*predictions()), ground_truth(3), META)
 
 
 def test_costs_of_the_classes_in_the_image_are_all_that_is_needed():
