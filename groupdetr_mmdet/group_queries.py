@@ -1,7 +1,8 @@
 """Detectors that train K groups of queries and keep one at inference."""
 import contextlib
 import logging
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+import math
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmdet.registry import TASK_UTILS
@@ -28,7 +29,8 @@ class GroupQueries:
     one. K is said here and nowhere else: the detector tells its decoder, head and assigner. With
     ``num_query_groups=1`` the detector is the stock one.
 
-    A checkpoint of another K loads: fewer groups keep the first ones, more groups repeat.
+    A checkpoint of another K loads: fewer groups keep the first ones, more groups repeat them with
+    a little noise, without which they would stay equal for ever.
 
     Args:
         num_queries (int): Queries of one group, N.
@@ -45,6 +47,9 @@ class GroupQueries:
             With ``each_group`` every group also detects for itself, see :meth:`predict`.
         separate_self_attn (bool): Whether self-attention stays inside each group. Defaults to
             True; False is an ablation of the paper.
+        new_group_noise (float): Noise on the groups that a loaded checkpoint does not have, and
+            which repeat those that it has: standard deviation relative to that of each tensor.
+            Defaults to 0.02; 0 leaves them equal.
         kwargs: As for the stock detector.
 
     Raises:
@@ -61,6 +66,7 @@ class GroupQueries:
                  train_cfg: OptConfigType = None,
                  test_cfg: OptConfigType = None,
                  separate_self_attn: bool = True,
+                 new_group_noise: float = 0.02,
                  **kwargs) -> None:
         self.num_query_groups = check_num_query_groups(num_query_groups)
         self.separate_self_attn = separate_self_attn
@@ -86,7 +92,8 @@ class GroupQueries:
             test_cfg=test_cfg,
             **kwargs)
         layer_options.apply(self.decoder)
-        self._register_state_dict_hook(_save_num_queries)
+        self.new_group_noise = check_noise(new_group_noise)
+        self._register_state_dict_hook(_save_numbers)
 
     @property
     def group_size(self) -> int:
@@ -209,22 +216,57 @@ class GroupQueries:
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict,
                               *args) -> None:
-        saved_groups = None
-        for name, parameter in self.group_parameters():
-            rows = state_dict.get(prefix + name)
-            if rows is None:
-                continue
-            if name == QUERY_EMBEDDING:
-                state_dict[prefix + name] = adapt_query_rows(
-                    rows, parameter.shape, self.num_queries, local_metadata.get('num_queries'))
-            else:
-                num_rows = len(parameter) // self.num_query_groups
-                # The first parameter tells K: the rows of later ones depend on the classes, too.
-                saved_groups = saved_groups or len(rows) // num_rows
-                if len(rows) == saved_groups * num_rows:  # PyTorch reports any other shape
-                    state_dict[prefix + name] = repeat_groups(rows, num_rows,
-                                                              self.num_query_groups)
+        saved = {name: state_dict[prefix + name] for name, _ in self.group_parameters()
+                 if prefix + name in state_dict}
+        adapted = self.adapt_groups(saved, local_metadata)
+        state_dict.update((prefix + name, rows) for name, rows in adapted.items())
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    def adapt_groups(self, saved: Dict[str, Tensor], metadata: Dict[str, Any],
+                     seed: int = 0) -> Dict[str, Tensor]:
+        """Give a checkpoint's ``group_parameters`` the number of groups of this detector.
+
+        Fewer groups are the first ones. More groups repeat those that there are, with noise:
+        groups with equal rows are matched alike, get equal gradients and stay equal. A tensor of
+        equal numbers gets none, for others tell its groups apart; if all are such, the first gets
+        noise all the same.
+
+        Args:
+            saved (dict[str, Tensor]): The checkpoint's, of K' blocks of rows.
+            metadata (dict): ``num_queries`` and ``num_query_groups`` of the checkpoint, where it
+                says them.
+            seed (int): Seed of the noise. Defaults to 0.
+
+        Returns:
+            dict[str, Tensor]: Of K blocks. A tensor that has not K' blocks is left out, and
+            PyTorch reports its shape.
+
+        Raises:
+            ConfigError: If the query embedding is of another N or another width.
+        """
+        if not saved:
+            return {}
+        new = self.num_query_groups
+        blocks = {name: len(self.get_parameter(name)) // new for name in saved}
+        first = next(iter(saved))
+        old = metadata.get('num_query_groups')
+        if not old or len(saved[first]) != old * blocks[first]:  # an older file, or edited
+            # The first parameter tells: rows of later ones depend on the classes, too.
+            old = max(1, len(saved[first]) // blocks[first])
+        if QUERY_EMBEDDING in saved:
+            check_query_rows(saved[QUERY_EMBEDDING], self.query_embedding.weight.shape,
+                             self.num_queries, old, metadata.get('num_queries'))
+        fitting = {name: rows for name, rows in saved.items() if len(rows) == old * blocks[name]}
+        if old == new or not fitting:
+            return fitting
+        announce_groups(old, new, self.new_group_noise, fitting)
+        scales = {name: (rows.max() > rows.min()) * rows.std(correction=0)
+                  for name, rows in fitting.items()}
+        if not any(scales.values()):
+            scales[first] = 1.
+        return {name: repeat_groups(rows, blocks[name], new, self.new_group_noise * scales[name],
+                                    seed)
+                for name, rows in fitting.items()}
 
 
 def label_groups(groups: Sequence[InstanceData]) -> InstanceData:
@@ -246,9 +288,10 @@ def add_group_rows(module: nn.Module, num_groups: int) -> None:
         module.reset_parameters()
 
 
-def _save_num_queries(module: nn.Module, state_dict: dict, prefix: str,
-                      local_metadata: dict) -> None:
+def _save_numbers(module: nn.Module, state_dict: dict, prefix: str,
+                  local_metadata: dict) -> None:
     local_metadata['num_queries'] = module.num_queries
+    local_metadata['num_query_groups'] = module.num_query_groups
 
 
 def without_numbers(cfg: ConfigType, key: str, numbers: Dict[str, int]) -> dict:
@@ -319,73 +362,78 @@ def check_each_group(query_group: Union[int, str], separate_self_attn: bool) -> 
                               f'model.{key} to {fix}, or leave each_group out.')
 
 
-def adapt_query_rows(rows: Tensor,
-                     shape: torch.Size,
-                     num_queries: int,
-                     saved_num_queries: Optional[int] = None) -> Tensor:
-    """Give a checkpoint's query embedding the number of groups of a model.
+def check_noise(noise: float) -> float:
+    """Check that noise is a number, at least 0.
 
-    Fewer groups keep the first ones; more groups repeat them in order.
+    Raises:
+        ConfigError: If it is not.
+    """
+    if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < math.inf:
+        raise ConfigError(f'model.new_group_noise={noise} must be a number of at least 0: it is '
+                          'the relative noise on groups that a checkpoint does not have.')
+    return noise
+
+
+def check_query_rows(rows: Tensor, shape: torch.Size, num_queries: int, saved_groups: int,
+                     saved_num_queries: Optional[int] = None) -> None:
+    """Check that a checkpoint's query embedding is that of a model, but for the number of groups.
 
     Args:
         rows (Tensor): The checkpoint's embedding, shape (K' * N, dim).
         shape (torch.Size): Shape of the model's embedding, (K * N, dim).
         num_queries (int): Queries of one group, N, in the model.
+        saved_groups (int): Groups in the checkpoint, K'.
         saved_num_queries (int, optional): N in the checkpoint, where it says.
-
-    Returns:
-        Tensor: Shape (K * N, dim).
 
     Raises:
         ConfigError: If the checkpoint has another N or another width.
     """
-    same_groups = saved_num_queries in (None, num_queries) and len(rows) % num_queries == 0
-    if not same_groups or rows.shape[1:] != shape[1:]:
+    same_queries = saved_num_queries in (None, num_queries)
+    if not same_queries or rows.shape != (saved_groups * num_queries, *shape[1:]):
         saved = '' if saved_num_queries is None else f' in groups of {saved_num_queries}'
         raise ConfigError(
             f'{QUERY_EMBEDDING} has shape {tuple(rows.shape)}{saved} in the checkpoint and '
             f'{tuple(shape)} in groups of model.num_queries={num_queries} in the model: only '
             'num_query_groups may differ; use the num_queries and the width of the checkpoint.')
-    old, new = count_groups(len(rows), num_queries), count_groups(shape[0], num_queries)
-    if saved_num_queries is None and old > 1:
+    if saved_num_queries is None and saved_groups > 1:
         print_log(
             f'{QUERY_EMBEDDING}: the checkpoint does not say its num_queries; its {len(rows)} '
-            f'rows are taken for {old} groups of {num_queries}. tools/convert_checkpoint.py knows '
-            'checkpoints of other detectors.', logger='current', level=logging.WARNING)
-    if old == new:
-        return rows
-    how = 'the first groups are kept' if new < old else 'the groups are repeated'
-    print_log(
-        f'{QUERY_EMBEDDING}: the checkpoint has num_query_groups={old}, the model {new}; {how}.',
-        logger='current')
-    return repeat_groups(rows, num_queries, new)
+            f'rows are taken for {saved_groups} groups of {num_queries}. '
+            'tools/convert_checkpoint.py knows checkpoints of other detectors.',
+            logger='current', level=logging.WARNING)
 
 
-def repeat_groups(rows: Tensor,
-                  num_queries: int,
-                  num_query_groups: int,
-                  noise: float = 0.,
+def announce_groups(old: int, new: int, noise: float, names: Iterable[str]) -> None:
+    """Log what becomes of a checkpoint's groups in a model of another number of them."""
+    said = (f'{", ".join(names)}: the checkpoint has num_query_groups={old}, the model {new}; '
+            f'the {"first groups are kept" if new < old else "groups are repeated"}')
+    if new < old:
+        print_log(f'{said}.', logger='current')
+        return
+    how = 'without noise (model.new_group_noise=0): equal groups may stay equal'
+    if noise:
+        how = f'with noise of {noise} of their standard deviation (model.new_group_noise)'
+    print_log(f'{said}, {how}.', logger='current', level=logging.WARNING)
+
+
+def repeat_groups(rows: Tensor, num_rows: int, num_query_groups: int, noise: float,
                   seed: int = 0) -> Tensor:
-    """Keep the first groups, or repeat the groups in order.
-
-    Groups with equal rows are matched alike, get equal gradients and stay equal: a training that
-    starts from repeated groups needs noise to tell them apart.
+    """Keep the first groups, or repeat the groups in order, with noise on the repeated ones.
 
     Args:
-        rows (Tensor): Rows of K' groups, shape (K' * N, dim).
-        num_queries (int): Queries of one group, N.
+        rows (Tensor): Rows of K' groups, shape (K' * num_rows, ...).
+        num_rows (int): Rows of one group, as N of a query embedding.
         num_query_groups (int): Number of groups K to return.
-        noise (float): Standard deviation of the noise on the repeated groups, relative to the
-            standard deviation of ``rows``. The first K' groups have none. Defaults to 0.
+        noise (float): Standard deviation of the noise. The first K' groups have none.
         seed (int): Seed of the noise. Defaults to 0.
 
     Returns:
-        Tensor: Shape (K * N, dim).
+        Tensor: Shape (K * num_rows, ...).
     """
-    old = count_groups(len(rows), num_queries)
-    groups = [rows[group_rows(group % old, num_queries)] for group in range(num_query_groups)]
+    old = count_groups(len(rows), num_rows)
+    groups = [rows[group_rows(group % old, num_rows)] for group in range(num_query_groups)]
     generator = torch.Generator().manual_seed(seed)
-    for group in range(old, num_query_groups if noise else 0):
-        sample = torch.randn(groups[group].shape, generator=generator).to(rows)
-        groups[group] = groups[group] + noise * rows.std() * sample
+    for group in range(old, num_query_groups):
+        sample = torch.randn(groups[group].shape, generator=generator)
+        groups[group] = groups[group] + noise * sample.to(rows)
     return torch.cat(groups)

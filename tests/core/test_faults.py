@@ -145,10 +145,11 @@ def test_a_checkpoint_of_another_k_loads(old, new, caplog):
     target = build(detector_config(num_query_groups=new), seed=1)
     line, = logged(caplog, lambda: target.load_state_dict(source.state_dict(), strict=True))
     assert f'num_query_groups={old}, the model {new}' in line
-    rows, found = source.query_embedding.weight, target.query_embedding.weight
+    rows, found = (m.query_embedding.weight.detach() for m in (source, target))
     for group in range(new):
         expected = rows[group % old * 10:(group % old + 1) * 10]
-        assert torch.equal(found[group * 10:(group + 1) * 10], expected)
+        difference = (found[group * 10:(group + 1) * 10] - expected).std().item()
+        assert difference == pytest.approx(0 if group < old else .02 * rows.std().item(), rel=.2)
 
 
 @pytest.mark.parametrize('other', [dict(num_queries=7), dict(width=64, num_heads=8),

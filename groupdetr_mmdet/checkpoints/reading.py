@@ -1,0 +1,311 @@
+"""Read checkpoints, from wherever they are, without running code of whoever made them.
+
+The readers take the places of mmengine's own in its ``CheckpointLoader``, so that ``load_from``,
+``--resume`` and ``init_cfg=dict(type='Pretrained', ...)`` read as the commands do.
+"""
+import argparse
+import codecs
+import contextlib
+import io
+import json
+import os
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import IO, Any, ContextManager, Dict, Iterator, Optional, Union
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+from mmengine.dist import barrier, is_main_process
+from mmengine.fileio import get_file_backend
+from mmengine.runner import CheckpointLoader, checkpoint
+from mmengine.utils import digit_version
+
+from ..errors import ConfigError
+from ..host.compat import history_buffer_method, mmengine_globals
+from ..host.preflight import check_path
+
+SAFETENSORS = '.safetensors'
+# Before, PyTorch's own way to read weights alone has holes, and refuses what mmengine saves.
+READS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6.0')
+# Beside what mmengine's checkpoints hold: the official code's arguments, all numpy scalars.
+PLAIN_CLASSES = [
+    argparse.Namespace, np.ndarray, np.dtype,
+    *{type(np.dtype(kind)) for kind in '?bhilqBHILQefdgFDGSUMm'}
+]
+
+
+def read_checkpoint(path: Union[str, Path], trust_pickle: bool = False) -> Any:
+    """Read a checkpoint onto the CPU.
+
+    Args:
+        path (str or Path): A file, or any address that mmengine's loader knows.
+        trust_pickle (bool): Run the code that the file asks for. Defaults to False.
+
+    Returns:
+        Any: What the file holds. A ``.safetensors`` file gives the dictionary of
+        :func:`write_checkpoint`.
+
+    Raises:
+        ConfigError: If the file is missing, cut short, damaged, no checkpoint, or wants to run
+            code.
+    """
+    path = str(path)
+    if trust_pickle:
+        path = fetch(path) if path.startswith(('http://', 'https://')) else path
+        return read_file(path, trust_pickle=True)
+    return CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+
+
+def read_file(path: str, map_location: Any = 'cpu', trust_pickle: bool = False,
+              mmap: bool = False) -> Any:
+    """Read a local checkpoint; ``mmap`` leaves the tensors on the disk until they are used."""
+    path = os.path.expanduser(path)
+    check_path('CHECKPOINT', path)
+    if path.endswith(SAFETENSORS):
+        return read_safetensors(path)
+    with readable(path):
+        if not mmap:
+            check_archive(path)
+        return unpickle(path, map_location, trust_pickle, mmap=mmap)
+
+
+# mmengine's schemes
+
+
+@CheckpointLoader.register_scheme(prefixes='', force=True)
+def load_from_local(path: str, map_location: Any = None) -> Any:
+    """Read a file."""
+    return read_file(path, map_location)
+
+
+@CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), force=True)
+def load_from_http(address: str, map_location: Any = None) -> Any:
+    """Read what is behind an address, and keep it as ``torch.hub`` keeps its files."""
+    path = fetch(address)
+    try:
+        return read_file(path, map_location)
+    except ConfigError as error:
+        Path(path).unlink(missing_ok=True)  # or a cut download would be there for ever
+        raise ConfigError(f'{address}: {error}') from error
+
+
+@CheckpointLoader.register_scheme(
+    prefixes=('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://'),
+    force=True)
+def load_from_zoo(name: str, map_location: Any = None) -> Any:
+    """Read weights by a name of mmengine's tables; of mmcls those of the backbone."""
+    scheme, _, model = name.partition('://')
+    if scheme in ('modelzoo', 'torchvision'):
+        addresses = checkpoint.get_torchvision_models()
+    elif scheme == 'mmcls':
+        addresses = checkpoint.get_mmcls_models()
+    else:
+        addresses = checkpoint.get_external_models()
+        model = checkpoint.get_deprecated_model_names().get(model, model)
+    try:
+        address = addresses[model]
+    except KeyError as error:
+        raise ConfigError(f'{name}: mmengine knows no weights of this name; correct it, or write '
+                          'the address of the weights themselves.') from error
+    loaded = CheckpointLoader.load_checkpoint(address, map_location, logger='silent')
+    if scheme != 'mmcls':
+        return loaded
+    prefix = 'backbone.'
+    return dict(state_dict=OrderedDict(
+        (key[len(prefix):], x) for key, x in loaded.get('state_dict', loaded).items()
+        if key.startswith(prefix)))
+
+
+@CheckpointLoader.register_scheme(
+    prefixes=(r'(\S+\:)?s3://', r'(\S+\:)?petrel://'), force=True)
+def load_from_ceph(address: str, map_location: Any = None) -> Any:
+    """Read from a store that mmengine's petrel backend reaches."""
+    backend = get_file_backend(address, backend_args=dict(backend='petrel'))
+    with readable(address):
+        return unpickle(io.BytesIO(backend.get(address)), map_location)
+
+
+def fetch(address: str) -> str:
+    """Fetch a file once for all processes and runs.
+
+    Returns:
+        str: Its path, in the folder of ``torch.hub``.
+
+    Raises:
+        ConfigError: If it cannot be fetched.
+    """
+    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(address).path).name)
+    try:
+        if is_main_process():
+            download(address, path)
+    finally:
+        barrier()
+    download(address, path)  # of another machine
+    return str(path)
+
+
+def download(address: str, path: Path) -> None:
+    if path.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(address, str(path), progress=os.isatty(0))
+    except (URLError, OSError, ValueError) as error:
+        raise ConfigError(f'{address} cannot be fetched ({error}): correct the address, or '
+                          f'download the file elsewhere and put it at {path}.') from error
+
+
+# What a file may hold
+
+
+def unpickle(file: Union[str, IO], map_location: Any, trust_pickle: bool = False,
+             mmap: Optional[bool] = None) -> Any:
+    """``torch.load`` of tensors and plain classes, in any version of PyTorch.
+
+    Args:
+        file (str or IO): As for ``torch.load``.
+        map_location (Any): As for ``torch.load``.
+        trust_pickle (bool): Run whatever the file asks for instead. Defaults to False.
+        mmap (bool, optional): As for ``torch.load``.
+    """
+    if trust_pickle:
+        return torch.load(file, map_location, weights_only=False, mmap=mmap)
+    if READS_SAFELY:
+        with allow_plain_classes():
+            return torch.load(file, map_location, weights_only=True, mmap=mmap)
+    return torch.load(file, map_location, PlainPickle, weights_only=False, mmap=mmap)
+
+
+def allow_plain_classes() -> ContextManager:
+    """Allow ``PLAIN_CLASSES``; on its way out PyTorch's context forgets all that it was given."""
+    allowed = torch.serialization.get_safe_globals()
+    return torch.serialization.safe_globals([x for x in PLAIN_CLASSES if x not in allowed])
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Unpickle tensors and plain classes, and nothing that could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what a file asks for by name.
+
+        Raises:
+            UnpicklingError: If it is not one of the allowed ones.
+        """
+        if f'{module}.{name}' in PLAIN_GLOBALS:
+            return PLAIN_GLOBALS[f'{module}.{name}']
+        found = getattr(torch, name, None) if module == 'torch' else None
+        if isinstance(found, torch.dtype) or isinstance(found, type) and name.endswith('Storage'):
+            return found
+        raise pickle.UnpicklingError(f'Unsupported class {module}.{name}')
+
+
+PLAIN_GLOBALS = {
+    '__builtin__.set': set, '__builtin__.getattr': history_buffer_method,
+    '_codecs.encode': codecs.encode,
+    **{f'{x.__module__}.{x.__name__}': x for x in (
+        OrderedDict, torch.Size, torch.device, torch._utils._rebuild_tensor_v2,
+        torch._utils._rebuild_parameter)},
+    **{name: x for x, name in mmengine_globals() + [
+        (x, f'{x.__module__}.{x.__name__}') for x in PLAIN_CLASSES]},
+}
+
+
+class PlainPickle:
+    """What ``torch.load`` takes in the place of the module ``pickle``."""
+    Unpickler = PlainUnpickler
+
+    @staticmethod
+    def load(file: IO, **kwargs: Any) -> Any:
+        """Read one object."""
+        return PlainUnpickler(file, **kwargs).load()
+
+
+# Sentences
+
+
+def is_whole(path: Union[str, Path]) -> bool:
+    """Whether a checkpoint, which is a zip archive, is complete and its checksums are right."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def check_archive(path: str) -> None:
+    """Check what PyTorch does not: the checksums, and that there are weights and no program.
+
+    Raises:
+        RuntimeError: If the file is damaged, or a TorchScript program.
+    """
+    if not zipfile.is_zipfile(path):  # of a PyTorch before 1.6, or no checkpoint at all
+        return
+    if not is_whole(path):
+        raise RuntimeError('a checksum in it is wrong')
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith('/constants.pkl') for name in archive.namelist()):
+            raise RuntimeError('it is a TorchScript program')
+
+
+@contextlib.contextmanager
+def readable(path: str) -> Iterator[None]:
+    """Turn the faults of a checkpoint that is read inside into sentences.
+
+    Args:
+        path (str): Path or URL of the checkpoint.
+
+    Raises:
+        ConfigError: If the file is cut short, damaged, no checkpoint, or wants to run code.
+    """
+    try:
+        yield
+    except (MemoryError, torch.cuda.OutOfMemoryError, ConfigError):
+        raise
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"(?:GLOBAL|[Uu]nsupported class|but got <class|read the attribute) "
+                           r"'?([\w.]+)", str(error))
+        if not wanted:
+            raise ConfigError(f'{path} is not a checkpoint of PyTorch: name the file of the '
+                              'weights.') from error
+        raise ConfigError(
+            f'{path} holds more than tensors and plain values, it asks for {wanted[1]}, which '
+            'could run any code: it is refused; get the weights alone, or, if you trust who made '
+            'it, pass --trust-pickle to tools/convert_checkpoint.py.') from error
+    except Exception as error:  # a file that is no pickle can fail in any way
+        raise ConfigError(f'{path} cannot be read as a checkpoint ({first_sentence(error)}): it '
+                          'is cut short, damaged, or no checkpoint; fetch it again.') from error
+
+
+def first_sentence(error: Exception) -> str:
+    return re.split(r'\.\s|\n', str(error).strip() or type(error).__name__)[0].rstrip('.:')
+
+
+# .safetensors
+
+
+def read_safetensors(path: str) -> Dict[str, Any]:
+    """Read a ``.safetensors`` file into the dictionary of :func:`write_checkpoint`."""
+    safetensors = import_safetensors()
+    try:
+        with safetensors.safe_open(path, 'pt') as file:
+            state_dict = OrderedDict((name, file.get_tensor(name)) for name in file.keys())
+            header = file.metadata() or {}
+        state_dict._metadata = {'': json.loads(header.get('model', '{}'))}
+        return dict(state_dict=state_dict, meta=json.loads(header.get('meta', '{}')))
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise ConfigError(f'{path} cannot be read as {SAFETENSORS} ({first_sentence(error)}): it '
+                          'is cut short, or another kind of file; fetch it again.') from error
+
+
+def import_safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ConfigError(f'Files that end in {SAFETENSORS} need the package safetensors: run pip '
+                          'install safetensors, or use a name that ends in .pth.') from error
+    return safetensors

@@ -1,0 +1,168 @@
+"""Whatever names a checkpoint, its file is read whole, and none of its code runs."""
+import argparse
+import functools
+import http.server
+import os
+import pickle
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader, checkpoint
+
+from groupdetr_mmdet.checkpoints import reading
+from groupdetr_mmdet.checkpoints.reading import read_checkpoint
+from groupdetr_mmdet.errors import ConfigError
+
+
+def save(checkpoint, path: Path, **kwargs) -> Path:
+    torch.save(checkpoint, path, **kwargs)
+    return path
+
+
+class Payload:
+    """Pickles as a call that makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path), )
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Address under which the files of ``tmp_path`` are served."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, args=(.01, ), daemon=True).start()
+        yield f'http://127.0.0.1:{httpd.server_port}'
+        httpd.shutdown()
+
+
+READERS = dict(ours=read_checkpoint, mmengine=CheckpointLoader.load_checkpoint)
+
+
+@pytest.fixture(params=[True, False], ids=['torch 2.6 or later', 'before'])
+def any_torch(request, monkeypatch):
+    """The way of newer and that of older versions of PyTorch."""
+    monkeypatch.setattr(reading, 'READS_SAFELY', request.param)
+
+
+@pytest.mark.parametrize('reader', READERS)
+@pytest.mark.parametrize('legacy', [False, True], ids=['zip', 'legacy'])
+@pytest.mark.parametrize('remote', [False, True], ids=['path', 'http'])
+@pytest.mark.usefixtures('any_torch')
+def test_a_file_that_wants_to_run_code_is_refused_by_name(remote, legacy, reader, tmp_path,
+                                                          server):
+    marker = tmp_path / 'run'
+    save(dict(state_dict={}, evil=Payload(marker)), tmp_path / 'evil.pth',
+         _use_new_zipfile_serialization=not legacy)
+    src = f'{server}/evil.pth' if remote else str(tmp_path / 'evil.pth')
+    with pytest.raises(ConfigError, match=rf'{os.mkdir.__module__}\.mkdir.*--trust-pickle'):
+        READERS[reader](src)
+    assert not marker.exists()
+    read_checkpoint(src, trust_pickle=True)
+    assert marker.exists()
+
+
+@pytest.mark.usefixtures('any_torch')
+@pytest.mark.parametrize('name, owner', [('__init__', HistoryBuffer), ('tofile', np.ndarray)])
+def test_an_attribute_that_could_run_code_is_refused(name, owner, tmp_path):
+
+    class Reaching:
+        def __reduce__(self):
+            return getattr, (owner, name)
+
+    with pytest.raises(ConfigError, match='holds more than tensors and plain values'):
+        read_checkpoint(save(dict(x=Reaching()), tmp_path / 'x.pth'))
+
+
+@pytest.mark.parametrize('legacy', [False, True], ids=['zip', 'legacy'])
+@pytest.mark.usefixtures('any_torch')
+def test_plain_classes_are_read(legacy, tmp_path):
+    values = dict(
+        args=argparse.Namespace(lr=0.1), log=HistoryBuffer([1.], [2]), names={'a', 'b'},
+        numbers=[np.float32(1), np.float64(2), np.int64(3), np.int32(4), np.bool_(True),
+                 np.float16(5), np.str_('x'), np.complex64(1j), np.datetime64('2020-01-01')],
+        tensors=[torch.ones(2), torch.ones(2, dtype=torch.bfloat16), torch.tensor(True)],
+        parameter=torch.nn.Parameter(torch.ones(1)), dtype=torch.float16, size=torch.Size([3]))
+    path = save(values, tmp_path / 'x.pth', _use_new_zipfile_serialization=not legacy)
+    read = read_checkpoint(path)
+    for key in ('args', 'names', 'numbers', 'parameter', 'dtype', 'size'):
+        assert read[key] == values[key], key
+    assert read['log'].current() == 1 and read['log'].statistics('mean', 1) == .5
+    assert all(torch.equal(a, b) for a, b in zip(read['tensors'], values['tensors']))
+
+
+def test_what_one_file_needs_is_not_allowed_elsewhere(tmp_path):
+    path = save(argparse.Namespace(lr=.1), tmp_path / 'x.pth')
+    read_checkpoint(path)
+    if reading.READS_SAFELY:
+        with pytest.raises(pickle.UnpicklingError, match='Namespace'):
+            torch.load(path)
+
+
+def flip_a_bit(data: bytes) -> bytes:
+    middle = data.index(torch.arange(1000.).numpy().tobytes()) + 2000
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1:]
+
+
+DAMAGES = {
+    'cut': lambda data: data[:len(data) // 2],
+    'empty': lambda data: b'',
+    'a flipped bit': flip_a_bit,
+    'HTML': lambda data: b'<html>not found</html>',
+    'text': lambda data: b'hello world',
+    'a pickle': lambda data: pickle.dumps({'model': 1}),
+    'random bytes': lambda data: bytes(range(1, 256)) * 9,
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+@pytest.mark.parametrize('remote', [False, True], ids=['path', 'http'])
+@pytest.mark.usefixtures('any_torch')
+def test_a_damaged_file_gets_a_sentence(damage, remote, tmp_path, server):
+    path = save(dict(state_dict=dict(x=torch.arange(1000.))), tmp_path / 'x.pth')
+    data = path.read_bytes()
+    path.write_bytes(DAMAGES[damage](data))
+    src = f'{server}/x.pth' if remote else str(path)
+    with pytest.raises(ConfigError, match='x.pth.*(be read as|is not) a checkpoint') as error:
+        CheckpointLoader.load_checkpoint(src)
+    assert '\n' not in str(error.value)
+    path.write_bytes(data)
+    assert len(read_checkpoint(src)['state_dict']['x']) == 1000  # and it is fetched again
+
+
+def test_a_program_and_a_folder_are_no_checkpoints(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), str(tmp_path / 'program.pth'))
+    with pytest.raises(ConfigError, match='it is a TorchScript program'):
+        read_checkpoint(tmp_path / 'program.pth')
+    with pytest.raises(ConfigError, match='cannot be read as a checkpoint.*directory'):
+        read_checkpoint(tmp_path)
+    with pytest.raises(ConfigError, match='no.pth does not exist'):
+        read_checkpoint(tmp_path / 'no.pth')
+
+
+def test_an_address_that_cannot_be_fetched_says_what_to_do(server):
+    for address in (f'{server}/missing.pth', 'http://127.0.0.1:1/x.pth'):
+        with pytest.raises(ConfigError, match='x?.pth cannot be fetched.* put it at .*pth'):
+            read_checkpoint(address)
+
+
+@pytest.mark.parametrize('name', ['torchvision://nothing', 'openmmlab://nothing',
+                                  'mmcls://nothing'])
+def test_a_name_that_mmengine_does_not_know(name):
+    with pytest.raises(ConfigError, match=f'{name}'):
+        read_checkpoint(name)
+
+
+def test_weights_of_mmcls_are_those_of_the_backbone(tmp_path, server, monkeypatch):
+    save(dict(state_dict={'backbone.conv.weight': torch.ones(1), 'head.fc.weight': torch.ones(1)}),
+         tmp_path / 'x.pth')
+    monkeypatch.setattr(checkpoint, 'get_mmcls_models', lambda: dict(x=f'{server}/x.pth'))
+    assert set(read_checkpoint('mmcls://x')['state_dict']) == {'conv.weight'}
