@@ -109,7 +109,8 @@ def convert(checkpoint: Any,
     check_layers(arch, arguments(checkpoint))
     size, file_groups, by = split_rows(arch.rows, found, num_queries, num_query_groups)
     groups = check_num_query_groups(num_query_groups or file_groups)
-    rows = repeat_groups(tensors[QUERY_EMBEDDING], size, groups, noise, seed)
+    rows = tensors[QUERY_EMBEDDING]
+    rows = repeat_groups(rows, size, groups, noise * rows.std(), seed)
     how = ''
     if groups != file_groups:
         how = 'first groups kept' if groups < file_groups else f'groups repeated, noise {noise}'

@@ -12,10 +12,11 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..errors import ConfigError
 from ..host.files import INCOMPLETE, write_atomically
+from .reading import is_whole, read_file
 
 POINTER = 'last_checkpoint'  # the file in which mmengine names the checkpoint to resume
 
@@ -73,20 +74,10 @@ def training_progress(path: Union[str, Path]) -> Optional[Tuple[bool, int]]:
     if not zipfile.is_zipfile(path):
         return None
     try:
-        checkpoint = CheckpointLoader.load_checkpoint(
-            str(path), map_location='cpu', logger='silent')
+        checkpoint = read_file(str(path), mmap=True)
         return 'optimizer' in checkpoint, checkpoint['meta']['iter']
     except Exception:  # whatever stops it from being read stops it from being resumed
         return None
-
-
-def is_whole(path: Union[str, Path]) -> bool:
-    """Whether a checkpoint, which is a zip archive, is complete and its checksums are right."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False
 
 
 def repair_pointer(work_dir: Union[str, Path]) -> None:

@@ -9,7 +9,8 @@ from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
 from ..analysis.group_metrics import choose_group
-from ..checkpoints.loading import load_weights, read_checkpoint
+from ..checkpoints.loading import load_weights
+from ..checkpoints.reading import read_checkpoint
 from ..group_queries import GroupQueries
 from ..host.configs import read_config
 from ..host.preflight import check_groups

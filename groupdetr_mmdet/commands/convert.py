@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ..analysis.group_metrics import choose_group, query_group
 from ..checkpoints.convert import RULES, Converted, convert, summarize
-from ..checkpoints.loading import SAFETENSORS, read_checkpoint, write_checkpoint
+from ..checkpoints.reading import SAFETENSORS, read_checkpoint
+from ..checkpoints.writing import write_checkpoint
 from ..errors import ConfigError
 from ..host.preflight import check_output, check_path
 

@@ -9,7 +9,8 @@ from mmengine.config import Config, DictAction
 from torch import nn
 
 from ..analysis.group_metrics import query_group
-from ..checkpoints.loading import load_weights, read_checkpoint
+from ..checkpoints.loading import load_weights
+from ..checkpoints.reading import read_checkpoint
 from ..deploy.export import CHECKED_BATCHES, OPSET, export_onnx
 from ..deploy.inference import class_names
 from ..errors import ConfigError

@@ -9,7 +9,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..analysis.group_metrics import draw_groups, evaluate_each_group, record_groups, split_groups
-from ..checkpoints.loading import load_weights, read_checkpoint
+from ..checkpoints.loading import load_weights
+from ..checkpoints.reading import read_checkpoint
 from ..errors import ConfigError
 from ..host.preflight import check_config, check_output, check_path
 from ..host.runner import build_runner

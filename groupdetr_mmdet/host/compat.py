@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, List, Tuple
 
 import mmcv
 import mmengine
@@ -157,26 +157,30 @@ def announce_slow_attention(attention: Callable) -> Callable:
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Let ``torch.load`` read what mmengine's ``Runner`` saves, and nothing more.
-
-    Beside tensors that is the message hub: ``HistoryBuffer`` of numpy arrays, numpy scalars, and
-    ``getattr`` for the methods that a ``HistoryBuffer`` registers. numpy 1 and 2 pickle under
-    different module names, and each must read the other's files.
-    """
-    reconstruct, scalar = (x.__reduce__()[0] for x in (np.zeros(1), np.float64(0)))
-    torch.serialization.add_safe_globals([
-        HistoryBuffer,
-        (history_buffer_method, 'builtins.getattr'),
-        np.ndarray,
-        np.dtype,
-        *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64)),
-        *((reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
-        *((scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
-    ])
+    """Let ``torch.load`` read what mmengine's ``Runner`` saves, and nothing more."""
+    torch.serialization.add_safe_globals(mmengine_globals())
     if hasattr(checkpoint, '_safe_torch_load'):
         # onedl-mmengine's own loader withdraws these classes after each file, and unpickles
         # anything once torch has refused.
         checkpoint._safe_torch_load = torch.load
+
+
+def mmengine_globals() -> List[Tuple[Any, str]]:
+    """What checkpoints of mmengine's ``Runner`` hold beside tensors, with the names in the files.
+
+    That is the message hub: ``HistoryBuffer`` of numpy arrays, numpy scalars, and ``getattr`` for
+    the methods that a ``HistoryBuffer`` registers. numpy 1 and 2 pickle under different module
+    names, and each must read the other's files.
+    """
+    classes = [HistoryBuffer, np.ndarray, np.dtype,
+               *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64))]
+    reconstruct, scalar = (x.__reduce__()[0] for x in (np.zeros(1), np.float64(0)))
+    return [
+        *((x, f'{x.__module__}.{x.__qualname__}') for x in classes),
+        (history_buffer_method, 'builtins.getattr'),
+        *((reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
+        *((scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
+    ]
 
 
 def history_buffer_method(owner: Any, name: str) -> Callable:

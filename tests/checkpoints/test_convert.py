@@ -4,15 +4,11 @@ import argparse
 import copy
 import functools
 import hashlib
-import http.server
-import os
 import pickle
 import re
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from builders import build, detector_config, make_batch
@@ -25,7 +21,6 @@ from running import run_tool
 
 from groupdetr_mmdet.checkpoints.architecture import expected_shapes, read_architecture
 from groupdetr_mmdet.checkpoints.convert import COCO_IDS, convert
-from groupdetr_mmdet.checkpoints.loading import read_checkpoint, safe_loading
 from groupdetr_mmdet.errors import ConfigError
 
 CASE = PARITY / 'case_A'
@@ -390,75 +385,6 @@ def test_safetensors_keep_tensors_groups_and_classes(tmp_path):
     assert set(result['state_dict']) == set(ours()['state_dict'])
     assert all(torch.equal(x, ours()['state_dict'][name])
                for name, x in result['state_dict'].items())
-
-
-# Safe loading
-
-
-class Payload:
-    """Pickles as a call that makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path), )
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """Address under which the files of ``tmp_path`` are served."""
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f'http://127.0.0.1:{httpd.server_port}'
-        httpd.shutdown()
-
-
-@pytest.mark.parametrize('legacy', [False, True], ids=['zip', 'legacy'])
-@pytest.mark.parametrize('remote', [False, True], ids=['path', 'http'])
-def test_a_file_that_wants_to_run_code_is_refused_by_name(remote, legacy, tmp_path, server,
-                                                          capsys):
-    marker = tmp_path / 'run'
-    torch.save(dict(official_checkpoint(), evil=Payload(marker)), tmp_path / 'evil.pth',
-               _use_new_zipfile_serialization=not legacy)
-    src = f'{server}/evil.pth' if remote else tmp_path / 'evil.pth'
-    out = tmp_path / 'out.pth'
-    assert run_tool('convert_checkpoint', src, out) == 2
-    error = capsys.readouterr().err
-    assert f'{os.mkdir.__module__}.mkdir' in error and '--trust-pickle' in error
-    assert not marker.exists() and not out.exists()
-    assert run_tool('convert_checkpoint', src, out, '--trust-pickle') == 0
-    assert marker.exists() and out.exists()
-
-
-def test_a_url_and_a_path_give_the_same(tmp_path, server):
-    src = save(official_checkpoint(), tmp_path / 'src.pth')
-    remote, local = read_checkpoint(f'{server}/src.pth'), read_checkpoint(src)
-    assert remote['args'] == local['args']
-    assert all(torch.equal(x, local['model'][name]) for name, x in remote['model'].items())
-    with pytest.raises(ConfigError, match='missing.pth cannot be fetched'):
-        read_checkpoint(f'{server}/missing.pth')
-
-
-def test_plain_classes_are_read_and_the_switch_is_restored(tmp_path, monkeypatch):
-    monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)
-    more = [np.int32(4), np.bool_(True), np.float16(5), np.str_('x'), np.complex64(1j),
-            np.datetime64('2020-01-01')]
-    assert read_checkpoint(save(more, tmp_path / 'more.pth')) == more
-    values = dict(args=argparse.Namespace(lr=0.1), log=HistoryBuffer([1.], [2]),
-                  numbers=[np.float32(1), np.float64(2), np.int64(3)])
-    read = read_checkpoint(save(values, tmp_path / 'plain.pth'))
-    assert read['args'] == values['args'] and read['numbers'] == values['numbers']
-    assert read['log'].current() == 1
-    with safe_loading():
-        assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '1'
-    assert 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' not in os.environ
-    del values['args']  # allowed inside only; what mmengine saves is allowed everywhere
-    assert torch.load(save(values, tmp_path / 'mmengine.pth'))['log'].current() == 1
-    with pytest.raises(pickle.UnpicklingError, match='Namespace'):
-        torch.load(tmp_path / 'plain.pth')
 
 
 # Refusals

@@ -23,6 +23,7 @@ from running import free_port
 from torch import nn
 from torch.utils.data import DataLoader
 
+from groupdetr_mmdet.checkpoints import reading
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.host import compat
 
@@ -232,9 +233,10 @@ class Reaching:
 def test_checkpoint_with_anything_else_is_refused(content: object, tmp_path: Path):
     file = str(tmp_path / 'other.pth')
     torch.save(dict(state_dict={}, meta=content), file)
-    for load in (torch.load, load_checkpoint):
-        with pytest.raises(pickle.UnpicklingError):
-            load(file, map_location='cpu')
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(file, map_location='cpu')
+    with pytest.raises(ConfigError, match='holds more than tensors and plain values'):
+        load_checkpoint(file, map_location='cpu')
 
 
 def test_checkpoints_load_one_after_the_other(runner: Runner):
@@ -304,12 +306,13 @@ def test_launchers_stay_untouched_where_cuda_is():
 # torchvision:// without torchvision
 
 
-def test_torchvision_backbones_are_found_without_torchvision(monkeypatch):
-    asked = []
+def test_torchvision_backbones_are_found_without_torchvision(monkeypatch, tmp_path):
+    file = tmp_path / 'resnet50-0676ba61.pth'
+    torch.save(dict(weight=torch.ones(1)), file)
+    served = {f'https://download.pytorch.org/models/{file.name}': str(file)}
     monkeypatch.setattr(checkpoint, 'get_torchvision_models', compat.TorchvisionModels.load)
-    monkeypatch.setattr(checkpoint, 'load_from_http', lambda url, **kwargs: asked.append(url))
-    CheckpointLoader.load_checkpoint('torchvision://resnet50')
-    assert asked == ['https://download.pytorch.org/models/resnet50-0676ba61.pth']
+    monkeypatch.setattr(reading, 'fetch', served.__getitem__)
+    assert CheckpointLoader.load_checkpoint('torchvision://resnet50')['weight'] == 1
     with pytest.raises(ConfigError, match='torchvision://resnet50.imagenet1k_v2 is not known'):
         CheckpointLoader.load_checkpoint('torchvision://resnet50.imagenet1k_v2')
 
