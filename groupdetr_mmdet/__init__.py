@@ -15,13 +15,14 @@ from .dab import GroupDABDETR, GroupDABDETRHead
 from .deformable import GroupDeformableDETR, GroupDeformableDETRHead
 from .dino import GroupDINO, GroupDINOHead
 from .group_queries import GroupQueries
-from .host.backbones import DC5ResNet
+from .host.backbones import DC5ResNet, EndingMobileNetV2
 from .host.data import CheckedCocoDataset, CheckedLoadImageFromFile
 from .host.initializers import PyTorchDefaultInit
 from .version import __version__
 
 __all__ = [
     'AtomicCheckpointHook', 'CheckedCocoDataset', 'CheckedLoadImageFromFile', 'DC5ResNet',
+    'EndingMobileNetV2',
     'GroupCocoMetric', 'GroupConditionalDETR', 'GroupConditionalDETRHead',
     'GroupConditionalDetrTransformerDecoder',
     'GroupConditionalDetrTransformerDecoderLayer', 'GroupDABDETR', 'GroupDABDETRHead',

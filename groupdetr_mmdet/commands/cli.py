@@ -13,7 +13,8 @@ from ..errors import ConfigError
 # Of each a module of this room, with - for _: its docstring is the help, its `add_arguments` and
 # `main` do the rest. It is imported when it is asked for.
 COMMANDS = {
-    'train': 'train a detector',
+    'prepare': 'write the config of a training on a folder of images',
+    'train': 'train a detector on what a config says, or on a folder of images',
     'test': 'evaluate a detector',
     'predict': 'detect objects in images',
     'report': 'write a report of a training as one HTML page',

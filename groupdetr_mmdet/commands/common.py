@@ -16,9 +16,12 @@ from ..host.configs import read_config
 from ..host.preflight import check_groups
 
 
-def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
+CONFIG = 'config file, or the name of a shipped config'
+
+
+def add_runner_arguments(parser: argparse.ArgumentParser, config: str = CONFIG) -> None:
     """Add the arguments that every command with a config and a runner has."""
-    parser.add_argument('config', help='config file, or the name of a shipped config')
+    parser.add_argument('config', help=config)
     parser.add_argument('--work-dir', help='directory of logs, checkpoints and metrics')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction,

@@ -1,7 +1,10 @@
 """Backbones that mmdet's options do not describe."""
-from mmdet.models.backbones import ResNet
+from typing import Dict
+
+from mmdet.models.backbones import MobileNetV2, ResNet
 from mmdet.registry import MODELS
 from mmengine.model import Sequential
+from torch import Tensor
 
 
 @MODELS.register_module()
@@ -23,3 +26,28 @@ class DC5ResNet(ResNet):
         layer = super().make_res_layer(**kwargs)
         layer[0].conv2.dilation = layer[0].conv2.padding = (1, 1)
         return layer
+
+
+@MODELS.register_module()
+class EndingMobileNetV2(MobileNetV2):
+    """MobileNetV2 that ends with the last layer of ``out_indices``.
+
+    mmdet's has the layers behind it, too, whose parameters get no gradient: with them two
+    processes wait for each other in vain.
+
+    Args:
+        kwargs: As for ``MobileNetV2``.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        end = max(self.out_indices) + 1
+        self.layers, self.left_out = self.layers[:end], self.layers[end:]
+        for name in self.left_out:
+            delattr(self, name)
+
+    def _load_from_state_dict(self, state_dict: Dict[str, Tensor], prefix: str, *args) -> None:
+        behind = tuple(f'{prefix}{name}.' for name in self.left_out)
+        for name in [name for name in state_dict if name.startswith(behind)]:
+            del state_dict[name]
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -2,6 +2,7 @@
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset, XMLDataset
@@ -30,6 +31,7 @@ def voc(tmp_path: Path) -> Path:
                 for label in ('RBC', 'WBC', 'Platelets', 'WBC', 'RBC')]
             text = '' if name == 'BloodImage_1' else ''.join(objects)
             (root / f'Annotations/{name}.xml').write_text(IMAGE.format(64, 48, text))
+            cv2.imwrite(str(root / f'JPEGImages/{name}.jpg'), np.zeros((48, 64, 3), np.uint8))
     return root
 
 

@@ -1,0 +1,126 @@
+"""Write the config of a training on a folder of images and labels, in the layout of YOLO, COCO,
+Roboflow, Pascal VOC or labelImg, and the labels as COCO beside it. The folder stays as it is."""
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import Iterator, List, Optional, Tuple
+
+import numpy as np
+from mmengine.device import get_device
+from rich.console import Console
+from rich.table import Table
+
+from ..checkpoints.published import resolve_weights
+from ..errors import ConfigError
+from ..host.layouts import Dataset, read_dataset
+from ..host.preflight import check_output
+from ..host.recipe import MODELS, complete_splits, write_training
+
+DEFAULTS = dict(model='cond', weights='coco', val_fraction=0.2, seed=0)
+SMALL, LARGE = 32**2, 96**2  # COCO's areas in square pixels
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('data', metavar='DATA',
+                        help='folder of images and labels, or the label file in it that counts')
+    parser.add_argument('--out', help='config to write; the name of the folder by default')
+    add_choices(parser)
+
+
+def add_choices(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``prepare`` that ``train DATA`` has, too."""
+    group = parser.add_argument_group('with DATA, a folder of images')
+    group.add_argument('--model', choices=list(MODELS),
+                       help='Conditional, DAB-, Deformable DETR or DINO with a ResNet-50, or a '
+                       'small Conditional DETR for a CPU (default: cond)')
+    group.add_argument('--weights', metavar='coco|none|FILE',
+                       help='to begin with: those of the model that was trained on COCO, none, '
+                       'or a path or address (default: coco)')
+    group.add_argument('--val-fraction', type=float,
+                       help='part of the images for validation, where the folder does not say '
+                       'which (default: 0.2)')
+    group.add_argument('--split-seed', dest='seed', type=int,
+                       help='says which images these are (default: 0)')
+
+
+def default_out(data: str) -> Path:
+    """Name of the config for a data set."""
+    path = Path(data).resolve()
+    return Path(f'{path.parent.name if path.is_file() else path.name}.py')
+
+
+def prepare(args: argparse.Namespace, data: str, out: Path) -> None:
+    """Write a config for a data set, and print what was found.
+
+    Raises:
+        ConfigError: If the data set has a fault, or the config is there already or inside it.
+    """
+    choices = {name: default if getattr(args, name) is None else getattr(args, name)
+               for name, default in DEFAULTS.items()}
+    if not 0 < choices['val_fraction'] < 1:
+        raise ConfigError(f'--val-fraction {choices["val_fraction"]} must be above 0 and below 1.')
+    check_out(out, data)
+    model = MODELS[choices['model']]
+    load_from = resolve_weights(choices['weights'], model.weights)
+    dataset = read_dataset(data)
+    complete_splits(dataset, choices['val_fraction'], choices['seed'])
+    write_training(dataset, out, model, load_from)
+    show(dataset)
+    if get_device() == 'cpu' and choices['model'] != 'small':
+        print('There is no GPU, and a ResNet-50 takes long without one: --model small does not.')
+    print(f'Wrote {out} and {", ".join(f"{out.stem}_{split}.json" for split in dataset.splits)}.')
+
+
+def check_out(out: Path, data: str) -> None:
+    if out.suffix != '.py':
+        raise ConfigError(f'--out {out} is not the name of a config: let it end in .py.')
+    root = Path(data).resolve()
+    if (root.parent if root.is_file() else root) in out.resolve().parents:
+        raise ConfigError(f'--out {out} lies in DATA {data}, which stays as it is: name a file '
+                          'elsewhere.')
+    check_output('--out', out)
+    if out.exists():
+        raise ConfigError(f'--out {out} is there already: name another file, or remove it.')
+
+
+def show(dataset: Dataset) -> None:
+    """Print what was found."""
+    table = Table(dataset.layout, *dataset.splits)
+    columns = [list(describe(dataset, split)) for split in dataset.splits]
+    for rows in zip(*columns):
+        table.add_row(rows[0][0], *(value for _, value in rows))
+    console = Console()
+    console.print(table)
+    for note in dataset.notes:
+        console.print(f'Note: {note}.', soft_wrap=True, highlight=False, markup=False)
+
+
+def describe(dataset: Dataset, split: str) -> Iterator[Tuple[str, str]]:
+    """Yield what is said of a split, and its value."""
+    images = dataset.splits[split]
+    boxes = [box for image in images for box in image.boxes]
+    counts = Counter(box.name for box in boxes)
+    yield 'images', str(len(images))
+    yield '  without objects', str(sum(not image.boxes for image in images))
+    yield '  width', spread([image.width for image in images])
+    yield '  height', spread([image.height for image in images])
+    yield 'objects', str(len(boxes))
+    yield from ((f'  {name}', str(counts[name])) for name in dataset.classes)
+    yield 'objects in an image', spread([len(image.boxes) for image in images])
+    areas = np.array([(b.xyxy[2] - b.xyxy[0]) * (b.xyxy[3] - b.xyxy[1]) for b in boxes])
+    sizes = (areas < SMALL).sum(), ((areas >= SMALL) & (areas < LARGE)).sum(), (areas >= LARGE)
+    yield 'small, medium, large', ', '.join(str(int(np.sum(x))) for x in sizes)
+
+
+def spread(values: List[int]) -> str:
+    """The least, the median and the most, where they differ."""
+    if not values:
+        return '-'
+    low, middle, high = min(values), int(np.median(values)), max(values)
+    return str(low) if low == high else f'{low} to {high}, median {middle}'
+
+
+def main(args: argparse.Namespace, out: Optional[Path] = None) -> None:
+    out = Path(args.out) if args.out else default_out(args.data)
+    prepare(args, args.data, out)
+    print(f'Next: groupdetr train {out}')

@@ -1,0 +1,54 @@
+"""Folders of images and labels in the layouts that people have, read into one form.
+
+Each layout is a module with ``find``, what of a folder is its own, and ``read``.
+"""
+from pathlib import Path
+from typing import Union
+
+from ...errors import ConfigError
+from . import coco, voc, yolo
+from .common import Dataset, LabeledImage, Source, to_coco
+
+__all__ = ['Dataset', 'LabeledImage', 'read_dataset', 'to_coco']
+
+LAYOUTS = (coco, yolo, voc)
+WANTED = ('a data.yaml with names and folders (YOLO), a JSON with images, annotations and '
+          'categories (COCO), or XML files of annotations (Pascal VOC)')
+
+
+def read_dataset(path: Union[str, Path]) -> Dataset:
+    """Recognize the layout of a data set, and read it.
+
+    Args:
+        path (str or Path): Its folder, or the file in it that holds or names the labels.
+
+    Raises:
+        ConfigError: If there is no label file, there are two kinds of them, or one has a fault.
+    """
+    source = Source(Path(path))
+    found = {layout: files for layout in LAYOUTS if (files := layout.find(source))}
+    if not found:
+        raise ConfigError(f'DATA {path} has no labels: put {WANTED} into it.')
+    if len(found) > 1:
+        names = ' and '.join(str(files[0]) for files in found.values())
+        raise ConfigError(f'DATA {path} has labels of several kinds, {names}: name the file that '
+                          'counts in the place of the folder.')
+    (layout, files), = found.items()
+    dataset = layout.read(source, files)
+    check_usable(dataset, path)
+    return dataset
+
+
+def check_usable(dataset: Dataset, path: Union[str, Path]) -> None:
+    """Check that something can be learned.
+
+    Raises:
+        ConfigError: If it is not so.
+    """
+    names = [name for name in dataset.classes if dataset.classes.count(name) > 1]
+    if names:
+        raise ConfigError(f'DATA {path} has two classes of the name {names[0]}: rename one.')
+    if not any(image.boxes for image in dataset.splits.get('train', [])):
+        notes = ''.join(f' ({note})' for note in dataset.notes)
+        raise ConfigError(f'DATA {path} has no image with an object to train on{notes}: correct '
+                          f'its labels, of the layout {dataset.layout}.')

@@ -1,0 +1,267 @@
+"""What the readers of all layouts share: images, boxes, faults."""
+import math
+import os
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+
+from mmdet.apis.det_inferencer import IMG_EXTENSIONS
+from PIL import Image
+from rich.progress import track
+
+from ...errors import ConfigError
+from ..data import is_cut_short
+
+SPLITS = dict(train='train', training='train', val='val', valid='val', validation='val',
+              test='test', testing='test')
+EXIF_ORIENTATION = 0x0112
+SLOW = 1000  # images that take some seconds to read
+
+
+class LabeledBox(NamedTuple):
+    """An object.
+
+    Attributes:
+        name (str): Its class.
+        xyxy (tuple[float]): Left, top, right and bottom in pixels, inside the image.
+        iscrowd (bool): Whether it is a crowd, in COCO's sense.
+    """
+    name: str
+    xyxy: Tuple[float, float, float, float]
+    iscrowd: bool = False
+
+
+@dataclass
+class LabeledImage:
+    """An image and its objects; ``width`` and ``height`` in pixels, as it is loaded."""
+    path: Path
+    width: int
+    height: int
+    boxes: List[LabeledBox]
+
+
+@dataclass
+class Dataset:
+    """A data set in whatever layout.
+
+    Attributes:
+        layout (str): What the layout is called.
+        classes (list[str]): Names of the classes, in the order of their labels.
+        splits (dict): Images of 'train' and, where the data set says them, 'val' and 'test'.
+        notes (list[str]): What was left out or mended.
+    """
+    layout: str
+    classes: List[str]
+    splits: Dict[str, List[LabeledImage]]
+    notes: List[str] = field(default_factory=list)
+
+    @property
+    def root(self) -> Path:
+        """The folder that all images lie in."""
+        return Path(os.path.commonpath(
+            [image.path.parent for images in self.splits.values() for image in images]))
+
+
+class Source:
+    """A data set that is being read.
+
+    Args:
+        path (Path): Its folder, or the label file in it that counts.
+
+    Raises:
+        ConfigError: If it does not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise ConfigError(f'DATA {path} does not exist: name a folder of images and labels.')
+        path = Path(os.path.abspath(path))
+        self.only = path if path.is_file() else None
+        self.root = path.parent if path.is_file() else path
+        self.by_name, self.by_stem = defaultdict(list), defaultdict(list)
+        for file in sorted(self.root.rglob('*')):
+            if file.suffix.lower() in IMG_EXTENSIONS:
+                self.by_name[file.name].append(file)
+                self.by_stem[file.stem].append(file)
+        self.noted: Dict[str, List[str]] = defaultdict(list)
+
+    @property
+    def notes(self) -> List[str]:
+        return [f'{what}: {len(places)}, first {places[0]}'
+                for what, places in self.noted.items()]
+
+    def note(self, what: str, where: Any) -> None:
+        """Note what was left out or mended, and where."""
+        self.noted[what].append(str(where))
+
+    def label_files(self, *patterns: str) -> List[Path]:
+        """Files that may hold labels, of the folder or one below it."""
+        if self.only:
+            return [self.only] if any(self.only.match(x) for x in patterns) else []
+        return sorted(file for x in patterns for depth in ('', '*/')
+                      for file in self.root.glob(depth + x))
+
+    def split_of(self, file: Path) -> Optional[str]:
+        """Read 'train', 'val' or 'test' from the name of a file, or of a folder around it."""
+        inside = self.root in (file, *file.parents)
+        parts = file.relative_to(self.root).parts if inside else file.parts[-1:]
+        for part in reversed(parts):
+            for word in re.findall('[a-z]+', part.lower()):
+                if word in SPLITS:
+                    return SPLITS[word]
+        return None
+
+    def find_image(self, name: str, folder: Path, split: Optional[str]) -> Optional[Path]:
+        """Find the file of an image by the name in a label file, whose suffix may be wrong.
+
+        Args:
+            name (str): Name, perhaps with folders.
+            folder (Path): Where it lies if the label file is exact.
+            split (str, optional): Which of several files of this name is meant.
+        """
+        if (folder / name).is_file():
+            return folder / name
+        wanted = Path(name)
+        files = self.by_name.get(wanted.name) or self.by_stem.get(wanted.stem, [])
+        for fits in (lambda x: x.parts[-len(wanted.parts):-1] == wanted.parts[:-1],
+                     lambda x: self.split_of(x) == split):
+            files = [x for x in files if fits(x)] or files
+        return files[0] if files else None
+
+    def read(self, items: Sequence, read: Callable) -> List[LabeledImage]:
+        """Read all items, to tell how many have faults.
+
+        Args:
+            items (Sequence): What is read.
+            read (Callable): Turns one into an image, or into None to leave it out.
+
+        Raises:
+            ConfigError: If any item has a fault.
+        """
+        images, faults = [], []
+        for item in track(items, 'Reading labels', transient=True, disable=len(items) < SLOW):
+            try:
+                images.append(read(item))
+            except ConfigError as fault:
+                faults.append(fault)
+        if len(faults) > 1:
+            raise ConfigError(f'{len(faults)} of {len(items)} images have faults in their '
+                              f'labels, the first: {faults[0]}')
+        for fault in faults:
+            raise fault
+        return [image for image in images if image]
+
+    def size(self, path: Path) -> Optional[Tuple[int, int]]:
+        """Width and height of an image, or None if it cannot be read, which is noted."""
+        try:
+            if is_cut_short(str(path)):
+                raise OSError
+            return image_size(path)
+        except (OSError, SyntaxError, ValueError):  # Pillow's
+            self.note('unreadable images, left out', path)
+            return None
+
+    def boxes(self, found: Iterable[LabeledBox], size: Tuple[int, int],
+              where: Any) -> List[LabeledBox]:
+        """Clip boxes to their image, and leave those out that are then empty; both are noted.
+
+        Raises:
+            ConfigError: If a box is not finite or has its corners swapped.
+        """
+        kept = []
+        for box in found:
+            check_corners(box.xyxy, where)
+            left, top, right, bottom = clipped = clip(box.xyxy, size)
+            if right <= left or bottom <= top:
+                self.note('boxes without area inside their image, left out', where)
+                continue
+            if max(abs(a - b) for a, b in zip(clipped, box.xyxy)) > 1:
+                self.note('boxes over the edge of their image, clipped', where)
+            kept.append(box._replace(xyxy=clipped))
+        return kept
+
+
+def image_size(path: Path) -> Tuple[int, int]:
+    """Width and height in pixels of an image as it is loaded: turned as its EXIF data say."""
+    with Image.open(path) as image:
+        turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+        return image.size[::-1] if turned else image.size
+
+
+def check_size(declared: Tuple[int, int], size: Tuple[int, int], path: Path, where: Any) -> None:
+    """Check that labels were made for the image that is loaded.
+
+    Raises:
+        ConfigError: If they say another size.
+    """
+    if declared != size:
+        said, real = (' x '.join(map(str, x)) for x in (declared, size))
+        raise ConfigError(f'{where} says that {path} is {said} pixels, and it is {real} as its '
+                          'EXIF data turn it: correct the labels, or put the image there that '
+                          'they were made for.')
+
+
+def check_corners(xyxy: Sequence[float], where: Any) -> None:
+    shown = ', '.join(f'{x:g}' for x in xyxy)
+    if not all(map(math.isfinite, xyxy)):
+        raise ConfigError(f'{where} has the box {shown}, which is not finite: correct it.')
+    if xyxy[0] > xyxy[2] or xyxy[1] > xyxy[3]:
+        raise ConfigError(f'{where} has a box with swapped corners, left {xyxy[0]:g}, top '
+                          f'{xyxy[1]:g}, right {xyxy[2]:g}, bottom {xyxy[3]:g}: correct it.')
+
+
+def clip(xyxy: Sequence[float], size: Tuple[int, int]) -> Tuple[float, ...]:
+    return tuple(min(max(x, 0.), float(limit)) for x, limit in zip(xyxy, size * 2))
+
+
+def to_number(text: Optional[str], where: Any) -> float:
+    """Read a number of a label file; NaN is one.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        raise ConfigError(f'{where} has {text!r} in the place of a number: correct it.') from None
+
+
+def read_text(file: Path) -> str:
+    """Read a label file.
+
+    Raises:
+        ConfigError: If it cannot be read as UTF-8.
+    """
+    try:
+        return file.read_text(encoding='utf-8-sig')
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f'{file} cannot be read as text ({error}): put the whole file there, in '
+                          'UTF-8.') from error
+
+
+def to_coco(images: Sequence[LabeledImage], classes: Sequence[str], root: Path) -> dict:
+    """Write images in COCO's format, those of the same classes with the same numbers.
+
+    Args:
+        images (Sequence[LabeledImage]): The images.
+        classes (Sequence[str]): Names of the classes, numbered from 1; objects of others are left
+            out.
+        root (Path): Folder that the file names start in.
+    """
+    ids = {name: i for i, name in enumerate(classes, 1)}
+    coco = dict(images=[], annotations=[],
+                categories=[dict(id=i, name=name) for name, i in ids.items()])
+    for image_id, image in enumerate(images, 1):
+        coco['images'].append(dict(id=image_id, file_name=image.path.relative_to(root).as_posix(),
+                                   width=image.width, height=image.height))
+        for box in image.boxes:
+            if box.name in ids:
+                left, top, right, bottom = box.xyxy
+                width, height = right - left, bottom - top
+                coco['annotations'].append(dict(
+                    id=len(coco['annotations']) + 1, image_id=image_id, category_id=ids[box.name],
+                    bbox=[left, top, width, height], area=width * height,
+                    iscrowd=int(box.iscrowd)))
+    return coco

@@ -1,0 +1,169 @@
+"""A training for a data set of one's own: split, numbers, and the config that says them."""
+import json
+import math
+import os
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+import numpy as np
+from mmengine.config import Config
+
+from ..errors import ConfigError
+from .configs import read_config
+from .files import write_atomically
+from .layouts import Dataset, LabeledImage, to_coco
+
+SEEN_IMAGES = 20_000  # images that a training sees, whatever their number
+EPOCHS = 12, 50  # at least, at most
+LAST_EPOCHS = 11 / 12  # of a training, where the learning rate falls, as in the official recipe
+
+CONFIG = """\
+# {images}, {objects}.
+_base_ = 'groupdetr_mmdet::group_detr/{base}.py'
+
+data_root = {data_root!r}  # of the images
+annotations = '{{{{ fileDirname }}}}/{stem}_'  # COCO files beside this one
+metainfo = dict(classes={classes})
+max_epochs = {max_epochs}
+
+model = dict(
+    num_queries={num_queries},  # of a group; {why_queries}
+    num_query_groups={num_query_groups},  # K: more take longer in training, and nothing later
+    bbox_head=dict(num_classes={num_classes}))
+dataset = dict(data_root=data_root, data_prefix=dict(img=''), metainfo=metainfo)
+train_dataloader = dict(
+    batch_size={batch_size},  # of a process
+    drop_last=False,
+    dataset=dict(ann_file=annotations + 'train.json', **dataset))
+val_dataloader = dict(dataset=dict(ann_file=annotations + 'val.json', **dataset))
+test_dataloader = dict(dataset=dict(ann_file=annotations + '{test}.json', **dataset))
+val_evaluator = dict(ann_file=annotations + 'val.json')
+test_evaluator = dict(ann_file=annotations + '{test}.json')
+
+train_cfg = dict(max_epochs=max_epochs, val_interval=1)
+param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[{milestone}], gamma=0.1)]
+# The learning rate is {lr:g} for {base_batch_size} images a step, and follows what a step has.
+auto_scale_lr = dict(enable=True)
+default_hooks = dict(
+    logger=dict(interval={log_interval}),
+    checkpoint=dict(interval=1, max_keep_ckpts=2, save_best='coco/bbox_mAP'))
+load_from = {load_from!r}{why_weights}
+"""
+
+
+class Model(NamedTuple):
+    """A detector to begin with.
+
+    Attributes:
+        base (str): Name of the shipped config.
+        weights (str, optional): Where the weights are that were trained on COCO.
+    """
+    base: str
+    weights: Optional[str]
+
+
+MODELS = dict(
+    cond=Model('group_cond_detr_r50_12e', 'groupdetr://group_cond_detr_r50_12e'),
+    dab=Model('group_dab_detr_r50_12e', 'mmdet::dab_detr/dab-detr_r50_8xb2-50e_coco'),
+    deformable=Model('group_deformable_detr_r50_12e',
+                     'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco'),
+    dino=Model('group_dino_4scale_r50_12e', 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco'),
+    small=Model('group_cond_detr_mbv2_30e', None))
+
+
+def complete_splits(dataset: Dataset, val_fraction: float, seed: int) -> None:
+    """Give a data set a split for validation where it has none, in place.
+
+    Args:
+        dataset (Dataset): A data set with images for training; those for testing take the place
+            of those for validation.
+        val_fraction (float): Part of the training images that is taken where it has neither.
+        seed (int): Says which are taken.
+
+    Raises:
+        ConfigError: If there are too few images.
+    """
+    splits = dataset.splits
+    if splits.get('val'):
+        return
+    if splits.get('test'):
+        splits['val'] = splits.pop('test')
+        dataset.notes.append('there is no split val, and test serves as it')
+        return
+    images = splits['train']
+    if len(images) < 2:
+        raise ConfigError('DATA has one image, and a training needs one and a validation another: '
+                          'add more.')
+    num_val = min(max(1, round(val_fraction * len(images))), len(images) - 1)
+    order = np.random.default_rng(seed).permutation(len(images))
+    chosen = set(order[:num_val].tolist())
+    splits['val'] = [image for i, image in enumerate(images) if i in chosen]
+    splits['train'] = [image for i, image in enumerate(images) if i not in chosen]
+    dataset.notes.append(f'images drawn for validation with seed {seed}: {num_val}')
+
+
+def write_training(dataset: Dataset, out: Path, model: Model, load_from: Optional[str]) -> None:
+    """Write the annotations of every split, and then the config.
+
+    Args:
+        dataset (Dataset): With 'train' and 'val'.
+        out (Path): The config; ``STEM_SPLIT.json`` gets a place beside it.
+        model (Model): The detector.
+        load_from (str, optional): Weights to begin with.
+    """
+    for split, images in dataset.splits.items():
+        coco = to_coco(images, dataset.classes, dataset.root)
+        write_atomically(out.with_name(f'{out.stem}_{split}.json'), json.dumps(coco).encode())
+    write_atomically(out, config_text(dataset, out.stem, model, load_from).encode())
+
+
+def config_text(dataset: Dataset, stem: str, model: Model, load_from: Optional[str]) -> str:
+    """Write the config of a training as text."""
+    base = read_config(model.base)
+    num_train = len(dataset.splits['train'])
+    epochs = choose_epochs(num_train)
+    batch_size = base.train_dataloader.batch_size
+    return CONFIG.format(
+        images=', '.join(f'{len(x)} images for {split}' for split, x in dataset.splits.items()),
+        objects=f'at most {most_objects(dataset)} objects in one',
+        base=model.base, data_root=f'{dataset.root}{os.sep}', stem=stem,
+        classes=wrap_names(dataset.classes), num_classes=len(dataset.classes),
+        max_epochs=epochs, milestone=round(epochs * LAST_EPOCHS),
+        num_query_groups=base.model.num_query_groups, batch_size=batch_size,
+        **choose_queries(dataset, base, load_from),
+        test='test' if dataset.splits.get('test') else 'val',
+        lr=base.optim_wrapper.optimizer.lr, base_batch_size=base.auto_scale_lr.base_batch_size,
+        log_interval=max(1, min(50, num_train // batch_size // 4)), load_from=load_from,
+        why_weights='  # its class layers are left out' if load_from else '')
+
+
+def wrap_names(names: Sequence[str]) -> str:
+    """Write a tuple of names in lines below 99 characters."""
+    lines = ['(']
+    for name in names:
+        if len(lines[-1]) + len(repr(name)) > 70:
+            lines.append('    ')
+        lines[-1] += f'{name!r}, '
+    text = '\n'.join(line.rstrip() for line in lines)
+    return (text if len(names) == 1 else text.rstrip(',')) + ')'
+
+
+def choose_epochs(num_images: int) -> int:
+    least, most = EPOCHS
+    return min(max(least, math.ceil(SEEN_IMAGES / num_images)), most)
+
+
+def choose_queries(dataset: Dataset, base: Config, load_from: Optional[str]) -> Dict[str, object]:
+    """Choose N: that of the weights, or half as much again as the most objects in an image."""
+    if load_from:
+        return dict(num_queries=base.model.num_queries, why_queries='as many as the weights have')
+    num_queries = max(20, math.ceil(most_objects(dataset) * 1.5 / 10) * 10)
+    return dict(num_queries=num_queries, why_queries='half as many again as objects in an image')
+
+
+def most_objects(dataset: Dataset) -> int:
+    return max(len(image.boxes) for image in all_images(dataset))
+
+
+def all_images(dataset: Dataset) -> List[LabeledImage]:
+    return [image for images in dataset.splits.values() for image in images]

@@ -1,0 +1,112 @@
+"""A folder of images becomes a training, and the folder stays as it is."""
+import json
+import re
+from pathlib import Path
+
+import pytest
+from layout_builders import LAYOUTS, write_layout
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from running import run_tool
+from tiny import CLASSES
+
+from groupdetr_mmdet.commands.prepare import default_out
+
+
+@pytest.fixture
+def data(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in YOLO's layout; the current folder is another."""
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    return write_layout('yolo', tiny_coco, tmp_path / 'photos')
+
+
+def contents(root: Path) -> dict:
+    return {path: path.read_bytes() for path in root.rglob('*') if path.is_file()}
+
+
+@pytest.mark.parametrize('kind', LAYOUTS)
+def test_the_config_says_all_that_a_training_needs(tiny_coco, tmp_path, kind, capsys):
+    data = write_layout(kind, tiny_coco, tmp_path / 'data')
+    before = contents(data)
+    mine = tmp_path / 'elsewhere/mine.py'
+    assert run_tool('prepare', data, '--out', mine, '--model', 'small') == 0
+    out = capsys.readouterr().out
+    assert contents(data) == before
+    init_default_scope('mmdet')
+    cfg = Config.fromfile(mine)
+    assert MODELS.get(cfg.model.type).__name__ == 'GroupConditionalDETR'
+    assert cfg.model.bbox_head.num_classes == len(CLASSES) and cfg.model.num_queries == 20
+    datasets = [DATASETS.build(getattr(cfg, f'{x}_dataloader').dataset) for x in ('train', 'val')]
+    assert sum(map(len, datasets)) == 12 and len(datasets[0]) in (8, 10)
+    assert all(sample['inputs'].shape[1:] == (512, 512) for sample in datasets[0])
+    assert out.splitlines()[-1] == f'Next: groupdetr train {mine}'
+    assert all(re.search(rf'{name} +│ \d', out) for name in CLASSES)
+    assert mine.read_text().count(str(data)) == 1, 'the path is said once'
+
+
+def test_choices_are_in_the_config(data):
+    weights = Path('mine.pth')
+    weights.touch()
+    assert run_tool('prepare', data, '--model', 'dab', '--weights', weights) == 0
+    cfg = Config.fromfile('photos.py')
+    assert cfg.model.type == 'GroupDABDETR' and cfg.load_from == 'mine.pth'
+    assert cfg.model.num_queries == 300, 'those of the weights'
+    assert cfg.train_cfg.max_epochs == 50 and cfg.param_scheduler[0].milestones == [46]
+    assert cfg.auto_scale_lr.enable and cfg.default_hooks.checkpoint.save_best
+
+
+def test_a_test_split_is_kept_for_the_test(tiny_coco, tmp_path):
+    data = write_layout('roboflow', tiny_coco, tmp_path / 'data')
+    content = json.loads((data / 'valid/_annotations.coco.json').read_text())
+    (data / 'test').mkdir()
+    for image in content['images'][:2]:
+        (data / 'test' / image['file_name']).write_bytes(
+            (data / 'valid' / image['file_name']).read_bytes())
+    ids = [image['id'] for image in content['images'][:2]]
+    content.update(images=content['images'][:2], annotations=[
+        x for x in content['annotations'] if x['image_id'] in ids])
+    (data / 'test/_annotations.coco.json').write_text(json.dumps(content))
+    mine = tmp_path / 'mine.py'
+    assert run_tool('prepare', data, '--out', mine, '--weights', 'none') == 0
+    cfg = Config.fromfile(mine)
+    assert cfg.load_from is None
+    assert [len(json.loads(Path(evaluator.ann_file).read_text())['images'])
+            for evaluator in (cfg.val_evaluator, cfg.test_evaluator)] == [4, 2]
+
+
+@pytest.mark.parametrize(('args', 'message'), [
+    (['--out', 'mine.yaml'], '--out mine.yaml is not the name of a config'),
+    (['--out', '../photos/mine.py'], '--out ../photos/mine.py lies in DATA .*, which stays'),
+    (['--out', 'there.py'], '--out there.py is there already'),
+    (['--val-fraction', '1'], '--val-fraction 1.0 must be above 0 and below 1'),
+    (['--weights', 'nowhere.pth'], '--weights: nowhere.pth does not exist'),
+])
+def test_mistakes(data, capsys, args, message):
+    Path('there.py').touch()
+    assert run_tool('prepare', data, *args) == 2
+    error = capsys.readouterr().err
+    assert re.match(f'error: {message}', error) and error.count('\n') == 1
+    assert [path.name for path in Path().iterdir()] == ['there.py']
+
+
+def test_a_name_is_that_of_the_folder():
+    assert default_out('some/photos/') == default_out('photos') == Path('photos.py')
+
+
+@pytest.mark.parametrize(('args', 'message'), [
+    (['--launcher', 'pytorch'], 'several processes need a config: run groupdetr prepare'),
+    (['--model', 'small', '--weights', 'nowhere.pth'], '--weights: nowhere.pth'),
+])
+def test_mistakes_of_training_a_folder(data, capsys, args, message):
+    assert run_tool('train', data, *args) == 2
+    assert message in capsys.readouterr().err and not list(Path().iterdir())
+
+
+def test_choices_for_a_folder_need_one(tiny_config_file, data, capsys):
+    assert run_tool('train', tiny_config_file, '--model', 'dab') == 2
+    assert '--model is for a folder of images, and CONFIG' in capsys.readouterr().err
+    Path('photos.py').touch()
+    assert run_tool('train', data, '--split-seed', 3) == 2
+    assert 'would change photos.py, which is there already' in capsys.readouterr().err

@@ -1,0 +1,131 @@
+"""One data set in the layouts that people have."""
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Dict
+
+import yaml
+
+OBJECT = ('<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>'
+          '<ymax>{}</ymax></bndbox></object>')
+SIZE = '<size><width>{}</width><height>{}</height><depth>3</depth></size>'
+
+
+def write_layout(kind: str, coco: Path, root: Path) -> Path:
+    """Write a data set in a layout.
+
+    Args:
+        kind (str): One of ``LAYOUTS``.
+        coco (Path): Folder of ``images/``, ``train.json`` and ``val.json``.
+        root (Path): Folder to write.
+
+    Returns:
+        Path: ``root``.
+    """
+    splits = {split: json.loads((coco / f'{split}.json').read_text())
+              for split in ('train', 'val')}
+    for content in splits.values():
+        for image in content['images']:
+            image['path'] = coco / 'images' / image['file_name']
+            image['objects'] = [ann for ann in content['annotations']
+                                if ann['image_id'] == image['id']]
+        content['names'] = [category['name'] for category in content['categories']]
+    root.mkdir(parents=True)
+    LAYOUTS[kind](splits, root)
+    return root
+
+
+def copy_image(image: dict, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(image['path'], folder / image['file_name'])
+
+
+def write_yolo(splits: Dict[str, dict], root: Path) -> None:
+    """As Roboflow exports it: ``../train/images`` stands for ``train/images``."""
+    folders = dict(train='train', val='valid')
+    for split, content in splits.items():
+        labels = root / folders[split] / 'labels'
+        labels.mkdir(parents=True)
+        for image in content['images']:
+            copy_image(image, root / folders[split] / 'images')
+            lines = []
+            for ann in image['objects']:
+                x, y, w, h = ann['bbox']
+                values = (x + w / 2) / image['width'], (y + h / 2) / image['height']
+                values += w / image['width'], h / image['height']
+                lines.append(' '.join(map(str, (ann['category_id'] - 1, *values))))
+            (labels / Path(image['file_name']).with_suffix('.txt')).write_text('\n'.join(lines))
+    config = dict(train='../train/images', val='../valid/images', test='../test/images',
+                  nc=len(content['names']), names=content['names'])
+    (root / 'data.yaml').write_text(yaml.safe_dump(config))
+
+
+def without_paths(content: dict) -> dict:
+    images = [{key: x for key, x in image.items() if key not in ('path', 'objects')}
+              for image in content['images']]
+    return dict(images=images, annotations=content['annotations'],
+                categories=content['categories'])
+
+
+def write_coco(splits: Dict[str, dict], root: Path) -> None:
+    """One JSON of all images, which lie below it."""
+    merged = dict(images=[], annotations=[], categories=splits['train']['categories'])
+    for split, content in splits.items():
+        content = without_paths(content)
+        offset = 1000 * (split == 'val')
+        merged['images'] += [dict(x, id=x['id'] + offset) for x in content['images']]
+        merged['annotations'] += [
+            dict(x, id=x['id'] + 10 * offset, image_id=x['image_id'] + offset)
+            for x in content['annotations']]
+        for image in splits[split]['images']:
+            copy_image(image, root / 'photos')
+    (root / 'annotations').mkdir()
+    (root / 'annotations/all.json').write_text(json.dumps(merged))
+
+
+def write_roboflow(splits: Dict[str, dict], root: Path) -> None:
+    """COCO for each split, with a category above the others."""
+    for split, content in splits.items():
+        folder = root / dict(train='train', val='valid')[split]
+        for image in content['images']:
+            copy_image(image, folder)
+        content = without_paths(content)
+        content['categories'] = [dict(id=0, name='things', supercategory='none'), *(
+            dict(x, supercategory='things') for x in content['categories'])]
+        (folder / '_annotations.coco.json').write_text(json.dumps(content))
+
+
+def write_xml(image: dict, names: list, file: Path, size: bool) -> None:
+    objects = [OBJECT.format(names[ann['category_id'] - 1], x, y, x + w, y + h)
+               for ann in image['objects'] for x, y, w, h in [ann['bbox']]]
+    text = SIZE.format(image['width'], image['height']) if size else ''
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f'<annotation><filename>{image["file_name"]}</filename>{text}'
+                    f'{os.linesep.join(objects)}</annotation>')
+
+
+def write_voc(splits: Dict[str, dict], root: Path) -> None:
+    """With ``ImageSets``."""
+    sets = root / 'ImageSets/Main'
+    sets.mkdir(parents=True)
+    for split, content in splits.items():
+        stems = []
+        for image in content['images']:
+            copy_image(image, root / 'JPEGImages')
+            stems.append(Path(image['file_name']).stem)
+            write_xml(image, content['names'], root / f'Annotations/{stems[-1]}.xml', size=True)
+        (sets / f'{split}.txt').write_text('\n'.join(stems) + '\n')
+
+
+def write_labelimg(splits: Dict[str, dict], root: Path) -> None:
+    """Each XML beside its image, without a size and without splits."""
+    for content in splits.values():
+        for image in content['images']:
+            copy_image(image, root)
+            xml = root / Path(image['file_name']).with_suffix('.xml')
+            write_xml(image, content['names'], xml, size=False)
+
+
+LAYOUTS = dict(yolo=write_yolo, coco=write_coco, roboflow=write_roboflow, voc=write_voc,
+               labelimg=write_labelimg)

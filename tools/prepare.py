@@ -1,0 +1,5 @@
+"""The same as ``groupdetr prepare``."""
+from groupdetr_mmdet.commands.cli import run
+
+if __name__ == '__main__':
+    run('prepare')
