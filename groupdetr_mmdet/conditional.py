@@ -97,7 +97,8 @@ class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
             without ``return_intermediate``), shape (num_layers, bs, K * N, dim), and the reference
             points, normalized (x, y), shape (bs, K * N, 2).
         """
-        if key_padding_mask is not None:  # not a view: torch.compile would guard its base's shape
+        key_pos = key_pos.clone()  # not a view: torch.compile would guard its base's shape
+        if key_padding_mask is not None:
             key_padding_mask = key_padding_mask.clone()
         reference = self.predict_reference_points(query_pos)
         sine_embed = coordinate_to_encoding(reference, num_feats=self.embed_dims // 2)
