@@ -10,7 +10,7 @@ from .groups import fold_groups, unfold_groups
 from .ops.attention import FusedConditionalAttention, fuse_multihead_attention
 
 
-def count_rows(num_queries: Optional[int], query: Tensor, attn_mask: Optional[Tensor]) -> int:
+def attended_rows(num_queries: Optional[int], query: Tensor, attn_mask: Optional[Tensor]) -> int:
     """Return the rows of the groups that attend to each other.
 
     Args:
@@ -55,7 +55,7 @@ class GroupConditionalAttention(FusedConditionalAttention):
         ``attn_mask`` is the mask of one group, so that its size is the size of a group wherever
         more rows than the N queries ride along (denoising queries).
         """
-        group_size = count_rows(self.num_queries, query, attn_mask)
+        group_size = attended_rows(self.num_queries, query, attn_mask)
         folded = (fold_groups(x, group_size) for x in (query, key, value))
         out, _ = super().forward_attn(*folded, attn_mask=attn_mask)
         return unfold_groups(out, query.size(0)), None
@@ -87,7 +87,7 @@ class GroupMultiheadAttention(MultiheadAttention):
         ``attn_mask``, True where a query may not look, is the mask of one group: shape (N, N), or
         larger where denoising queries ride along in each group.
         """
-        group_size = count_rows(self.num_queries, query, attn_mask)
+        group_size = attended_rows(self.num_queries, query, attn_mask)
         folded = (x if x is None else fold_groups(x, group_size)
                   for x in (query, key, value, identity, query_pos, key_pos))
         return unfold_groups(super().forward(*folded, attn_mask=attn_mask), query.size(0))

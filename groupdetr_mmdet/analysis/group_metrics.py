@@ -80,7 +80,7 @@ class GroupCocoMetric(CocoMetric):
         self.outfile_prefix = prefix
         metrics = summarize_groups(groups, kept)
         if groups[kept]:
-            table = AsciiTable(groups_rows(groups))
+            table = AsciiTable(groups_table(groups))
             MMLogger.get_current_instance().info(
                 f'COCO metrics of every group\n{table.table}\n'
                 f'best group: {metrics.get("best_query_group")}')
@@ -129,7 +129,7 @@ def split_groups(metrics: Dict[str, float]) -> List[Dict[str, float]]:
     return [groups[group] for group in sorted(groups)]
 
 
-def groups_rows(groups: Sequence[Dict[str, float]]) -> List[List[str]]:
+def groups_table(groups: Sequence[Dict[str, float]]) -> List[List[str]]:
     """Make a table of every group's metrics, their median and their spread, header first."""
     names = list(groups[0])
     values = [[group.get(name, -1.) for name in names] for group in groups]

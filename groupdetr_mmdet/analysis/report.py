@@ -20,7 +20,7 @@ from ..group_queries import GroupQueries
 from ..host.files import write_atomically
 from ..host.preflight import check_config, check_output
 from ..host.runner import build_runner
-from .group_metrics import (draw_groups, evaluate_each_group, groups_rows, read_groups,
+from .group_metrics import (draw_groups, evaluate_each_group, groups_table, read_groups,
                             record_groups)
 from .plots import detection_pairs
 from .queries import has_references
@@ -135,9 +135,9 @@ def evaluate(cfg: Config, checkpoint: str,
 def groups_section(record: Optional[Dict[str, Any]]) -> Dict[str, Any]:
     if record is None:
         return {}
-    header, *rows = groups_rows(record['groups'])
+    header, *rows = groups_table(record['groups'])
     fig = draw_groups(record['groups'])
-    return dict(groups_header=header, groups_rows=rows, best=record['best_query_group'],
+    return dict(groups_header=header, groups_table=rows, best=record['best_query_group'],
                 groups_picture=embed_figure(fig))
 
 
