@@ -16,8 +16,10 @@ from .deformable import GroupDeformableDETR, GroupDeformableDETRHead
 from .dino import GroupDINO, GroupDINOHead
 from .group_queries import GroupQueries
 from .host.backbones import DC5ResNet, EndingMobileNetV2
-from .host.data import CheckedCocoDataset, CheckedLoadImageFromFile
+from .host.data import CheckedCocoDataset
+from .host.images import CheckedLoadImageFromFile
 from .host.initializers import PyTorchDefaultInit
+from .host.run_checks import RunCheckHook
 from .version import __version__
 
 __all__ = [
@@ -28,5 +30,5 @@ __all__ = [
     'GroupConditionalDetrTransformerDecoderLayer', 'GroupDABDETR', 'GroupDABDETRHead',
     'GroupDINO', 'GroupDINOHead', 'GroupDeformableDETR', 'GroupDeformableDETRHead',
     'GroupHungarianAssigner', 'GroupQueries', 'MatchingStabilityHook',
-    'OneToManyHungarianAssigner', 'PyTorchDefaultInit', '__version__'
+    'OneToManyHungarianAssigner', 'PyTorchDefaultInit', 'RunCheckHook', '__version__'
 ]

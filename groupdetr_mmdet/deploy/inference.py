@@ -24,7 +24,7 @@ from ..checkpoints.convert import COCO_IDS
 from ..checkpoints.loading import load_weights
 from ..checkpoints.reading import read_checkpoint
 from ..errors import ConfigError
-from ..host.data import fault, is_cut_short
+from ..host.images import fault, is_cut_short
 from ..host.preflight import check_path
 
 

@@ -1,114 +1,21 @@
-"""Images and annotations whose faults get a sentence.
+"""COCO data sets whose faults get a sentence.
 
 What a data set gets wrong, mmdet meets with an assertion, with a ``KeyError``, or not at all: it
 leaves out what it does not know, and trains on the rest. The classes here are mmdet's own, with
 a look at what comes in.
 """
-import functools
 import json
-import logging
-import os
 from collections import Counter
-from typing import List, Optional, Sequence
+from typing import Any, List, Optional, Sequence
 
-from mmcv.transforms import LoadImageFromFile
+import cv2
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
-from mmdet.registry import DATASETS, TRANSFORMS
-from mmengine.logging import print_log
+from mmdet.registry import DATASETS
 
 from ..errors import ConfigError
-
-JPEG_START, JPEG_SCAN, JPEG_END = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
-
-
-@TRANSFORMS.register_module()
-class CheckedLoadImageFromFile(LoadImageFromFile):
-    """``LoadImageFromFile`` of a training pipeline, with a sentence for an unreadable image.
-
-    A file that is missing, empty, cut short or no image stops the training, or, with
-    ``ignore_empty=True``, is left out: each process that loads data logs it once, and the
-    dataset takes another image in its place.
-
-    A test pipeline keeps ``LoadImageFromFile``, since no image of an evaluation can be left out
-    and mmdet's inferencer looks for that name.
-    """
-
-    def transform(self, results: dict) -> Optional[dict]:
-        """Load an image.
-
-        Args:
-            results (dict): Has ``img_path``.
-
-        Returns:
-            dict or None: ``results`` with ``img`` (np.ndarray of shape (h, w, 3), BGR),
-            ``img_shape`` and ``ori_shape``, both (h, w) in pixels; None for an image to leave
-            out.
-
-        Raises:
-            ConfigError: If the image cannot be read, unless ``ignore_empty``.
-        """
-        path = results['img_path']
-        try:
-            loaded = super().transform(results)
-            if loaded is not None and is_cut_short(path):
-                raise OSError('its JPEG data has no end')
-        except Exception as error:
-            if not self.ignore_empty:
-                raise ConfigError(
-                    f'Image {path} cannot be read ({fault(path, error)}): put the whole image '
-                    f'there, correct data_prefix.img or ann_file of the dataset, or train '
-                    f'without such images by ignore_empty=True on {type(self).__name__} in the '
-                    f'pipeline.') from error
-            loaded = None
-        if loaded is None:
-            warn_once(f'Image {path} cannot be read and is left out, as ignore_empty=True asks.')
-        return loaded
-
-
-def fault(path: str, error: Exception) -> str:
-    """Say in a few words what is wrong with an image file."""
-    if os.path.isfile(path) and os.path.getsize(path) == 0:
-        return 'the file is empty'
-    if isinstance(error, AssertionError):  # the decoder returned nothing
-        return 'it is cut short or not an image'
-    return getattr(error, 'strerror', None) or str(error)
-
-
-def is_cut_short(path: str) -> bool:
-    """Whether a local JPEG file ends inside its image.
-
-    OpenCV 4 decodes such a file without an error, and fills the rest of the image with whatever
-    was in memory.
-
-    Args:
-        path (str): Any file, or the address of one elsewhere, which is not checked.
-    """
-    if not os.path.isfile(path):
-        return False
-    with open(path, 'rb') as file:
-        if file.read(2) != JPEG_START:
-            return False
-        file.seek(-2, os.SEEK_END)
-        if file.read() == JPEG_END:
-            return False
-        file.seek(0)
-        data = file.read()
-    return data.find(JPEG_END, scan_start(data)) < 0
-
-
-def scan_start(data: bytes) -> int:
-    """Offset of a JPEG's first scan, behind the header, whose thumbnail has an end of its own."""
-    position = len(JPEG_START)
-    while position < len(data) and data[position:position + 2] != JPEG_SCAN:
-        position += 2 + int.from_bytes(data[position + 2:position + 4], 'big')
-    return position
-
-
-@functools.cache
-def warn_once(message: str) -> None:
-    """Log a warning, once in a process."""
-    print_log(message, logger='current', level=logging.WARNING)
+from .annotations import check_annotations, warn_once
+from .images import check_files
 
 
 class CheckedCOCO(COCO):
@@ -116,11 +23,20 @@ class CheckedCOCO(COCO):
 
     Args:
         annotation_file (str, optional): Path of the annotation file.
+        name (str, optional): What messages call it. Defaults to the path.
+        scored (bool): Whether it is evaluated on. Defaults to False.
     """
 
-    def __init__(self, annotation_file: Optional[str] = None) -> None:
-        self.annotation_file = annotation_file
+    def __init__(self, annotation_file: Optional[str] = None, name: Optional[str] = None,
+                 scored: bool = False) -> None:
+        self.annotation_file = name or annotation_file
+        self.scored = scored
         super().__init__(annotation_file)
+
+    def createIndex(self) -> None:
+        """Check the file that was read, then index it."""
+        check_annotations(self.dataset, self.annotation_file, self.scored)
+        super().createIndex()
 
     def get_cat_ids(self, cat_names: Sequence[str] = (), sup_names: Sequence[str] = (),
                     cat_ids: Sequence[int] = ()) -> List[int]:
@@ -138,6 +54,10 @@ class CheckedCOCO(COCO):
         return found
 
     def _check_classes(self, asked: List[str], in_file: List[str]) -> None:
+        twice = [name for name, count in Counter(asked).items() if count > 1]
+        if twice:
+            raise ConfigError(f'metainfo.classes of the dataset names {shown(twice)} more than '
+                              'once: name every class once.')
         wrong = [name for name in asked if in_file.count(name) != 1]
         if wrong:
             categories = [category['name'] for category in self.cats.values()]
@@ -176,27 +96,37 @@ class CheckedCocoDataset(CocoDataset):
     nothing is left are refused; boxes of other categories are left out, as in the parent, and
     the log says how many.
     """
-    COCOAPI = CheckedCOCO
+
+    @property
+    def COCOAPI(self) -> Any:
+        """What the parent calls to read its annotation file."""
+        return self._read_annotations
+
+    def _read_annotations(self, path: str) -> CheckedCOCO:
+        coco = CheckedCOCO(path, name=self.ann_file, scored=self.test_mode)
+        self._has_annotations = 'annotations' in coco.dataset
+        return coco
 
     def load_data_list(self) -> List[dict]:
-        """Load the annotation file.
+        """Load the annotation file, and check that the images are there.
 
         Returns:
             List[dict]: One entry an image.
 
         Raises:
-            ConfigError: If the file is not in COCO's format, or a class is not in it.
+            ConfigError: If the file is not in COCO's format, a class is not in it, or an entry or
+                an image would be trained on or scored wrongly.
         """
         try:
-            return super().load_data_list()
-        except json.JSONDecodeError as error:
-            raise ConfigError(f'ann_file {self.ann_file} is not valid JSON ({error}): name the '
-                              f'whole file.') from error
-        except KeyError as error:
-            raise ConfigError(
-                f'ann_file {self.ann_file} lacks the field {error} in an entry: COCO requires '
-                f'id, file_name, height and width of an image; id, image_id, category_id, bbox '
-                f'and area of an annotation; id and name of a category.') from error
+            data_list = super().load_data_list()
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ConfigError(f'ann_file {self.ann_file} is not valid JSON in UTF-8 ({error}): '
+                              'name the whole file, or save it as UTF-8.') from error
+        except AssertionError as error:  # pycocotools wants an object at the top
+            raise ConfigError(f"ann_file {self.ann_file} is not in COCO's format ({error}): it "
+                              'must hold images, annotations and categories.') from error
+        check_files(data_list, self.ann_file, self.pipeline, every=self.test_mode)
+        return data_list
 
     def filter_data(self) -> List[dict]:
         """Leave out images by ``filter_cfg``.
@@ -205,19 +135,53 @@ class CheckedCocoDataset(CocoDataset):
             List[dict]: The entries that are left.
 
         Raises:
-            ConfigError: If there is nothing to train on: no image is left, or the file has boxes
-                and none of them can be used. Images all without boxes are background, and
-                allowed.
+            ConfigError: If there is nothing to train on or to score: no image is left, or none of
+                the objects in the file can be used. A training set all of background, without any
+                annotation, is allowed.
         """
         left = super().filter_data()
+        small = self.filter_cfg.get('min_size', 0) if self.filter_cfg else 0
+        num_small = sum(min(image['width'], image['height']) < small for image in self.data_list)
+        if num_small and not self.test_mode:
+            warn_once(f'{num_small} of {len(self.data_list)} images of ann_file {self.ann_file} '
+                      f'are left out, since a side is below filter_cfg.min_size={small} pixels.')
+        self.most_objects = max(map(count_objects, left), default=0)
         annotated = any(self.cat_img_map.values())
-        if not self.test_mode and (
-                not left or annotated and not any(image['instances'] for image in left)):
-            usable = sum(bool(image['instances']) for image in self.data_list)
-            raise ConfigError(
-                f'ann_file {self.ann_file} leaves nothing to train on: of its '
-                f'{len(self.data_list)} images {usable} have a usable box (of a class in '
-                f'metainfo.classes, inside the image, at least a pixel wide and high, with an '
-                f'area) and {len(left)} are left by filter_cfg={self.filter_cfg}; correct the '
-                f'file, metainfo.classes or filter_cfg.')
+        if self.test_mode:
+            if self._has_annotations and not self.most_objects:
+                self._refuse_empty('score', left)
+        elif not left or annotated and not self.most_objects:
+            self._refuse_empty('train on', left)
         return left
+
+    def _refuse_empty(self, purpose: str, left: List[dict]) -> None:
+        usable = sum(count_objects(image) > 0 for image in self.data_list)
+        raise ConfigError(
+            f'ann_file {self.ann_file} leaves nothing to {purpose}: of its {len(self.data_list)} '
+            f'images {usable} have a usable box (of a class in metainfo.classes, no crowd, inside '
+            f'the image, at least a pixel wide and high, with an area) and {len(left)} are left '
+            f'by filter_cfg={self.filter_cfg}; correct the file, metainfo.classes or filter_cfg.')
+
+    def prepare_data(self, idx: int) -> Any:
+        """Run an image through the pipeline.
+
+        Raises:
+            ConfigError: If OpenCV fails on it, as on one that a resize leaves without height.
+        """
+        try:
+            return super().prepare_data(idx)
+        except cv2.error as error:
+            image = self.get_data_info(idx)
+            scales = [f'{type(x).__name__}({getattr(x, "scale", None) or x.scales})'
+                      for x in self.pipeline.transforms
+                      if getattr(x, 'scale', None) or getattr(x, 'scales', None)]
+            raise ConfigError(
+                f'Image {image["img_path"]} of {image["width"]} x {image["height"]} pixels cannot '
+                f'go through the pipeline ({error.err}), whose scales are '
+                f'{", ".join(scales) or "in its branches"}: leave it out of ann_file or change '
+                'them.') from error
+
+
+def count_objects(image: dict) -> int:
+    """Count the boxes that are trained on or scored, which those of crowds are not."""
+    return sum(not instance['ignore_flag'] for instance in image['instances'])

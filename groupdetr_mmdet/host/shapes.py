@@ -159,6 +159,14 @@ def write_split(root: Path, split: str, num_images: int, settings: dict) -> None
     (root / f'{split}.json').write_text(json.dumps(content))
 
 
+def check_settings(num_train: int, num_val: int, size: int, seed: int) -> None:
+    """Refuse settings of which no data set can be made."""
+    least = dict(num_train=(num_train, 1), num_val=(num_val, 1), size=(size, 32), seed=(seed, 0))
+    for name, (value, minimum) in least.items():
+        if value < minimum:
+            raise ConfigError(f'--{name.replace("_", "-")} {value} must be at least {minimum}.')
+
+
 def make_shapes(root: str, num_train: int = 2000, num_val: int = 300, size: int = 128,
                 seed: int = 0) -> bool:
     """Write the data set, or keep the one that is there when it was made with these settings.
@@ -175,9 +183,11 @@ def make_shapes(root: str, num_train: int = 2000, num_val: int = 300, size: int 
         bool: Whether it was written now.
 
     Raises:
-        ConfigError: If ``root`` holds something that this function has not made.
+        ConfigError: If a number is too small, or ``root`` holds something that this function has
+            not made.
     """
     root = Path(root)
+    check_settings(num_train, num_val, size, seed)
     settings = dict(
         version=VERSION, num_train=num_train, num_val=num_val, size=size, seed=seed)
     settings_file = root / 'settings.json'

@@ -3,7 +3,6 @@ import json
 import logging
 
 import cv2
-import groupdetr_mmdet.host.data as datasets
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
@@ -14,7 +13,9 @@ from torch.utils.data import DataLoader
 
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.host.configs import shipped_configs
-from groupdetr_mmdet.host.data import CheckedCocoDataset, CheckedLoadImageFromFile, is_cut_short
+from groupdetr_mmdet.host.annotations import warn_once
+from groupdetr_mmdet.host.data import CheckedCocoDataset
+from groupdetr_mmdet.host.images import CheckedLoadImageFromFile, is_cut_short
 
 CLASSES = ('square', 'disc', 'cross')
 NUM_IMAGES = 6
@@ -24,7 +25,7 @@ NUM_IMAGES = 6
 def root(tmp_path):
     """A COCO data set of six images with a box each; the classes take turns."""
     init_default_scope('mmdet')
-    datasets.warn_once.cache_clear()
+    warn_once.cache_clear()
     rng = np.random.default_rng(0)
     for i in range(NUM_IMAGES):
         noise = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
@@ -87,13 +88,17 @@ def half(path):
 @pytest.mark.parametrize('name', FAULTS)
 def test_an_unreadable_image_is_named(root, name):
     damage, reason = FAULTS[name]
-    damage(root / '2.jpg')
     dataset = build(root)
+    damage(root / '2.jpg')
     assert dataset[1]['inputs'].shape == (3, 48, 64)
     with pytest.raises(ConfigError) as error:
         dataset[2]
     assert one_sentence(error, root / '2.jpg', reason, 'data_prefix.img', 'ignore_empty=True',
                         'CheckedLoadImageFromFile')
+    with pytest.raises(ConfigError) as error:  # and before the first step
+        build(root)
+    assert one_sentence(error, root / '2.jpg', reason.replace('No such file', 'missing'),
+                        'data_prefix.img')
 
 
 @pytest.mark.parametrize('name', FAULTS)
@@ -102,12 +107,14 @@ def test_ignore_empty_takes_another_image_and_warns_once(root, name, warnings_lo
     dataset = build(root, ignore_empty=True)
     taken = {dataset[2]['data_samples'].img_id for _ in range(20)}
     assert taken and 2 not in taken
-    assert len(warnings_logged()) == 1 and str(root / '2.jpg') in warnings_logged()[0]
+    assert all(str(root / '2.jpg') in warning for warning in warnings_logged())
+    assert len(warnings_logged()) == (2 if name == 'missing' else 1)
 
 
 def test_the_sentence_is_the_last_line_from_a_worker(root):
+    dataset = build(root)
     (root / '2.jpg').write_bytes(b'')
-    loader = DataLoader(build(root), num_workers=1, collate_fn=list)
+    loader = DataLoader(dataset, num_workers=1, collate_fn=list)
     with pytest.raises(ConfigError) as error:
         list(loader)
     last = str(error.value).strip().splitlines()[-1]
@@ -136,7 +143,10 @@ def test_a_jpeg_without_end_is_found_without_the_decoder(tmp_path, progressive, 
     assert not cut_short(data)
     assert not cut_short(data + b'\xff\xd8 appended by a camera')
     assert all(cut_short(data[:-n]) for n in (2, 100, len(data) // 2))
-    assert not cut_short(cv2.imencode('.png', noise)[1].tobytes()[:-9])  # not a JPEG
+    png = cv2.imencode('.png', noise)[1].tobytes()
+    assert not cut_short(png) and not cut_short(png + b'appended')
+    assert cut_short(png[:-9]) and cut_short(png[:len(png) // 2])
+    assert not cut_short(b'GIF89a, or any other kind')
 
 
 def test_an_image_that_the_decoder_lets_pass_is_refused_all_the_same(root, monkeypatch):
@@ -207,6 +217,7 @@ NOTHING_LEFT = {
     'boxes outside of the image':
     lambda data: [a.update(bbox=[500, 500, 9, 9]) for a in data['annotations']],
     'boxes without area': lambda data: [a.update(area=0) for a in data['annotations']],
+    'crowds': lambda data: [a.update(iscrowd=1) for a in data['annotations']],
 }
 
 
@@ -220,7 +231,9 @@ def test_a_training_set_without_a_usable_box_is_refused(root, name, filter_cfg):
         build(root, filter_cfg=filter_cfg)
     assert one_sentence(error, root / 'train.json', 'of its 6 images 0 have a usable box',
                         'filter_cfg', 'metainfo.classes')
-    assert len(build(root, filter_cfg=filter_cfg, test_mode=True)) == NUM_IMAGES
+    with pytest.raises(ConfigError) as error:
+        build(root, filter_cfg=filter_cfg, test_mode=True)
+    assert one_sentence(error, root / 'train.json')
 
 
 def test_a_filter_that_leaves_nothing_is_refused(root):

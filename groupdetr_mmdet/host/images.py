@@ -1,0 +1,273 @@
+"""Image files: loaded with a sentence for what is wrong, and checked before they are loaded."""
+import os
+import os.path as osp
+import stat
+from collections import defaultdict
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+from mmcv.transforms import LoadImageFromFile, Resize
+from mmdet.registry import TRANSFORMS
+from mmengine.dataset import Compose
+from PIL import ExifTags, Image
+
+from ..errors import ConfigError
+from .annotations import warn_once
+
+JPEG_START, JPEG_SCAN, JPEG_END = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
+PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xae\x42\x60\x82'
+TRANSPOSED = 5  # and above: EXIF's orientations that exchange width and height
+FEW = 500  # files of a folder: fewer are asked for one by one, more by listing the folder
+PROBED = 200  # training images whose headers are read before the first step
+
+
+@TRANSFORMS.register_module()
+class CheckedLoadImageFromFile(LoadImageFromFile):
+    """``LoadImageFromFile`` of a training pipeline, with a sentence for an unreadable image.
+
+    A file that is missing, empty, cut short or no image stops the training, or, with
+    ``ignore_empty=True``, is left out: each process that loads data logs it once, and the
+    dataset takes another image in its place.
+
+    A test pipeline keeps ``LoadImageFromFile``, since no image of an evaluation can be left out
+    and mmdet's inferencer looks for that name.
+    """
+
+    def transform(self, results: dict) -> Optional[dict]:
+        """Load an image.
+
+        Args:
+            results (dict): Has ``img_path``.
+
+        Returns:
+            dict or None: ``results`` with ``img`` (np.ndarray of shape (h, w, 3), BGR),
+            ``img_shape`` and ``ori_shape``, both (h, w) in pixels; None for an image to leave
+            out.
+
+        Raises:
+            ConfigError: If the image cannot be read, unless ``ignore_empty``, or has another size
+                than its annotations say.
+        """
+        path = results['img_path']
+        try:
+            check_regular(path)
+            loaded = super().transform(results)
+            if loaded is not None and is_cut_short(path):
+                raise OSError('its JPEG data has no end')
+        except Exception as error:
+            if not self.ignore_empty:
+                raise unreadable(path, error, training=True) from error
+            loaded = None
+        if loaded is None:
+            warn_once(f'Image {path} cannot be read and is left out, as ignore_empty=True asks.')
+        else:
+            check_size(results, loaded['ori_shape'][::-1])
+        return loaded
+
+
+def unreadable(path: str, error: Exception, training: bool) -> ConfigError:
+    """The sentence for an image that cannot be read; a training may go without it."""
+    fix = (f', or train without such images by ignore_empty=True on '
+           f'{CheckedLoadImageFromFile.__name__} in the pipeline' if training else '')
+    return ConfigError(
+        f'Image {path} cannot be read ({fault(path, error)}): put the whole image there, or '
+        f'correct data_prefix.img or ann_file of the dataset{fix}.')
+
+
+def fault(path: str, error: Exception) -> str:
+    """Say in a few words what is wrong with an image file."""
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
+        return 'the file is empty'
+    if isinstance(error, AssertionError):  # the decoder returned nothing
+        return 'it is cut short or not an image'
+    return getattr(error, 'strerror', None) or str(error)
+
+
+def check_regular(path: str) -> None:
+    """Refuse a named pipe, a device or a socket, on which a reader would wait for ever.
+
+    Raises:
+        OSError: If it is there and is neither a file nor a directory.
+    """
+    if osp.exists(path) and not (osp.isfile(path) or osp.isdir(path)):
+        raise OSError(f'it is {irregular(os.stat(path).st_mode)} and not a regular file')
+
+
+def irregular(mode: int) -> str:
+    kinds = {stat.S_ISFIFO: 'a named pipe', stat.S_ISSOCK: 'a socket', stat.S_ISDIR: 'a folder'}
+    return next((name for matches, name in kinds.items() if matches(mode)), 'a device')
+
+
+def check_size(results: dict, size: Tuple[int, int]) -> None:
+    """Compare a decoded image with what its annotations say.
+
+    Args:
+        results (dict): mmdet's entry of the image, with ``width`` and ``height`` where known.
+        size (tuple[int, int]): Width and height of the decoded image in pixels.
+
+    Raises:
+        ConfigError: If they differ: boxes of another size would be trained or scored.
+    """
+    said = results.get('width', size[0]), results.get('height', size[1])
+    if said == tuple(size):
+        return
+    path = results['img_path']
+    rotated = said == tuple(size[::-1]) and osp.isfile(path) and stored_size(path)[1] > 1
+    reason = (
+        'its EXIF data turns it upright when it is read, but not its boxes: write the image '
+        "upright without EXIF data, or load it by color_type='color_ignore_orientation'"
+        if rotated else 'its boxes would not fit: correct ann_file, or use the images that it was '
+        'made for')
+    raise ConfigError(f'Image {path} is {size[0]} x {size[1]} pixels when it is read and '
+                      f'{said[0]} x {said[1]} in ann_file; {reason}.')
+
+
+def is_cut_short(path: str) -> bool:
+    """Whether a local JPEG or PNG file ends inside its image.
+
+    OpenCV 4 decodes such a file without an error, and fills the rest of the image with whatever
+    was in memory.
+
+    Args:
+        path (str): Any file, or the address of one elsewhere, which is not checked.
+    """
+    if not osp.isfile(path):
+        return False
+    with open(path, 'rb') as file:
+        start = file.read(len(PNG_START))
+        is_jpeg = start.startswith(JPEG_START)
+        if not is_jpeg and start != PNG_START:
+            return False
+        end = JPEG_END if is_jpeg else PNG_END
+        file.seek(-len(end), os.SEEK_END)
+        if file.read() == end:
+            return False
+        file.seek(0)
+        data = file.read()
+    return data.find(end, scan_start(data) if is_jpeg else 0) < 0
+
+
+def scan_start(data: bytes) -> int:
+    """Offset of a JPEG's first scan, behind the header, whose thumbnail has an end of its own."""
+    position = len(JPEG_START)
+    while position < len(data) and data[position:position + 2] != JPEG_SCAN:
+        position += 2 + int.from_bytes(data[position + 2:position + 4], 'big')
+    return position
+
+
+# Before the first step
+
+
+def check_files(images: Sequence[dict], ann_file: str, pipeline: Compose, every: bool) -> None:
+    """Check the files of a data set's images without decoding them.
+
+    Args:
+        images (list[dict]): mmdet's entries, with ``img_path``, ``width`` and ``height``.
+        ann_file (str): The file that lists them, for the message.
+        pipeline (Compose): The transforms; without one that loads local files there is no check.
+        every (bool): Whether to read the header of every image, as an evaluation needs every one,
+            or of a sample.
+
+    Raises:
+        ConfigError: If a file is missing, is no regular file or no whole image, has another size
+            than its annotations say, or disappears when it is resized.
+    """
+    loader = next((x for x in pipeline.transforms if isinstance(x, LoadImageFromFile)), None)
+    if loader is None or not reads_local_files(loader):
+        return
+    check_presence([image['img_path'] for image in images], ann_file, loader.ignore_empty)
+    for transform in pipeline.transforms:
+        if isinstance(transform, Resize):
+            check_resize(images, transform)
+    step = 1 if every else max(1, len(images) // PROBED)
+    for image in images[::step]:
+        check_header(image, loader, training=not every)
+
+
+def reads_local_files(loader: LoadImageFromFile) -> bool:
+    backend = (loader.backend_args or {}).get('backend', 'local')
+    return loader.file_client_args is None and backend == 'local'
+
+
+def check_presence(paths: Sequence[str], ann_file: str, ignore_empty: bool) -> None:
+    """Check that all images are there, by listing each folder once."""
+    missing = find_missing([path for path in paths if '://' not in path])
+    if not missing:
+        return
+    found = (f'{len(missing)} of {len(paths)} images of ann_file {ann_file} are missing, first '
+             f'{missing[0]}')
+    if not ignore_empty:
+        raise ConfigError(f'{found}: put them there, or correct data_prefix.img or ann_file of '
+                          'the dataset.')
+    warn_once(f'{found}; they are left out, as ignore_empty=True asks.')
+
+
+def find_missing(paths: Sequence[str]) -> List[str]:
+    """Return the paths where nothing is, in order."""
+    by_folder: Dict[str, List[str]] = defaultdict(list)
+    for path in paths:
+        by_folder[osp.dirname(path)].append(path)
+    missing = set()
+    for folder, members in by_folder.items():
+        if len(members) < FEW:
+            missing.update(path for path in members if not osp.exists(path))
+        else:
+            there = set(os.listdir(folder)) if osp.isdir(folder) else set()
+            missing.update(path for path in members if osp.basename(path) not in there)
+    return [path for path in paths if path in missing]
+
+
+def check_resize(images: Sequence[dict], resize: Resize) -> None:
+    """Check that no side of an image becomes 0 when it is resized to a fixed scale."""
+    if not resize.keep_ratio or resize.scale is None:
+        return
+    sizes = np.array([(image['width'], image['height']) for image in images], float)
+    factors = np.minimum(max(resize.scale) / sizes.max(1), min(resize.scale) / sizes.min(1))
+    gone = sizes.min(1) * factors + 0.5 < 1
+    if gone.any():
+        image = images[int(gone.argmax())]
+        raise ConfigError(
+            f'Image {image["img_path"]} of {image["width"]} x {image["height"]} pixels has a side '
+            f'of 0 pixels after Resize to scale={tuple(resize.scale)}: leave it out of ann_file, '
+            'or use a larger scale or keep_ratio=False.')
+
+
+def check_header(image: dict, loader: LoadImageFromFile, training: bool) -> None:
+    """Check that a file is a whole image of the size that its annotations say."""
+    path = image['img_path']
+    if '://' in path:
+        return
+    try:
+        check_regular(path)
+        size, orientation = stored_size(path)
+        if is_cut_short(path):
+            raise OSError('it is cut short')
+    except OSError as error:
+        if loader.ignore_empty:
+            return  # it is left out when its turn comes
+        raise unreadable(path, error, training) from error
+    upright = 'ignore_orientation' not in loader.color_type and loader.color_type != 'unchanged'
+    if orientation > 1 and upright and size[0] == size[1] or 1 < orientation < TRANSPOSED:
+        warn_once(f'Image {path} is turned when it is read, as its EXIF data asks: its boxes must '
+                  'be those of the turned image.')
+    if upright and orientation >= TRANSPOSED:
+        size = size[::-1]
+    check_size(image, size)
+
+
+def stored_size(path: str) -> Tuple[Tuple[int, int], int]:
+    """Width and height of an image as it is stored, and its EXIF orientation, 1 to 8.
+
+    Raises:
+        OSError: If it is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception as error:  # a kind of image that OpenCV alone may know
+        decoded = cv2.imread(path, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+        if decoded is None:
+            strerror = getattr(error, 'strerror', None)
+            raise OSError(strerror or 'it is cut short or not an image') from error
+        return decoded.shape[1::-1], 1

@@ -1,0 +1,98 @@
+"""Model and data that do not fit each other are refused before the first step."""
+import json
+
+import pytest
+from running import run_tool
+from tiny import tiny_config
+
+from groupdetr_mmdet.host.annotations import warn_once
+from groupdetr_mmdet.host.runner import check_data
+
+
+@pytest.fixture
+def cfg(tiny_coco):
+    warn_once.cache_clear()
+    return tiny_config(tiny_coco)
+
+
+def change(tiny_coco, split, damage):
+    path = tiny_coco / f'{split}.json'
+    coco = json.loads(path.read_text())
+    damage(coco)
+    path.write_text(json.dumps(coco))
+
+
+def train(cfg, tmp_path, capfd):
+    """Status and last line of a training."""
+    cfg.dump(tmp_path / 'mine.py')
+    status = run_tool('train', tmp_path / 'mine.py', '--work-dir', tmp_path / 'work')
+    out = capfd.readouterr()
+    assert 'Epoch(train)' not in out.err + out.out
+    return status, out.err.splitlines()[-1]
+
+
+def num_classes_of_the_model(cfg, tiny_coco):
+    cfg.model.bbox_head.num_classes = 4
+
+
+def classes_of_val(cfg, tiny_coco):
+    cfg.val_dataloader.dataset.metainfo.classes = ('red', 'green')
+
+
+def a_val_image_is_cut(cfg, tiny_coco):
+    path = tiny_coco / 'images/val_2.jpg'
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def a_val_image_is_missing(cfg, tiny_coco):
+    (tiny_coco / 'images/val_2.jpg').unlink()
+
+
+def a_val_box_is_broken(cfg, tiny_coco):
+    change(tiny_coco, 'val', lambda coco: coco['annotations'][1].update(bbox=[1, 1, -5, 5]))
+
+
+def the_metric_has_other_annotations(cfg, tiny_coco):
+    change(tiny_coco, 'train', lambda coco: [
+        entry.update({key: entry[key] + 100}) for part, key in
+        (('images', 'id'), ('annotations', 'image_id')) for entry in coco[part]])
+    cfg.val_evaluator.ann_file = f'{tiny_coco}/train.json'
+
+
+FAULTS = {
+    num_classes_of_the_model: 'model.bbox_head.num_classes=4 and the 3 classes of train_dataload',
+    classes_of_val: 'model.bbox_head.num_classes=3 and the 2 classes of val_dataloader',
+    a_val_image_is_cut: 'val_2.jpg cannot be read (it is cut short)',
+    a_val_image_is_missing: '1 of 4 images',
+    a_val_box_is_broken: 'id 2',
+    the_metric_has_other_annotations: 'val_evaluator.ann_file does not know the image with id 0',
+}
+
+
+@pytest.mark.parametrize('fault', FAULTS, ids=lambda fault: fault.__name__)
+def test_what_does_not_fit_is_refused_before_the_first_step(cfg, tiny_coco, tmp_path, capfd,
+                                                            fault):
+    fault(cfg, tiny_coco)
+    status, last = train(cfg, tmp_path, capfd)
+    assert status == 2 and last.startswith('error: ') and FAULTS[fault] in last
+
+
+def test_stock_classes_of_a_config_are_checked_too(cfg):
+    cfg.train_dataloader.dataset = dict(
+        type='RepeatDataset', times=2, dataset=cfg.train_dataloader.dataset)
+    check_data(cfg)
+    check_data(cfg)
+    train_data, val_data = cfg.train_dataloader.dataset.dataset, cfg.val_dataloader.dataset
+    assert train_data.type == val_data.type == 'CheckedCocoDataset'
+    assert train_data.pipeline[0].type == 'CheckedLoadImageFromFile'
+    assert val_data.pipeline[0].type == 'LoadImageFromFile'
+    assert [hook.type for hook in cfg.custom_hooks] == ['RunCheckHook']
+
+
+def test_more_objects_than_queries_are_announced(cfg, tiny_coco, tmp_path, capfd):
+    cfg.model.num_queries = 2
+    cfg.train_cfg.max_epochs = 1
+    cfg.dump(tmp_path / 'mine.py')
+    assert run_tool('train', tmp_path / 'mine.py', '--work-dir', tmp_path / 'work') == 0
+    out = capfd.readouterr()
+    assert 'has 3 objects, more than model.num_queries=2' in out.err + out.out
