@@ -119,7 +119,7 @@ class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
             hidden_states.append(self.post_norm(query))
         if not self.return_intermediate:
             hidden_states = hidden_states[-1:]
-        return torch.stack(hidden_states), reference.expand(len(query), -1, -1)
+        return torch.stack(hidden_states), reference.expand(query.size(0), -1, -1)
 
     def predict_reference_points(self, query_pos: Tensor) -> Tensor:
         """Predict reference points in float32, also under autocast: 8 bits cannot place a box.

@@ -11,7 +11,7 @@ from torch import nn
 from ..analysis.group_metrics import query_group
 from ..checkpoints.loading import load_weights
 from ..checkpoints.reading import read_checkpoint
-from ..deploy.export import CHECKED_BATCHES, OPSET, export_onnx
+from ..deploy.export import CHECKED_BATCHES, OPSET, OPSETS, check_exportable, export_onnx
 from ..deploy.inference import class_names
 from ..errors import ConfigError
 from ..host.preflight import check_output
@@ -26,17 +26,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--query-group', type=query_group, metavar='I',
                         help='group of queries to keep, instead of model.test_cfg.query_group; '
                         'best: the one that tools/test.py --all-groups found')
+    parser.add_argument(
+        '--opset', type=int, default=OPSET, metavar='N',
+        help=f'version of ONNX\'s operators, {OPSETS[0]} to {OPSETS[-1]} (default: %(default)s)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction,
                         help='settings that override the config, as key=value')
 
 
-def describe(cfg: Config, detector: nn.Module, checkpoint: Dict[str, Any]) -> Dict[str, Any]:
-    """What a user must know to give the model images and read its outputs."""
+def describe(cfg: Config, detector: nn.Module, checkpoint: Dict[str, Any],
+             opset: int) -> Dict[str, Any]:
+    """What a user must know to give the model images and read its outputs.
+
+    Raises:
+        ConfigError: If the classes have another number of names than the head has classes.
+    """
+    classes, num_classes = class_names(cfg, checkpoint), detector.bbox_head.num_classes
+    if len(classes) != num_classes:
+        raise ConfigError(
+            f'model.bbox_head.num_classes={num_classes} differs from the {len(classes)} class '
+            'names of the checkpoint or, where it has none, of test_dataloader.dataset: give '
+            'metainfo.classes of this data set the names that the training had.')
     preprocessor = cfg.model.get('data_preprocessor', {})
     resize = next((step for step in cfg.test_dataloader.dataset.pipeline
                    if step.type == 'Resize'), {})
     return dict(
-        classes=class_names(cfg, checkpoint),
+        classes=classes,
         mean=list(preprocessor.get('mean', [0, 0, 0])),
         std=list(preprocessor.get('std', [1, 1, 1])),
         channels='RGB' if preprocessor.get('bgr_to_rgb') else 'BGR',
@@ -47,22 +61,27 @@ def describe(cfg: Config, detector: nn.Module, checkpoint: Dict[str, Any]) -> Di
         boxes='xyxy in pixels of the resized image',
         model=cfg.model.type,
         query_group=detector.test_cfg.get('query_group', 0),
-        opset=OPSET)
+        opset=opset)
 
 
 def main(args: argparse.Namespace) -> None:
     if not args.out.endswith('.onnx'):
         raise ConfigError(f'OUT {args.out} is not the name of an ONNX file: let it end in .onnx.')
     check_output('OUT', args.out)
+    if args.opset not in OPSETS:
+        raise ConfigError(f'--opset {args.opset} is not possible: GridSample of deformable '
+                          f'attention came with {OPSETS[0]}, and PyTorch exports up to '
+                          f'{OPSETS[-1]}; choose one of these or between.')
     cfg = load_inference_config(args)
     checkpoint = read_checkpoint(args.checkpoint)
     cfg.model.pop('init_cfg', None)
     detector = MODELS.build(cfg.model)
+    check_exportable(detector)
     load_weights(detector, checkpoint, args.checkpoint)
     print('[1/2] Tracing the detector', flush=True)
-    metadata = describe(cfg, detector, checkpoint)
-    differences = export_onnx(detector, Path(args.out), metadata)
+    metadata = describe(cfg, detector, checkpoint, args.opset)
+    differences = export_onnx(detector, Path(args.out), metadata, args.opset)
     sizes = ', '.join('x'.join(map(str, size)) for batch in CHECKED_BATCHES for size in batch)
-    print(f'Wrote {args.out} ({Path(args.out).stat().st_size / 2**20:.1f} MiB, opset {OPSET}): on '
+    print(f'Wrote {args.out} ({Path(args.out).stat().st_size / 2**20:.1f} MiB, opset {args.opset}): on '
           f'images of {sizes} it finds what PyTorch finds, boxes within '
           f'{differences["pixels"]:.1g} pixels, scores within {differences["score"]:.1g}')

@@ -1,25 +1,28 @@
 """Export a trained detector to ONNX, and compare the two."""
 import contextlib
+import copy
 import json
-import logging
 import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
-from unittest import mock
+from types import SimpleNamespace
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from mmdet.models.detectors import ConditionalDETR
+from mmdet.models.detectors import DETR, DINO, DeformableDETR
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..group_queries import ALL_GROUPS, GroupQueries
 
 INPUTS, OUTPUTS = ('images', 'image_sizes'), ('boxes', 'scores', 'labels')
 OPSET = 18
+OPSETS = range(16, 21)  # GridSample of deformable attention is in 16, and the exporter ends at 20
 BOX_TOLERANCE = 1e-3  # relative to the longer side of the image
 SCORE_TOLERANCE = 1e-3
 Size = Tuple[int, int]
@@ -28,26 +31,27 @@ CHECKED_BATCHES: Sequence[Sequence[Size]] = (((320, 416), ), ((250, 441), (379, 
 
 
 class OnnxDetector(nn.Module):
-    """A Conditional DETR in evaluation mode, from tensors to tensors.
+    """A DETR of mmdet in evaluation mode, from tensors to tensors.
 
     The detector does everything but two steps that ask for each image's size in Python: the
-    padding mask and the scaling of the boxes. They are tensor operations here.
+    padding masks and the scaling of the boxes. They are tensor operations here.
 
     Args:
-        detector (ConditionalDETR): The stock detector or one with groups, which uses the group
-            of its ``test_cfg``.
+        detector (nn.Module): A DETR, Conditional DETR, DAB-DETR, Deformable DETR or DINO, the
+            stock one or one with groups, which uses the group of its ``test_cfg``.
 
     Raises:
-        ConfigError: If it is another detector.
+        ConfigError: If it is another detector, or one that detects by all groups together.
     """
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
-        if not isinstance(detector, ConditionalDETR):
-            raise ConfigError(f'model.type={type(detector).__name__} cannot be exported: only '
-                              'ConditionalDETR and GroupConditionalDETR can.')
-        self.detector = detector.eval()
-        self.max_per_img = detector.bbox_head.test_cfg.get('max_per_img', detector.num_queries)
+        check_exportable(detector)
+        self.detector = detector
+        self.max_per_img = min(
+            detector.bbox_head.test_cfg.get('max_per_img', detector.num_queries),
+            count_predictions(detector))
+        self.eval()
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Detect objects.
@@ -63,18 +67,71 @@ class OnnxDetector(nn.Module):
             image's pixels, shape (bs, max_per_img, 4); scores, shape (bs, max_per_img); labels,
             shape (bs, max_per_img).
         """
+        detector, head = self.detector, self.detector.bbox_head
+        size = tuple(images.shape[-2:])
+        feats = detector.extract_feat(images)
+        no_padding = SimpleNamespace(img_shape=size, batch_input_shape=size)
+        encoder_inputs, decoder_inputs = detector.pre_transformer(feats, [no_padding])
+        masked = self.masked_inputs(feats, image_sizes, size)
+        for inputs in (encoder_inputs, decoder_inputs):
+            inputs.update({name: masked[name] for name in inputs.keys() & masked.keys()})
+        queries, head_inputs = detector.pre_decoder(**detector.forward_encoder(**encoder_inputs))
+        decoded = detector.forward_decoder(**{**decoder_inputs, **queries})
+        logits, boxes = head(**head_inputs, **decoded)
+        return select(logits[-1], boxes[-1], image_sizes, self.max_per_img,
+                      head.loss_cls.use_sigmoid)
+
+    def masked_inputs(self, feats: Sequence[Tensor], image_sizes: Tensor,
+                      batch_size: Size) -> Dict[str, Tensor]:
+        """Compute what the padding changes of the transformer's inputs.
+
+        Args:
+            feats (Sequence[Tensor]): Feature maps, each of shape (bs, dim, h, w).
+            image_sizes (Tensor): (height, width) without padding, shape (bs, 2).
+            batch_size (tuple[int, int]): (height, width) of the padded images.
+
+        Returns:
+            dict[str, Tensor]: By the names of mmdet's arguments, padding masks, shape
+            (bs, num_feat_points); positional encodings, shape (bs, num_feat_points, dim); and the
+            share of each map that is no padding, (w, h), shape (bs, num_levels, 2).
+        """
         detector = self.detector
-        feat = detector.extract_feat(images)[-1]
-        padding = padding_mask(image_sizes, images.shape[-2:], feat.shape[-2:])
-        memory_pos = detector.positional_encoding(padding).flatten(2).permute(0, 2, 1)
-        memory_mask = padding.flatten(1)
-        encoded = detector.forward_encoder(
-            feat=feat.flatten(2).permute(0, 2, 1), feat_mask=memory_mask, feat_pos=memory_pos)
-        decoder_inputs, head_inputs = detector.pre_decoder(**encoded)
-        decoded = detector.forward_decoder(
-            memory_mask=memory_mask, memory_pos=memory_pos, **decoder_inputs)
-        logits, boxes = detector.bbox_head(**head_inputs, **decoded)
-        return select(logits[-1], boxes[-1], image_sizes, self.max_per_img)
+        masks = [padding_mask(image_sizes, batch_size, feat.shape[-2:]) for feat in feats]
+        positions = [detector.positional_encoding(mask).flatten(2).transpose(1, 2)
+                     for mask in masks]
+        masked = dict.fromkeys(('feat_mask', 'memory_mask'),
+                               torch.cat([mask.flatten(1) for mask in masks], 1))
+        if isinstance(detector, DeformableDETR):
+            positions = [x + level for x, level in zip(positions, detector.level_embed)]
+            masked['valid_ratios'] = torch.stack(
+                [detector.get_valid_ratio(mask) for mask in masks], 1)
+        masked.update(dict.fromkeys(('feat_pos', 'memory_pos'), torch.cat(positions, 1)))
+        return masked
+
+
+def check_exportable(detector: nn.Module) -> None:
+    """Check that a detector is one of those that :class:`OnnxDetector` knows.
+
+    Raises:
+        ConfigError: If it is none, or detects by all groups together.
+    """
+    name = type(detector).__name__
+    # Detectors that derive from DINO, such as DDQ and Grounding DINO, select in ways of their own.
+    families = [base for base in type(detector).__mro__ if base.__module__.startswith('mmdet.')]
+    if (not isinstance(detector, (DETR, DeformableDETR)) or
+            issubclass(families[0], DINO) and families[0] is not DINO):
+        raise ConfigError(f'model.type={name} cannot be exported: DETR, ConditionalDETR, DABDETR, '
+                          'DeformableDETR and DINO can, stock or with groups.')
+    if isinstance(detector, GroupQueries) and detector.test_cfg['query_group'] == ALL_GROUPS:
+        raise ConfigError('model.test_cfg.query_group=all cannot be exported: a file holds one '
+                          'group, choose it with --query-group.')
+
+
+def count_predictions(detector: nn.Module) -> int:
+    """Count what can be detected in an image: with a sigmoid, every class of every query."""
+    num_queries = detector.num_queries * max(1, getattr(detector, 'num_patterns', 0))
+    head = detector.bbox_head
+    return num_queries * (head.cls_out_channels if head.loss_cls.use_sigmoid else 1)
 
 
 def padding_mask(image_sizes: Tensor, batch_size: Sequence[int],
@@ -95,34 +152,43 @@ def padding_mask(image_sizes: Tensor, batch_size: Sequence[int],
     return F.interpolate(mask[:, None].float(), size=tuple(feat_size)).squeeze(1).bool()
 
 
-def select(logits: Tensor, boxes: Tensor, image_sizes: Tensor,
-           max_per_img: int) -> Tuple[Tensor, Tensor, Tensor]:
+def select(logits: Tensor, boxes: Tensor, image_sizes: Tensor, max_per_img: int,
+           use_sigmoid: bool = True) -> Tuple[Tensor, Tensor, Tensor]:
     """Pick the best detections of each image, as mmdet's head does image by image.
 
     Args:
-        logits (Tensor): Shape (bs, N, num_classes).
+        logits (Tensor): Shape (bs, N, C), the last class being the background of a softmax.
         boxes (Tensor): Normalized cxcywh, shape (bs, N, 4).
         image_sizes (Tensor): (height, width) without padding, shape (bs, 2).
         max_per_img (int): Detections of an image.
+        use_sigmoid (bool): Whether each class has a score of its own, and a query can make as
+            many detections as there are classes. Defaults to True.
 
     Returns:
         tuple[Tensor, Tensor, Tensor]: As :meth:`OnnxDetector.forward`.
     """
-    num_classes = logits.size(-1)
-    scores, index = logits.sigmoid().flatten(1).topk(max_per_img)
-    query = (index // num_classes)[..., None].expand(-1, -1, 4)
+    if use_sigmoid:
+        num_classes = logits.size(-1)
+        scores, index = logits.sigmoid().flatten(1).topk(max_per_img)
+        query, labels = index // num_classes, index % num_classes
+    else:
+        scores, labels = logits.softmax(-1)[..., :-1].max(-1)
+        scores, query = scores.topk(max_per_img)
+        labels = labels.gather(1, query)
     scale = image_sizes.flip(1).repeat(1, 2)[:, None].to(boxes)  # (bs, 1, 4): w, h, w, h
-    boxes = bbox_cxcywh_to_xyxy(boxes.gather(1, query)) * scale
-    return boxes.clamp(min=0).minimum(scale), scores, index % num_classes
+    boxes = bbox_cxcywh_to_xyxy(boxes.gather(1, query[..., None].expand(-1, -1, 4))) * scale
+    return boxes.clamp(min=0).minimum(scale), scores, labels
 
 
-def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any]) -> Dict[str, float]:
+def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any],
+                opset: int = OPSET) -> Dict[str, float]:
     """Write an ONNX file, after it was found to detect what the detector does.
 
     Args:
         detector (nn.Module): On the CPU, with its weights.
         path (Path): File to write.
         metadata (dict): What the file says of the model, one JSON value an entry.
+        opset (int): Version of ONNX's operators, 16 to 20. Defaults to 18.
 
     Returns:
         dict[str, float]: The largest differences found, see :func:`largest_differences`.
@@ -136,9 +202,10 @@ def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any]) -> Di
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         part = os.path.join(folder, 'model.onnx')
-        with quiet():
-            trace(module).save(part, external_data=False)
+        trace(module, part, opset)
         model = onnx.load(part)
+        for output in model.graph.output:  # the exporter knows no number here
+            output.type.tensor_type.shape.dim[1].dim_value = module.max_per_img
         onnx.helper.set_model_props(model, {
             key: value if isinstance(value, str) else json.dumps(value)
             for key, value in metadata.items()
@@ -146,7 +213,7 @@ def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any]) -> Di
         onnx.checker.check_model(model)
         onnx.save(model, part)
         print('[2/2] Comparing onnxruntime with PyTorch', flush=True)
-        differences = check_onnx(part, module.detector)
+        differences = check_onnx(part, detector)
         os.replace(part, path)
     return differences
 
@@ -155,39 +222,33 @@ def import_onnx() -> Any:
     try:
         import onnx
         import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError(f'The package {error.name} is not installed: run pip install ".[onnx]" '
                           'in the folder of this package.') from error
     return onnx
 
 
-def trace(module: OnnxDetector) -> 'torch.onnx.ONNXProgram':
-    """Trace the graph, with the number and size of the images left open."""
-    sizes = CHECKED_BATCHES[-1]
-    example = random_batch(sizes)
-    with torch.no_grad():
-        return torch.onnx.export(
-            module, example, input_names=INPUTS, output_names=OUTPUTS, opset_version=OPSET,
-            dynamo=True, verbose=False,
-            dynamic_shapes=({0: 'batch', 2: 'height', 3: 'width'}, {0: 'batch'}))
+def trace(module: OnnxDetector, path: str, opset: int = OPSET) -> None:
+    """Write the graph, with the number and size of the images left open.
+
+    PyTorch's exporter by TorchScript follows sizes through mmdet's deformable attention, where
+    they are elements of tensors; the one by ``torch.export`` stops at them.
+    """
+    batch = {0: 'batch'}
+    with torch.no_grad(), quiet():
+        torch.onnx.export(
+            module, random_batch(CHECKED_BATCHES[-1]), path, input_names=INPUTS,
+            output_names=OUTPUTS, opset_version=opset, dynamo=False,
+            dynamic_axes=dict.fromkeys(('image_sizes', *OUTPUTS), batch) | dict(
+                images={**batch, 2: 'height', 3: 'width'}))
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hide what PyTorch's exporter says to its own developers."""
-    loggers = [logging.getLogger(name) for name in ('torch.onnx', 'onnxscript', 'onnx_ir')]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), open(os.devnull, 'w') as sink, \
-            contextlib.redirect_stdout(sink):
+    """Hide what the exporter says to its own developers and of numbers that stay the same."""
+    with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels):
-                logger.setLevel(level)
+        yield
 
 
 # Comparing
@@ -209,14 +270,41 @@ def random_batch(sizes: Sequence[Size], seed: int = 0) -> Tuple[Tensor, Tensor]:
     return images, torch.tensor(sizes)
 
 
+Run = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
+
+
+def onnxruntime_model(path: str) -> Run:
+    """Load an ONNX file in onnxruntime: from images and sizes to boxes, scores and labels."""
+    import onnxruntime
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    return lambda *inputs: session.run(OUTPUTS, dict(zip(INPUTS, inputs)))
+
+
+def openvino_model(path: str) -> Run:
+    """Load an ONNX file in OpenVINO, to compute in float32 as PyTorch does.
+
+    Left alone, OpenVINO computes in bfloat16 where the processor can.
+    """
+    import openvino
+    model = openvino.Core().compile_model(path, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+
+    def run(*inputs: np.ndarray) -> List[np.ndarray]:
+        outputs = model(dict(zip(INPUTS, inputs)))
+        return [outputs[name] for name in OUTPUTS]
+
+    return run
+
+
 def check_onnx(path: str, detector: nn.Module,
-               batches: Sequence[Sequence[Size]] = CHECKED_BATCHES) -> Dict[str, float]:
-    """Run an ONNX file in onnxruntime and the detector in PyTorch on the same images.
+               batches: Sequence[Sequence[Size]] = CHECKED_BATCHES,
+               load: Callable[[str], Run] = onnxruntime_model) -> Dict[str, float]:
+    """Run an ONNX file and the detector in PyTorch on the same images.
 
     Args:
         path (str): The file.
-        detector (nn.Module): The detector, in evaluation mode on the CPU.
+        detector (nn.Module): The detector, on the CPU.
         batches (Sequence): Image sizes of each batch.
+        load (Callable): What runs the file, :func:`onnxruntime_model` or :func:`openvino_model`.
 
     Returns:
         dict[str, float]: The largest differences of all batches.
@@ -224,12 +312,11 @@ def check_onnx(path: str, detector: nn.Module,
     Raises:
         RuntimeError: If they do not agree.
     """
-    import onnxruntime
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    run = load(path)
     found: List[Dict[str, float]] = []
     for sizes in batches:
         images, image_sizes = random_batch(sizes)
-        outputs = session.run(OUTPUTS, dict(zip(INPUTS, (images.numpy(), image_sizes.numpy()))))
+        outputs = run(images.numpy(), image_sizes.numpy())
         expected = predict(detector, images, sizes)
         for i, size in enumerate(sizes):
             actual = Detections(*(torch.from_numpy(output[i]) for output in outputs))
@@ -246,10 +333,10 @@ def predict(detector: nn.Module, images: Tensor, sizes: Sequence[Size]) -> List[
     shape = tuple(images.shape[-2:])
     samples = [DetDataSample(metainfo=dict(img_shape=size, batch_input_shape=shape))
                for size in sizes]
+    detector = copy.deepcopy(detector).eval()
     head = detector.bbox_head
-    every = dict(head.test_cfg, max_per_img=detector.num_queries * head.cls_out_channels)
-    with mock.patch.object(head, 'test_cfg', every):
-        samples = detector.predict(images, samples, rescale=False)
+    head.test_cfg = dict(head.test_cfg, max_per_img=count_predictions(detector))
+    samples = detector.predict(images, samples, rescale=False)
     return [Detections(x.pred_instances.bboxes, x.pred_instances.scores, x.pred_instances.labels)
             for x in samples]
 

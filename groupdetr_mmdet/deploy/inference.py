@@ -7,7 +7,6 @@ import re
 import warnings
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
-from unittest import mock
 
 import mmcv
 import torch
@@ -17,6 +16,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.registry import FUNCTIONS
 from mmengine.structures import InstanceData
 from torch import nn
 
@@ -91,9 +91,9 @@ class Inferencer(DetInferencer):
         super().__init__(cfg, device=device, show_progress=False)
 
     def _init_collate(self, cfg: Config) -> Callable:
-        # mmdet has no registry of functions, and mmengine warns that it looks into its own.
-        with mock.patch.object(self, 'scope', 'mmengine'):
-            return super()._init_collate(cfg)
+        # mmdet has no registry of functions, and its inferencer warns that it looks elsewhere.
+        return FUNCTIONS.get(cfg.test_dataloader.get('collate_fn', {}).get('type',
+                                                                           'pseudo_collate'))
 
     @property
     def classes(self) -> List[str]:

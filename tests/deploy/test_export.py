@@ -2,20 +2,22 @@
 import json
 import shutil
 import sys
+from importlib.util import find_spec
 from types import SimpleNamespace
+from typing import Optional
 
 import pytest
 import torch
 from builders import build, detector_config
 from deploy_models import build_detector, write_detector
+from family_builders import FAMILIES, ONE_WIDTH, family_config
 from mmengine.config import Config
 from running import run_tool
 from tiny import CLASSES
 
 import groupdetr_mmdet.deploy.export as export
 from groupdetr_mmdet.deploy.export import (Detections, OnnxDetector, check_onnx,
-                                           largest_differences, padding_mask, predict,
-                                           random_batch)
+                                           largest_differences, predict, random_batch)
 from groupdetr_mmdet.errors import ConfigError
 
 onnx = pytest.importorskip('onnx')
@@ -84,39 +86,83 @@ def test_the_file_says_what_a_user_must_know(exported, files):
             ] == ['detector.onnx']
 
 
-@pytest.mark.parametrize('groups', [None, 1, 3], ids=['stock', 'one', 'three'])
-@pytest.mark.parametrize('sizes', [[(40, 40)], [(61, 95), (97, 31)]])
-def test_tensors_in_and_out_are_what_the_detector_does(groups, sizes):
-    width = 256 if groups is None else 32  # the stock detector has no other
-    config = detector_config(num_query_groups=groups, width=width)
-    detector = build_detector(Config(dict(model=config)))
-    images, image_sizes = random_batch(sizes)
+def build_family(family: str, groups: Optional[int]) -> torch.nn.Module:
+    """A detector in evaluation mode whose queries differ, with the last of its groups."""
+    width = ONE_WIDTH.get(family, 32) if groups is None else 32
+    detector = build(family_config(family, groups, width=width)).eval()
     with torch.no_grad():
-        boxes, scores, labels = OnnxDetector(detector)(images, image_sizes)
-    for i, expected in enumerate(predict(detector, images, sizes)):
-        assert len(expected.scores) == 50 and len(scores[i]) == 20
-        assert torch.equal(labels[i], expected.labels[:20])
-        torch.testing.assert_close(scores[i], expected.scores[:20], atol=1e-6, rtol=0)
-        torch.testing.assert_close(boxes[i], expected.boxes[:20], atol=1e-3, rtol=0)
-    assert detector.bbox_head.test_cfg['max_per_img'] == 20
+        for parameter in detector.bbox_head.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    if groups:
+        detector.test_cfg['query_group'] = groups - 1
+    return detector
 
 
-def test_the_mask_is_that_of_the_detector(monkeypatch):
-    detector = build(detector_config())
+@pytest.mark.parametrize('groups', [None, 3], ids=['stock', 'groups'])
+@pytest.mark.parametrize('family', FAMILIES)
+def test_tensors_in_and_out_are_what_the_detector_does(family, groups):
+    detector = build_family(family, groups)
+    before = dict(detector.bbox_head.test_cfg)
+    for sizes in ([(40, 40)], [(61, 95), (97, 31)]):
+        images, image_sizes = random_batch(sizes)
+        with torch.no_grad():
+            outputs = OnnxDetector(detector)(images, image_sizes)
+        for i, expected in enumerate(predict(detector, images, sizes)):
+            actual = Detections(*(output[i] for output in outputs))
+            assert len(actual.scores) == 20 < len(expected.scores)
+            differences = largest_differences(actual, expected, max(sizes[i]))
+            assert differences['pixels'] < 1e-3 and differences['score'] < 1e-6
+    assert detector.bbox_head.test_cfg == before
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_every_family_in_every_runtime(family, tmp_path):
+    """Writing compares the file in onnxruntime, in images of other sizes."""
+    detector, path = build_family(family, 3), tmp_path / 'detector.onnx'
+    sizes = [[(64, 64)], [(50, 70), (51, 69), (96, 33)]]
+    found = [export.export_onnx(detector, path, {}),
+             check_onnx(str(path), detector, sizes)]
+    if find_spec('openvino'):
+        found.append(check_onnx(str(path), detector, sizes, export.openvino_model))
+    for differences in found:
+        assert differences['pixels'] < 1e-2 and differences['score'] < 1e-5
+    detector.test_cfg['query_group'] = 0
+    with pytest.raises(RuntimeError, match='does not find what PyTorch finds'):
+        check_onnx(str(path), detector, sizes)
+
+
+def test_a_softmax_has_one_class_a_query():
+    config = detector_config(num_query_groups=None, width=256)
+    config['bbox_head']['loss_cls'] = dict(type='CrossEntropyLoss')
+    detector = build_detector(Config(dict(model=config)))
+    images, image_sizes = random_batch([(61, 95), (97, 31)])
+    with torch.no_grad():
+        outputs = OnnxDetector(detector)(images, image_sizes)
+    for i, expected in enumerate(predict(detector, images, image_sizes.tolist())):
+        for actual, wanted in zip(outputs, expected):
+            torch.testing.assert_close(actual[i], wanted)
+        assert len(expected.scores) == detector.num_queries
+
+
+@pytest.mark.parametrize('family', ['conditional', 'two_stage'])
+def test_what_the_padding_changes_is_what_the_detector_computes(family):
+    detector = build_family(family, 3)
     sizes = [(190, 70), (129, 195), (64, 33)]
     images, image_sizes = random_batch(sizes)
     feats = detector.extract_feat(images)
     samples = [SimpleNamespace(img_shape=size, batch_input_shape=images.shape[-2:])
                for size in sizes]
-    expected = detector.pre_transformer(feats, samples)[0]['feat_mask']
-    actual = padding_mask(image_sizes, images.shape[-2:], feats[-1].shape[-2:])
-    assert torch.equal(actual.flatten(1), expected) and expected.any()
+    masked = OnnxDetector(detector).masked_inputs(feats, image_sizes, images.shape[-2:])
+    for expected in detector.pre_transformer(feats, samples):
+        assert expected.keys() & masked.keys() >= {'memory_mask'} & expected.keys()
+        for name in expected.keys() & masked.keys():
+            torch.testing.assert_close(masked[name], expected[name])
+    assert masked['memory_mask'].any()
 
 
 def test_a_model_that_detects_something_else_is_not_written(exported, files, tmp_path,
                                                             monkeypatch):
-    program = SimpleNamespace(save=lambda path, **_: shutil.copy(exported, path))
-    monkeypatch.setattr(export, 'trace', lambda module: program)
+    monkeypatch.setattr(export, 'trace', lambda module, path, opset: shutil.copy(exported, path))
     out = tmp_path / 'out.onnx'
     out.write_text('from before')
     with pytest.raises(RuntimeError, match='does not find'):
@@ -158,7 +204,40 @@ def test_what_cannot_be_exported_gets_a_sentence(files, tmp_path, capsys, monkey
         assert f'OUT {out} ' in (error := capsys.readouterr().err) and reason in error
     with pytest.raises(ConfigError, match='model.type=Linear'):
         OnnxDetector(torch.nn.Linear(1, 1))
+    for options, sentence in {
+            '--opset 13': '--opset 13 is not possible: GridSample',
+            '--cfg-options model.bbox_head.num_classes=4': 'error: ',
+            '--cfg-options model.test_cfg.query_group=all': 'query_group=all cannot be exported',
+    }.items():
+        assert run_tool('export_onnx', files.config, files.checkpoint, tmp_path / 'out.onnx',
+                        *options.split()) == 2
+        assert sentence in (error := capsys.readouterr().err) and error.count('\n') == 1
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     out = tmp_path / 'out.onnx'
     assert run_tool('export_onnx', files.config, files.checkpoint, out) == 2
     assert 'onnxruntime is not installed' in capsys.readouterr().err and not out.exists()
+
+
+def test_names_of_other_classes_get_a_sentence(files, tmp_path, capsys):
+    weights = torch.load(files.checkpoint)
+    weights['meta']['dataset_meta'] = dict(classes=('one', 'two'))
+    torch.save(weights, tmp_path / 'two.pth')
+    assert run_tool('export_onnx', files.config, tmp_path / 'two.pth', tmp_path / 'a.onnx') == 2
+    assert 'num_classes=3 differs from the 2 class names' in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_encoder_heads_gets_a_sentence(files, tmp_path, capsys):
+    config = Config.fromfile(files.config)
+    model = family_config('two_stage', 3)
+    model['bbox_head']['num_classes'] = len(CLASSES)
+    weights = {key: x for key, x in build(model).state_dict().items()
+               if not key.startswith('memory_trans')}
+    config.model = dict(model, data_preprocessor=config.model.data_preprocessor)
+    config.dump(tmp_path / 'config.py')
+    torch.save(dict(meta={}, state_dict=weights), tmp_path / 'lacking.pth')
+    for checkpoint in (tmp_path / 'lacking.pth', files.checkpoint):
+        assert run_tool('export_onnx', tmp_path / 'config.py', checkpoint,
+                        tmp_path / 'a.onnx') == 2
+        error = capsys.readouterr().err
+        assert 'memory_trans_fc' in error or checkpoint == files.checkpoint
+        assert error.count('\n') == 1 and error.startswith('error: ')
