@@ -58,5 +58,5 @@ class GroupDABDETR(GroupQueries, DABDETR):
             patterns = anchors.new_zeros(1, 1, self.embed_dims)
         query = patterns.expand(len(anchors), -1, self.num_queries, -1).flatten(0, 2)
         query_pos = anchors[:, None].expand(-1, len(patterns), -1, -1).flatten(0, 2)
-        query, query_pos = (x.expand(len(memory), -1, -1) for x in (query, query_pos))
+        query, query_pos = (x.expand(memory.size(0), -1, -1) for x in (query, query_pos))
         return dict(query=query, query_pos=query_pos, memory=memory), {}

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'best: the one that tools/test.py --all-groups found')
     parser.add_argument(
         '--opset', type=int, default=OPSET, metavar='N',
-        help=f'version of ONNX\'s operators, {OPSETS[0]} to {OPSETS[-1]} (default: %(default)s)')
+        help=f'version of the operators, {OPSETS[0]} to {OPSETS[-1]} (default: %(default)s)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction,
                         help='settings that override the config, as key=value')
 
@@ -82,6 +82,7 @@ def main(args: argparse.Namespace) -> None:
     metadata = describe(cfg, detector, checkpoint, args.opset)
     differences = export_onnx(detector, Path(args.out), metadata, args.opset)
     sizes = ', '.join('x'.join(map(str, size)) for batch in CHECKED_BATCHES for size in batch)
-    print(f'Wrote {args.out} ({Path(args.out).stat().st_size / 2**20:.1f} MiB, opset {args.opset}): on '
-          f'images of {sizes} it finds what PyTorch finds, boxes within '
+    size = Path(args.out).stat().st_size / 2**20
+    print(f'Wrote {args.out} ({size:.1f} MiB, opset {args.opset}): on images '
+          f'of {sizes} it finds what PyTorch finds, boxes within '
           f'{differences["pixels"]:.1g} pixels, scores within {differences["score"]:.1g}')
