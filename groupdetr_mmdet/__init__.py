@@ -7,6 +7,8 @@ compat.apply()
 from .analysis.group_metrics import GroupCocoMetric
 from .analysis.stability import MatchingStabilityHook
 from .assigner import GroupHungarianAssigner, OneToManyHungarianAssigner
+from .checkpoints import published  # noqa: F401  the scheme groupdetr://
+from .checkpoints.fine_tuning import OtherClassesHook
 from .checkpoints.resume import AtomicCheckpointHook
 from .conditional import (GroupConditionalDETR, GroupConditionalDETRHead,
                           GroupConditionalDetrTransformerDecoder,
@@ -24,11 +26,11 @@ from .version import __version__
 
 __all__ = [
     'AtomicCheckpointHook', 'CheckedCocoDataset', 'CheckedLoadImageFromFile', 'DC5ResNet',
-    'EndingMobileNetV2',
-    'GroupCocoMetric', 'GroupConditionalDETR', 'GroupConditionalDETRHead',
+    'EndingMobileNetV2', 'GroupCocoMetric', 'GroupConditionalDETR', 'GroupConditionalDETRHead',
     'GroupConditionalDetrTransformerDecoder',
     'GroupConditionalDetrTransformerDecoderLayer', 'GroupDABDETR', 'GroupDABDETRHead',
     'GroupDINO', 'GroupDINOHead', 'GroupDeformableDETR', 'GroupDeformableDETRHead',
     'GroupHungarianAssigner', 'GroupQueries', 'MatchingStabilityHook',
-    'OneToManyHungarianAssigner', 'PyTorchDefaultInit', 'RunCheckHook', '__version__'
+    'OneToManyHungarianAssigner', 'OtherClassesHook', 'PyTorchDefaultInit', 'RunCheckHook',
+    '__version__'
 ]

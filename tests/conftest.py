@@ -1,3 +1,6 @@
+import functools
+import http.server
+import threading
 from collections import defaultdict
 from pathlib import Path
 from typing import List
@@ -46,6 +49,17 @@ def tiny_config_file(tiny_coco: Path, tmp_path: Path) -> Path:
     config_file = tmp_path / 'tiny.py'
     tiny_config(tiny_coco).dump(config_file)
     return config_file
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Address under which the files of ``tmp_path`` are served; torch.hub's folder is empty."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, args=(.01, ), daemon=True).start()
+        yield f'http://127.0.0.1:{httpd.server_port}'
+        httpd.shutdown()
 
 
 @pytest.fixture

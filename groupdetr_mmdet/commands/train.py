@@ -80,10 +80,16 @@ def keep_checkpoints_whole(cfg: Config) -> None:
         hook['type'] = 'AtomicCheckpointHook'
 
 
+def leave_other_classes(cfg: Config) -> None:
+    """Say in one line that weights of other classes lack their class layers."""
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='OtherClassesHook')]
+
+
 def main(args: argparse.Namespace) -> None:
     args.config = config_of_data(args)
     cfg = load_config(args)
     keep_checkpoints_whole(cfg)
+    leave_other_classes(cfg)
     if args.amp:
         set_amp(cfg)
     if args.auto_scale_lr:

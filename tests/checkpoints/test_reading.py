@@ -1,10 +1,7 @@
 """Whatever names a checkpoint, its file is read whole, and none of its code runs."""
 import argparse
-import functools
-import http.server
 import os
 import pickle
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +28,6 @@ class Payload:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path), )
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """Address under which the files of ``tmp_path`` are served."""
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as httpd:
-        threading.Thread(target=httpd.serve_forever, args=(.01, ), daemon=True).start()
-        yield f'http://127.0.0.1:{httpd.server_port}'
-        httpd.shutdown()
 
 
 READERS = dict(ours=read_checkpoint, mmengine=CheckpointLoader.load_checkpoint)

@@ -1,0 +1,64 @@
+"""Begin a training with the weights of a detector of other classes."""
+import re
+from typing import Any, Dict, List
+
+import torch
+from mmdet.registry import HOOKS
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from ..group_queries import GroupQueries
+
+# DETR's and Conditional DETR's, the later ones', and DINO's embedding of noisy labels
+CLASS_LAYERS = re.compile(r'(^|\.)(fc_cls|cls_branches|label_embedding)\.')
+CLASS_BIAS = re.compile(r'bbox_head\.(fc_cls|cls_branches\.0)\.bias$')
+
+
+@HOOKS.register_module()
+class OtherClassesHook(Hook):
+    """Leave the layers that name classes out of ``load_from`` where the classes are others.
+
+    They keep their start; one line of the log says so. mmengine leaves them out, too, and writes
+    a line for each of their tensors.
+    """
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        """Give the checkpoint the model's own class layers, in place."""
+        if not runner.cfg.get('resume'):
+            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            keep_class_layers(model, checkpoint.get('state_dict', checkpoint))
+
+
+def keep_class_layers(model: nn.Module, state_dict: Dict[str, Tensor]) -> List[str]:
+    """Put a model's class layers into a state dict of another number of classes, in place.
+
+    Returns:
+        list[str]: Names of the tensors, none where the number is the same.
+    """
+    own = model.state_dict()
+    saved_classes, num_classes = count_classes(state_dict), count_classes(own)
+    if not saved_classes or saved_classes == num_classes:
+        return []
+    names = [name for name in own if CLASS_LAYERS.search(name) and name in state_dict]
+    of_groups = dict(model.group_parameters()) if isinstance(model, GroupQueries) else {}
+    for name in names:
+        num_groups = len(state_dict[name]) // saved_classes
+        state_dict[name] = (blocks(own[name], model.num_query_groups, num_groups)
+                            if name in of_groups else own[name])
+    print_log(f'load_from has {saved_classes} classes and the model {num_classes}: the layers '
+              'that name them are left out, all others are loaded.', logger='current')
+    return names
+
+
+def count_classes(names: Dict[str, Tensor]) -> int:
+    """Number of classes of a detector's head, 0 where there is none."""
+    return next((len(x) for name, x in names.items() if CLASS_BIAS.search(name)), 0)
+
+
+def blocks(rows: Tensor, num_blocks: int, wanted: int) -> Tensor:
+    """Take blocks of rows from the first one on, and again from the first where they end."""
+    chunks = rows.chunk(num_blocks)
+    return torch.cat([chunks[i % num_blocks] for i in range(wanted)])

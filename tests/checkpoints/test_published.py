@@ -1,0 +1,91 @@
+"""Weights come by name, and those of other classes lend all but their class layers."""
+from pathlib import Path
+
+import pytest
+import torch
+from builders import build
+from family_builders import family_config
+from mmdet.registry import MODELS
+from mmengine.registry import init_default_scope
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import load_state_dict
+
+from groupdetr_mmdet.checkpoints import published
+from groupdetr_mmdet.checkpoints.fine_tuning import CLASS_LAYERS, keep_class_layers
+from groupdetr_mmdet.checkpoints.published import resolve_weights
+from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.host.configs import read_config
+from groupdetr_mmdet.host.recipe import MODELS as RECIPES
+
+NAME = 'groupdetr://group_cond_detr_r50_12e'
+
+
+def load() -> dict:
+    return CheckpointLoader.load_checkpoint(NAME, 'cpu', logger='silent')
+
+
+def test_published_weights_are_fetched_once_and_fit_their_config(server, tmp_path, monkeypatch):
+    init_default_scope('mmdet')
+    model = MODELS.build(read_config(NAME.partition('://')[2]).model)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'weights.pth')
+    monkeypatch.setitem(published.PUBLISHED, NAME.partition('://')[2], f'{server}/weights.pth')
+    loaded = load()['state_dict']
+    assert loaded.keys() == model.state_dict().keys()
+    assert all(torch.equal(x, loaded[name]) for name, x in model.state_dict().items())
+    (tmp_path / 'weights.pth').unlink()
+    assert load()['state_dict'].keys() == loaded.keys()
+
+
+def test_without_network_a_sentence_says_where_to_put_what(server, tmp_path, monkeypatch):
+    address = f'{server}/weights.pth'
+    monkeypatch.setitem(published.PUBLISHED, NAME.partition('://')[2], address)
+    with pytest.raises(ConfigError) as error:
+        load()
+    place = tmp_path / 'cache/hub/checkpoints/weights.pth'
+    assert address in str(error.value) and str(place) in str(error.value)
+
+
+def test_an_unknown_name_says_the_known():
+    with pytest.raises(ConfigError, match=f'no weights .* there are {NAME}'):
+        CheckpointLoader.load_checkpoint('groupdetr://else', 'cpu', logger='silent')
+
+
+def test_every_model_has_the_weights_of_its_own_config():
+    """By the address of mmdet's own metafile; it names the config that they were trained with."""
+    for name, recipe in RECIPES.items():
+        address = resolve_weights('coco', recipe.weights)
+        if name in ('cond', 'small'):
+            assert address == (NAME if name == 'cond' else None)
+        else:
+            config = Path(recipe.weights).name
+            assert address.startswith('https://') and Path(address).name.startswith(config)
+    assert resolve_weights('none', NAME) is None
+
+
+@pytest.mark.parametrize('groups', [None, 2, 5])
+@pytest.mark.parametrize('family', ['conditional', 'dab', 'refine', 'two_stage', 'dino'])
+def test_weights_of_other_classes_lend_all_but_their_class_layers(family, groups):
+    """Of a stock detector, of fewer groups and of more."""
+    init_default_scope('mmdet')
+    config = family_config(family, num_query_groups=3, width=256)
+    saved_config = family_config(family, num_query_groups=groups, width=256)
+    saved_config['bbox_head']['num_classes'] = 8
+    saved = build(saved_config).state_dict()
+    model = build(config)
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    names = keep_class_layers(model, saved)
+    assert names and all(CLASS_LAYERS.search(name) for name in names)
+    load_state_dict(model, saved, strict=True)
+    of_groups = dict(model.group_parameters())
+    for name, x in model.state_dict().items():
+        expected = before[name] if name in names else saved[name]
+        rows = len(x) // 3 if name in of_groups else None  # group 0 is never changed
+        assert torch.equal(x[:rows], expected[:rows]) if x.dim() else torch.equal(x, expected)
+
+
+def test_weights_of_the_same_classes_are_kept():
+    model = build(family_config('dino', num_query_groups=3, width=256))
+    stock = build(family_config('dino', num_query_groups=None, width=256)).state_dict()
+    before = dict(stock)
+    assert keep_class_layers(model, stock) == []
+    assert all(stock[name] is x for name, x in before.items())
