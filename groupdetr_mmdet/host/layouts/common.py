@@ -12,7 +12,7 @@ from PIL import Image
 from rich.progress import track
 
 from ...errors import ConfigError
-from ..data import is_cut_short
+from ..images import is_cut_short
 
 SPLITS = dict(train='train', training='train', val='val', valid='val', validation='val',
               test='test', testing='test')
