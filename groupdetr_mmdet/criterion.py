@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .assigner import MatchedPairs
 from .errors import ConfigError
+from .turns import ALL_AT_ONCE, AllGroups
 
 
 class GroupCriterion(DETRHead):
@@ -27,7 +28,11 @@ class GroupCriterion(DETRHead):
 
     The head gives ``assigner`` (a ``GroupHungarianAssigner``), ``num_classes``, ``loss_cls``,
     ``loss_bbox`` and ``loss_iou``.
+
+    Where groups take turns, ``turn`` is the one that is computed, and the losses are its part of
+    those of all groups.
     """
+    turn: AllGroups = ALL_AT_ONCE
 
     def loss_by_feat(self,
                      all_layers_cls_scores: Tensor,
@@ -89,7 +94,9 @@ class GroupCriterion(DETRHead):
             cls_scores, bbox_preds = cls_scores[None], bbox_preds[None]
         losses = self.set_losses(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
                                  num_groups=1)
-        return tuple(losses[name].mean() for name in ('loss_cls', 'loss_bbox', 'loss_iou'))
+        num_sets = self.turn.in_all_turns(len(cls_scores))
+        return tuple(losses[name].sum() / num_sets
+                     for name in ('loss_cls', 'loss_bbox', 'loss_iou'))
 
     def set_losses(self,
                    cls_scores: Tensor,
@@ -105,11 +112,15 @@ class GroupCriterion(DETRHead):
         Returns:
             dict[str, Tensor]: ``loss_cls``, ``loss_bbox``, ``loss_iou``, each (num_layers, ).
         """
-        num_groups = num_groups or self.assigner.count_groups(cls_scores.size(2))
-        pairs = self.assigner.match_layers(cls_scores, bbox_preds, batch_gt_instances,
-                                           batch_img_metas, self.num_classes, num_groups)
+        num_matches = num_groups  # of an object
+        if num_groups is None:
+            num_groups = self.assigner.count_groups(cls_scores.size(2))
+            num_matches = self.turn.in_all_turns(num_groups)
+        pairs = self.turn.once_a_turn(
+            self.assigner.match_layers, cls_scores, bbox_preds, batch_gt_instances,
+            batch_img_metas, self.num_classes, num_groups)
         return self.pair_losses(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas, pairs,
-                                num_groups)
+                                num_matches)
 
     def pair_losses(self, cls_scores: Tensor, bbox_preds: Tensor,
                     batch_gt_instances: InstanceList, batch_img_metas: List[dict],
@@ -118,12 +129,13 @@ class GroupCriterion(DETRHead):
 
         Args:
             pairs (MatchedPairs): Queries and their ground truth; other queries are background.
-            num_groups (int): How many queries an object has.
+            num_groups (int): How many queries an object has, in all turns.
 
         Returns:
             dict[str, Tensor]: ``loss_cls``, ``loss_bbox``, ``loss_iou``, each (num_layers, ).
         """
-        normalizer = self.count_targets(batch_gt_instances, num_groups, bbox_preds)
+        normalizer = self.turn.once_a_step(self.count_targets, batch_gt_instances, num_groups,
+                                           bbox_preds)
         loss_cls = self.classification_loss(cls_scores, batch_gt_instances, pairs, normalizer)
         loss_bbox, loss_iou = self.box_losses(bbox_preds, batch_gt_instances, batch_img_metas,
                                               pairs)

@@ -7,6 +7,7 @@ from mmdet.models.dense_heads import DINOHead
 from mmdet.models.detectors import DINO
 from mmdet.models.layers import MLP
 from mmdet.registry import MODELS
+from mmdet.structures import SampleList
 from mmdet.utils import InstanceList
 from torch import Tensor
 
@@ -69,7 +70,7 @@ class GroupDINOHead(DINOHead, GroupCriterion):
                                 [len(gts) for gts in batch_gt_instances], num_groups)
         losses = self.pair_losses(all_layers_denoising_cls_scores,
                                   all_layers_denoising_bbox_preds, batch_gt_instances,
-                                  batch_img_metas, pairs, num_groups)
+                                  batch_img_metas, pairs, self.turn.in_all_turns(num_groups))
         return tuple(losses.values())
 
 
@@ -122,6 +123,11 @@ class GroupDINO(GroupDeformableDETR, DINO):
         """Initialize every group as the stock detector is initialized."""
         super().init_weights()
         self.init_groups('query_embedding')
+
+    def encode(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Tuple[Dict, Dict]:
+        """Make the memory, and pass the ground truth on, of which denoising queries are made."""
+        memory, decoder_inputs = super().encode(batch_inputs, batch_data_samples)
+        return dict(memory, batch_data_samples=batch_data_samples), decoder_inputs
 
     def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
         """Prepare the queries as in two stages, and count the denoising queries of all groups."""

@@ -17,6 +17,7 @@ from .attention import group_self_attention
 from .errors import ConfigError
 from .groups import check_num_query_groups, count_groups, fold_groups, group_rows
 from .ops.recompute import LayerOptions
+from .turns import ALL_AT_ONCE, AllGroups, check_groups_at_once, losses_in_turns
 
 ALL_GROUPS = 'all'  # as test_cfg.query_group
 QUERY_EMBEDDING = 'query_embedding.weight'
@@ -41,7 +42,8 @@ class GroupQueries:
             all image sizes (False).
         bbox_head (dict): Config of the head.
         train_cfg (dict, optional): Training config, its ``assigner`` a ``GroupHungarianAssigner``
-            without K.
+            without K. With ``groups_at_once`` n groups take turns, n at a time, and the step has
+            the memory of n groups; losses and gradients stay (None, all at once).
         test_cfg (dict, optional): Testing config: ``max_per_img`` detections (100) by the
             queries of group ``query_group`` (0), or by those of all groups together ('all').
             With ``each_group`` every group also detects for itself, see :meth:`predict`.
@@ -54,8 +56,9 @@ class GroupQueries:
 
     Raises:
         ConfigError: If K or N is below 1, another part says another K or N, the assigner knows no
-            groups, or ``query_group`` is none of the K.
+            groups, ``query_group`` is none of the K, or the groups cannot take turns.
     """
+    turn: AllGroups = ALL_AT_ONCE
 
     def __init__(self,
                  *,
@@ -92,6 +95,9 @@ class GroupQueries:
             test_cfg=test_cfg,
             **kwargs)
         layer_options.apply(self.decoder)
+        self.groups_at_once = check_groups_at_once(
+            (train_cfg or {}).get('groups_at_once'), num_query_groups, separate_self_attn,
+            self.bbox_head)
         self.new_group_noise = check_noise(new_group_noise)
         self._register_state_dict_hook(_save_numbers)
 
@@ -102,10 +108,10 @@ class GroupQueries:
 
     @property
     def decoded_groups(self) -> range:
-        """The groups whose queries are decoded: all in training, one at inference."""
+        """The groups whose queries are decoded: all in training, or its turn; one at inference."""
         group = self.test_cfg['query_group']
         if self.training or group == ALL_GROUPS:
-            return range(self.num_query_groups)
+            return self.turn.groups or range(self.num_query_groups)
         return range(group, group + 1)
 
     @property
@@ -150,6 +156,32 @@ class GroupQueries:
         for name in decoder_inputs.keys() & {'query', 'query_pos', 'reference_points'}:
             decoder_inputs[name] = decoder_inputs[name][:, rows]  # (bs, rows, dim)
         return decoder_inputs, head_inputs
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Dict[str, Tensor]:
+        """Compute the losses of all groups, at once or in turns; arguments as the parent's."""
+        if not self.training or self.groups_at_once is None:
+            return super().loss(batch_inputs, batch_data_samples)
+        encoded, decoder_inputs = self.encode(batch_inputs, batch_data_samples)
+
+        def compute_losses(memory: Tensor) -> Dict[str, Tensor]:
+            queries, head_inputs = self.pre_decoder(**dict(encoded, memory=memory))
+            outputs = self.forward_decoder(**dict(decoder_inputs, **queries))
+            return self.bbox_head.loss(
+                **dict(head_inputs, **outputs), batch_data_samples=batch_data_samples)
+
+        return losses_in_turns((self, self.bbox_head), self.groups_at_once, self.num_query_groups,
+                               compute_losses, encoded['memory'])
+
+    def encode(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Tuple[Dict, Dict]:
+        """Compute what all groups share; arguments as for the stock detector's ``loss``.
+
+        Returns:
+            tuple[dict, dict]: The inputs of :meth:`pre_decoder`, among them ``memory``, and
+            those of ``forward_decoder`` that are no queries.
+        """
+        features = self.extract_feat(batch_inputs)
+        encoder_inputs, decoder_inputs = self.pre_transformer(features, batch_data_samples)
+        return self.forward_encoder(**encoder_inputs), decoder_inputs
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList,
                 rescale: bool = True) -> SampleList:

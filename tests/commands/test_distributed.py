@@ -17,10 +17,12 @@ def step(model, inputs, samples):
     return {name: value.detach() for name, value in losses.items()}
 
 
-def train_rank(rank, port, family, num_gts, folder):
+def train_rank(rank, port, family, num_gts, groups_at_once, folder):
     torch.set_num_threads(1)
     dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', world_size=2, rank=rank)
-    model = DistributedDataParallel(build(family_config(family)))  # no find_unused_parameters
+    config = family_config(family)
+    config['train_cfg']['groups_at_once'] = groups_at_once
+    model = DistributedDataParallel(build(config))  # no find_unused_parameters
     inputs, samples = make_batch(SIZES, num_gts)
     losses = step(model, inputs[rank:rank + 1], samples[rank:rank + 1])
     grads = {n: p.grad for n, p in model.module.named_parameters() if p.grad is not None}
@@ -29,11 +31,13 @@ def train_rank(rank, port, family, num_gts, folder):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize('family, num_gts', [
-    ('conditional', (5, 1)), ('conditional', (3, 0)), ('dab', (5, 1)), ('refine', (3, 0)),
-    ('two_stage', (5, 1))])
-def test_two_processes_equal_one_on_the_joined_batch(family, num_gts, tmp_path):
-    mp.spawn(train_rank, args=(free_port(), family, num_gts, str(tmp_path)), nprocs=2)
+@pytest.mark.parametrize('family, num_gts, groups_at_once', [
+    ('conditional', (5, 1), None), ('conditional', (3, 0), None), ('conditional', (3, 0), 2),
+    ('dab', (5, 1), None), ('refine', (3, 0), None), ('two_stage', (5, 1), None),
+    ('two_stage', (5, 1), 1)])
+def test_two_processes_equal_one_on_the_joined_batch(family, num_gts, groups_at_once, tmp_path):
+    mp.spawn(train_rank, args=(free_port(), family, num_gts, groups_at_once, str(tmp_path)),
+             nprocs=2)
     ranks = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
     model = build(family_config(family))
     losses = step(model, *make_batch(SIZES, num_gts))
