@@ -254,6 +254,21 @@ class GroupQueries:
         state_dict.update((prefix + name, rows) for name, rows in adapted.items())
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
+    def count_saved_groups(self, saved: Dict[str, Tensor], metadata: Dict[str, Any]) -> int:
+        """Number of groups in a checkpoint, by what it says or else by its rows.
+
+        Arguments are those of :meth:`adapt_groups`.
+        """
+        if not saved:
+            return 1
+        # The first parameter tells: rows of later ones depend on the classes, too.
+        name, rows = next(iter(saved.items()))
+        block = len(self.get_parameter(name)) // self.num_query_groups
+        said = metadata.get('num_query_groups')
+        if said and len(rows) == said * block:
+            return said
+        return max(1, len(rows) // block)  # of an older file, or an edited one
+
     def adapt_groups(self, saved: Dict[str, Tensor], metadata: Dict[str, Any],
                      seed: int = 0) -> Dict[str, Tensor]:
         """Give a checkpoint's ``group_parameters`` the number of groups of this detector.
@@ -276,15 +291,9 @@ class GroupQueries:
         Raises:
             ConfigError: If the query embedding is of another N or another width.
         """
-        if not saved:
-            return {}
         new = self.num_query_groups
+        old = self.count_saved_groups(saved, metadata)
         blocks = {name: len(self.get_parameter(name)) // new for name in saved}
-        first = next(iter(saved))
-        old = metadata.get('num_query_groups')
-        if not old or len(saved[first]) != old * blocks[first]:  # an older file, or edited
-            # The first parameter tells: rows of later ones depend on the classes, too.
-            old = max(1, len(saved[first]) // blocks[first])
         if QUERY_EMBEDDING in saved:
             check_query_rows(saved[QUERY_EMBEDDING], self.query_embedding.weight.shape,
                              self.num_queries, old, metadata.get('num_queries'))
@@ -295,7 +304,7 @@ class GroupQueries:
         scales = {name: (rows.max() > rows.min()) * rows.std(correction=0)
                   for name, rows in fitting.items()}
         if not any(scales.values()):
-            scales[first] = 1.
+            scales[next(iter(scales))] = 1.
         return {name: repeat_groups(rows, blocks[name], new, self.new_group_noise * scales[name],
                                     seed)
                 for name, rows in fitting.items()}

@@ -1,33 +1,37 @@
-"""Convert checkpoints of Conditional DETR: official, detrex, mmdet or ours -> ours or mmdet."""
+"""Convert checkpoints between codebases, numbers of groups, and our and mmdet's detectors.
+
+The config says what the result is: the model is built from it, without memory for its weights, and
+what does not fit into it is listed.
+"""
 import ast
+import copy
 import re
 from collections import Counter, OrderedDict
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import torch
 from mmdet.datasets import CocoDataset
-from torch import Tensor
+from mmdet.models.detectors import DABDETR, DINO, ConditionalDETR, DeformableDETR
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..group_queries import QUERY_EMBEDDING, repeat_groups
-from ..groups import check_num_query_groups, group_rows
-from .architecture import Architecture, compare, expected_shapes, read_architecture
-from .names import DETREX_NAMES, OFFICIAL_NAMES, Rules, rename
+from ..group_queries import GroupQueries
+from .loading import check_finite
+from .names import MARKS, SOURCES, rename, rules_of
+from .stock import stock_model
 
-RULES: Dict[str, Rules] = dict(
-    official=OFFICIAL_NAMES, detrex=DETREX_NAMES, mmdet=(), ours=())
-# A tensor that every checkpoint of a source has and no checkpoint of another.
-MARKS = dict(
-    official='transformer.decoder.layers.0.sa_qcontent_proj.weight',
-    detrex='transformer.decoder.layers.0.attentions.0.query_content_proj.weight',
-    mmdet='decoder.layers.0.self_attn.qcontent_proj.weight')
-OFFICIAL_QUERIES = 300  # of one group, in every published model of the official code and detrex
-COCO_ID_ROWS = 91  # the official head has a row for every id up to 90, used or not
 COCO_IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
-CLASS_LAYER = 'bbox_head.fc_cls.'
+COCO_ID_ROWS = (91, 92)  # the official heads have a row for every id up to 90, used or not
+CLASS_ROWS = re.compile(r'^bbox_head\.(fc_cls|cls_branches\.\d+)\.|\.label_embedding\.')
 # Of frozen statistics and normalization, which our models take from elsewhere.
 NO_WEIGHTS = re.compile(r'(^|\.)pixel_(mean|std)$|^criterion\.|^data_preprocessor\.(mean|std)$')
-STOCK_WIDTH = 256
+DETECTORS = dict(  # the stock ones, derived before their bases, with a config of ours
+    DINO=(DINO, 'group_dino_4scale_r50_12e'),
+    DeformableDETR=(DeformableDETR, 'group_deformable_detr_r50_12e'),
+    DABDETR=(DABDETR, 'group_dab_detr_r50_12e'),
+    ConditionalDETR=(ConditionalDETR, 'group_cond_detr_r50_12e'))
 KEPT = 'kept'  # as what was done with a tensor
 
 
@@ -35,19 +39,20 @@ class Found(NamedTuple):
     """What a checkpoint file turned out to hold.
 
     Attributes:
-        source (str): Key of ``RULES``.
+        source (str): One of ``SOURCES``.
+        detector (str): Class of the stock detector.
         entry (str): Where in the file the tensors are.
         tensors (dict[str, Tensor]): The tensors under the file's own names.
-        num_queries (int, optional): Queries of one group, N, where the file says.
-        num_query_groups (int, optional): Groups K, where the file says.
+        numbers (dict[str, int]): ``num_queries`` N and ``num_query_groups`` K, where the file says
+            them.
         says (str): What in the file says so.
         notes (list[str]): What else the user should know.
     """
     source: str
+    detector: str
     entry: str
     tensors: Dict[str, Tensor]
-    num_queries: Optional[int]
-    num_query_groups: Optional[int]
+    numbers: Dict[str, int]
     says: str
     notes: List[str]
 
@@ -71,10 +76,10 @@ class Converted(NamedTuple):
 
 
 def convert(checkpoint: Any,
+            model: ConfigDict,
             source: Optional[str] = None,
             to: str = 'ours',
             num_queries: Optional[int] = None,
-            num_query_groups: Optional[int] = None,
             query_group: int = 0,
             noise: float = 0.02,
             seed: int = 0,
@@ -82,15 +87,14 @@ def convert(checkpoint: Any,
     """Convert a checkpoint.
 
     Args:
-        checkpoint (Any): What the file holds, as :func:`loading.read_checkpoint` returns it.
-        source (str, optional): 'official', 'detrex', 'mmdet' or 'ours'; recognized by default.
+        checkpoint (Any): What the file holds, as :func:`reading.read_checkpoint` returns it.
+        model (ConfigDict): The model's config, of a detector with groups.
+        source (str, optional): One of ``SOURCES``; recognized by default.
         to (str): 'ours', or 'mmdet' for the stock detector. Defaults to 'ours'.
-        num_queries (int, optional): Queries of one group in the file, where it does not say.
-        num_query_groups (int, optional): Groups of the result, and of a file that does not say
-            its own. Defaults to those of the file.
-        query_group (int): The group that the stock detector gets. Defaults to 0.
-        noise (float): Relative noise on groups that are repeated, see
-            :func:`checkpoints.repeat_groups`. Defaults to 0.02.
+        num_queries (int, optional): Queries of one group in a file that says it wrongly.
+        query_group (int): The file's group that the stock detector gets. Defaults to 0.
+        noise (float): Relative noise on groups that the file does not have, see
+            :class:`GroupQueries`. Defaults to 0.02.
         seed (int): Seed of the noise. Defaults to 0.
         publish (bool): Take averaged weights where there are any, and leave the training's state
             out. Defaults to False.
@@ -99,41 +103,44 @@ def convert(checkpoint: Any,
         Converted: The result.
 
     Raises:
-        ConfigError: If the file is no checkpoint of Conditional DETR, a tensor is left over,
-            missing or of another shape, or a number does not fit the file.
+        ConfigError: If the file is of another detector or has numbers that are not finite, a
+            tensor is left over, missing or of another shape, or the numbers of queries differ.
     """
-    found = inspect(checkpoint, source, publish)
-    tensors, origins, actions = rename_tensors(found)
-    classes = cut_classes(tensors, found.source, actions)
-    arch = complete(tensors, origins, actions, found.source)
-    check_layers(arch, arguments(checkpoint))
-    size, file_groups, by = split_rows(arch.rows, found, num_queries, num_query_groups)
-    groups = check_num_query_groups(num_query_groups or file_groups)
-    rows = tensors[QUERY_EMBEDDING]
-    rows = repeat_groups(rows, size, groups, noise * rows.std(), seed)
-    how = ''
-    if groups != file_groups:
-        how = 'first groups kept' if groups < file_groups else f'groups repeated, noise {noise}'
+    target = build_without_memory(dict(model, new_group_noise=noise))
+    found = find_tensors(checkpoint, target, source, publish)
+    numbers = said_numbers(found, target, num_queries)
+    tensors, origins, actions = rename_tensors(found, target)
+    classes = cut_classes(tensors, found.source, target, actions)
+    saved = {name: tensors[name] for name, _ in target.group_parameters() if name in tensors}
+    file_groups = target.count_saved_groups(saved, numbers)
+    if to == 'mmdet':  # with all groups of the file, to choose from
+        target = build_without_memory(dict(model, num_query_groups=file_groups))
+    adapted = target.adapt_groups(saved, numbers, seed)
+    tensors.update(adapted)
+    how = describe_groups(file_groups, target.num_query_groups, noise)
     if to == 'mmdet':
-        check_stock(arch, query_group, groups)
-        rows, how = rows[group_rows(query_group, size)], f'group {query_group} kept'
-    tensors[QUERY_EMBEDDING] = rows.clone()
-    mark(actions, QUERY_EMBEDDING, how)
-    unchanged = found.source == to == 'ours' and not how and not publish
+        tensors.update(choose_group(adapted, file_groups, query_group))
+        how, target = f'group {query_group} kept', build_without_memory(stock_model(model))
+    for name in adapted:
+        note_action(actions, name, how)
+    complete(tensors, origins, actions, target, found)
+    check_finite(tensors, 'SRC')
     meta = dict(entry_of(checkpoint, 'meta'))
     if found.source != to:
         meta.pop('cfg', None)  # it builds the other class
     if classes:
         meta['dataset_meta'] = CocoDataset.METAINFO
-    report = describe(found, arch, f'{file_groups} x {size}, {by}', classes)
-    if to == 'mmdet':
-        report.append(f'Result   : mmdet ConditionalDETR, num_queries={size}')
-    else:
-        report.append(f'Result   : GroupConditionalDETR, num_queries={size}, '
-                      f'num_query_groups={groups}')
+    state_dict = OrderedDict((name, tensors[name]) for name in target.state_dict())
+    state_dict._metadata = target.state_dict()._metadata
+    unchanged = found.source == to == 'ours' and not how and not publish
     return Converted(
-        ordered(tensors, size if to == 'ours' else None), meta,
-        training_state(checkpoint) if unchanged else {}, report, actions)
+        state_dict, meta, training_state(checkpoint) if unchanged else {},
+        describe(found, target, file_groups, classes), actions)
+
+
+def build_without_memory(model: Mapping) -> nn.Module:
+    with torch.device('meta'):
+        return MODELS.build(ConfigDict(copy.deepcopy(model)))  # mmdet writes into configs
 
 
 def entry_of(checkpoint: Any, key: str) -> Mapping:
@@ -146,10 +153,16 @@ def training_state(checkpoint: Mapping) -> Dict[str, Any]:
     return {key: value for key, value in checkpoint.items() if key not in ('state_dict', 'meta')}
 
 
+def stock_name(detector: nn.Module) -> str:
+    """Class name of the stock detector that a detector is, or that it derives from."""
+    return next(name for name, (cls, _) in DETECTORS.items() if isinstance(detector, cls))
+
+
 # What the file holds
 
 
-def inspect(checkpoint: Any, source: Optional[str], averaged: bool) -> Found:
+def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str],
+                 averaged: bool) -> Found:
     """Find the tensors, and what the file says of them.
 
     mmengine's ``EMAHook`` puts the averaged weights under ``state_dict`` and the others under
@@ -157,11 +170,13 @@ def inspect(checkpoint: Any, source: Optional[str], averaged: bool) -> Found:
 
     Args:
         checkpoint (Any): What the file holds.
+        target (nn.Module): The detector that gets the weights.
         source (str, optional): The source that the user says.
         averaged (bool): Prefer averaged weights.
 
     Raises:
-        ConfigError: If there are no tensors, or none of the known sources has their names.
+        ConfigError: If there are no tensors, they are named as no known codebase does, or they
+            are of another detector.
     """
     keys = ('ema_state', ) * averaged + ('model', 'state_dict')
     entry = next((key for key in keys if entry_of(checkpoint, key)), None)
@@ -173,6 +188,10 @@ def inspect(checkpoint: Any, source: Optional[str], averaged: bool) -> Found:
     prefix = 'module.' if all(name.startswith('module.') for name in held) else ''
     tensors = {name[len(prefix):]: value for name, value in held.items()}
     metadata = getattr(held, '_metadata', {}).get(prefix[:-1], {})
+    numbers, says = numbers_of_file(checkpoint, metadata)
+    marked, detector = recognize(tensors, source, target)
+    if marked == 'mmdet' and ('num_queries' in metadata or is_ours(model_config(checkpoint))):
+        marked = 'ours'
     notes = [] if not averaged else [
         'averaged weights (EMA) are taken' if entry == 'ema_state' or
         'ema_state_dict' in checkpoint else 'the file has no averaged weights (EMA)'
@@ -180,44 +199,45 @@ def inspect(checkpoint: Any, source: Optional[str], averaged: bool) -> Found:
     if arguments(checkpoint).get('dilation'):
         notes.append('trained with a dilated last stage (DC5): use a config that has it, the '
                      'tensors do not show it')
-    return Found(source or recognize(tensors, metadata, checkpoint), entry or 'the file itself',
-                 tensors, *said_numbers(checkpoint, metadata), notes)
+    return Found(source or marked, detector, entry or 'the file itself', tensors, numbers, says,
+                 notes)
 
 
-def recognize(tensors: Mapping[str, Tensor], metadata: Mapping, checkpoint: Any) -> str:
-    """Name the source by the tensors; ours are mmdet's with more queries.
+def recognize(tensors: Mapping[str, Tensor], source: Optional[str],
+              target: nn.Module) -> Tuple[str, str]:
+    """Name codebase and detector by the tensors.
 
     Raises:
-        ConfigError: If it is none of the known ones.
+        ConfigError: If they are named as no known codebase does, or are of another detector.
     """
-    source = next((name for name, mark in MARKS.items() if mark in tensors), None)
-    if source is None:
+    wanted = stock_name(target)
+    marked, detector = next(((code, detector) for name, code, detector in MARKS
+                             if name in tensors), (source, wanted))
+    if marked is None:
         some = ', '.join(list(tensors)[:3])
-        raise ConfigError(f'The tensors ({some}, ...) are named by none of {", ".join(RULES)}: if '
-                          'the file is of a Conditional DETR of one of them, say which by --from.')
-    if source != 'mmdet':
-        return source
-    model = model_config(checkpoint)
-    if 'num_queries' in metadata or is_ours(model):
-        return 'ours'
-    num_rows = len(tensors.get(QUERY_EMBEDDING, ()))
-    looks_like_groups = num_rows > OFFICIAL_QUERIES and num_rows % OFFICIAL_QUERIES == 0
-    return 'ours' if looks_like_groups and not model else 'mmdet'
+        raise ConfigError(f'The tensors ({some}, ...) are named by none of {", ".join(SOURCES)}: '
+                          f'if the file is of a {wanted} of one of them, say which by --from.')
+    if detector != wanted:
+        raise ConfigError(f'SRC holds a {detector} and CONFIG builds a {type(target).__name__}: '
+                          f'name a config such as {DETECTORS[detector][1]}, or another SRC.')
+    return marked, detector
 
 
-def said_numbers(checkpoint: Any, metadata: Mapping) -> Tuple[Optional[int], Optional[int], str]:
+def numbers_of_file(checkpoint: Any, metadata: Mapping) -> Tuple[Dict[str, int], str]:
     """N and K as the file says them: ours in the state dict's metadata, official in ``args``."""
+    model, args = model_config(checkpoint), arguments(checkpoint)
+    said, says = model, "by the file's config"
     if 'num_queries' in metadata:
-        return metadata['num_queries'], None, 'as the file says'
-    model = model_config(checkpoint)
-    if is_ours(model):
-        return model.get('num_queries'), model.get('num_query_groups'), "by the file's config"
-    args = arguments(checkpoint)
-    return args.get('num_queries'), args.get('group_detr'), "by the file's args"
+        said, says = metadata, 'as the file says'
+    elif not is_ours(model) and 'num_queries' in args:
+        said = dict(num_queries=args['num_queries'], num_query_groups=args.get('group_detr'))
+        says = "by the file's args"
+    numbers = {key: said.get(key) for key in ('num_queries', 'num_query_groups')}
+    return {key: value for key, value in numbers.items() if value}, says
 
 
 def is_ours(model: Mapping) -> bool:
-    return 'num_query_groups' in model or model.get('type') == 'GroupConditionalDETR'
+    return 'num_query_groups' in model or str(model.get('type')).startswith('Group')
 
 
 def model_config(checkpoint: Any) -> Dict[str, Any]:
@@ -242,173 +262,149 @@ def arguments(checkpoint: Any) -> Mapping:
     return args if isinstance(args, Mapping) else getattr(args, '__dict__', {})
 
 
-def split_rows(rows: int, found: Found, num_queries: Optional[int],
-               num_query_groups: Optional[int]) -> Tuple[int, int, str]:
-    """Split the query embedding into groups.
-
-    Returns:
-        tuple[int, int, str]: N and K of the file, and what they are known by.
+def said_numbers(found: Found, target: GroupQueries, num_queries: Optional[int]) -> Dict[str, int]:
+    """N and K of the file, as it says them or, with ``--num-queries``, as the user does.
 
     Raises:
-        ConfigError: If the numbers do not multiply to the rows.
+        ConfigError: If N is not that of the config.
     """
-    said = found.num_queries, found.num_query_groups, found.says
-    by_file = divide(rows, *said[:2])
-    if by_file and num_queries not in (None, by_file[0]):
-        raise ConfigError(f'--num-queries {num_queries}: the file has groups of {by_file[0]} '
-                          f'({found.says}); leave it out.')
-    if not by_file and num_queries:
-        said = num_queries, None, 'by --num-queries'
-    elif not by_file and num_query_groups and found.source != 'mmdet':
-        said = None, num_query_groups, 'by --num-query-groups'
-    elif said[:2] == (None, None) and found.source == 'mmdet':
-        said = rows, 1, 'the stock detector has one group'
-    elif said[:2] == (None, None):
-        said = OFFICIAL_QUERIES, None, 'assumed, as in the published models'
-    numbers = divide(rows, *said[:2])
-    if numbers is None:
-        size, groups, by = said
-        parts = (f'{groups} groups' if groups else 'groups') + (
-            f' of {size} queries' if size else '')
+    said = num_queries or found.numbers.get('num_queries', target.num_queries)
+    if said != target.num_queries:
+        by = '--num-queries' if num_queries else found.says
         raise ConfigError(
-            f'The query embedding has {rows} rows, which do not divide into {parts} ({by}): say '
-            'the numbers of the file by --num-queries or --num-query-groups.')
-    return (*numbers, said[2])
-
-
-def divide(rows: int, size: Optional[int], groups: Optional[int]) -> Optional[Tuple[int, int]]:
-    """Return N and K, of which one may be unknown; None if they do not multiply to the rows."""
-    if not size and not groups:
-        return None
-    size = size or rows // groups
-    groups = groups or rows // size if size else 0
-    return (size, groups) if size and size * groups == rows else None
+            f'SRC has groups of {said} queries ({by}) and CONFIG has model.num_queries='
+            f'{target.num_queries}: set it to {said} (--cfg-options model.num_queries={said}), or '
+            'say by --num-queries what is true of the file.')
+    return dict(num_queries=num_queries) if num_queries else found.numbers
 
 
 # What is done with the tensors
 
 
-def rename_tensors(found: Found) -> Tuple[Dict[str, Tensor], Dict[str, str], list]:
+def rename_tensors(found: Found,
+                   target: nn.Module) -> Tuple[Dict[str, Tensor], Dict[str, str], list]:
     """Give the tensors mmdet's names.
 
     Returns:
         tuple: The tensors; for each its name in the file; the list of actions so far.
 
     Raises:
-        ConfigError: If two tensors get the same name.
+        ConfigError: If two different tensors get the same name.
     """
+    rules = rules_of(found.source, found.detector, len(target.neck.convs),
+                     target.decoder.num_layers)
     tensors, origins, actions = {}, {}, []
     for origin, tensor in found.tensors.items():
         if NO_WEIGHTS.search(origin):
             actions.append((origin, '-', 'left out, no weight'))
             continue
-        name = rename(origin, RULES[found.source])
-        if name in tensors:
+        name = rename(origin, rules)
+        if name not in tensors:
+            tensors[name], origins[name] = tensor, origin
+            actions.append((origin, name, 'renamed' if name != origin else KEPT))
+        elif tensor is tensors[name] or torch.equal(tensor, tensors[name]):
+            actions.append((origin, '-', 'left out, held twice'))
+        else:
             raise ConfigError(f'{origins[name]} and {origin} both become {name}: --from '
                               f'{found.source} does not fit the file.')
-        tensors[name], origins[name] = tensor, origin
-        actions.append((origin, name, 'renamed' if name != origin else KEPT))
     return tensors, origins, actions
 
 
-def cut_classes(tensors: Dict[str, Tensor], source: str, actions: list) -> bool:
-    """Cut a head with a row for every COCO id, in place, and return whether it was one."""
-    names = [name for name in (f'{CLASS_LAYER}weight', f'{CLASS_LAYER}bias') if name in tensors]
-    if source not in ('official', 'detrex') or any(
-            len(tensors[name]) != COCO_ID_ROWS for name in names):
-        return False
-    for name in names:
-        tensors[name] = tensors[name][COCO_IDS]
-        mark(actions, name, f'{COCO_ID_ROWS} rows cut to {len(COCO_IDS)}')
-    return bool(names)
+def cut_classes(tensors: Dict[str, Tensor], source: str, target: nn.Module,
+                actions: list) -> bool:
+    """Cut layers with a row for every COCO id, in place, and return whether there were any.
+
+    The official DINO's label embedding has one more row, which is never used.
+    """
+    num_classes = target.bbox_head.cls_out_channels
+    was_cut = False
+    for name, rows in list(tensors.items()):
+        if source in ('mmdet', 'ours') or not CLASS_ROWS.search(name):
+            continue
+        is_coco = num_classes == len(COCO_IDS) and len(rows) in COCO_ID_ROWS
+        if is_coco:
+            tensors[name], was_cut = rows[COCO_IDS], True
+        elif 'label_embedding' in name and len(rows) == num_classes + 1:
+            tensors[name] = rows[:num_classes]
+        if len(tensors[name]) != len(rows):
+            note_action(actions, name, f'{len(rows)} rows cut to {len(tensors[name])}')
+    return was_cut
 
 
-def mark(actions: list, name: str, what: str) -> None:
+def describe_groups(old: int, new: int, noise: float) -> str:
+    """What becomes of the groups of a file, in a few words; none where nothing does."""
+    if old == new:
+        return ''
+    return 'first groups kept' if new < old else f'groups repeated, noise {noise}'
+
+
+def choose_group(rows: Mapping[str, Tensor], num_groups: int, group: int) -> Dict[str, Tensor]:
+    """Take the rows of one group.
+
+    Raises:
+        ConfigError: If there is no such group.
+    """
+    if group not in range(num_groups):
+        raise ConfigError(f'--query-group {group} is not one of the groups: choose 0 to '
+                          f'{num_groups - 1}.')
+    return {name: x.chunk(num_groups)[group].clone() for name, x in rows.items()}
+
+
+def note_action(actions: list, name: str, what: str) -> None:
     """Add to what was done with the tensor that is now called ``name``."""
     for i, (origin, new_name, how) in enumerate(actions):
         if new_name == name and what:
             actions[i] = (origin, new_name, f'{how}, {what}')
 
 
-def complete(tensors: Dict[str, Tensor], origins: Dict[str, str], actions: list,
-             source: str) -> Architecture:
+def complete(tensors: Dict[str, Tensor], origins: Mapping[str, str], actions: list,
+             target: nn.Module, found: Found) -> None:
     """Check that all tensors are there and no other, and add BatchNorm's counters.
 
     Raises:
         ConfigError: If a tensor is left over, missing or of another shape; it lists them.
     """
-    arch = read_architecture(tensors)
-    shapes = expected_shapes(arch)
-    if not arch.depth and not RULES[source]:  # names of ResNets are all that can be renamed
-        shapes.update((name, tuple(tensor.shape)) for name, tensor in tensors.items()
-                      if name.startswith('backbone.'))
-    for name in shapes:
-        if name.endswith('.num_batches_tracked') and name not in tensors:
+    expected = target.state_dict()
+    for name in expected.keys() - tensors.keys():
+        if name.endswith('.num_batches_tracked'):
             tensors[name] = torch.tensor(0)  # frozen statistics have none, and it is never read
             actions.append(('-', name, 'added, zero'))
-    differences = compare(tensors, shapes, origins)
-    if any(differences):
-        raise ConfigError(f'The tensors, read as {source} ({arch}), do not fit a Conditional '
-                          f'DETR; say another --from, or take a whole checkpoint:\n{differences}')
-    return arch
-
-
-def check_layers(arch: Architecture, args: Mapping) -> None:
-    """Notice whole layers that are missing, where the file says how many there were.
-
-    Raises:
-        ConfigError: If the tensors have another number of layers.
-    """
-    for name in ('enc_layers', 'dec_layers'):
-        layers = getattr(arch, name)
-        if args.get(name, layers) != layers:
-            raise ConfigError(f"The file's args say {name}={args[name]}, and its tensors are of "
-                              f'{layers}: it is not whole, take another copy.')
-
-
-def check_stock(arch: Architecture, query_group: int, num_query_groups: int) -> None:
-    """Refuse what mmdet's own class cannot run.
-
-    Raises:
-        ConfigError: If it cannot.
-    """
-    if arch.width != STOCK_WIDTH:
-        raise ConfigError(f'--to mmdet: the checkpoint has {arch.width} channels, and the stock '
-                          f'ConditionalDETR runs with {STOCK_WIDTH} only: keep --to ours.')
-    if query_group not in range(num_query_groups):
-        raise ConfigError(f'--query-group {query_group} is not one of the groups: choose 0 to '
-                          f'{num_query_groups - 1}.')
-
-
-def ordered(tensors: Mapping[str, Tensor], num_queries: Optional[int]) -> Dict[str, Tensor]:
-    """Make the state dict, with N in its metadata as our detectors save it."""
-    state_dict = OrderedDict(tensors)
-    if num_queries is not None:
-        state_dict._metadata = OrderedDict({'': dict(version=1, num_queries=num_queries)})
-    return state_dict
+    differences = {
+        'left over': [origins[name] for name in tensors if name not in expected],
+        'missing': [name for name in expected if name not in tensors],
+        'of another shape': [
+            f'{origins[name]}: {tuple(tensors[name].shape)}, should be {tuple(x.shape)}'
+            for name, x in expected.items()
+            if name in tensors and tensors[name].shape != x.shape]}
+    if any(differences.values()):
+        lists = '\n'.join(f'  {len(lines)} {kind}:\n    ' + '\n    '.join(lines)
+                          for kind, lines in differences.items() if lines)
+        raise ConfigError(f'SRC, read as {found.source}, does not fit the {type(target).__name__} '
+                          f'of CONFIG: take another config, or say another --from.\n{lists}')
 
 
 # What the user reads
 
+
 TITLES = dict(
-    official='the official code, Atten4Vis/ConditionalDETR',
-    detrex='IDEA-Research/detrex',
-    mmdet='mmdet, ConditionalDETR',
-    ours='ours, GroupConditionalDETR')
+    official="its authors' code", detrex='IDEA-Research/detrex', mmdet='mmdet', ours='ours')
 
 
-def describe(found: Found, arch: Architecture, queries: str, classes_cut: bool) -> List[str]:
-    """Say what was found."""
-    classes = f'{arch.num_classes}'
+def describe(found: Found, target: nn.Module, file_groups: int, classes_cut: bool) -> List[str]:
+    """Say what was found, and what it became."""
+    name = type(target).__name__
+    size = target.num_queries
+    classes = f'{target.bbox_head.cls_out_channels}'
     if classes_cut:
-        classes = f'{COCO_ID_ROWS} rows, one for every COCO id, cut to the {classes} categories'
-    lines = [
-        f'Source   : {TITLES[found.source]} ({len(found.tensors)} tensors in {found.entry})',
-        f'Model    : {arch}', f'Groups   : {queries}', f'Classes  : {classes}'
-    ]
-    if not arch.depth:
-        lines.append('Note     : the names and shapes of the backbone are not checked')
-    return lines + [f'Note     : {note}' for note in found.notes]
+        classes = f'rows of {COCO_ID_ROWS[0]} COCO ids, cut to the {classes} categories'
+    groups = getattr(target, 'num_query_groups', None)
+    return [
+        f'Source   : {found.detector} of {TITLES[found.source]} ({found.source}), '
+        f'{len(found.tensors)} tensors in {found.entry}',
+        f'Groups   : {file_groups} x {size}', f'Classes  : {classes}',
+        *(f'Note     : {note}' for note in found.notes),
+        f'Result   : {"mmdet " * (groups is None)}{name}, num_queries={size}' +
+        (f', num_query_groups={groups}' if groups else '')]
 
 
 def summarize(actions: List[Tuple[str, str, str]]) -> List[Tuple[str, str, str]]:
@@ -426,7 +422,7 @@ def summarize(actions: List[Tuple[str, str, str]]) -> List[Tuple[str, str, str]]
 def module_pattern(name: str) -> str:
     """``encoder.layers.0.norms.1.weight`` -> ``encoder.layers.*.norms.1``."""
     module, _, tensor = name.rpartition('.')
-    module = re.sub(r'(coder\.layers\.|layer\d\.|res\d\.)\d+', r'\1*', module)
+    module = re.sub(r'(coder\.layers\.|layer\d\.|res\d\.|_branches\.|_embed\.)\d+', r'\1*', module)
     module = re.sub(r'(layer|res)\d\.', r'\1*.', module)
     if tensor == 'num_batches_tracked':
         return f'{module.split(".")[0]}.**.{tensor}'

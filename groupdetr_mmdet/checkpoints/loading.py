@@ -1,39 +1,73 @@
 """Give a model the weights of a checkpoint, all of them or none."""
 import copy
-from typing import Any
+from typing import Any, Dict, Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..errors import ConfigError
+
+FIX = 'use the config that it was trained with, or convert it by tools/convert_checkpoint.py.'
+
+
+def weights_of(checkpoint: Any, path: str) -> Dict[str, Tensor]:
+    """Take the weights out of a checkpoint.
+
+    As in mmengine's loaders, the prefix ``module.`` of a distributed model's tensors is left out.
+
+    Args:
+        checkpoint (Any): What :func:`reading.read_checkpoint` returns.
+        path (str): Where it was read, for the error message.
+
+    Raises:
+        ConfigError: If it has none, or their numbers are not finite.
+    """
+    held = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(held, Mapping) or not held or not all(
+            isinstance(x, Tensor) for x in held.values()):
+        raise ConfigError(f'{path} holds no state dict of tensors: name the file of the weights.')
+    state_dict = copy.copy(held)
+    consume_prefix_in_state_dict_if_present(state_dict, 'module.')
+    check_finite(state_dict, path)
+    return state_dict
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: str) -> None:
+    """Check that all weights are numbers.
+
+    Raises:
+        ConfigError: If one is NaN or infinite.
+    """
+    wrong = [name for name, x in tensors.items()
+             if x.is_floating_point() and not torch.isfinite(x).all()]
+    if wrong:
+        raise ConfigError(f'{path} has NaN or infinite weights in {wrong[0]} and {len(wrong) - 1} '
+                          'other tensors: its training diverged, take an earlier checkpoint.')
 
 
 def load_weights(model: nn.Module, checkpoint: Any, path: str) -> None:
     """Load a checkpoint's weights into a model, all of them or none.
 
-    mmengine's loaders report a tensor that does not fit in the log and go on. As in theirs, the
-    prefix ``module.`` of a distributed model's tensors is left out.
+    mmengine's loaders report a tensor that does not fit in the log and go on.
 
     Args:
         model (nn.Module): Gets the weights.
-        checkpoint (Any): What :func:`read_checkpoint` returns.
+        checkpoint (Any): What :func:`reading.read_checkpoint` returns.
         path (str): Where it was read, for the error message.
 
     Raises:
-        ConfigError: If a tensor is left over, missing or of another shape.
+        ConfigError: If a tensor is left over, missing, of another shape, or not finite.
     """
-    state_dict = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
-    state_dict = copy.copy(state_dict)
-    consume_prefix_in_state_dict_if_present(state_dict, 'module.')
-    fix = 'use the config that it was trained with, or convert it by tools/convert_checkpoint.py.'
+    state_dict = weights_of(checkpoint, path)
     try:
         missing, left_over = model.load_state_dict(state_dict, strict=False)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip().rstrip('.')
-        raise ConfigError(f'{path} does not fit the config ({reason}): {fix}') from error
+        raise ConfigError(f'{path} does not fit the config ({reason}): {FIX}') from error
     missing = [name for name in missing if not name.endswith('.num_batches_tracked')]
     if missing or left_over:
         names = ', '.join(([f'it has no {missing[0]}'] if missing else []) +
                           ([f'the model has no {left_over[0]}'] if left_over else []))
         raise ConfigError(f'{path} does not fit the config ({names}; {len(missing)} tensors are '
-                          f'missing and {len(left_over)} left over): {fix}')
+                          f'missing and {len(left_over)} left over): {FIX}')

@@ -5,6 +5,7 @@ from mmengine.hub import get_config
 from mmengine.runner import CheckpointLoader
 
 from ..errors import ConfigError
+from ..host.configs import read_config
 from ..host.preflight import check_path
 from .convert import convert
 from .reading import read_checkpoint
@@ -29,7 +30,7 @@ def load_published(name: str, map_location: Any = None) -> Dict[str, Any]:
     if config not in PUBLISHED:
         raise ConfigError(f'{name}: no weights are published under this name; there are '
                           f'{", ".join(SCHEME + x for x in PUBLISHED)}.')
-    converted = convert(read_checkpoint(PUBLISHED[config]))
+    converted = convert(read_checkpoint(PUBLISHED[config]), read_config(config).model)
     return dict(meta=converted.meta, state_dict=converted.state_dict)
 
 

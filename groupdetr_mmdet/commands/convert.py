@@ -1,36 +1,44 @@
-"""Convert a checkpoint of Conditional DETR, with groups of queries or without, of the official
-code, detrex, mmdet or this package, to this package or to mmdet."""
+"""Convert a checkpoint of the authors' code, detrex, mmdet or this package to the detector of a
+config, with the config's number of groups, or to mmdet's own detector."""
 import argparse
 import os.path as osp
 from pathlib import Path
 
+from mmengine.config import DictAction
+from mmengine.registry import init_default_scope
+
 from ..analysis.group_metrics import choose_group, query_group
-from ..checkpoints.convert import RULES, Converted, convert, summarize
+from ..checkpoints.convert import Converted, convert, summarize
+from ..checkpoints.names import SOURCES
 from ..checkpoints.reading import SAFETENSORS, read_checkpoint
+from ..checkpoints.stock import stock_config
 from ..checkpoints.writing import write_checkpoint
+from ..deploy.inference import class_names
 from ..errors import ConfigError
-from ..host.preflight import check_output, check_path
+from ..host.configs import read_config
+from ..host.files import write_atomically
+from ..host.preflight import check_groups, check_output, check_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', metavar='CONFIG',
+                        help='config of the detector, or the name of a shipped config')
     parser.add_argument('src', metavar='SRC', help='checkpoint: a path, or an address http(s)://')
     parser.add_argument('out', metavar='OUT',
                         help=f'file to write; its suffix {SAFETENSORS} chooses that format')
-    parser.add_argument('--from', dest='source', choices=list(RULES),
+    parser.add_argument('--from', dest='source', choices=SOURCES,
                         help='where SRC comes from; recognized by the names of its tensors')
     parser.add_argument('--to', choices=['ours', 'mmdet'], default='ours',
-                        help="what to write: for this package, or for mmdet's ConditionalDETR")
-    parser.add_argument(
-        '--num-query-groups', type=int, metavar='K',
-        help='groups of the result; also those of SRC where it does not say')
+                        help="what to write: for this package, or for mmdet's own detector, with "
+                        'its config beside it')
     parser.add_argument('--num-queries', type=int, metavar='N',
-                        help='queries of one group in SRC, where it does not say')
+                        help='queries of one group in SRC, where it says another number')
     parser.add_argument('--query-group', type=query_group, metavar='I',
                         help='group that --to mmdet keeps, 0 by default; best: the one that '
                         'tools/test.py --all-groups found')
     parser.add_argument('--noise', type=float, default=0.02,
                         help='noise on groups that are repeated to get more of them, relative to '
-                        'the standard deviation of the queries (default: %(default)s)')
+                        'the standard deviation of each tensor (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the noise')
     parser.add_argument(
         '--publish', action='store_true',
@@ -39,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--trust-pickle', action='store_true',
                         help='run any code that SRC asks for; only for files that you made')
     parser.add_argument('--verbose', action='store_true', help='list every tensor')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
+                        help='settings that override the config, as key=value: '
+                        'model.num_query_groups=6')
 
 
 def check_args(args: argparse.Namespace) -> None:
@@ -46,10 +57,8 @@ def check_args(args: argparse.Namespace) -> None:
     if args.query_group is not None and args.to != 'mmdet':
         raise ConfigError(f'--query-group {args.query_group}: only --to mmdet keeps one group; '
                           'add it, or leave --query-group out.')
-    for name in ('num_queries', 'num_query_groups'):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ConfigError(f'--{name.replace("_", "-")} {value} must be at least 1.')
+    if args.num_queries is not None and args.num_queries < 1:
+        raise ConfigError(f'--num-queries {args.num_queries} must be at least 1.')
     if osp.exists(args.out) and osp.exists(args.src) and osp.samefile(args.src, args.out):
         raise ConfigError(f'OUT {args.out} is SRC itself, which would be lost: name another file.')
     check_output('OUT', args.out)
@@ -66,11 +75,21 @@ def show(converted: Converted, verbose: bool) -> None:
 
 def main(args: argparse.Namespace) -> None:
     check_args(args)
+    cfg = read_config(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    check_groups('CONFIG', cfg.model)
     group = choose_group(args.query_group, args.src)
     converted = convert(
-        read_checkpoint(args.src, args.trust_pickle), args.source, args.to, args.num_queries,
-        args.num_query_groups, group or 0, args.noise, args.seed, args.publish)
+        read_checkpoint(args.src, args.trust_pickle), cfg.model, args.source, args.to,
+        args.num_queries, group or 0, args.noise, args.seed, args.publish)
     show(converted, args.verbose)
     path, size = write_checkpoint(
         Path(args.out), converted.state_dict, converted.meta, args.publish, **converted.state)
     print(f'Wrote    : {path} ({size / 2**20:.1f} MiB)')
+    if args.to == 'mmdet':
+        has_data = 'test_dataloader' in cfg
+        stock = stock_config(
+            cfg, class_names(cfg, dict(meta=converted.meta)) if has_data else None)
+        write_atomically(path.with_suffix('.py'), stock.pretty_text.encode())
+        print(f'Wrote    : {path.with_suffix(".py")}, with which mmdet alone tests it')

@@ -205,7 +205,7 @@ def test_test_command_evaluates_all_groups(tiny_coco: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize('command', [
-    'convert_checkpoint {checkpoint} {out} --to mmdet',
+    'convert_checkpoint {config} {checkpoint} {out} --to mmdet',
     'predict {config} {config} {checkpoint} --out {out}',
     'export_onnx {config} {checkpoint} {out}.onnx',
 ])

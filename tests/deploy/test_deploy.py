@@ -90,8 +90,8 @@ def run_onnx(path: Path, images: dict) -> dict:
 
 def test_training_to_stock_detector_and_onnx(folder, onnx_file):
     trained = folder / 'epoch_2.pth'
-    assert run_tool('convert_checkpoint', trained, folder / 'stock.pth', '--to', 'mmdet',
-                    '--query-group', GROUP, '--publish') == 0
+    assert run_tool('convert_checkpoint', folder / 'ours.py', trained, folder / 'stock.pth',
+                    '--to', 'mmdet', '--query-group', GROUP, '--publish') == 0
     published, = folder.glob('stock-*.pth')
     ours = predict(folder, 'ours', trained.name, GROUP)
     stock = predict(folder, 'stock', published.name, GROUP)
@@ -108,7 +108,7 @@ def test_training_to_stock_detector_and_onnx(folder, onnx_file):
 
 def test_an_output_that_lies_under_a_file_is_refused_before_the_work(folder, capsys):
     file = folder / 'ours.py'
-    assert run_tool('convert_checkpoint', folder / 'epoch_2.pth', file / 'o.pth') == 2
+    assert run_tool('convert_checkpoint', file, folder / 'epoch_2.pth', file / 'o.pth') == 2
     said = capsys.readouterr()
     assert f'OUT {file / "o.pth"} cannot be written, because {file} is no' in said.err
     assert 'Tensors' not in said.out
@@ -143,8 +143,8 @@ def test_the_python_of_the_guide_runs(folder, onnx_file, capsys, monkeypatch):
 
 def test_the_trained_detector_starts_another_training(folder):
     """K = 3 becomes K = 5, and its loss is finite and falls."""
-    assert run_tool('convert_checkpoint', folder / 'epoch_2.pth', folder / 'five.pth',
-                    '--num-query-groups', 5) == 0
+    assert run_tool('convert_checkpoint', folder / 'ours.py', folder / 'epoch_2.pth',
+                    folder / 'five.pth', '--cfg-options', 'model.num_query_groups=5') == 0
     config = Config.fromfile(folder / 'ours.py')
     config.model.num_query_groups = 5
     config.load_from = str(folder / 'five.pth')

@@ -1,0 +1,112 @@
+"""Configs of mmdet's own detectors, made of those of ours."""
+import copy
+import inspect
+from typing import Any, Iterator, Optional, Sequence
+
+from mmdet.registry import DATASETS, METRICS, MODELS, TRANSFORMS
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import Registry
+
+from ..errors import ConfigError
+from ..group_queries import fill_test_cfg
+from ..ops.recompute import LayerOptions
+
+WIDTH = 256  # of mmdet's ConditionalDETR and two-stage detectors, whatever their config says
+OUR_KEYS = ('num_query_groups', 'separate_self_attn', 'new_group_noise', 'train_cfg')
+REGISTRIES: Sequence[Registry] = (MODELS, DATASETS, TRANSFORMS, METRICS)
+KEPT_KEYS = ('model', 'test_dataloader', 'test_evaluator', 'test_cfg', 'env_cfg', 'visualizer',
+             'vis_backends', 'tta_model', 'tta_pipeline', 'log_level')
+
+
+def stock_model(model: ConfigDict) -> ConfigDict:
+    """Config of the stock detector that one group of a detector of ours is.
+
+    What only a training needs is left out: initialization, losses' assigner.
+
+    Args:
+        model (ConfigDict): Config of a detector with groups.
+
+    Raises:
+        ConfigError: If mmdet's own classes cannot run it.
+    """
+    numbers = dict(num_query_groups=1, num_queries=model['num_queries'])
+    test_cfg = dict(model.get('test_cfg') or {}, query_group=0)
+    test_cfg = fill_test_cfg(test_cfg, numbers, model['bbox_head'])
+    stock = without_init(copy.deepcopy(model))
+    for key in OUR_KEYS:
+        stock.pop(key, None)
+    for key in LayerOptions._fields:
+        stock['decoder'].pop(key, None)
+    stock['test_cfg'] = {key: value for key, value in test_cfg.items()
+                         if key not in ('query_group', 'each_group')}
+    stock = with_parents(stock)
+    two_stage = stock['type'] == 'DINO' or stock.get('as_two_stage')
+    width = stock['bbox_head'].get('embed_dims', WIDTH)
+    if width != WIDTH and (two_stage or stock['type'] == 'ConditionalDETR'):
+        raise ConfigError(f'--to mmdet: the model has {width} channels, and the stock '
+                          f'{stock["type"]} runs with {WIDTH} only: keep --to ours.')
+    return ConfigDict(stock)
+
+
+def stock_config(cfg: Config, classes: Optional[Sequence[str]] = None) -> Config:
+    """Config with which mmdet alone tests, and detects by, one group of a detector of ours.
+
+    Args:
+        cfg (Config): Config of a detector with groups.
+        classes (Sequence[str], optional): Class names by label.
+
+    Raises:
+        ConfigError: If mmdet's own classes cannot run it.
+    """
+    stock = with_parents({key: copy.deepcopy(cfg[key]) for key in KEPT_KEYS
+                          if key in cfg and key != 'model'})
+    if classes and 'test_dataloader' in stock:
+        stock['test_dataloader']['dataset'].update(metainfo=dict(classes=tuple(classes)))
+    return Config(dict(stock, default_scope='mmdet', model=stock_model(cfg.model)))
+
+
+def without_init(cfg: Any) -> Any:
+    """Copy a config without ``init_cfg`` anywhere in it."""
+    if isinstance(cfg, dict):
+        return {key: without_init(value) for key, value in cfg.items() if key != 'init_cfg'}
+    return [without_init(x) for x in cfg] if isinstance(cfg, (list, tuple)) else cfg
+
+
+def with_parents(cfg: Any) -> Any:
+    """Copy a config with the classes of mmdet that those of ours derive from.
+
+    Raises:
+        ConfigError: If a class does not do what its parent does.
+    """
+    if isinstance(cfg, (list, tuple)):
+        return type(cfg)(with_parents(x) for x in cfg)
+    if not isinstance(cfg, dict):
+        return cfg
+    copied = {key: with_parents(value) for key, value in cfg.items()}
+    ours = next(classes_of_ours(cfg.get('type')), None)
+    if ours is not None:
+        copied['type'] = parent_of(ours).__name__
+    return copied
+
+
+def classes_of_ours(name: Any) -> Iterator[type]:
+    """Yield the registered classes of a name, or the class itself, if this package made it."""
+    found = [name] if inspect.isclass(name) else [
+        registry.get(name) for registry in REGISTRIES if isinstance(name, str) and name]
+    yield from (x for x in found if inspect.isclass(x) and is_ours(x))
+
+
+def is_ours(cls: type) -> bool:
+    return cls.__module__.split('.')[0] == __package__.split('.')[0]
+
+
+def parent_of(cls: type) -> type:
+    """The class of mmdet that a class of ours is at inference.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if cls.__name__ == 'DC5ResNet':
+        raise ConfigError('--to mmdet: model.backbone.type=DC5ResNet is dilated as torchvision '
+                          "does, which mmdet's ResNet cannot: keep --to ours.")
+    return next(x for x in cls.__mro__ if not is_ours(x) and not inspect.isabstract(x))
