@@ -1,14 +1,9 @@
-"""The command line: which commands there are, and how a mistake ends."""
+"""The command line: which commands there are."""
 import argparse
 import importlib
-import os
-import sys
-import time
-from typing import Callable, Optional, Sequence
+from typing import Optional, Sequence
 
-from mmengine.dist import is_distributed
-
-from ..errors import ConfigError
+from .mistakes import end_mistakes
 
 # Of each a module of this room, with - for _: its docstring is the help, its `add_arguments` and
 # `main` do the rest. It is imported when it is asked for.
@@ -61,17 +56,3 @@ def run(command: str, argv: Optional[Sequence[str]] = None, prog: Optional[str] 
     module.add_arguments(parser)
     args = parser.parse_intermixed_args(argv)
     end_mistakes(lambda: module.main(args))
-
-
-def end_mistakes(command: Callable[[], None]) -> None:
-    """Run a command; a user's mistake ends with its sentence and status 2."""
-    try:
-        command()
-    except ConfigError as error:
-        # Before the processes meet, the first one says the same, and the launcher then ends this
-        # one. Later a mistake may be known to this one alone, as that in an image of its share.
-        if os.environ.get('LOCAL_RANK', '0') != '0' and not is_distributed():
-            time.sleep(10)
-        # One that comes out of a data loader's worker carries the worker's traceback.
-        print('error:', str(error).rsplit('ConfigError: ')[-1].strip(), file=sys.stderr)
-        sys.exit(2)

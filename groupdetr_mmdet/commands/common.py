@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from mmdet.registry import MODELS
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
@@ -12,7 +12,8 @@ from ..analysis.group_metrics import choose_group
 from ..checkpoints.loading import load_weights
 from ..checkpoints.reading import read_checkpoint
 from ..group_queries import GroupQueries
-from ..host.configs import read_config
+from ..host.config_check import check_values
+from ..host.configs import Options, merge_options, read_config
 from ..host.preflight import check_groups
 
 
@@ -24,7 +25,7 @@ def add_runner_arguments(parser: argparse.ArgumentParser, config: str = CONFIG) 
     parser.add_argument('config', help=config)
     parser.add_argument('--work-dir', help='directory of logs, checkpoints and metrics')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction,
+        '--cfg-options', nargs='+', action=Options,
         help='settings that override the config, as key=value; a list is written key="[a,b]" or '
         'key=a,b, and may hold tuples: key="[(a,b),(c,d)]"')
     parser.add_argument(
@@ -39,8 +40,8 @@ def load_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config)
     cfg.launcher = args.launcher
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
+    check_values(cfg)
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):
@@ -55,7 +56,8 @@ def load_inference_config(args: argparse.Namespace) -> Config:
         ConfigError: If a group is asked of a detector without groups.
     """
     cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    merge_options(cfg, args.cfg_options)
+    check_values(cfg)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     if args.query_group is not None:
         check_groups(f'--query-group {args.query_group}', cfg.model)

@@ -3,12 +3,11 @@ group, and the duplicates that joint self-attention would leave."""
 import argparse
 
 from mmdet.registry import DATASETS
-from mmengine.config import DictAction
 
 from ..analysis.plots import prepare_picture
 from ..analysis.query_plots import draw_queries
 from ..errors import ConfigError
-from ..host.configs import read_config
+from ..host.configs import Options, merge_options, read_config
 from ..host.preflight import check_config
 from .common import load_detector
 
@@ -24,14 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='objects of an image whose queries are drawn (default: %(default)s)')
     parser.add_argument('--out', default='queries.png',
                         help='picture to write, .png, .svg, .pdf or .jpg (default: %(default)s)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
+    parser.add_argument('--cfg-options', nargs='+', action=Options,
                         help='settings that override the config, as key=value')
 
 
 def main(args: argparse.Namespace) -> None:
     prepare_picture(args.out)
     cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    merge_options(cfg, args.cfg_options)
     check_config(cfg, modes=('test', ))
     model = load_detector(cfg, args.checkpoint)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)

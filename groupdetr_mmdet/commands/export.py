@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 from mmdet.registry import MODELS
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from torch import nn
 
 from ..analysis.group_metrics import query_group
@@ -14,6 +14,7 @@ from ..checkpoints.reading import read_checkpoint
 from ..deploy.export import CHECKED_BATCHES, OPSET, OPSETS, check_exportable, export_onnx
 from ..deploy.inference import class_names
 from ..errors import ConfigError
+from ..host.configs import Options
 from ..host.preflight import check_output
 from .common import load_inference_config
 
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--opset', type=int, default=OPSET, metavar='N',
         help=f'version of the operators, {OPSETS[0]} to {OPSETS[-1]} (default: %(default)s)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
+    parser.add_argument('--cfg-options', nargs='+', action=Options,
                         help='settings that override the config, as key=value')
 
 

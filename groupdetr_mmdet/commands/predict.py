@@ -9,12 +9,12 @@ from typing import Dict, List
 
 import torch
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
-from mmengine.config import DictAction
 from rich.progress import track
 
 from ..analysis.group_metrics import query_group
 from ..deploy.inference import CocoIds, Inferencer, find_images, find_labels, keep
 from ..errors import ConfigError
+from ..host.configs import Options
 from ..host.files import write_atomically
 from ..host.preflight import check_output
 from .common import load_inference_config
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--ann-file', help='COCO annotations that say the ids of these images and '
                         'of the categories')
     parser.add_argument('--no-vis', action='store_true', help='draw no pictures')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
+    parser.add_argument('--cfg-options', nargs='+', action=Options,
                         help='settings that override the config, as key=value')
 
 

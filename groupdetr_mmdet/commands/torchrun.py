@@ -4,10 +4,12 @@ import sys
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
+from .mistakes import MISTAKE, end_mistakes
+
 if __name__ == '__main__':
     try:
-        main()
+        end_mistakes(main)
     except ChildFailedError as error:
-        if all(failure.exitcode != 2 for failure in error.failures.values()):
+        if all(failure.exitcode != MISTAKE for failure in error.failures.values()):
             raise
-        sys.exit(2)
+        sys.exit(MISTAKE)

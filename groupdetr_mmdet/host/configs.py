@@ -1,13 +1,16 @@
 """The configs that come with the package, by name."""
 import difflib
 import os.path as osp
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Dict
+from typing import Any, Dict, List, Optional
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 
 from ..errors import ConfigError
+from .config_check import check_option
 
+WEIGHTS = ('.pth', '.pt', '.ckpt', '.safetensors')
 SHIPPED = Path(__file__).parents[1] / '.mim/configs/group_detr'
 
 
@@ -33,6 +36,8 @@ def find_config(config: str, key: str = 'CONFIG') -> str:
     """
     if osp.isfile(config):
         return config
+    if osp.isdir(config):
+        raise ConfigError(f'{key}: {config} is a directory and not a config: name a file.')
     shipped = shipped_configs()
     by_stem = {file.stem: name for name, file in shipped.items()}
     name = config[:-3] if config.endswith('.py') else config
@@ -45,5 +50,49 @@ def find_config(config: str, key: str = 'CONFIG') -> str:
 
 
 def read_config(config: str, key: str = 'CONFIG') -> Config:
-    """Read the config that :func:`find_config` finds."""
-    return Config.fromfile(find_config(config, key))
+    """Read the config that :func:`find_config` finds.
+
+    Raises:
+        ConfigError: If it is no config: another kind of file, code with an error, or one whose
+            base or import is missing.
+    """
+    path = find_config(config, key)
+    try:
+        return Config.fromfile(path)
+    except ConfigError:
+        raise
+    except Exception as error:
+        swapped = '; are CONFIG and CHECKPOINT swapped?' if path.endswith(WEIGHTS) else ''
+        lines = [line for line in str(error).splitlines() if line.strip()] or ['']
+        raise ConfigError(f'{key}: {path} is not a config ({type(error).__name__}: {lines[0]})'
+                          f'{swapped or ": correct the file or name another."}') from error
+
+
+class Options(DictAction):
+    """``--cfg-options`` of a command, with a sentence for one that is not ``key=value``."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: List[str],
+                 option_string: Optional[str] = None) -> None:
+        """Parse the options."""
+        for value in values:
+            if not value.partition('=')[0] or '=' not in value:
+                parser.error(f'{option_string}: {value} is not key=value')
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except AssertionError as error:
+            parser.error(f'{option_string}: {error}')
+
+
+def merge_options(cfg: Config, options: Optional[Dict[str, Any]]) -> None:
+    """Let options override a config.
+
+    Raises:
+        ConfigError: If a key is no part of it, or leads through what is no dict or list.
+    """
+    for key, value in (options or {}).items():
+        check_option(cfg, key)
+        try:
+            cfg.merge_from_dict({key: value})
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f'--cfg-options {key}: the config has no such place '
+                              f'({str(error).splitlines()[0]}); correct the key.') from error

@@ -1,0 +1,217 @@
+"""How a command ends: a user's mistake with its sentence, a bug with its traceback.
+
+A mistake of the user's is what :class:`ConfigError` says, what the system refuses (a full disk, a
+port in use, a package that is missing), and what a library refuses while it builds what a config
+says. An exception out of this package's own code is a bug, whatever it says.
+"""
+import errno
+import inspect
+import logging
+import os
+import re
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any, Callable, List, Optional
+
+import torch
+from mmengine.dist import is_distributed
+
+from ..errors import ConfigError
+from ..host.config_check import nearest, parameters_of
+
+MISTAKE = 2  # the status
+INTERRUPTED = 130  # what shells call Ctrl+C
+PACKAGE = str(Path(__file__).parents[1])
+BUILDERS = {'build_from_cfg', 'build_model_from_cfg', 'build_runner_from_cfg', 'build_runner',
+            'from_cfg', 'build_dataloader', 'build_optim_wrapper', 'build_param_scheduler',
+            'build_train_loop', 'build_val_loop', 'build_test_loop', 'build_evaluator'}
+REFUSED = (TypeError, ValueError, KeyError, AssertionError, AttributeError, IndexError,
+           NotImplementedError, RuntimeError, ZeroDivisionError)
+WRITES = {
+    errno.ENOSPC: 'free space on the disk, or name another --work-dir or --out',
+    errno.EDQUOT: 'free space, or name another --work-dir or --out',
+    errno.EROFS: 'name a place that can be written',
+    errno.EACCES: 'correct its permissions, or name another place',
+    errno.EPERM: 'correct its permissions, or name another place',
+    errno.ENOTDIR: 'a file is in the place of a folder: name another place',
+    errno.EEXIST: 'a file is in its place: name another place',
+    errno.ENOENT: 'put it there; a work directory must stay while a run uses it',
+    errno.EISDIR: 'name a file and not a folder',
+    errno.ENAMETOOLONG: 'name a shorter path',
+    errno.EMFILE: 'raise the limit of open files (ulimit -n), or lower num_workers',
+    errno.EIO: 'look at the disk',
+}
+PACKAGES = dict(cv2='opencv-python', skimage='scikit-image', sklearn='scikit-learn',
+                PIL='pillow', yaml='pyyaml')
+PLAIN = re.compile("'(NoneType|str|int|float|bool|list|tuple|dict|ConfigDict)' object")
+PEER_LOST = re.compile(
+    'Connection (closed|reset|refused)|Broken pipe|[Tt]imed? ?out|peer|NCCL|store', re.IGNORECASE)
+
+
+def end_mistakes(command: Callable[[], None]) -> None:
+    """Run a command; a user's mistake ends the process with its sentence and status 2.
+
+    Args:
+        command (Callable): The command, without arguments.
+    """
+    logging.raiseExceptions = False  # a log that cannot be written is no news of each line
+    try:
+        command()
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        said = sentence(error)
+        if said is None:
+            raise
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the launcher may end this process now
+        time.sleep(waiting_time(error))
+        print('error:', said, file=sys.stderr)
+        sys.stderr.flush()
+        sys.exit(MISTAKE)
+
+
+def waiting_time(error: Exception) -> float:
+    """Seconds to wait for another process of the run to tell the same.
+
+    It ends, and the launcher then ends this one. A mistake may be known to one process alone, as
+    that in an image of its share; then this one says it after a while.
+    """
+    if lost_a_peer(error):
+        return 30
+    rank = next((int(os.environ[name]) for name in ('RANK', 'SLURM_PROCID',
+                                                    'OMPI_COMM_WORLD_RANK', 'LOCAL_RANK')
+                 if os.environ.get(name, '').isdigit()), 0)
+    return 10 + min(rank, 20) / 2 if rank else 0
+
+
+def sentence(error: BaseException) -> Optional[str]:
+    """What to tell the user, or None for a bug, whose traceback is told.
+
+    Args:
+        error (BaseException): What ended the command.
+    """
+    for tell in (told, number, peer, system, package, memory, worker, built):
+        said = tell(error)
+        if said:
+            return ' '.join(said.split())
+    cause = error.__cause__
+    return sentence(cause) if cause is not None and isinstance(error, REFUSED) else None
+
+
+def told(error: BaseException) -> Optional[str]:
+    """A sentence of this package's; out of a data loader's worker it follows a traceback."""
+    if isinstance(error, ConfigError) or 'ConfigError: ' in str(error):
+        return str(error).rsplit('ConfigError: ')[-1]
+    return None
+
+
+def number(error: BaseException) -> Optional[str]:
+    return str(error) if isinstance(error, FloatingPointError) else None
+
+
+def lost_a_peer(error: BaseException) -> bool:
+    """Whether another process of a distributed run has gone, or hangs."""
+    if not is_distributed() or isinstance(error, ConfigError):
+        return False
+    dist_errors = tuple(getattr(torch.distributed, name) for name in (
+        'DistBackendError', 'DistNetworkError', 'DistStoreError')
+        if hasattr(torch.distributed, name))
+    in_dist = any('distributed' in Path(frame.f_code.co_filename).parts or
+                  'autograd' in Path(frame.f_code.co_filename).parts for frame in frames(error))
+    return isinstance(error, dist_errors) or isinstance(error, RuntimeError) and in_dist and \
+        bool(PEER_LOST.search(str(error)))
+
+
+def peer(error: BaseException) -> Optional[str]:
+    if not lost_a_peer(error):
+        return None
+    return (f'Another process of this run has ended or hangs ({first_line(error)}): what it said '
+            'above is the reason; continue by --resume.')
+
+
+def system(error: BaseException) -> Optional[str]:
+    """What the system refused: a file, a folder, a port."""
+    if 'EADDRINUSE' in str(error) or getattr(error, 'errno', None) == errno.EADDRINUSE:
+        return ('The port of the launcher is in use, maybe by another run: set PORT (or '
+                'MASTER_PORT, --master_port) to another one.')
+    if not isinstance(error, OSError) or error.errno not in WRITES or \
+            isinstance(error, ConnectionError):
+        return None
+    what = error.filename or 'a file that the run writes'
+    return f'{what}: {error.strerror}; {WRITES[error.errno]}.'
+
+
+def package(error: BaseException) -> Optional[str]:
+    """A package that is optional, or that the config asks for."""
+    if not isinstance(error, ImportError) or not isinstance(error.name or '', str):
+        return None
+    name = (error.name or '').split('.')[0]
+    wanted = re.search(r'pip install ([\w ,.-]+)', str(error))
+    if name == Path(PACKAGE).name or not name and not wanted:
+        return None
+    install = wanted[1].strip() if wanted else PACKAGES.get(name, name)
+    return f'{first_line(error)}: a package is missing; run pip install {install}.'
+
+
+def memory(error: BaseException) -> Optional[str]:
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or \
+            "can't allocate memory" in str(error):
+        return (f'The memory is full ({first_line(error)}): lower train_dataloader.batch_size, '
+                'model.num_query_groups or the image scale, or set model.decoder.num_cp.')
+    return None
+
+
+def worker(error: BaseException) -> Optional[str]:
+    if isinstance(error, RuntimeError) and re.match(r'DataLoader worker \(pid', str(error)):
+        return (f'{first_line(error)}: the system killed a process that loads data, mostly for '
+                'lack of memory; lower num_workers or batch_size of the dataloader, and continue '
+                'by --resume.')
+    return None
+
+
+def built(error: BaseException) -> Optional[str]:
+    """What a library refused to build from the config."""
+    stack = frames(error)
+    building = [frame for frame in stack if frame.f_code.co_name in BUILDERS]
+    if not building or not isinstance(error, REFUSED):
+        return None
+    keyword = re.match(r"([\w.]+)\(\) (?:got an unexpected keyword argument '(\w+)'|missing \d+ "
+                       r'required \S+ arguments?: (.*))', str(error))
+    if keyword and isinstance(error, TypeError):
+        return misspelt(keyword, stack[-1])
+    if stack[-1].f_code.co_filename.startswith(PACKAGE) or \
+            isinstance(error, AttributeError) and not PLAIN.match(str(error)):
+        return None
+    types = [frame.f_locals.get('obj_type') for frame in building]
+    names = [getattr(x, '__name__', x) for x in types if x]
+    return (f'{names[-1] if names else "A part of the config"} cannot be built as the config says '
+            f'({first_line(error)}): correct its values.')
+
+
+def misspelt(found: 're.Match', frame: FrameType) -> str:
+    """The sentence for an argument that a class does not know or misses."""
+    owner, unknown, missing = found[1].split('.')[0], found[2], found[3]
+    if missing:
+        return f'{owner} misses {missing} in the config: add it.'
+    cls: Any = {**frame.f_globals, **frame.f_locals}.get(owner) or frame.f_locals.get('obj_cls')
+    if not inspect.isclass(cls):  # a parent, called by super()
+        cls = next((x for x in type(frame.f_locals.get('self')).__mro__ if x.__name__ == owner),
+                   None)
+    near = nearest(unknown, parameters_of(cls) or ()) if cls else ''
+    return (f'{unknown} is unknown, {owner} has no such parameter' +
+            (f'; {near}: correct it.' if near else ': correct or remove it in the config.'))
+
+
+def frames(error: BaseException) -> List[FrameType]:
+    """The calls that led to an exception, the innermost last."""
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200].rstrip(' .:')

@@ -1,0 +1,169 @@
+"""Mistakes in a config: each as one change of a sound one, refused in a sentence with its key."""
+import argparse
+
+import pytest
+import torch
+from family_builders import family_config
+from mmengine.config import Config
+from running import run_tool
+from tiny import tiny_config
+
+from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.host.config_check import check_values
+from groupdetr_mmdet.host.configs import Options, merge_options
+
+# --cfg-options, and what the sentence names.
+VALUES = {
+    'model.num_query_group=3': 'the nearest name is num_query_groups',
+    'model.num_queries=abc': "model.num_queries='abc' must be an integer",
+    'model.num_queries=None': 'model.num_queries=None must be',
+    'model.num_queries=1.5': 'model.num_queries=1.5 must be',
+    'model.num_queries=True': 'model.num_queries=True must be',
+    'model.num_query_groups=0': 'model.num_query_groups=0 must be',
+    'model.num_query_groups=True': 'model.num_query_groups=True must be',
+    'model.test_cfg.query_group=1.0': 'model.test_cfg.query_group=1.0 must be',
+    'model.test_cfg.query_group=True': 'model.test_cfg.query_group=True must be',
+    'model.test_cfg.max_per_img=0': 'model.test_cfg.max_per_img=0 must be',
+    'model.test_cfg.max_per_img=-1': 'model.test_cfg.max_per_img=-1 must be',
+    'model.test_cfg.max_per_img=abc': 'model.test_cfg.max_per_img',
+    'model.decoder.num_layers=0': 'model.decoder.num_layers=0 must be',
+    'model.bbox_head.embed_dims=48': 'bbox_head.embed_dims',
+    'model.bbox_head.num_classes=0': 'model.bbox_head.num_classes=0 must be',
+    'model.bbox_head.type=GroupConditionalDETRHaed': 'nearest name is GroupConditionalDETRHead',
+    'model.bbox_head.loss_cls.type=FocalLos': 'the nearest name is FocalLoss',
+    'model.bbox_head.loss_cls.gama=2': 'the nearest name is gamma',
+    'model.type=GroupConditionalDETRR': 'the nearest name is GroupConditionalDETR',
+    'model.type=None': 'model.type=None is an unknown type',
+    'model.train_cfg=None': 'model.train_cfg',
+    'model.train_cfg.assigner.type=GroupHungarianAsigner': 'nearest name is GroupHungarianAssig',
+    'model.train_cfg.assigner.type=None': 'model.train_cfg.assigner.type=None is an unknown type',
+    'model.train_cfg.assigner.match_costs=None': 'model.train_cfg.assigner.match_costs',
+    'model.train_cfg.assigner.match_costs=[]': 'model.train_cfg.assigner.match_costs',
+    'model.backbone.depht=50': 'model.backbone.depht',
+    'train_cfg.max_epochs=0': 'train_cfg.max_epochs=0 must be',
+    'train_cfg.max_epoch=3': 'the nearest name is max_epochs',
+    'train_dataloader.batch_size=0': 'train_dataloader.batch_size=0 must be',
+    'train_dataloader.batch_size=two': "train_dataloader.batch_size='two' must be",
+    'train_dataloader.batchsize=2': 'the nearest name is batch_size',
+    'train_dataloader.num_workers=-1': 'train_dataloader.num_workers=-1 must be',
+    'train_dataloader.dataset.pipeline.0.type=LoadImage': 'pipeline[0].type',
+    'train_dataloader.dataset.anno_file=x': 'the nearest name is ann_file',
+    'val_dataloader=None': 'val_dataloader is None and val_cfg is not',
+    'val_evaluator.type=CocoMetrics': 'the nearest name is CocoMetric',
+    'val_evaluator.metrc=bbox': 'the nearest name is metric',
+    'optim_wrapper.optimizer.lr=abc': "optim_wrapper.optimizer.lr='abc' must be a number",
+    'optim_wrapper.optimizer.lr=-1': 'optim_wrapper.optimizer.lr=-1 must be',
+    'optim_wrapper.optimizer.lr=nan': 'optim_wrapper.optimizer.lr=nan must be',
+    'optim_wrapper.optimizer.type=AdamX': 'optim_wrapper.optimizer.type',
+    'optim_wrapper.optimizer.weight_decai=1': 'the nearest name is weight_decay',
+    'optim_wrapper.clip_gard=1': 'the nearest name is clip_grad',
+    'optim_wrapper.dtype=float16': 'train with --amp',
+    'optim_wraper.optimizer.lr=1': 'the nearest name is optim_wrapper',
+    'param_scheduler.0.milestone=3': 'the nearest name is milestones',
+    'default_hooks.logger.intervall=3': 'the nearest name is interval',
+    'default_hooks.logger.type=LogerHook': 'the nearest name is LoggerHook',
+    'visualizer.type=Visualiser': 'the nearest name is Visualizer',
+    'train_cfg.5=3': 'train_cfg.5 is unknown',
+    'param_scheduler.7.gamma=3': '--cfg-options param_scheduler.7.gamma',
+}
+
+BUILT = {  # found when the part is built
+    'model.train_cfg.assigner=None': 'model.train_cfg.assigner',
+    'model.test_cfg.query_group=77': 'model.test_cfg.query_group=77 is not one of the groups',
+    'model.decoder.num_cp=abc': 'num_cp',
+    'model.decoder.num_layer=3': 'the nearest name is num_layers',
+    'model.encoder.layer_cfg.self_attn_cfg.num_heads=7': 'embed_dim must be divisible',
+}
+
+
+@pytest.fixture
+def train(tiny_config_file, tmp_path, capfd):
+    """Run a training that must be refused, and return its last line."""
+
+    def run(*options):
+        status = run_tool('train', tiny_config_file, '--work-dir', tmp_path / 'work', *options)
+        captured = capfd.readouterr()
+        last = captured.err.splitlines()[-1]
+        assert status == 2 and last.startswith('error: '), captured.err
+        assert 'Traceback' not in captured.err and 'Epoch(train)' not in captured.out
+        return last
+
+    return run
+
+
+@pytest.mark.parametrize('option', VALUES)
+def test_a_wrong_value_is_refused_in_a_sentence_with_its_key(tiny_coco, option):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=Options)
+    options = parser.parse_args(['--cfg-options', option]).cfg_options
+    cfg = tiny_config(tiny_coco)
+    with pytest.raises(ConfigError) as error:
+        merge_options(cfg, options)
+        check_values(cfg)
+    assert VALUES[option] in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('option', [*BUILT, 'model.num_query_group=3'])
+def test_a_wrong_value_ends_a_training_before_its_first_step(train, option):
+    assert {**VALUES, **BUILT}[option] in train('--cfg-options', option)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is CUDA')
+def test_mixed_precision_without_a_gpu_is_refused(train):
+    assert 'needs a GPU' in train('--cfg-options', 'optim_wrapper.type=AmpOptimWrapper')
+
+
+def test_a_rate_that_lets_the_loss_explode_ends_in_a_sentence(tiny_config_file, tmp_path, capfd):
+    status = run_tool('train', tiny_config_file, '--work-dir', tmp_path / 'work', '--cfg-options',
+                      'optim_wrapper.optimizer.lr=1e18', 'optim_wrapper.clip_grad=None')
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert status == 2 and last.startswith('error: ') and 'lower optim_wrapper' in last
+
+
+FILES = {
+    'syntax error': ('mine.py', 'model = dict(', 'mine.py is not a config (SyntaxError'),
+    'missing base': ('mine.py', "_base_ = 'nowhere.py'", 'mine.py is not a config'),
+    'failing code': ('mine.py', 'x = 1 / 0', 'mine.py is not a config (ZeroDivisionError'),
+    'missing import': ('mine.py', "custom_imports = dict(imports=['no_such_module'])",
+                       'mine.py is not a config'),
+    'no model': ('mine.py', 'x = 1', 'has no model'),
+    'weights': ('mine.pth', 'PK', 'are CONFIG and CHECKPOINT swapped?'),
+    'picture': ('mine.jpg', 'JFIF', 'mine.jpg is not a config'),
+    'JSON list': ('mine.json', '[1]', 'mine.json is not a config'),
+}
+
+
+@pytest.mark.parametrize('name', FILES)
+@pytest.mark.parametrize('command', ['train', 'test'])
+def test_a_file_that_is_no_config_is_refused(tmp_path, capfd, name, command):
+    file, content, words = FILES[name]
+    (tmp_path / file).write_text(content)
+    others = [tmp_path / file] if command == 'test' else []
+    assert run_tool(command, tmp_path / file, *others, '--work-dir', tmp_path / 'w') == 2
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith('error: ') and words in last
+
+
+def test_an_option_without_value_is_refused(tiny_config_file, capfd):
+    assert run_tool('train', tiny_config_file, '--cfg-options', 'model.num_queries') == 2
+    assert 'model.num_queries is not key=value' in capfd.readouterr().err
+
+
+def test_a_misspelt_part_is_refused(tiny_coco):
+    cfg = tiny_config(tiny_coco)
+    cfg = Config({key.replace('optim_wrapper', 'optim_wraper'): value
+                  for key, value in cfg.items()})
+    with pytest.raises(ConfigError, match='optim_wraper is no part .* optim_wrapper is missing'):
+        check_values(cfg)
+
+
+def test_a_sound_config_passes(tiny_coco):
+    check_values(tiny_config(tiny_coco))
+
+
+def test_dino_with_groups_needs_its_head():
+    cfg = Config(dict(model=family_config('dino')))
+    check_values(cfg)
+    cfg.model.bbox_head.type = 'DINOHead'
+    with pytest.raises(ConfigError, match='GroupDINOHead'):
+        check_values(cfg)
