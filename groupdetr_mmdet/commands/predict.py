@@ -11,12 +11,13 @@ import torch
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from rich.progress import track
 
+from ..analysis.agreement import add_agreement
 from ..analysis.group_metrics import query_group
 from ..deploy.inference import CocoIds, Inferencer, find_images, find_labels, keep
 from ..errors import ConfigError
 from ..host.configs import Options
 from ..host.files import write_atomically
-from ..host.preflight import check_output
+from ..host.preflight import check_groups, check_output
 from .common import load_inference_config
 
 # What OpenCV reads and, in color, also writes.
@@ -41,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--query-group', type=query_group, metavar='I',
                         help='group of queries to use, instead of model.test_cfg.query_group; '
                         'best: the one that tools/test.py --all-groups found')
+    parser.add_argument(
+        '--all-groups', action='store_true',
+        help='say of each object how many groups of queries found it, and the spread of its box '
+        'and score among them')
     parser.add_argument('--ann-file', help='COCO annotations that say the ids of these images and '
                         'of the categories')
     parser.add_argument('--no-vis', action='store_true', help='draw no pictures')
@@ -84,13 +89,21 @@ def main(args: argparse.Namespace) -> None:
     pictures = {} if args.no_vis else picture_names(paths, out / 'vis')
     for path in (out / 'results.json', *pictures.values()):
         check_output('--out', path)
-    inferencer = Inferencer(load_inference_config(args), args.checkpoint, args.device)
+    cfg = load_inference_config(args)
+    if args.all_groups:
+        check_groups('--all-groups', cfg.model)
+        cfg.merge_from_dict({'model.test_cfg.each_group': True})
+    inferencer = Inferencer(cfg, args.checkpoint, args.device)
     labels = find_labels(args.classes, inferencer.classes)
     ids = CocoIds(inferencer.classes, paths, args.ann_file)
     batches = [paths[i:i + args.batch_size] for i in range(0, len(paths), args.batch_size)]
     for batch in track(batches, description='Detecting'):
         for path, sample in inferencer.detect(batch):
             sample.pred_instances = keep(sample.pred_instances, args.score_thr, labels)
+            if args.all_groups:
+                add_agreement(sample.pred_instances,
+                              keep(sample.group_instances, args.score_thr, labels),
+                              inferencer.model.num_query_groups)
             results += ids.results(path, sample.pred_instances)
             if not args.no_vis:
                 inferencer.draw(path, sample, pictures[path])

@@ -5,6 +5,7 @@ import json
 import os.path as osp
 import re
 import warnings
+from math import isnan
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -131,12 +132,21 @@ class Inferencer(DetInferencer):
             return None
 
     def draw(self, path: str, sample: DetDataSample, out_file: str) -> None:
-        """Draw detections into a copy of their image."""
+        """Draw detections into a copy of their image, and how many groups found each."""
         with warnings.catch_warnings():  # of boxes that end at the border of the image
             warnings.filterwarnings('ignore', 'Warning: The .* is out of bounds')
             self.visualizer.add_datasample(
                 path, mmcv.imread(path, channel_order='rgb'), sample, draw_gt=False,
-                pred_score_thr=0, out_file=out_file)
+                pred_score_thr=0)
+            found = sample.pred_instances
+            if 'found_by' in found and len(found):
+                num_groups = found.group_scores.size(1)
+                self.visualizer.draw_texts(
+                    [f'{n}/{num_groups} groups' for n in found.found_by.tolist()],
+                    found.bboxes.cpu()[:, [0, 3]], font_sizes=10, colors='w',
+                    vertical_alignments='bottom',
+                    bboxes=dict(facecolor='black', alpha=0.6, pad=1, edgecolor='none'))
+        mmcv.imwrite(self.visualizer.get_image()[..., ::-1], out_file)
 
 
 def keep(instances: InstanceData, score_thr: float, labels: Sequence[int]) -> InstanceData:
@@ -206,12 +216,24 @@ class CocoIds:
                 [categories[name] for name in classes])
 
     def results(self, path: str, instances: InstanceData) -> List[Dict[str, Any]]:
-        """Detections of an image, boxes as (x, y, width, height) in pixels."""
+        """Detections of an image, boxes as (x, y, width, height) in pixels.
+
+        What the groups think of each is in it where ``instances`` has it, see
+        :func:`~groupdetr_mmdet.analysis.agreement.add_agreement`; null stands for a group that
+        did not find the object.
+        """
         boxes = instances.bboxes.cpu()
         boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist()
-        return [
+        results = [
             dict(image_id=self.images[path], category_id=self.categories[label], bbox=box,
                  score=score, file_name=Path(path).name)
             for box, label, score in zip(boxes, instances.labels.tolist(),
                                          instances.scores.tolist())
         ]
+        for name in [x for x in ('found_by', 'score_std', 'box_std') if x in instances]:
+            for result, value in zip(results, instances[name].tolist()):
+                result[name] = value
+        if 'group_scores' in instances:
+            for result, scores in zip(results, instances.group_scores.tolist()):
+                result['group_scores'] = [None if isnan(score) else score for score in scores]
+        return results

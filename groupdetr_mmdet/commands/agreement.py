@@ -1,0 +1,79 @@
+"""Measure whether agreement among the groups tells right detections from wrong ones better than
+the score: reads what `groupdetr predict --all-groups --ann-file ANN_FILE` wrote, and draws it."""
+import argparse
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any, Dict, List
+
+import numpy as np
+from pycocotools.coco import COCO
+from terminaltables import AsciiTable
+
+from ..analysis.agreement import draw_agreement, is_correct, measure_agreement
+from ..errors import ConfigError
+from ..host.preflight import check_output, check_path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('results', metavar='RESULTS',
+                        help='results.json of groupdetr predict --all-groups')
+    parser.add_argument('ann_file', metavar='ANN_FILE', help='COCO annotations of its images')
+    parser.add_argument('--out', metavar='FILE',
+                        help='picture to write (default: agreement.png beside RESULTS)')
+
+
+def read_results(path: str, coco: COCO) -> List[Dict[str, Any]]:
+    """Read results with agreement, of the images of the annotations.
+
+    Raises:
+        ConfigError: If the file is something else.
+    """
+    check_path('RESULTS', path)
+    try:
+        results = json.loads(Path(path).read_text())
+        images = {result['image_id'] for result in results if result['group_scores']}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ConfigError(f'RESULTS {path} does not say what the groups found ({error!r}): write '
+                          'it by groupdetr predict --all-groups.') from error
+    unknown = images - set(coco.getImgIds())
+    if unknown:
+        raise ConfigError(f'RESULTS {path} has image_id={unknown.pop()}, which ANN_FILE has not: '
+                          'give groupdetr predict the same --ann-file.')
+    if not results:
+        raise ConfigError(f'RESULTS {path} has no detection: predict with a lower --score-thr.')
+    return results
+
+
+def read_annotations(path: str) -> COCO:
+    check_path('ANN_FILE', path)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+            coco = COCO(path)
+        coco.dataset['images'], coco.dataset['annotations']
+    except (ValueError, KeyError, TypeError, AssertionError, OSError) as error:
+        raise ConfigError(f'ANN_FILE {path} is not in COCO format ({error!r}): name a file with '
+                          'images, annotations and categories.') from error
+    return coco
+
+
+def main(args: argparse.Namespace) -> None:
+    out = args.out or str(Path(args.results).with_name('agreement.png'))
+    check_output('--out', out)
+    coco = read_annotations(args.ann_file)
+    results = read_results(args.results, coco)
+    correct, counts = is_correct(results, coco)
+    if len(np.unique(correct[counts])) < 2:
+        raise ConfigError(f'RESULTS {args.results} has no right detections or no wrong ones: '
+                          'there is nothing to tell apart; predict with another --score-thr.')
+    measured = measure_agreement(results, coco)
+    rows = [['certainty', 'AUROC', 'gain over the score, 95 %', 'calibration error']]
+    for certainty in measured:
+        low, high = certainty.gain
+        rows.append([certainty.name, f'{certainty.auroc:.3f}', f'{low:+.3f} to {high:+.3f}',
+                     f'{certainty.calibration_error:.3f}'])
+    print(f'{correct[counts].sum()} of {counts.sum()} detections are right')
+    print(AsciiTable(rows).table)
+    draw_agreement(measured).savefig(out, dpi=110)
+    print(f'Wrote {out}')
