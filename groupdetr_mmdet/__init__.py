@@ -14,8 +14,11 @@ from .conditional import (GroupConditionalDETR, GroupConditionalDETRHead,
                           GroupConditionalDetrTransformerDecoder,
                           GroupConditionalDetrTransformerDecoderLayer)
 from .dab import GroupDABDETR, GroupDABDETRHead
+from .dab_deformable import (DABDeformableDETR, GroupDABDeformableDETR,
+                             GroupDABDeformableDETRHead)
 from .deformable import GroupDeformableDETR, GroupDeformableDETRHead
 from .dino import GroupDINO, GroupDINOHead
+from .dn_detr import GroupDNDETR, GroupDNDETRHead
 from .group_queries import GroupQueries
 from .host.backbones import DC5ResNet, EndingMobileNetV2
 from .host.data import CheckedCocoDataset
@@ -25,11 +28,13 @@ from .host.run_checks import RunCheckHook
 from .version import __version__
 
 __all__ = [
-    'AtomicCheckpointHook', 'CheckedCocoDataset', 'CheckedLoadImageFromFile', 'DC5ResNet',
-    'EndingMobileNetV2', 'GroupCocoMetric', 'GroupConditionalDETR', 'GroupConditionalDETRHead',
+    'AtomicCheckpointHook', 'CheckedCocoDataset', 'CheckedLoadImageFromFile',
+    'DABDeformableDETR', 'DC5ResNet', 'EndingMobileNetV2', 'GroupCocoMetric',
+    'GroupConditionalDETR', 'GroupConditionalDETRHead',
     'GroupConditionalDetrTransformerDecoder',
     'GroupConditionalDetrTransformerDecoderLayer', 'GroupDABDETR', 'GroupDABDETRHead',
-    'GroupDINO', 'GroupDINOHead', 'GroupDeformableDETR', 'GroupDeformableDETRHead',
+    'GroupDABDeformableDETR', 'GroupDABDeformableDETRHead', 'GroupDINO', 'GroupDINOHead',
+    'GroupDNDETR', 'GroupDNDETRHead', 'GroupDeformableDETR', 'GroupDeformableDETRHead',
     'GroupHungarianAssigner', 'GroupQueries', 'MatchingStabilityHook',
     'OneToManyHungarianAssigner', 'OtherClassesHook', 'PyTorchDefaultInit', 'RunCheckHook',
     '__version__'

@@ -63,12 +63,7 @@ class GroupCriterion(DETRHead):
             f'{type(self).__name__} takes no batch_gt_instances_ignore.'
         losses = self.set_losses(all_layers_cls_scores, all_layers_bbox_preds, batch_gt_instances,
                                  batch_img_metas)
-        last = len(all_layers_cls_scores) - 1
-        by_layer = {name: values.unbind() for name, values in losses.items()}
-        return {
-            name if layer == last else f'd{layer}.{name}': values[layer]
-            for layer in (last, *range(last)) for name, values in by_layer.items()
-        }
+        return name_layers(losses)
 
     def loss_by_feat_single(self, cls_scores: Tensor, bbox_preds: Tensor,
                             batch_gt_instances: InstanceList,
@@ -201,6 +196,24 @@ class GroupCriterion(DETRHead):
             bbox_cxcywh_to_xyxy(preds) * scales, targets, reduction_override='none')
         num_layers = len(bbox_preds)
         return loss_bbox.view(num_layers, -1).sum(1), loss_iou.view(num_layers, -1).sum(1)
+
+
+def name_layers(losses: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """Name the losses of each layer as mmdet does.
+
+    Args:
+        losses (dict[str, Tensor]): Each of shape (num_layers, ).
+
+    Returns:
+        dict[str, Tensor]: Scalars, ``loss_cls``, ... of the last layer and ``d0.loss_cls``, ... of
+        the layers before it.
+    """
+    by_layer = {name: values.unbind() for name, values in losses.items()}
+    last = len(next(iter(by_layer.values()))) - 1
+    return {
+        name if layer == last else f'd{layer}.{name}': values[layer]
+        for layer in (last, *range(last)) for name, values in by_layer.items()
+    }
 
 
 def focal_loss_sums(logits: Tensor, rows: Tensor, labels: Tensor, alpha: float,

@@ -1,11 +1,11 @@
 """DINO with groups of queries."""
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from mmdet.models.dense_heads import DINOHead
 from mmdet.models.detectors import DINO
-from mmdet.models.layers import MLP
+from mmdet.models.layers import MLP, DinoTransformerDecoder
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.utils import InstanceList
@@ -36,16 +36,10 @@ class GroupDINOHead(DINOHead, GroupCriterion):
             tuple[Tensor, Tensor, Tensor, Tensor]: Logits and boxes of the matching part, then of
             the denoising part, each group after group.
         """
-        num_layers, batch_size, num_rows, _ = all_layers_cls_scores.shape
-        num_denoising = dn_meta['num_denoising_queries']
-        num_groups = 1
-        if self.assigner.num_queries is not None:
-            num_groups = count_groups(num_rows - num_denoising, self.assigner.num_queries)
-        folded = (x.reshape(num_layers, batch_size * num_groups, num_rows // num_groups, -1)
-                  for x in (all_layers_cls_scores, all_layers_bbox_preds))
-        parts = super().split_outputs(
-            *folded, dict(dn_meta, num_denoising_queries=num_denoising // num_groups))
-        return tuple(x.reshape(num_layers, batch_size, -1, x.size(-1)) for x in parts)
+        (matching_scores, dn_scores), (matching_boxes, dn_boxes) = (
+            split_denoising(x, dn_meta['num_denoising_queries'], self.assigner.num_queries)
+            for x in (all_layers_cls_scores, all_layers_bbox_preds))
+        return matching_scores, matching_boxes, dn_scores, dn_boxes
 
     def loss_dn(self, all_layers_denoising_cls_scores: Tensor,
                 all_layers_denoising_bbox_preds: Tensor, batch_gt_instances: InstanceList,
@@ -74,11 +68,30 @@ class GroupDINOHead(DINOHead, GroupCriterion):
         return tuple(losses.values())
 
 
+def split_denoising(outputs: Tensor, num_denoising: int,
+                    num_queries: Optional[int]) -> Tuple[Tensor, Tensor]:
+    """Take the denoising queries out of groups whose rows are ``[denoising | matching]``.
+
+    Args:
+        outputs (Tensor): Logits or boxes, shape (num_layers, bs, num_rows, dim).
+        num_denoising (int): Denoising queries of all groups together.
+        num_queries (int, optional): Matching queries of a group; None: there is one group.
+
+    Returns:
+        tuple[Tensor, Tensor]: The matching part and the denoising part, each group after group.
+    """
+    num_matching = outputs.size(2) - num_denoising
+    num_groups = 1 if num_queries is None else count_groups(num_matching, num_queries)
+    groups = outputs.unflatten(2, (num_groups, -1))  # (num_layers, bs, K, rows of a group, dim)
+    first = num_denoising // num_groups
+    return groups[..., first:, :].flatten(2, 3), groups[..., :first, :].flatten(2, 3)
+
+
 def denoising_pairs(cls_scores: Tensor, num_gts: Sequence[int], num_groups: int) -> MatchedPairs:
     """Pair denoising queries with the ground truth that they were made from.
 
     A denoising group has one positive query for each box, padded to the image with the most
-    boxes, and then as many negative ones.
+    boxes, and then, in DINO, as many negative ones.
 
     Args:
         cls_scores (Tensor): Logits, shape (num_layers, bs, num_rows, C).
@@ -100,6 +113,13 @@ def denoising_pairs(cls_scores: Tensor, num_gts: Sequence[int], num_groups: int)
     return MatchedPairs(*torch.from_numpy(np.stack([rows, gts])).to(cls_scores.device))
 
 
+def fit_ref_point_head(decoder: DinoTransformerDecoder) -> None:
+    """Let a decoder of DINO have any width, in place; mmdet's fits 256 channels alone."""
+    width = decoder.embed_dims
+    if decoder.ref_point_head.layers[0].in_features != 4 * SINE_FEATURES:
+        decoder.ref_point_head = MLP(4 * SINE_FEATURES, width, width, 2)
+
+
 @MODELS.register_module()
 class GroupDINO(GroupDeformableDETR, DINO):
     """DINO trained with groups of queries.
@@ -115,9 +135,7 @@ class GroupDINO(GroupDeformableDETR, DINO):
 
     def _init_layers(self) -> None:
         super()._init_layers()
-        width = self.embed_dims
-        if self.decoder.ref_point_head.layers[0].in_features == 2 * width:  # fits 256 alone
-            self.decoder.ref_point_head = MLP(4 * SINE_FEATURES, width, width, 2)
+        fit_ref_point_head(self.decoder)
 
     def init_weights(self) -> None:
         """Initialize every group as the stock detector is initialized."""

@@ -9,6 +9,12 @@ from running import free_port
 from torch.nn.parallel import DistributedDataParallel
 
 SIZES = ((64, 96), (64, 96))
+EXACT = dict(label_noise_scale=0., box_noise_scale=0., group_cfg=dict(dynamic=False, num_groups=2))
+
+
+def config_of(family):
+    config = family_config(family)
+    return dict(config, dn_cfg=EXACT) if family == 'dn' else config
 
 
 def step(model, inputs, samples):
@@ -20,7 +26,7 @@ def step(model, inputs, samples):
 def train_rank(rank, port, family, num_gts, groups_at_once, folder):
     torch.set_num_threads(1)
     dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', world_size=2, rank=rank)
-    config = family_config(family)
+    config = config_of(family)
     config['train_cfg']['groups_at_once'] = groups_at_once
     model = DistributedDataParallel(build(config))  # no find_unused_parameters
     inputs, samples = make_batch(SIZES, num_gts)
@@ -34,12 +40,13 @@ def train_rank(rank, port, family, num_gts, groups_at_once, folder):
 @pytest.mark.parametrize('family, num_gts, groups_at_once', [
     ('conditional', (5, 1), None), ('conditional', (3, 0), None), ('conditional', (3, 0), 2),
     ('dab', (5, 1), None), ('refine', (3, 0), None), ('two_stage', (5, 1), None),
-    ('two_stage', (5, 1), 1)])
+    ('two_stage', (5, 1), 1), ('dn', (2, 2), None), ('dn', (2, 2), 2),
+    ('dab_deformable', (3, 0), None)])
 def test_two_processes_equal_one_on_the_joined_batch(family, num_gts, groups_at_once, tmp_path):
     mp.spawn(train_rank, args=(free_port(), family, num_gts, groups_at_once, str(tmp_path)),
              nprocs=2)
     ranks = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
-    model = build(family_config(family))
+    model = build(config_of(family))
     losses = step(model, *make_batch(SIZES, num_gts))
     for name, value in losses.items():
         mean = (ranks[0][0][name] + ranks[1][0][name]) / 2

@@ -6,7 +6,7 @@ from typing import List, Optional
 import pytest
 import torch
 from builders import build, make_batch
-from family_builders import FAMILIES, ONE_WIDTH, family_config
+from family_builders import FAMILIES, ONE_WIDTH, STOCK, family_config
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from mmdet.models.layers import CdnQueryGenerator
 from mmdet.models.layers.transformer.utils import ConditionalAttention
@@ -147,6 +147,7 @@ def pair(family):
     return model, stock
 
 
+@pytest.mark.parametrize('family', STOCK)
 def test_one_group_is_the_stock_detector(pair):
     model, stock = pair
     shapes = [{name: x.shape for name, x in m.state_dict().items()} for m in pair]
@@ -169,6 +170,7 @@ def test_one_group_is_the_stock_detector(pair):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize('family', STOCK)
 @pytest.mark.parametrize('group', [0, 2])
 def test_inference_is_that_of_the_stock_detector_with_a_group(family, group):
     width = ONE_WIDTH.get(family, 32)
@@ -185,6 +187,7 @@ def test_inference_is_that_of_the_stock_detector_with_a_group(family, group):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize('family', STOCK)
 def test_a_stock_checkpoint_loads_into_every_group(family):
     """Its numbers, where no noise is asked for."""
     width = ONE_WIDTH.get(family, 32)

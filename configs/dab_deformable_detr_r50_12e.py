@@ -1,0 +1,3 @@
+_base_ = 'group_dab_deformable_detr_r50_12e.py'
+# The baseline without groups: DAB-Deformable-DETR.
+model = dict(num_query_groups=1)

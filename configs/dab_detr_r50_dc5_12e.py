@@ -1,0 +1,3 @@
+_base_ = 'group_dab_detr_r50_dc5_12e.py'
+# The baseline without groups: DAB-DETR-DC5.
+model = dict(num_query_groups=1)

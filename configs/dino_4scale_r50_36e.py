@@ -1,0 +1,3 @@
+_base_ = 'group_dino_4scale_r50_36e.py'
+# The baseline without groups: DINO.
+model = dict(num_query_groups=1)

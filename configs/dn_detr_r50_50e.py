@@ -1,0 +1,3 @@
+_base_ = 'group_dn_detr_r50_50e.py'
+# The baseline without groups: DN-DETR.
+model = dict(num_query_groups=1)

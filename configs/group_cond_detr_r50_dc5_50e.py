@@ -1,0 +1,3 @@
+_base_ = 'group_cond_detr_r50_50e.py'
+# DC5: the last stage is dilated instead of strided, so that the memory has stride 16.
+model = dict(backbone=dict(type='DC5ResNet'))

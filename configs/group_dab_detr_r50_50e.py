@@ -1,0 +1,4 @@
+_base_ = [
+    '_base_/models/group_dab_detr_r50.py', '_base_/datasets/coco_detr.py',
+    '_base_/schedules/detr_50e.py', '_base_/default_runtime.py'
+]

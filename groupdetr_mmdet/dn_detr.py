@@ -1,0 +1,228 @@
+"""DN-DETR with groups of queries; without groups it is DN-DETR, which mmdet does not have."""
+from typing import Dict, List, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.dense_heads import DABDETRHead
+from mmdet.models.layers import CdnQueryGenerator, inverse_sigmoid
+from mmdet.registry import MODELS
+from mmdet.structures import OptSampleList, SampleList
+from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
+from mmdet.utils import InstanceList, OptConfigType
+from torch import Tensor, nn
+
+from .assigner import MatchedPairs
+from .criterion import GroupCriterion, name_layers
+from .dab import GroupDABDETR
+from .dino import denoising_pairs, split_denoising
+from .groups import fold_groups, unfold_groups
+
+
+class DnQueryGenerator(CdnQueryGenerator):
+    """Denoising queries of DN-DETR: DINO's, positives alone, with the noise of its authors' code.
+
+    A content query is the embedding of a label with one channel more, 1 in a denoising query and
+    0 in a matching query, whose label is the one after the last class.
+
+    Args:
+        label_noise_scale (float): Share of the labels that a random class replaces. Defaults to
+            0.2.
+        box_noise_scale (float): Noise relative to a box: its center moves by up to half of its
+            size times this, its size changes by up to its size times this. Defaults to 0.4.
+        kwargs: As for ``CdnQueryGenerator``. The authors' code makes five denoising groups,
+            ``group_cfg=dict(dynamic=False, num_groups=5)``; dynamic ones, as in the Group DETR
+            paper, are as many as ``num_dn_queries`` allow.
+    """
+
+    def __init__(self, *, label_noise_scale: float = .2, box_noise_scale: float = .4,
+                 **kwargs) -> None:
+        super().__init__(
+            label_noise_scale=label_noise_scale, box_noise_scale=box_noise_scale, **kwargs)
+        self.label_embedding = nn.Embedding(self.num_classes + 1, self.embed_dims - 1)
+
+    def __call__(self, batch_data_samples: SampleList) -> Tuple[Tensor, Tensor, Tensor, dict]:
+        """Make the denoising queries of one group of queries.
+
+        Args:
+            batch_data_samples (list[DetDataSample]): With ``gt_instances``.
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor, dict]: As of ``CdnQueryGenerator``: content queries,
+            shape (bs, num_dn, dim), anchors before the sigmoid, cxcywh, shape (bs, num_dn, 4),
+            the mask of a group, True where a query may not look, shape (num_dn + N, num_dn + N),
+            and ``num_denoising_queries`` and ``num_denoising_groups``.
+        """
+        query, anchors, mask, meta = super().__call__(batch_data_samples)
+        most = max(len(sample.gt_instances) for sample in batch_data_samples)
+        rows = torch.arange(len(mask), device=mask.device)
+        # Rows of a denoising group are [positives | negatives], then come the matching queries.
+        kept = rows[(rows >= query.size(1)) | (rows % max(1, 2 * most) < most)]
+        positives = kept[:len(kept) - self.num_matching_queries]
+        return query[:, positives], anchors[:, positives], mask[kept][:, kept], dict(
+            meta, num_denoising_queries=len(positives))
+
+    def matching_query(self) -> Tensor:
+        """Return the content of every matching query, shape (dim, )."""
+        return F.pad(self.label_embedding.weight[self.num_classes], (0, 1))
+
+    def generate_dn_label_query(self, gt_labels: Tensor, num_groups: int) -> Tensor:
+        """Embed labels, some of which are random ones.
+
+        Args:
+            gt_labels (Tensor): Labels of all images, shape (G, ).
+            num_groups (int): Number of denoising groups.
+
+        Returns:
+            Tensor: Content queries, shape (2 * num_groups * G, dim).
+        """
+        labels = gt_labels.repeat(2 * num_groups)
+        is_noisy = torch.rand(labels.shape, device=labels.device) < self.label_noise_scale
+        labels = torch.where(is_noisy, torch.randint_like(labels, self.num_classes), labels)
+        return F.pad(self.label_embedding(labels), (0, 1), value=1.)
+
+    def generate_dn_bbox_query(self, gt_bboxes: Tensor, num_groups: int) -> Tensor:
+        """Move and scale boxes.
+
+        Args:
+            gt_bboxes (Tensor): Boxes of all images, normalized xyxy, shape (G, 4).
+            num_groups (int): Number of denoising groups.
+
+        Returns:
+            Tensor: Anchors before the sigmoid, cxcywh, shape (2 * num_groups * G, 4).
+        """
+        boxes = bbox_xyxy_to_cxcywh(gt_bboxes).repeat(2 * num_groups, 1)
+        sizes = torch.cat([boxes[:, 2:] / 2, boxes[:, 2:]], 1)
+        noise = self.box_noise_scale * (2 * torch.rand_like(boxes) - 1)
+        return inverse_sigmoid((boxes + noise * sizes).clamp(0, 1), eps=1e-3)
+
+
+@MODELS.register_module()
+class GroupDNDETRHead(DABDETRHead, GroupCriterion):
+    """``DABDETRHead`` that supervises K groups, each with denoising queries."""
+
+    def loss(self, hidden_states: Tensor, references: Tensor, batch_data_samples: SampleList,
+             dn_meta: Optional[Dict[str, int]] = None) -> Dict[str, Tensor]:
+        """Compute the losses of matching and denoising queries.
+
+        Args:
+            hidden_states (Tensor): Shape (num_layers, bs, num_rows, dim).
+            references (Tensor): Anchors of each layer, normalized cxcywh, shape
+                (num_layers, bs, num_rows, 4).
+            batch_data_samples (list[DetDataSample]): With ``gt_instances``.
+            dn_meta (dict, optional): ``num_denoising_queries`` and ``num_denoising_groups`` of
+                all groups of queries together.
+
+        Returns:
+            dict[str, Tensor]: As of :class:`GroupCriterion`, and the same of the denoising
+            queries (``dn_loss_cls``, ``d0.dn_loss_cls``, ...).
+        """
+        if dn_meta is None:
+            return super().loss(hidden_states, references, batch_data_samples)
+        gts = [sample.gt_instances for sample in batch_data_samples]
+        metas = [sample.metainfo for sample in batch_data_samples]
+        matching, denoising = zip(*(
+            split_denoising(x, dn_meta['num_denoising_queries'], self.assigner.num_queries)
+            for x in self(hidden_states, references)))
+        losses = self.loss_by_feat(*matching, gts, metas)
+        dn_losses = self.loss_dn(*denoising, gts, metas, dn_meta['num_denoising_groups'])
+        return dict(losses, **name_layers(dn_losses))
+
+    def loss_dn(self, cls_scores: Tensor, bbox_preds: Tensor, batch_gt_instances: InstanceList,
+                batch_img_metas: List[dict], num_groups: int) -> Dict[str, Tensor]:
+        """Supervise the denoising queries, without the rows that pad images of fewer boxes.
+
+        Args:
+            cls_scores (Tensor): Logits, shape (num_layers, bs, num_rows, C).
+            bbox_preds (Tensor): Boxes, normalized cxcywh, shape (num_layers, bs, num_rows, 4).
+            batch_gt_instances (list[InstanceData]): Each image's ``labels`` and ``bboxes``, xyxy
+                in pixels.
+            batch_img_metas (list[dict]): Each image's information, with ``img_shape``.
+            num_groups (int): Denoising groups of all groups of queries together.
+
+        Returns:
+            dict[str, Tensor]: ``dn_loss_cls``, ``dn_loss_bbox`` and ``dn_loss_iou``, each
+            (num_layers, ).
+        """
+        pairs = denoising_pairs(cls_scores, [len(gts) for gts in batch_gt_instances], num_groups)
+        cls_scores, bbox_preds = (x.flatten(0, 2)[pairs.rows][:, None]  # (num_layers, 1, rows, C)
+                                  for x in (cls_scores, bbox_preds))
+        every_row = torch.arange(pairs.rows.numel(), device=pairs.rows.device)
+        losses = self.pair_losses(
+            cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
+            MatchedPairs(every_row.view_as(pairs.rows), pairs.gts), num_groups)
+        return {f'dn_{name}': values for name, values in losses.items()}
+
+
+@MODELS.register_module()
+class GroupDNDETR(GroupDABDETR):
+    """DN-DETR (arXiv:2203.01305): DAB-DETR with denoising queries, trained with groups of queries.
+
+    Every group has denoising queries of its own noise; the rows of a group are
+    ``[denoising | matching]``, as in :class:`GroupDINO`.
+
+    Args:
+        dn_cfg (dict, optional): Arguments of :class:`DnQueryGenerator`. None: no denoising,
+            which is DAB-DETR.
+        kwargs: As for :class:`GroupDABDETR`.
+    """
+
+    def __init__(self, *, dn_cfg: OptConfigType = None, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.dn_query_generator = None
+        if dn_cfg is not None:
+            self.dn_query_generator = DnQueryGenerator(
+                num_classes=self.bbox_head.num_classes, embed_dims=self.embed_dims,
+                num_matching_queries=self.group_size, **dn_cfg)
+
+    def pre_transformer(self, img_feats: Tuple[Tensor],
+                        batch_data_samples: OptSampleList = None) -> Tuple[Dict, Dict]:
+        """Hand the ground truth on to the decoder; arguments as for the stock detector."""
+        encoder_inputs, decoder_inputs = super().pre_transformer(img_feats, batch_data_samples)
+        return encoder_inputs, dict(decoder_inputs, batch_data_samples=batch_data_samples)
+
+    def forward_decoder(self, query: Tensor, query_pos: Tensor, memory: Tensor,
+                        memory_mask: Tensor, memory_pos: Tensor,
+                        batch_data_samples: OptSampleList) -> Dict:
+        """Decode, in training with denoising queries in front of those of each group.
+
+        Args:
+            query (Tensor): Content queries, shape (bs, K * N, dim).
+            query_pos (Tensor): Anchors before the sigmoid, shape (bs, K * N, 4).
+            memory (Tensor): Shape (bs, num_keys, dim).
+            memory_mask (Tensor): True at padding, shape (bs, num_keys).
+            memory_pos (Tensor): Positional encoding of the memory, shape (bs, num_keys, dim).
+            batch_data_samples (list[DetDataSample]): In training with ``gt_instances``.
+
+        Returns:
+            dict: Inputs of the head: ``hidden_states``, ``references`` and, where there are
+            denoising queries, ``dn_meta``.
+        """
+        mask, head_inputs = None, {}
+        if self.dn_query_generator is not None:
+            query = query + self.dn_query_generator.matching_query()
+            if self.training:
+                query, query_pos, mask, dn_meta = self.add_denoising(
+                    query, query_pos, batch_data_samples)
+                head_inputs['dn_meta'] = dn_meta
+        hidden_states, references = self.decoder(
+            query=query, key=memory, query_pos=query_pos, key_pos=memory_pos,
+            key_padding_mask=memory_mask, self_attn_masks=mask,
+            reg_branches=self.bbox_head.fc_reg)
+        return dict(head_inputs, hidden_states=hidden_states, references=references)
+
+    def add_denoising(self, query: Tensor, query_pos: Tensor,
+                      samples: SampleList) -> Tuple[Tensor, Tensor, Tensor, Dict[str, int]]:
+        """Put denoising queries in front of those of each group.
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor, dict]: The queries, the mask of one group, and what
+            :class:`DnQueryGenerator` counts, of all groups together.
+        """
+        groups = [self.dn_query_generator(samples) for _ in self.decoded_groups]
+        queries, anchors, masks, metas = zip(*groups)
+        rows = []
+        for dn, matching in ((queries, query), (anchors, query_pos)):
+            dn = torch.stack(dn, 1).flatten(0, 1)  # (bs * K, num_dn, dim)
+            joined = torch.cat([dn, fold_groups(matching, self.group_size)], 1)
+            rows.append(unfold_groups(joined, len(samples)))
+        return *rows, masks[0], {name: len(groups) * n for name, n in metas[0].items()}
