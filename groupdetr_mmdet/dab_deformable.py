@@ -63,7 +63,7 @@ class DABDeformableDETR(DeformableDETR):
             normalized cxcywh, shape (bs, num_queries, 4), and ``memory``; the inputs of the head
             that there are in two stages alone.
         """
-        rows = self.query_embedding.weight.expand(len(memory), -1, -1)
+        rows = self.query_embedding.weight.expand(memory.size(0), -1, -1)
         query, anchors = rows.split([self.embed_dims, 4], -1)
         head_inputs = dict(enc_outputs_class=None, enc_outputs_coord=None) if self.training else {}
         return dict(query=query, reference_points=anchors.sigmoid(), memory=memory), head_inputs

@@ -137,7 +137,7 @@ class GroupDNDETRHead(DABDETRHead, GroupCriterion):
             batch_gt_instances (list[InstanceData]): Each image's ``labels`` and ``bboxes``, xyxy
                 in pixels.
             batch_img_metas (list[dict]): Each image's information, with ``img_shape``.
-            num_groups (int): Denoising groups of all groups of queries together.
+            num_groups (int): Denoising groups of all groups of queries that are given.
 
         Returns:
             dict[str, Tensor]: ``dn_loss_cls``, ``dn_loss_bbox`` and ``dn_loss_iou``, each
@@ -149,7 +149,8 @@ class GroupDNDETRHead(DABDETRHead, GroupCriterion):
         every_row = torch.arange(pairs.rows.numel(), device=pairs.rows.device)
         losses = self.pair_losses(
             cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
-            MatchedPairs(every_row.view_as(pairs.rows), pairs.gts), num_groups)
+            MatchedPairs(every_row.view_as(pairs.rows), pairs.gts),
+            self.turn.in_all_turns(num_groups))
         return {f'dn_{name}': values for name, values in losses.items()}
 
 

@@ -10,8 +10,8 @@ STOCK = dict(
     deformable='DeformableDETR', refine='DeformableDETR', two_stage='DeformableDETR',
     tied_two_stage='DeformableDETR', dab_deformable='DABDeformableDETR', dino='DINO')
 GROUP = {family: f'Group{stock}' for family, stock in STOCK.items()}
-GROUP.update(dn='GroupDNDETR', dn_off='GroupDNDETR')
-FAMILIES = tuple(GROUP)
+GROUP.update(dn='GroupDNDETR', dn_off='GroupDNDETR')  # off: without denoising, it is DAB-DETR
+FAMILIES = tuple(x for x in GROUP if x != 'dn_off')
 # mmdet hard-codes 128 sine features a coordinate in these, so that their stock form is this wide
 ONE_WIDTH = dict(conditional=256, two_stage=256, tied_two_stage=256, dino=256)
 
