@@ -12,9 +12,10 @@ import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from mmengine.utils.dl_utils import collect_env
 
+from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..errors import ConfigError
 from ..group_queries import GroupQueries
 from ..host.files import write_atomically
@@ -41,7 +42,8 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
         work_dir (Path): Its work directory.
         compare (Sequence[Path]): Work directories of others, the baseline first.
         labels (Sequence[str]): Names of ``compare``, and then of this one.
-        checkpoint (str, optional): Weights. Defaults to the last ones of ``work_dir``.
+        checkpoint (str, optional): Weights, 'best' or 'last'. Defaults to the best ones of
+            ``work_dir``, or to the last ones where none were kept as best.
         out_file (Path, optional): Defaults to ``report.html`` in ``work_dir``.
 
     Returns:
@@ -59,13 +61,14 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
     check_output('--out', out_file)
     runs = [read_run(*x) for x in zip(folders, labels or [None] * len(folders))]
     header, rows = comparison(runs)
-    checkpoint = checkpoint or last_checkpoint(work_dir)
+    checkpoint = find_checkpoint(checkpoint, work_dir) if checkpoint else latest(work_dir)
     cfg = read_config(work_dir)
     runner, record = evaluate(cfg, checkpoint, work_dir)
     page = jinja2.Template(TEMPLATE.read_text(), autoescape=True).render(
         title=f'{cfg.model.type}: {runs[-1].label}',
         subtitle=f'{runner.model.num_query_groups} groups of {cfg.model.num_queries} queries, '
-        f'{len(runner.test_dataloader.dataset)} test images, weights {Path(checkpoint).name}',
+        f'{len(runner.test_dataloader.dataset)} test images, weights '
+        f'{describe(checkpoint, work_dir)}',
         width=420, header=header, rows=rows,
         curves=[(panel, curve_picture(panel, runs)) for panel in panels_of(runs)],
         **groups_section(record), kept=runner.model.test_cfg['query_group'],
@@ -82,14 +85,24 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
     return out_file
 
 
-def last_checkpoint(work_dir: Path) -> str:
-    path = find_latest_checkpoint(str(work_dir))
-    moved = path and work_dir / Path(path).name  # the directory may have been copied
-    for candidate in (moved, path):
-        if candidate and Path(candidate).is_file():
-            return str(candidate)
-    raise ConfigError(f'WORK_DIR {work_dir} has no checkpoint that last_checkpoint names; wait '
-                      'for the first one, or name a file with --checkpoint.')
+def latest(work_dir: Path) -> str:
+    """The best checkpoint of a training, or the last one.
+
+    Raises:
+        ConfigError: If there is neither.
+    """
+    path = best_checkpoint(work_dir) or last_checkpoint(work_dir)
+    if path is None:
+        raise ConfigError(f'WORK_DIR {work_dir} has no checkpoint that last_checkpoint names; '
+                          'wait for the first one, or name a file with --checkpoint.')
+    return str(path)
+
+
+def describe(checkpoint: str, work_dir: Path) -> str:
+    """Name a checkpoint, and say whether it is the best of the training."""
+    best = best_checkpoint(work_dir)
+    is_best = best is not None and Path(checkpoint).exists() and best.samefile(checkpoint)
+    return Path(checkpoint).name + ', the best of the training' * is_best
 
 
 def read_config(work_dir: Path) -> Config:

@@ -10,14 +10,15 @@ from mmengine.registry import init_default_scope
 
 from ..analysis.group_metrics import choose_group
 from ..checkpoints.loading import load_weights
+from ..checkpoints.named import find_checkpoint
 from ..checkpoints.reading import read_checkpoint
 from ..group_queries import GroupQueries
 from ..host.config_check import check_values
 from ..host.configs import Options, merge_options, read_config
 from ..host.preflight import check_groups
 
-
 CONFIG = 'config file, or the name of a shipped config'
+CHECKPOINT = 'checkpoint file, or best or last of the training of CONFIG'
 
 
 def add_runner_arguments(parser: argparse.ArgumentParser, config: str = CONFIG) -> None:
@@ -44,13 +45,20 @@ def load_config(args: argparse.Namespace) -> Config:
     check_values(cfg)
     if args.work_dir:
         cfg.work_dir = args.work_dir
-    elif not cfg.get('work_dir'):
-        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    else:
+        cfg.work_dir = default_work_dir(cfg, args.config)
     return cfg
+
+
+def default_work_dir(cfg: Config, config: str) -> str:
+    """Where a training of a config goes unless it is told otherwise."""
+    return cfg.get('work_dir') or str(Path('work_dirs', Path(config).stem))
 
 
 def load_inference_config(args: argparse.Namespace) -> Config:
     """Read the config file and merge ``--cfg-options`` and ``--query-group`` into it.
+
+    ``best`` and ``last`` become the paths of these checkpoints.
 
     Raises:
         ConfigError: If a group is asked of a detector without groups.
@@ -59,6 +67,7 @@ def load_inference_config(args: argparse.Namespace) -> Config:
     merge_options(cfg, args.cfg_options)
     check_values(cfg)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
+    args.checkpoint = find_checkpoint(args.checkpoint, default_work_dir(cfg, args.config))
     if args.query_group is not None:
         check_groups(f'--query-group {args.query_group}', cfg.model)
         group = choose_group(args.query_group, args.checkpoint)

@@ -6,15 +6,16 @@ from mmdet.registry import DATASETS
 
 from ..analysis.plots import prepare_picture
 from ..analysis.query_plots import draw_queries
+from ..checkpoints.named import find_checkpoint
 from ..errors import ConfigError
 from ..host.configs import Options, merge_options, read_config
 from ..host.preflight import check_config
-from .common import load_detector
+from .common import CHECKPOINT, default_work_dir, load_detector
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help='config file, or the name of a shipped config')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help=CHECKPOINT)
     parser.add_argument('--images', type=int, nargs='+', default=[0, 1], metavar='I',
                         help='which images of the test data set (default: 0 1)')
     parser.add_argument('--score-thr', type=float, default=0.3,
@@ -32,7 +33,8 @@ def main(args: argparse.Namespace) -> None:
     cfg = read_config(args.config)
     merge_options(cfg, args.cfg_options)
     check_config(cfg, modes=('test', ))
-    model = load_detector(cfg, args.checkpoint)
+    checkpoint = find_checkpoint(args.checkpoint, default_work_dir(cfg, args.config))
+    model = load_detector(cfg, checkpoint)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     wrong = [index for index in args.images if index not in range(len(dataset))]
     if wrong:

@@ -16,13 +16,13 @@ from ..deploy.inference import class_names
 from ..errors import ConfigError
 from ..host.configs import Options
 from ..host.preflight import check_output
-from .common import load_inference_config
+from .common import CHECKPOINT, load_inference_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', metavar='CONFIG',
                         help='config file, or the name of a shipped config')
-    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='checkpoint of this config')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help=CHECKPOINT)
     parser.add_argument('out', metavar='OUT', help='file to write, *.onnx')
     parser.add_argument('--query-group', type=query_group, metavar='I',
                         help='group of queries to keep, instead of model.test_cfg.query_group; '

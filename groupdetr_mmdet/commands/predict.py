@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..host.configs import Options
 from ..host.files import write_atomically
 from ..host.preflight import check_groups, check_output
-from .common import load_inference_config
+from .common import CHECKPOINT, load_inference_config
 
 # What OpenCV reads and, in color, also writes.
 PICTURE_SUFFIXES = set(IMG_EXTENSIONS) - {'.pgm'}
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='images, folders of images, or patterns such as "photos/**/*.jpg"')
     parser.add_argument('config', metavar='CONFIG',
                         help='config file, or the name of a shipped config')
-    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='checkpoint of this config')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help=CHECKPOINT)
     parser.add_argument('--out', required=True, metavar='DIR', help='directory for the results')
     parser.add_argument(
         '--score-thr', type=float, default=0.3, metavar='SCORE',

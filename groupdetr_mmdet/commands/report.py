@@ -12,7 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='trainings to compare it with, the baseline first')
     parser.add_argument('--labels', nargs='+', metavar='LABEL',
                         help='what to call those of --compare, and then WORK_DIR')
-    parser.add_argument('--checkpoint', help='weights; the last ones of WORK_DIR by default')
+    parser.add_argument('--checkpoint',
+                        help='weights, a file, best or last; the best ones of WORK_DIR by default')
     parser.add_argument('--out', help='file to write; WORK_DIR/report.html by default')
 
 

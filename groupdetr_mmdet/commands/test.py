@@ -10,16 +10,17 @@ from torch import nn
 
 from ..analysis.group_metrics import draw_groups, evaluate_each_group, record_groups, split_groups
 from ..checkpoints.loading import load_weights
+from ..checkpoints.named import find_checkpoint
 from ..checkpoints.reading import read_checkpoint
 from ..errors import ConfigError
 from ..host.preflight import check_config, check_output, check_path
 from ..host.runner import build_runner
-from .common import add_runner_arguments, load_config
+from .common import CHECKPOINT, add_runner_arguments, load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runner_arguments(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help=CHECKPOINT)
     parser.add_argument(
         '--all-groups', action='store_true',
         help='evaluate every group of queries in one pass, and record beside the checkpoint which '
@@ -60,6 +61,7 @@ def main(args: argparse.Namespace) -> None:
     if args.out:
         check_out(args.out)
     cfg = load_config(args)
+    args.checkpoint = find_checkpoint(args.checkpoint, cfg.work_dir)
     check_path('CHECKPOINT', args.checkpoint)
     cfg.load_from = args.checkpoint
     if args.all_groups:

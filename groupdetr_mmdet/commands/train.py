@@ -1,13 +1,22 @@
 """Train a detector: on what a config says, or on a folder of images and labels, for which this
 writes a config first, as ``prepare`` does."""
 import argparse
+import os
+import sys
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+from rich.console import Console
+from rich.table import Table
 
+from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..errors import ConfigError
+from ..host import dry_run, options
 from ..host.preflight import check_config
+from ..host.progress import train_with_progress
 from ..host.runner import build_runner
 from . import prepare
 from .common import add_runner_arguments, load_config
@@ -17,6 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runner_arguments(parser, 'config file, the name of a shipped config, or a folder of '
                          'images and labels')
     prepare.add_choices(parser)
+    parser.add_argument('--dry-run', action='store_true',
+                        help='time a few steps, and say what the whole training will take')
+    parser.add_argument('--epochs', type=int, metavar='N',
+                        help='how long to train; the learning rate falls at the same part of it')
+    parser.add_argument('--batch-size', type=int, metavar='N',
+                        help='images of a process at a time; gradients are added up until an '
+                        'update has as many images as the config says')
+    parser.add_argument('--ema', action='store_true', help='average the weights of all steps')
+    parser.add_argument('--early-stop', type=int, metavar='N',
+                        help='end after N validations that were not better')
+    parser.add_argument('--tensorboard', action='store_true', help='write TensorBoard logs, too')
+    parser.add_argument('--wandb', action='store_true', help='log to Weights & Biases, too')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the batch size')
@@ -52,49 +73,74 @@ def config_of_data(args: argparse.Namespace) -> str:
     return str(out)
 
 
-def set_amp(cfg: Config) -> None:
-    if get_device() == 'cpu':
-        raise ConfigError('--amp: mixed precision of mmengine needs a GPU and there is none; '
-                          'leave --amp out.')
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.loss_scale = 'dynamic'
-
-
-def set_auto_scale_lr(cfg: Config) -> None:
-    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-        raise ConfigError('--auto-scale-lr: the config does not say auto_scale_lr.base_batch_size;'
-                          ' set it to the batch size that the learning rate was chosen for.')
-    cfg.auto_scale_lr.enable = True
-
-
 def set_resume(cfg: Config, resume: str) -> None:
     cfg.resume = True
-    cfg.load_from = None if resume == 'auto' else resume
+    cfg.load_from = None if resume in ('auto', 'last') else find_checkpoint(resume, cfg.work_dir)
 
 
-def keep_checkpoints_whole(cfg: Config) -> None:
-    """Where the config has mmengine's hook, take ours, which a kill at any moment cannot hurt."""
-    hooks = cfg.setdefault('default_hooks', {})
-    hook = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
-    if hook and hook['type'] == 'CheckpointHook':
-        hook['type'] = 'AtomicCheckpointHook'
+def apply_options(cfg: Config, args: argparse.Namespace) -> None:
+    """Change the config as the arguments ask."""
+    options.keep_checkpoints_whole(cfg)
+    options.keep_best(cfg)
+    options.add_hook(cfg, type='OtherClassesHook')
+    if args.epochs is not None:
+        options.set_epochs(cfg, args.epochs)
+    if args.batch_size is not None:
+        options.set_batch_size(cfg, args.batch_size)
+    if args.amp:
+        options.set_amp(cfg)
+    if args.auto_scale_lr:
+        options.set_auto_scale_lr(cfg)
+    options.scale_for_accumulation(cfg)
+    if args.ema:
+        options.average_weights(cfg)
+    if args.early_stop is not None:
+        options.stop_early(cfg, args.early_stop)
+    for backend in ('Tensorboard', 'Wandb'):
+        if getattr(args, backend.lower()):
+            options.log_to(cfg, backend)
+    if args.resume:
+        set_resume(cfg, args.resume)
 
 
-def leave_other_classes(cfg: Config) -> None:
-    """Say in one line that weights of other classes lack their class layers."""
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='OtherClassesHook')]
+def show_dry_run(cfg: Config) -> None:
+    table = Table(f'{dry_run.TIMED} steps on {get_device()}', '')
+    for row in dry_run.describe(dry_run.measure(cfg), cfg):
+        table.add_row(*row)
+    Console().print(table)
+
+
+def show_next(args: argparse.Namespace, runner: Runner) -> None:
+    """Say where the result is, and what to do with it."""
+    work_dir = Path(os.path.relpath(runner.work_dir))
+    best = best_checkpoint(work_dir)
+    written = best or last_checkpoint(work_dir)
+    if written is None:
+        return
+    # These names mean the work directory that the config says.
+    name = written if args.work_dir else 'best' if best else 'last'
+    print(f'Wrote {written}.\n'
+          f'Next: groupdetr test {args.config} {name}\n'
+          f'      groupdetr predict IMAGES {args.config} {name} --out found\n'
+          f'      groupdetr report {work_dir}')
 
 
 def main(args: argparse.Namespace) -> None:
     args.config = config_of_data(args)
     cfg = load_config(args)
-    keep_checkpoints_whole(cfg)
-    leave_other_classes(cfg)
-    if args.amp:
-        set_amp(cfg)
-    if args.auto_scale_lr:
-        set_auto_scale_lr(cfg)
-    if args.resume:
-        set_resume(cfg, args.resume)
+    apply_options(cfg, args)
     check_config(cfg, modes=('train', 'val'))
-    build_runner(cfg).train()
+    if dry_run.is_slow(cfg):
+        print(f'There is no GPU, and {args.config} takes long without one: groupdetr train '
+              f'{args.config} --dry-run says how long, {dry_run.SMALL_CONFIG} is a small config.')
+    if args.dry_run:
+        show_dry_run(cfg)
+        return
+    has_terminal = args.launcher == 'none' and sys.stdout.isatty() and 'runner_type' not in cfg
+    if has_terminal:
+        runner = train_with_progress(cfg)
+    else:
+        runner = build_runner(cfg)
+        runner.train()
+    if is_main_process():
+        show_next(args, runner)

@@ -1,0 +1,117 @@
+"""A training as one sees it in a terminal: one line that moves, and one for each validation."""
+import contextlib
+import io
+import logging
+import re
+import sys
+from typing import Any, Dict, Iterator, Optional
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+from rich.console import Console
+from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn,
+                           TimeRemainingColumn)
+
+from .options import AP
+
+WINDOW = 50  # steps whose losses are averaged
+# Warnings of every start: one for each frozen parameter, and on mmengine's own old names.
+ROUTINE = re.compile('is skipped since its requires_grad=False|will be deprecated in future')
+
+
+class QuietRunner(Runner):
+    """A runner whose terminal gets warnings alone; its log file gets all."""
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        """Build the logger, and let its terminal show warnings alone."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if type(handler) is logging.StreamHandler:
+                handler.setStream(sys.__stdout__)
+                handler.setLevel(logging.WARNING)
+                handler.addFilter(lambda record: not ROUTINE.search(record.getMessage()))
+        return logger
+
+
+class PrintsToLog(io.TextIOBase):
+    """Where libraries print, as pycocotools: into the log, once there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logger: Optional[MMLogger] = None
+
+    def write(self, text: str) -> int:
+        """Log the lines of a text."""
+        for line in text.splitlines():
+            if self.logger and line.strip():
+                self.logger.info(line)
+        return len(text)
+
+
+class ProgressHook(Hook):
+    """Show how far a training is, its loss and its AP.
+
+    Args:
+        progress (Progress): Where it is shown.
+    """
+    priority = 'VERY_LOW'
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.best = 0.
+
+    def before_train(self, runner: Runner) -> None:
+        """Begin the line."""
+        self.task = self.progress.add_task(
+            'starting', total=runner.max_iters, completed=runner.iter)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
+                         outputs: Optional[Dict[str, Any]] = None) -> None:
+        """Move it."""
+        self.progress.update(
+            self.task, completed=runner.iter + 1,
+            description=f'epoch {runner.epoch + 1}/{runner.max_epochs}  loss {loss(runner):.3f}' +
+            (f'  AP {self.best:.3f}' if self.best else ''))
+
+    def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
+        """Write a line on the epoch."""
+        shown = {key.rsplit('/', 1)[-1].replace('bbox_mAP', 'AP').replace('AP_', 'AP'): value
+                 for key, value in (metrics or {}).items() if key in (AP, f'{AP}_50')}
+        is_better = shown.get('AP', 0) > self.best
+        self.best = max(self.best, shown.get('AP', 0))
+        values = ''.join(f'  {name} {value:.3f}' for name, value in shown.items())
+        self.progress.console.print(
+            f'epoch {runner.epoch}: loss {loss(runner):.3f}{values}' + ' (best)' * is_better,
+            highlight=False)
+
+
+def loss(runner: Runner) -> float:
+    """Mean loss of the last steps."""
+    return runner.message_hub.get_scalar('train/loss').mean(WINDOW)
+
+
+@contextlib.contextmanager
+def quiet_runner(cfg: Config) -> Iterator[Runner]:
+    """Give a runner whose initialization and prints go into its log file while the block runs."""
+    prints = PrintsToLog()
+    with contextlib.redirect_stdout(prints):
+        runner = QuietRunner.from_cfg(cfg)
+        prints.logger = runner.logger
+        yield runner
+
+
+def train_with_progress(cfg: Config) -> Runner:
+    """Train as a config says, and show in the terminal how far it is."""
+    with quiet_runner(cfg) as runner:
+        columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
+                   TimeElapsedColumn(), TextColumn('eta'), TimeRemainingColumn())
+        console = Console(file=sys.__stdout__)
+        console.print(f'Training; the log is {runner.logger.log_file}', highlight=False,
+                      soft_wrap=True)
+        with Progress(*columns, console=console, redirect_stdout=False,
+                      redirect_stderr=False) as progress:
+            runner.register_hook(ProgressHook(progress))
+            runner.train()
+    return runner

@@ -1,0 +1,114 @@
+"""A training with the options that people set, in a terminal, and before it begins."""
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from running import run_tool
+from tiny import tiny_config, write_tiny_coco
+
+from groupdetr_mmdet.checkpoints.named import best_checkpoint
+from groupdetr_mmdet.host.configs import read_config
+from groupdetr_mmdet.host.dry_run import SMALL_CONFIG, is_slow
+
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+
+
+def run_in_terminal(*args: object) -> str:
+    """Run a tool in a pseudo-terminal, and return what it wrote there."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, TOOLS / f'{args[0]}.py', *map(str, args[1:])], stdout=slave, stdin=slave,
+        stderr=slave, env=dict(os.environ, OMP_NUM_THREADS='1', COLUMNS='120', TERM='xterm'))
+    os.close(slave)
+    written = b''
+    while True:
+        try:
+            part = os.read(master, 1 << 16)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        written += part
+    os.close(master)
+    text = written.decode()
+    assert process.wait() == 0, text
+    return text
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """Work directory and terminal of a training with all options."""
+    folder = tmp_path_factory.mktemp('options')
+    config = folder / 'tiny.py'
+    tiny_config(write_tiny_coco(folder / 'coco')).dump(config)
+    text = run_in_terminal(
+        'train', config, '--work-dir', folder / 'work', '--epochs', 3, '--batch-size', 1, '--ema',
+        '--early-stop', 5)
+    return config, folder / 'work', text
+
+
+def test_a_terminal_shows_progress_and_the_log_all(trained):
+    _, work_dir, text = trained
+    lines = [line for line in re.sub(r'\x1b\[[0-9;?]*[A-Za-z]', '', text).splitlines() if line]
+    assert len([line for line in lines if line.startswith('epoch 1: loss ')]) == 1
+    assert all(re.search(rf'epoch {i}: loss [\d.]+  AP [\d.]+  AP50 [\d.]+', text)
+               for i in (1, 2, 3))
+    assert re.search(r'epoch 3/3  loss [\d.]+', text) and 'eta' in text and '24/24' in text
+    assert 'Epoch(train)' not in text and 'creating index' not in text
+    log, = work_dir.glob('*/*.log')
+    logged = log.read_text()
+    assert 'Epoch(train) [3][8/8]' in logged and 'creating index' in logged
+    assert f'the log is {log}' in text.replace('\r\n', '')
+
+
+def test_the_averaged_weights_of_all_epochs_are_kept(trained):
+    _, work_dir, text = trained
+    last = torch.load(work_dir / 'epoch_3.pth')
+    assert last['meta']['iter'] == 24 and 'ema_state_dict' in last
+    assert best_checkpoint(work_dir) and f'groupdetr report {os.path.relpath(work_dir)}' in text
+
+
+@pytest.mark.parametrize('name', ['best', 'last'])
+def test_best_and_last_are_checkpoints(trained, name, tmp_path, capfd):
+    config, work_dir, _ = trained
+    assert run_tool('test', config, name, '--work-dir', work_dir) == 0
+    loaded = best_checkpoint(work_dir) if name == 'best' else work_dir / 'epoch_3.pth'
+    assert f'checkpoint from {loaded}' in capfd.readouterr().out
+    assert run_tool('test', config, name, '--work-dir', tmp_path) == 2
+    assert f'CHECKPOINT: {tmp_path} has no {name} checkpoint' in capfd.readouterr().err
+
+
+def test_the_report_takes_the_best_and_says_so(trained):
+    _, work_dir, _ = trained
+    assert run_tool('report', work_dir) == 0
+    best = best_checkpoint(work_dir)
+    assert f'{best.name}, the best of the training' in (work_dir / 'report.html').read_text()
+
+
+def test_a_dry_run_says_what_a_training_takes(tiny_config_file, tmp_path, capfd):
+    assert run_tool('train', tiny_config_file, '--work-dir', tmp_path / 'work', '--dry-run',
+                    '--batch-size', 1, '--epochs', 10) == 0
+    out = capfd.readouterr().out
+    rows = dict(re.findall(r'│ (\S.*?) +│ (\S.*?) +│', out))
+    assert rows['steps'] == '80, 8 an epoch'
+    assert rows['images an update'] == '2 = 1 x 1 processes x 2 steps added up'
+    seconds = float(rows['seconds a step'])
+    assert seconds > 0
+    assert float(rows['hours in all'].split(',')[0]) == pytest.approx(
+        seconds * 80 / 3600, abs=.01)
+    assert rows['learning rate'] == '0.0001' and rows['of the recipe'].startswith('0.0001 for 2 ')
+    assert not (tmp_path / 'work').exists()
+
+
+@pytest.mark.parametrize(('name', 'slow'), [
+    ('group_cond_detr_r50_12e', True), ('group_dino_4scale_r50_12e', True), (SMALL_CONFIG, False),
+    ('demo/group_cond_detr_demo', False)])
+def test_a_large_backbone_is_slow_without_a_gpu(name, slow, monkeypatch):
+    for has_gpu in (False, True):
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda has_gpu=has_gpu: has_gpu)
+        assert is_slow(read_config(name)) == (slow and not has_gpu)
