@@ -8,14 +8,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Two processes of one thread each are faster than one of two; a file's tests share its fixtures.
 PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
 
-.PHONY: help setup demo test test-fast lint setup-onedl test-onedl
+.PHONY: help setup demo test test-fast lint docs setup-onedl test-onedl
 
 help:
 	@echo 'make setup       install into $(VENV): once, and when the requirements change'
 	@echo 'make demo        train a small detector with and without groups on generated images'
 	@echo 'make test        run every test'
-	@echo 'make test-fast   run the tests that take less than a second, while you write'
+	@echo 'make test-fast   run the tests that take less than two seconds each, while you write'
 	@echo 'make lint        check the style of the code'
+	@echo 'make docs        build the site, docs/_build/html; a link that leads nowhere fails'
 	@echo 'make test-onedl  run every test with the onedl forks of mmengine, mmcv and mmdet'
 
 setup: $(VENV)/installed
@@ -33,6 +34,9 @@ test-fast: setup
 lint: setup
 	$(PYTHON) -m ruff check .
 
+docs: $(VENV)/docs-installed
+	$(PYTHON) -m sphinx -b html -W -n --keep-going -q -E docs docs/_build/html
+
 test-onedl: PYTHON = $(VENV_ONEDL)/bin/python
 test-onedl: setup-onedl
 	$(PYTEST)
@@ -42,6 +46,10 @@ $(VENV)/installed: requirements.txt setup.cfg
 
 $(VENV_ONEDL)/installed: requirements-onedl.txt setup.cfg
 	$(call install,$(VENV_ONEDL),$<)
+
+$(VENV)/docs-installed: requirements-docs.txt $(VENV)/installed
+	$(PYTHON) -m pip install -q -r $<
+	@touch $@
 
 # $(1): environment, $(2): requirements.
 # - Debian's python3 has no ensurepip; its pip can still fill an environment that has none.

@@ -1,16 +1,17 @@
 import functools
 import http.server
 import threading
-from collections import defaultdict
 from pathlib import Path
-from typing import List
+from typing import List, Set, Tuple
 
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 from tiny import tiny_config, write_tiny_coco
 
 SLOW_TESTS = Path(__file__).with_name('slow_tests.txt')
-SLOW_SECONDS = 1.
+SLOW_SECONDS = 2.
+SET_UP = ' (set-up)'
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,21 +21,39 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
-    """Mark as slow what was slow when the tests were last measured."""
+    """Mark as slow what was slow when the tests were last measured.
+
+    Where the set-up was slow, every test of the file that would make the same fixtures is.
+    """
     slow = set(SLOW_TESTS.read_text().splitlines())
+    fixtures = {fixture for item in items if f'{item.nodeid}{SET_UP}' in slow
+                for fixture in shared_fixtures(item)}
     for item in items:
-        if item.nodeid in slow:
+        own = {item.nodeid, f'{item.nodeid}{SET_UP}'}
+        if own & slow or fixtures & shared_fixtures(item):
             item.add_marker(pytest.mark.slow)
+
+
+def shared_fixtures(item: pytest.Item) -> Set[Tuple[str, str]]:
+    """Return file and name of the fixtures that a test shares with others of its file."""
+    file = item.nodeid.partition('::')[0]
+    return {(file, name) for name, found in item._fixtureinfo.name2fixturedefs.items()
+            if found[-1].baseid == file and found[-1].scope != 'function'}
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     if not config.getoption('record_slow'):
         return
-    seconds = defaultdict(float)
-    for report in terminalreporter.getreports('passed') + terminalreporter.getreports(''):
-        seconds[report.nodeid] += report.duration  # of set-up, call and tear-down
-    slow = sorted(test for test, took in seconds.items() if took > SLOW_SECONDS)
-    SLOW_TESTS.write_text('\n'.join(slow) + '\n')
+    reports = terminalreporter.getreports('passed') + terminalreporter.getreports('')
+    slow = {report.nodeid + SET_UP * (report.when == 'setup') for report in reports
+            if report.duration > SLOW_SECONDS}
+    SLOW_TESTS.write_text('\n'.join(sorted(slow)) + '\n')
+
+
+@pytest.fixture(autouse=True, scope='module')
+def mmdet_scope() -> None:
+    """Let no file inherit the scope that the last runner of another one left."""
+    init_default_scope('mmdet')
 
 
 @pytest.fixture
