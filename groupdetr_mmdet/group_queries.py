@@ -108,7 +108,7 @@ class GroupQueries:
 
     @property
     def decoded_groups(self) -> range:
-        """The groups whose queries are decoded: all in training, or its turn; one at inference."""
+        """The groups that are decoded, all (or those in turn) in training and one at inference."""
         group = self.test_cfg['query_group']
         if self.training or group == ALL_GROUPS:
             return self.turn.groups or range(self.num_query_groups)
