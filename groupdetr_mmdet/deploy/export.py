@@ -273,20 +273,29 @@ def random_batch(sizes: Sequence[Size], seed: int = 0) -> Tuple[Tensor, Tensor]:
 Run = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
 
 
-def onnxruntime_model(path: str) -> Run:
-    """Load an ONNX file in onnxruntime: from images and sizes to boxes, scores and labels."""
+def onnxruntime_model(path: str, num_threads: int = 0) -> Run:
+    """Load an ONNX file in onnxruntime: from images and sizes to boxes, scores and labels.
+
+    Args:
+        path (str): The file.
+        num_threads (int): Threads of the CPU; 0, as many as the runtime likes.
+    """
     import onnxruntime
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
     return lambda *inputs: session.run(OUTPUTS, dict(zip(INPUTS, inputs)))
 
 
-def openvino_model(path: str) -> Run:
+def openvino_model(path: str, num_threads: int = 0) -> Run:
     """Load an ONNX file in OpenVINO, to compute in float32 as PyTorch does.
 
-    Left alone, OpenVINO computes in bfloat16 where the processor can.
+    Left alone, OpenVINO computes in bfloat16 where the processor can. Arguments and result are
+    those of :func:`onnxruntime_model`.
     """
     import openvino
-    model = openvino.Core().compile_model(path, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    model = openvino.Core().compile_model(path, 'CPU', {
+        'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': num_threads})
 
     def run(*inputs: np.ndarray) -> List[np.ndarray]:
         outputs = model(dict(zip(INPUTS, inputs)))
