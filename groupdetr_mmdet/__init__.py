@@ -8,6 +8,7 @@ from .analysis.group_metrics import GroupCocoMetric
 from .analysis.stability import MatchingStabilityHook
 from .assigner import GroupHungarianAssigner, OneToManyHungarianAssigner
 from .checkpoints import published  # noqa: F401  the scheme groupdetr://
+from .checkpoints.checked import CheckedPretrainedInit, CheckedWeightsHook
 from .checkpoints.fine_tuning import OtherClassesHook
 from .checkpoints.resume import AtomicCheckpointHook
 from .conditional import (GroupConditionalDETR, GroupConditionalDETRHead,
@@ -29,8 +30,8 @@ from .version import __version__
 
 __all__ = [
     'AtomicCheckpointHook', 'CheckedCocoDataset', 'CheckedLoadImageFromFile',
-    'DABDeformableDETR', 'DC5ResNet', 'EndingMobileNetV2', 'GroupCocoMetric',
-    'GroupConditionalDETR', 'GroupConditionalDETRHead',
+    'CheckedPretrainedInit', 'CheckedWeightsHook', 'DABDeformableDETR', 'DC5ResNet',
+    'EndingMobileNetV2', 'GroupCocoMetric', 'GroupConditionalDETR', 'GroupConditionalDETRHead',
     'GroupConditionalDetrTransformerDecoder',
     'GroupConditionalDetrTransformerDecoderLayer', 'GroupDABDETR', 'GroupDABDETRHead',
     'GroupDABDeformableDETR', 'GroupDABDeformableDETRHead', 'GroupDINO', 'GroupDINOHead',

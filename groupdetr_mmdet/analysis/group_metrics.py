@@ -238,8 +238,12 @@ def read_groups(checkpoint: Union[str, Path]) -> Optional[Dict[str, Any]]:
     file = record_file(checkpoint)
     if '://' in str(checkpoint) or not file.is_file():
         return None
-    record = json.loads(file.read_text())
-    return record if record['sha256'] == sha256(checkpoint) else None
+    try:
+        record = json.loads(file.read_text())
+        return record if record['sha256'] == sha256(checkpoint) else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f'{file} is damaged ({error!r}): remove it, and run tools/test.py '
+                          f'CONFIG {checkpoint} --all-groups.') from error
 
 
 def sha256(path: Union[str, Path]) -> str:

@@ -1,8 +1,10 @@
 """Give a model the weights of a checkpoint, all of them or none."""
 import copy
+import logging
 from typing import Any, Dict, Mapping
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
@@ -46,20 +48,24 @@ def check_finite(tensors: Mapping[str, Tensor], path: str) -> None:
                           'other tensors: its training diverged, take an earlier checkpoint.')
 
 
-def load_weights(model: nn.Module, checkpoint: Any, path: str) -> None:
+def load_weights(model: nn.Module, checkpoint: Any, path: str,
+                 allow_missing: bool = False) -> None:
     """Load a checkpoint's weights into a model, all of them or none.
-
-    mmengine's loaders report a tensor that does not fit in the log and go on.
 
     Args:
         model (nn.Module): Gets the weights.
         checkpoint (Any): What :func:`reading.read_checkpoint` returns.
-        path (str): Where it was read, for the error message.
+        path (str): Where it was read, for the messages.
+        allow_missing (bool): Load the tensors that fit, and log how many. Defaults to False.
 
     Raises:
-        ConfigError: If a tensor is left over, missing, of another shape, or not finite.
+        ConfigError: If a tensor is left over, missing, of another shape, or not finite, or if
+            none fits.
     """
     state_dict = weights_of(checkpoint, path)
+    if allow_missing:
+        load_fitting(model, state_dict, path)
+        return
     try:
         missing, left_over = model.load_state_dict(state_dict, strict=False)
     except RuntimeError as error:
@@ -71,3 +77,22 @@ def load_weights(model: nn.Module, checkpoint: Any, path: str) -> None:
                           ([f'the model has no {left_over[0]}'] if left_over else []))
         raise ConfigError(f'{path} does not fit the config ({names}; {len(missing)} tensors are '
                           f'missing and {len(left_over)} left over): {FIX}')
+
+
+def load_fitting(model: nn.Module, state_dict: Dict[str, Tensor], path: str) -> None:
+    """Load the tensors that a model has in the same shape, but for the number of groups.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    own = model.state_dict()
+    of_groups = dict(model.group_parameters()) if hasattr(model, 'group_parameters') else {}
+    for name in list(state_dict):
+        if name not in own or name not in of_groups and own[name].shape != state_dict[name].shape:
+            del state_dict[name]
+    if not state_dict:
+        raise ConfigError(f'{path} has not one tensor of this model: name another checkpoint.')
+    missing, _ = model.load_state_dict(state_dict, strict=False)
+    print_log(f'{path}: {len(state_dict)} of the {len(own)} tensors of the model are loaded; the '
+              f'others, such as {(missing or ["none"])[0]}, keep their start.',
+              logger='current', level=logging.WARNING)

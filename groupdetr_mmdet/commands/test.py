@@ -4,14 +4,9 @@ import argparse
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmengine.dist import is_main_process
-from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import Runner
-from torch import nn
 
 from ..analysis.group_metrics import draw_groups, evaluate_each_group, record_groups, split_groups
-from ..checkpoints.loading import load_weights
 from ..checkpoints.named import find_checkpoint
-from ..checkpoints.reading import read_checkpoint
 from ..errors import ConfigError
 from ..host.preflight import check_config, check_output, check_path
 from ..host.runner import build_runner
@@ -40,23 +35,6 @@ def check_out(out: str) -> None:
     check_output('--out', out)
 
 
-def check_weights(runner: Runner, checkpoint: str) -> None:
-    """Check that weights fit the model: the runner logs those that do not, and goes on.
-
-    Args:
-        runner (Runner): Its model gets the weights.
-        checkpoint (str): Path or URL.
-
-    Raises:
-        ConfigError: If the checkpoint cannot be read or does not fit.
-    """
-    model = runner.model
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    if isinstance(model, nn.Module):  # FlexibleRunner still has its config
-        load_weights(model, read_checkpoint(checkpoint), checkpoint)
-
-
 def main(args: argparse.Namespace) -> None:
     if args.out:
         check_out(args.out)
@@ -70,7 +48,6 @@ def main(args: argparse.Namespace) -> None:
         cfg = trigger_visualization_hook(cfg, args)
     check_config(cfg, modes=('test',))
     runner = build_runner(cfg)
-    check_weights(runner, args.checkpoint)
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     metrics = runner.test()

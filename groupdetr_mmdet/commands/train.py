@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the batch size')
+    parser.add_argument('--allow-missing', action='store_true',
+                        help='begin with those tensors of load_from that fit the model')
     parser.add_argument(
         '--resume', nargs='?', const='auto', metavar='CHECKPOINT',
         help='continue from this checkpoint, or without a value from the last one in the work '
@@ -129,6 +131,7 @@ def main(args: argparse.Namespace) -> None:
     args.config = config_of_data(args)
     cfg = load_config(args)
     apply_options(cfg, args)
+    cfg.allow_missing = args.allow_missing or cfg.get('allow_missing', False)
     check_config(cfg, modes=('train', 'val'))
     if dry_run.is_slow(cfg):
         print(f'There is no GPU, and {args.config} takes long without one: groupdetr train '

@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ..checkpoints.checked import CheckedWeightsHook
 from .preflight import iter_datasets
 
 DATASETS = {name: 'CheckedCocoDataset'
@@ -21,10 +22,12 @@ def build_runner(cfg: Config) -> Runner:
     Where the config has mmdet's ``CocoDataset``, the data set is a ``CheckedCocoDataset``, and a
     ``RunCheckHook`` compares model and data before the first step. In training images are loaded
     by ``CheckedLoadImageFromFile``; a test pipeline keeps the loader that mmdet's inferencer
-    looks for.
+    looks for. Weights that do not fit are refused by a ``CheckedWeightsHook``.
     """
     check_data(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(CheckedWeightsHook())
+    return runner
 
 
 def check_data(cfg: Config) -> None:

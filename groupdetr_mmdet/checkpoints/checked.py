@@ -1,0 +1,96 @@
+"""Let what mmengine loads by itself fit: ``load_from``, ``--resume`` and ``init_cfg``.
+
+mmengine's loaders write what does not fit into the log and go on, with a random model.
+"""
+from typing import Any, Dict
+
+from mmdet.registry import WEIGHT_INITIALIZERS
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, PretrainedInit, is_model_wrapper, update_init_info
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import nn
+
+from ..errors import ConfigError
+from .loading import load_weights, weights_of
+from .reading import read_checkpoint
+
+
+@HOOKS.register_module()
+class CheckedWeightsHook(Hook):
+    """Refuse weights that are not finite, or not those of the runner's model.
+
+    With ``allow_missing=True`` in the config, ``load_from`` takes the tensors that fit, and the
+    log says how many. ``--resume`` wants all of them; their shapes are for
+    ``AtomicCheckpointHook`` to compare.
+    """
+    priority = 'LOW'  # after the hooks that change what was loaded
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        """Load the weights, and leave to mmengine what then fits in any case.
+
+        Raises:
+            ConfigError: If they do not fit.
+        """
+        path = str(runner._load_from or 'the latest checkpoint')
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        if runner._resume:
+            check_names(model, weights_of(checkpoint, f'--resume: {path}'), path)
+            return
+        load_weights(model, checkpoint, path, runner.cfg.get('allow_missing', False))
+        checkpoint['state_dict'] = model.state_dict()
+
+
+def check_names(model: nn.Module, tensors: Dict[str, Any], path: str) -> None:
+    """Check that a run can go on with the tensors of a checkpoint.
+
+    Raises:
+        ConfigError: If one is left over or missing.
+    """
+    names = model.state_dict().keys()
+    for found, where in ((tensors.keys() - names, 'the model has no'),
+                         (names - tensors.keys(), 'it has no')):
+        if found:
+            raise ConfigError(f'--resume: {path} is of another model ({where} {min(found)}): '
+                              'resume with the config that it was trained with.')
+
+
+@WEIGHT_INITIALIZERS.register_module(name='Pretrained')
+class CheckedPretrainedInit(PretrainedInit):
+    """mmengine's ``Pretrained``, which refuses weights that leave a part of the module random.
+
+    What the file has beside them, such as a classifier's head, is left out, as there.
+
+    Args:
+        allow_missing (bool): Take the tensors that fit, and log how many. Defaults to False.
+        args, kwargs: As for ``Pretrained``.
+    """
+
+    def __init__(self, *args, allow_missing: bool = False, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.allow_missing = allow_missing
+
+    def __call__(self, module: nn.Module) -> None:
+        """Load the weights into a module.
+
+        Raises:
+            ConfigError: If they do not fit.
+        """
+        key = f"init_cfg=dict(type='Pretrained', checkpoint='{self.checkpoint}')"
+        tensors = weights_of(read_checkpoint(self.checkpoint), key)
+        if self.prefix is not None:
+            prefix = self.prefix.rstrip('.') + '.'
+            tensors = {name[len(prefix):]: x for name, x in tensors.items()
+                       if name.startswith(prefix)}
+        for name in tensors.keys() - module.state_dict().keys():
+            del tensors[name]
+        if not tensors:
+            raise ConfigError(f'{key} has not one tensor of this part of the model: name another '
+                              'file, or another prefix.')
+        load_weights(module, tensors, key, self.allow_missing)
+        print_log(f'load model from: {self.checkpoint}', logger='current')
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=self._get_init_info())

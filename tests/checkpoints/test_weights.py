@@ -1,0 +1,229 @@
+"""Wherever weights come in, damaged ones and those of another model are refused."""
+import copy
+import functools
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from builders import build, detector_config
+from deploy_models import Files, write_detector
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from running import run_tool
+
+from groupdetr_mmdet.analysis import report
+from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.host.runner import build_runner
+
+
+class Bomb:
+    """Pickles as a call."""
+
+    def __reduce__(self):
+        return print, ('it ran', )
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory) -> Files:
+    """A detector, its checkpoint and data."""
+    return write_detector(tmp_path_factory.mktemp('files'))
+
+
+def edit(checkpoint: dict, change) -> dict:
+    checkpoint = copy.deepcopy(checkpoint)
+    change(checkpoint['state_dict'])
+    return checkpoint
+
+
+def nan(state_dict: dict) -> None:
+    state_dict['bbox_head.fc_reg.bias'][1] = float('nan')
+
+
+def shorten(state_dict: dict) -> None:
+    del state_dict['decoder.post_norm.weight'], state_dict['backbone.layer4.1.conv2.weight']
+
+
+def widen(state_dict: dict) -> None:
+    for prefix in ('', 'backbone.'):
+        state_dict[f'{prefix}layer4.1.conv2.weight'] = torch.zeros(7)
+
+
+def other_model(checkpoint: dict) -> dict:
+    return dict(checkpoint, state_dict=torch.nn.Linear(2, 2).state_dict())
+
+
+# What is done to a good checkpoint, and what the sentence says.
+FAULTS = {
+    'NaN': (lambda c: edit(c, nan), 'has NaN or infinite weights in bbox_head.fc_reg.bias'),
+    'tensors missing': (lambda c: edit(c, shorten), '(has no|of another model|2 missing)'),
+    'another shape': (lambda c: edit(c, widen), '(layer4.1.conv2|of another model)'),
+    'another model': (other_model, 'not fit|of another model|named by none of|has not one tensor'),
+    'no tensors': (lambda c: dict(c, state_dict={}), 'holds no state dict of tensors'),
+    'a list': (lambda c: [1, 2], 'holds no state dict of tensors'),
+    'code': (lambda c: dict(c, evil=Bomb()), 'could run any code'),
+}
+DAMAGES = {  # by bytes
+    'cut': lambda data: data[:len(data) // 2],
+    'empty': lambda data: b'',
+    'a flipped bit': lambda data: data[:len(data) // 2] + bytes(
+        [data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1:],
+    'text': lambda data: b'hello world',
+    'HTML': lambda data: b'<html>not found</html>',
+}
+
+
+def runner_of(files: Files, **changes) -> Runner:
+    config = Config.fromfile(files.config)
+    config.merge_from_dict(dict(changes, work_dir=str(files.data / 'work')))
+    config.visualizer.name = config.experiment_name = str(hash(str(changes)))
+    return build_runner(config)
+
+
+@functools.lru_cache
+def runner_that_loads(files: Files, resume: bool) -> Runner:
+    return runner_of(files, resume=resume)
+
+
+def load(files: Files, checkpoint: Path, resume: bool = False) -> None:
+    runner = runner_that_loads(files, resume)
+    runner._load_from, runner._has_loaded = str(checkpoint), False
+    runner.load_or_resume()
+
+
+def load_and_resume(files: Files, checkpoint: Path) -> None:
+    load(files, checkpoint, resume=True)
+
+
+def run_report(files: Files, checkpoint: Path) -> None:
+    report.evaluate(Config.fromfile(files.config), str(checkpoint), files.data)
+
+
+def run_init_cfg(files: Files, checkpoint: Path) -> None:
+    init_default_scope('mmdet')
+    config = detector_config()
+    config['backbone']['init_cfg'] = dict(
+        type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.')
+    build(config)
+
+
+def command(name: str, *args: str):
+    def run(files: Files, checkpoint: Path) -> None:
+        words = [x.format(config=files.config, data=files.data / 'images', checkpoint=checkpoint,
+                          out=files.data / 'out') for x in args]
+        status = run_tool(name, *words)
+        if status:
+            assert status == 2
+            raise ConfigError('of the command')
+    return run
+
+
+WAYS = {
+    'load_from': load, 'resume': load_and_resume, 'report': run_report, 'init_cfg': run_init_cfg,
+    'test': command('test', '{config}', '{checkpoint}'),
+    'predict': command('predict', '{data}', '{config}', '{checkpoint}', '--out', '{out}'),
+    'convert': command('convert_checkpoint', '{config}', '{checkpoint}', '{out}.pth'),
+    'export': command('export_onnx', '{config}', '{checkpoint}', '{out}.onnx'),
+    'draw-queries': command('draw_queries', '{config}', '{checkpoint}', '--out', '{out}.png'),
+}
+
+
+SLOW = ('report', 'test')  # which make a runner for each checkpoint
+FEW = ('NaN', 'another model', 'a flipped bit')
+
+
+def sentence(way: str, files: Files, checkpoint: Path, capsys) -> str:
+    with pytest.raises(ConfigError) as error:
+        WAYS[way](files, checkpoint)
+    said = capsys.readouterr()
+    assert 'it ran' not in said.out
+    if str(error.value) != 'of the command':
+        return str(error.value)
+    assert 'Traceback' not in said.err
+    return said.err[said.err.index('error: '):]
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_weights_that_do_not_fit_are_refused(way, files, tmp_path, capsys):
+    good = torch.load(files.checkpoint)
+    good['meta'].update(epoch=1, iter=1)
+    for fault, (change, words) in FAULTS.items():
+        if way in SLOW and fault not in FEW:
+            continue
+        checkpoint = tmp_path / f'{fault.replace(" ", "_")}.pth'
+        torch.save(change(good), checkpoint)
+        said = sentence(way, files, checkpoint, capsys)
+        assert re.search(words, said), (fault, said)
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_damaged_files_are_refused(way, files, tmp_path, capsys):
+    data = files.checkpoint.read_bytes()
+    for damage, change in DAMAGES.items():
+        if way in SLOW and damage not in FEW:
+            continue
+        checkpoint = tmp_path / f'{damage.replace(" ", "_")}.pth'
+        checkpoint.write_bytes(change(data))
+        said = sentence(way, files, checkpoint, capsys)
+        assert checkpoint.name in said, (damage, said)
+        assert 'cannot be read' in said or 'is not a checkpoint' in said, (damage, said)
+
+
+@pytest.mark.parametrize('way', ['load_from', 'report', 'init_cfg', 'convert'])
+def test_good_weights_come_in(way, files):
+    WAYS[way](files, files.checkpoint)
+
+
+def test_load_from_gives_the_weights_and_says_another_k_once(files, tmp_path, capfd):
+    runner = runner_of(files, load_from=str(files.checkpoint), **{'model.num_query_groups': 5})
+    runner.load_or_resume()
+    loaded, saved = runner.model.state_dict(), torch.load(files.checkpoint)['state_dict']
+    assert torch.equal(loaded['query_embedding.weight'][:30], saved['query_embedding.weight'])
+    assert all(torch.equal(loaded[name], x) for name, x in saved.items()
+               if name != 'query_embedding.weight')
+    said = capfd.readouterr()
+    assert (said.out + said.err).count('the groups are repeated') == 1
+
+
+@pytest.mark.parametrize('allow', [False, True])
+def test_a_part_of_a_model_is_taken_where_it_is_asked_for(allow, files, tmp_path, capfd):
+    checkpoint = tmp_path / 'part.pth'
+    torch.save(edit(torch.load(files.checkpoint), shorten), checkpoint)
+    runner = runner_of(files, load_from=str(checkpoint), allow_missing=allow)
+    before = runner.model.state_dict()['decoder.post_norm.weight'].clone()
+    if not allow:
+        with pytest.raises(ConfigError, match='2 tensors are missing'):
+            runner.load_or_resume()
+        return
+    runner.load_or_resume()
+    state_dict = runner.model.state_dict()
+    assert torch.equal(state_dict['decoder.post_norm.weight'], before)
+    said = capfd.readouterr()
+    assert f'{len(state_dict) - 2} of the {len(state_dict)} tensors' in said.out + said.err
+
+
+def test_hooks_before_the_check_can_change_what_was_loaded(files, tmp_path):
+    class Rename(Hook):
+        def after_load_checkpoint(self, runner, checkpoint):
+            checkpoint['state_dict'] = {
+                name.replace('old.', ''): x for name, x in checkpoint['state_dict'].items()}
+
+    checkpoint = tmp_path / 'old.pth'
+    saved = torch.load(files.checkpoint)['state_dict']
+    torch.save(dict(state_dict={f'old.{name}': x for name, x in saved.items()}), checkpoint)
+    runner = runner_of(files, load_from=str(checkpoint))
+    runner.register_hook(Rename())
+    runner.load_or_resume()
+
+
+def test_a_damaged_record_of_groups_is_named(files, tmp_path, capsys):
+    checkpoint = tmp_path / 'w.pth'
+    checkpoint.write_bytes(files.checkpoint.read_bytes())
+    for text in ('{', '[]', json.dumps(dict(best_query_group=0))):
+        (tmp_path / 'w.groups.json').write_text(text)
+        assert run_tool('export_onnx', files.config, checkpoint, tmp_path / 'x.onnx',
+                        '--query-group', 'best') == 2
+        assert 'w.groups.json is damaged' in capsys.readouterr().err
