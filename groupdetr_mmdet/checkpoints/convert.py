@@ -155,7 +155,8 @@ def training_state(checkpoint: Mapping) -> Dict[str, Any]:
 
 def stock_name(detector: nn.Module) -> str:
     """Class name of the stock detector that a detector is, or that it derives from."""
-    return next(name for name, (cls, _) in DETECTORS.items() if isinstance(detector, cls))
+    return next((name for name, (cls, _) in DETECTORS.items() if isinstance(detector, cls)),
+                type(detector).__name__)
 
 
 # What the file holds

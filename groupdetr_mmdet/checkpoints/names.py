@@ -15,14 +15,14 @@ SOURCES = ('official', 'detrex', 'mmdet', 'ours')
 # A tensor that tells the codebase and detector of a file; the first that is there counts.
 MARKS = (
     ('transformer.enc_out_bbox_embed.layers.0.weight', 'official', 'DINO'),
-    ('label_enc.weight', 'detrex', 'DINO'),
     ('refpoint_embed.weight', 'official', 'DABDETR'),
+    ('label_enc.weight', 'detrex', 'DINO'),
     ('anchor_box_embed.weight', 'detrex', 'DABDETR'),
     ('transformer.decoder.layers.0.sa_qcontent_proj.weight', 'official', 'ConditionalDETR'),
     ('transformer.decoder.layers.0.attentions.0.query_content_proj.weight', 'detrex',
      'ConditionalDETR'),
-    ('dn_query_generator.label_embedding.weight', 'mmdet', 'DINO'),
     ('decoder.ref_anchor_head.layers.0.weight', 'mmdet', 'DABDETR'),
+    ('dn_query_generator.label_embedding.weight', 'mmdet', 'DINO'),
     ('decoder.layers.0.self_attn.qcontent_proj.weight', 'mmdet', 'ConditionalDETR'),
     ('bbox_head.cls_branches.0.weight', 'mmdet', 'DeformableDETR'),
 )

@@ -106,7 +106,8 @@ def parent_of(cls: type) -> type:
     Raises:
         ConfigError: If there is none.
     """
-    if cls.__name__ == 'DC5ResNet':
-        raise ConfigError('--to mmdet: model.backbone.type=DC5ResNet is dilated as torchvision '
-                          "does, which mmdet's ResNet cannot: keep --to ours.")
-    return next(x for x in cls.__mro__ if not is_ours(x) and not inspect.isabstract(x))
+    parent = next(x for x in cls.__mro__ if not is_ours(x))
+    if MODELS.get(cls.__name__) is cls and cls.__name__ != f'Group{parent.__name__}':
+        raise ConfigError(f'--to mmdet: {cls.__name__} computes something that no class of mmdet '
+                          'does: keep --to ours.')
+    return parent

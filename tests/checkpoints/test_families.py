@@ -15,6 +15,10 @@ from groupdetr_mmdet.errors import ConfigError
 K = 3
 
 
+OURS_ALONE = ('dn', 'dab_deformable')  # mmdet has no detector of these
+OF_MMDET = [family for family in FAMILIES if family not in OURS_ALONE]
+
+
 @pytest.fixture(params=FAMILIES)
 def family(request) -> str:
     return request.param
@@ -44,6 +48,7 @@ def detect(model) -> list:
     return [x.pred_instances for x in model.predict(*make_batch(), rescale=False)]
 
 
+@pytest.mark.parametrize('family', OF_MMDET)
 def test_a_stock_checkpoint_comes_in(family):
     stock = weights(config_of(family, None))
     converted = convert(dict(state_dict=stock, meta={}), config_of(family))
@@ -58,6 +63,7 @@ def test_a_stock_checkpoint_comes_in(family):
 
 
 @pytest.mark.parametrize('group', [0, 1])
+@pytest.mark.parametrize('family', OF_MMDET)
 def test_a_group_goes_out_as_the_stock_detector_and_comes_back(family, group):
     config = config_of(family)
     ours = weights(config)
@@ -250,6 +256,14 @@ def test_tensors_held_twice_must_be_equal():
         convert(dict(model=tensors), config_of('dab'))
 
 
+@pytest.mark.parametrize('family', OURS_ALONE)
+def test_what_mmdet_does_not_have_stays_here(family):
+    config = config_of(family)
+    with pytest.raises(ConfigError, match='--to mmdet: Group.*that no class of mmdet does'):
+        convert(dict(state_dict=weights(config)), config, to='mmdet')
+
+
+@pytest.mark.parametrize('family', OF_MMDET)
 def test_the_config_is_not_changed(family):
     config = config_of(family)
     before = copy.deepcopy(config)

@@ -20,7 +20,7 @@ from tiny import tiny_config, write_tiny_coco
 from torch.utils.data import DataLoader, Dataset
 
 from groupdetr_mmdet.commands.cli import end_mistakes
-from groupdetr_mmdet.commands.test import check_weights
+from groupdetr_mmdet.checkpoints.checked import CheckedWeightsHook
 from groupdetr_mmdet.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -246,13 +246,13 @@ def test_weights_are_checked_inside_what_wraps_a_model(tmp_path: Path):
     torch.save(model.state_dict(), tmp_path / 'weights.pth')
     model.test_step = None  # which DetTTAModel asks for
     torch.nn.init.zeros_(model.weight)
-    augmented = SimpleNamespace(model=DetTTAModel(module=model))
-    check_weights(augmented, str(tmp_path / 'weights.pth'))
+    runner = SimpleNamespace(model=DetTTAModel(module=model), _resume=False, cfg={},
+                             _load_from=str(tmp_path / 'weights.pth'))
+    check = CheckedWeightsHook().after_load_checkpoint
+    check(runner, torch.load(tmp_path / 'weights.pth'))
     assert model.weight.abs() > 0
-    torch.save(torch.nn.Linear(1, 2).state_dict(), tmp_path / 'wrong.pth')
-    with pytest.raises(ConfigError, match='size mismatch'):
-        check_weights(augmented, str(tmp_path / 'wrong.pth'))
-    check_weights(SimpleNamespace(model=dict(type='Linear')), str(tmp_path / 'wrong.pth'))
+    with pytest.raises(ConfigError, match='weights.pth does not fit.*size mismatch'):
+        check(runner, dict(state_dict=torch.nn.Linear(1, 2).state_dict()))
 
 
 def test_averaged_weights_are_evaluated(trained: Trained, tested: dict, tmp_path: Path):
