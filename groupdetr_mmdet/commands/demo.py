@@ -16,7 +16,7 @@ from ..analysis.report import write_report
 from ..analysis.runs import read_run
 from ..errors import ConfigError
 from ..host.configs import find_config, read_config
-from ..host.runner import build_runner
+from ..host.progress import run_training
 from ..host.shapes import make_shapes
 
 CONFIG = 'demo/group_cond_detr_demo'
@@ -119,8 +119,7 @@ def main(args: argparse.Namespace) -> None:
     sizes = dict(num_train=32, num_val=16) if args.quick else {}
     make_shapes(args.data_root, **sizes)
     with training_beside(args) as compare:
-        runner = build_runner(cfg)
-        runner.train()
+        runner = run_training(cfg)
     folder = Path(os.path.relpath(runner.work_dir))
     labels = [Path(config).stem for config in (args.baseline, args.config) if config]
     files = {

@@ -2,7 +2,6 @@
 writes a config first, as ``prepare`` does."""
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from mmengine.config import Config
@@ -16,8 +15,7 @@ from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoin
 from ..errors import ConfigError
 from ..host import dry_run, options
 from ..host.preflight import check_config
-from ..host.progress import train_with_progress
-from ..host.runner import build_runner
+from ..host.progress import run_training
 from . import prepare
 from .common import add_runner_arguments, load_config
 
@@ -139,11 +137,6 @@ def main(args: argparse.Namespace) -> None:
     if args.dry_run:
         show_dry_run(cfg)
         return
-    has_terminal = args.launcher == 'none' and sys.stdout.isatty() and 'runner_type' not in cfg
-    if has_terminal:
-        runner = train_with_progress(cfg)
-    else:
-        runner = build_runner(cfg)
-        runner.train()
+    runner = run_training(cfg)
     if is_main_process():
         show_next(args, runner)

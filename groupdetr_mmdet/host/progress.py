@@ -15,6 +15,7 @@ from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn, 
                            TimeRemainingColumn)
 
 from .options import AP
+from .runner import build_runner
 
 WINDOW = 50  # steps whose losses are averaged
 # Warnings of every start: one for each frozen parameter, and on mmengine's own old names.
@@ -100,6 +101,16 @@ def quiet_runner(cfg: Config) -> Iterator[Runner]:
         runner = QuietRunner.from_cfg(cfg)
         prints.logger = runner.logger
         yield runner
+
+
+def run_training(cfg: Config) -> Runner:
+    """Train as a config says; a terminal shows how far it is, and anything else gets the log."""
+    alone = cfg.get('launcher', 'none') == 'none' and 'runner_type' not in cfg
+    if alone and sys.stdout.isatty():
+        return train_with_progress(cfg)
+    runner = build_runner(cfg)
+    runner.train()
+    return runner
 
 
 def train_with_progress(cfg: Config) -> Runner:
