@@ -98,7 +98,7 @@ def quiet_runner(cfg: Config) -> Iterator[Runner]:
     """Give a runner whose initialization and prints go into its log file while the block runs."""
     prints = PrintsToLog()
     with contextlib.redirect_stdout(prints):
-        runner = QuietRunner.from_cfg(cfg)
+        runner = build_runner(cfg, QuietRunner)
         prints.logger = runner.logger
         yield runner
 

@@ -1,5 +1,5 @@
 """The runner that a config asks for, with the checks of this package."""
-from typing import Any, Dict
+from typing import Any, Dict, Type
 
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
@@ -16,7 +16,7 @@ LOADERS = {name: 'CheckedLoadImageFromFile'
            for name in ('LoadImageFromFile', 'mmdet.LoadImageFromFile', LoadImageFromFile)}
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
     """Build the runner that ``runner_type`` names, mmengine's ``Runner`` by default.
 
     Where the config has mmdet's ``CocoDataset``, the data set is a ``CheckedCocoDataset``, and a
@@ -25,7 +25,7 @@ def build_runner(cfg: Config) -> Runner:
     looks for. Weights that do not fit are refused by a ``CheckedWeightsHook``.
     """
     check_data(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else default.from_cfg(cfg)
     runner.register_hook(CheckedWeightsHook())
     return runner
 

@@ -18,7 +18,7 @@ from groupdetr_mmdet.host.dry_run import SMALL_CONFIG, is_slow
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
 
-def run_in_terminal(*args: object) -> str:
+def run_in_terminal(*args: object, status: int = 0) -> str:
     """Run a tool in a pseudo-terminal, and return what it wrote there."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
@@ -36,7 +36,7 @@ def run_in_terminal(*args: object) -> str:
         written += part
     os.close(master)
     text = written.decode()
-    assert process.wait() == 0, text
+    assert process.wait() == status, text
     return text
 
 
@@ -64,6 +64,14 @@ def test_a_terminal_shows_progress_and_the_log_all(trained):
     logged = log.read_text()
     assert 'Epoch(train) [3][8/8]' in logged and 'creating index' in logged
     assert f'the log is {log}' in text.replace('\r\n', '')
+
+
+def test_weights_are_checked_in_a_terminal_too(trained, tmp_path):
+    config, _, _ = trained
+    torch.save(dict(state_dict=dict(x=torch.zeros(1))), tmp_path / 'other.pth')
+    text = run_in_terminal('train', config, '--work-dir', tmp_path / 'work', '--cfg-options',
+                           f'load_from={tmp_path}/other.pth', status=2)
+    assert 'does not fit the config' in text and 'Traceback' not in text
 
 
 def test_the_averaged_weights_of_all_epochs_are_kept(trained):
