@@ -61,12 +61,23 @@ def find_images(inputs: Sequence[str]) -> List[str]:
 
 
 def class_names(cfg: Config, checkpoint: Dict[str, Any]) -> List[str]:
-    """Class names by label, as a checkpoint says them, or else the data set of its config."""
+    """Class names by label, as a checkpoint says them, or else the data set of its config.
+
+    Raises:
+        ConfigError: If they are not as many as the classes of the model.
+    """
     meta = checkpoint.get('meta', {}).get('dataset_meta')
     if not meta:
         dataset = cfg.test_dataloader.dataset
         meta = dict(DATASETS.get(dataset.type).METAINFO, **dataset.get('metainfo', {}))
-    return list({key.lower(): value for key, value in meta.items()}['classes'])
+    names = list({key.lower(): value for key, value in meta.items()}['classes'])
+    head = cfg.model.get('bbox_head')
+    num_classes = head.get('num_classes') if isinstance(head, dict) else None
+    if num_classes and len(names) != num_classes:
+        raise ConfigError(f'model.bbox_head.num_classes={num_classes}, and there are {len(names)} '
+                          f'class names ({", ".join(names[:3])}, ...): take a checkpoint and a '
+                          'test_dataloader.dataset.metainfo.classes of the same classes.')
+    return names
 
 
 class Inferencer(DetInferencer):

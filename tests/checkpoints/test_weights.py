@@ -227,3 +227,12 @@ def test_a_damaged_record_of_groups_is_named(files, tmp_path, capsys):
         assert run_tool('export_onnx', files.config, checkpoint, tmp_path / 'x.onnx',
                         '--query-group', 'best') == 2
         assert 'w.groups.json is damaged' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('way', ['predict', 'export'])
+def test_class_names_of_another_number_are_refused(way, files, tmp_path, capsys):
+    checkpoint = tmp_path / 'two.pth'
+    meta = dict(dataset_meta=dict(classes=('red', 'green')))
+    torch.save(dict(torch.load(files.checkpoint), meta=meta), checkpoint)
+    said = sentence(way, files, checkpoint, capsys)
+    assert 'num_classes=3, and there are 2 class names (red, green' in said

@@ -1,0 +1,83 @@
+"""A detector that left as mmdet's own runs where this package was never imported."""
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders import build
+from family_builders import family_config
+from mmdet.apis import DetInferencer
+from mmengine.config import Config
+from running import run_tool
+from tiny import CLASSES, tiny_config, write_tiny_coco
+
+GROUP = 1
+FAMILIES = ('conditional', 'dab', 'two_stage', 'dino')
+
+ALONE = Path(__file__).with_name('mmdet_alone.py')
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+    """Configs and weights of ours (``NAME_ours``) and of mmdet (``NAME``), and data."""
+    folder = tmp_path_factory.mktemp('leaving')
+    data = write_tiny_coco(folder / 'coco')
+    for family in FAMILIES:
+        config = tiny_config(data)
+        preprocessor = config.model.data_preprocessor
+        config.model = dict(family_config(family, 3, num_queries=20, width=256),
+                            data_preprocessor=preprocessor)
+        config.model.bbox_head.num_classes = len(CLASSES)
+        config.model.test_cfg = dict(query_group=GROUP, max_per_img=100)
+        config.model.decoder.num_cp = 1
+        config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='nowhere.pth')
+        config.dump(folder / f'{family}_ours.py')
+        config.model.backbone.init_cfg = None
+        model = build({key: value for key, value in config.model.items()
+                       if key != 'data_preprocessor'})
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += .02 * torch.randn_like(parameter)
+        meta = dict(dataset_meta=dict(classes=CLASSES))
+        torch.save(dict(meta=meta, state_dict=model.state_dict()), folder / f'{family}_ours.pth')
+        assert run_tool('convert_checkpoint', folder / f'{family}_ours.py',
+                        folder / f'{family}_ours.pth', folder / f'{family}.pth', '--to', 'mmdet',
+                        '--query-group', GROUP) == 0
+    return folder
+
+
+@pytest.fixture(scope='module')
+def found(folder) -> dict:
+    """What mmdet alone finds."""
+    done = subprocess.run([sys.executable, str(ALONE), str(folder), *FAMILIES], cwd=folder,
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(re.search(r'^FOUND (.*)$', done.stdout, re.M)[1])
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_mmdet_alone_finds_the_same(family, folder, found):
+    config = Config.fromfile(folder / f'{family}_ours.py')
+    config.model.backbone.init_cfg = None
+    ours = DetInferencer(config, str(folder / f'{family}_ours.pth'), show_progress=False)(
+        [str(folder / 'coco/images/val_0.jpg')])['predictions'][0]
+    theirs = found[family]
+    assert theirs['labels'] == ours['labels'] and len(theirs['labels']) == 3 * 20
+    np.testing.assert_allclose(theirs['scores'], ours['scores'], atol=1e-5)
+    np.testing.assert_allclose(theirs['bboxes'], ours['bboxes'], atol=1e-2)
+    assert theirs['classes'] == list(CLASSES)
+    assert 'coco/bbox_mAP' in theirs['metrics']
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_the_config_names_nothing_of_ours(family, folder):
+    text = (folder / f'{family}.py').read_text()
+    assert 'roup' not in text.replace('num_groups', '').replace('group_cfg', '')
+    for word in ('Checked', 'init_cfg', 'num_cp', 'train_cfg', 'custom_imports', 'nowhere'):
+        assert word not in text, word
+    model = Config.fromfile(folder / f'{family}.py').model
+    assert model.test_cfg.max_per_img == 3 * 20 and model.num_queries == 20
