@@ -58,9 +58,10 @@ def write_api() -> None:
 
 def api_page(package: str, title: str) -> str:
     room = importlib.import_module(package)
-    found = pkgutil.iter_modules if package == 'groupdetr_mmdet' else pkgutil.walk_packages
+    find = pkgutil.iter_modules if package == 'groupdetr_mmdet' else pkgutil.walk_packages
     lines = [f'# {title}', '', room.__doc__]
-    for module in found(room.__path__, f'{package}.'):
+    modules = find(room.__path__, f'{package}.')
+    for module in sorted(modules, key=lambda x: (not x.name.endswith('.groups'), x.name)):
         if not module.ispkg and not module.name.endswith('__main__'):
             lines += [f'## `{module.name[len(package) + 1:]}`', '```{eval-rst}',
                       f'.. automodule:: {module.name}', '   :members:', '   :show-inheritance:',
