@@ -32,6 +32,7 @@ from mmengine.utils import digit_version
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..ops.deformable import deformable_attention
 
 NO_COMPILED_OPS = (
     f'mmcv {mmcv.__version__} is installed without its compiled ops; to get them, install the '
@@ -49,6 +50,7 @@ def apply() -> None:
         train_with_gloo()
     if importlib.util.find_spec('mmcv._ext') is None:
         replace_compiled_ops()
+    save_memory_of_attention()
     if importlib.util.find_spec('torchvision') is None:
         checkpoint.get_torchvision_models = TorchvisionModels.load
 
@@ -111,8 +113,13 @@ def replace_compiled_ops() -> None:
     focal_loss._sigmoid_focal_loss = functools.partial(
         pytorch_focal_loss, focal_loss.py_sigmoid_focal_loss)
     multi_scale_deform_attn.IS_CUDA_AVAILABLE = False
-    multi_scale_deform_attn.multi_scale_deformable_attn_pytorch = announce_slow_attention(
-        multi_scale_deform_attn.multi_scale_deformable_attn_pytorch)
+
+
+def save_memory_of_attention() -> None:
+    """Let deformable attention in PyTorch, wherever no compiled kernel is, need less memory."""
+    from mmcv.ops import multi_scale_deform_attn as module
+    module.multi_scale_deformable_attn_pytorch = announce_slow_attention(
+        functools.partial(deformable_attention, module.multi_scale_deformable_attn_pytorch))
 
 
 def pytorch_focal_loss(py_sigmoid_focal_loss: Callable, pred: Tensor, target: Tensor,
@@ -137,14 +144,13 @@ def pytorch_focal_loss(py_sigmoid_focal_loss: Callable, pred: Tensor, target: Te
 
 
 def announce_slow_attention(attention: Callable) -> Callable:
-    """Wrap mmcv's deformable attention in PyTorch to say once that a faster one exists."""
+    """Wrap deformable attention in PyTorch to say once that a faster one exists."""
 
     @functools.cache
     def announce() -> None:
         print_log(f'Deformable attention runs as slower PyTorch code: {NO_COMPILED_OPS}',
                   logger='current', level=logging.WARNING)
 
-    @functools.wraps(attention)
     def wrapper(value: Tensor, *args, **kwargs) -> Tensor:
         if value.is_cuda:
             announce()

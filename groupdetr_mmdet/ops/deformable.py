@@ -1,0 +1,113 @@
+"""Deformable attention in PyTorch without the values that it samples.
+
+mmcv's PyTorch code keeps every sampled value for the backward pass, several times: for each query
+``num_levels * num_points`` times its width. Here a part of the queries is sampled at a time, and
+sampled again in the backward pass.
+"""
+from typing import Callable, Iterator, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SAMPLES_AT_ONCE = 2**20  # values sampled at a time: 4 MiB in float32, which a cache keeps
+
+
+def deformable_attention(traced: Callable, value: Tensor, value_spatial_shapes: Tensor,
+                         sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
+    """Multi-scale deformable attention (Deformable DETR, Section 4.1), as mmcv computes it.
+
+    Args:
+        traced (Callable): mmcv's own ``multi_scale_deformable_attn_pytorch``, of the other
+            arguments, for a model that is exported or compiled.
+        value (Tensor): Shape (bs, num_keys, num_heads, dim).
+        value_spatial_shapes (Tensor): Height and width of each level, shape (num_levels, 2).
+        sampling_locations (Tensor): Normalized (x, y), shape
+            (bs, num_queries, num_heads, num_levels, num_points, 2).
+        attention_weights (Tensor): Shape (bs, num_queries, num_heads, num_levels, num_points).
+
+    Returns:
+        Tensor: Shape (bs, num_queries, num_heads * dim).
+    """
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return traced(value, value_spatial_shapes, sampling_locations, attention_weights)
+    dtype = torch.promote_types(value.dtype, sampling_locations.dtype)
+    with torch.autocast(value.device.type, enabled=False):
+        return _DeformableAttention.apply(
+            value.to(dtype), sampling_locations.to(dtype), attention_weights.to(dtype),
+            torch.as_tensor(value_spatial_shapes).tolist())
+
+
+class _DeformableAttention(torch.autograd.Function):
+    """Tensors as in :func:`deformable_attention`, of one type, and the shapes as numbers."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, locations: Tensor, weights: Tensor,
+                shapes: Sequence[Sequence[int]]) -> Tensor:
+        bs, num_queries, num_heads = locations.shape[:3]
+        out = value.new_zeros(bs * num_heads, value.size(-1), num_queries)
+        for level, features in enumerate(feature_maps(value, shapes)):
+            for rows in chunks(features, weights):
+                out[..., rows] += attend(features, *of_level(locations, weights, level, rows))
+        ctx.save_for_backward(value, locations, weights)
+        ctx.shapes = shapes
+        return out.view(bs, -1, num_queries).transpose(1, 2).contiguous()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        value, locations, weights = ctx.saved_tensors
+        grad = grad.transpose(1, 2).reshape(-1, value.size(-1), grad.size(1))
+        grads = torch.empty_like(locations), torch.empty_like(weights)
+        grad_maps = []
+        for level, features in enumerate(feature_maps(value, ctx.shapes)):
+            grad_maps.append(torch.zeros_like(features))
+            for rows in chunks(features, weights):
+                inputs = [x.detach().requires_grad_() for x in
+                          (features, *of_level(locations, weights, level, rows))]
+                with torch.enable_grad():
+                    out = attend(*inputs)
+                grad_map, *grad_rows = torch.autograd.grad(out, inputs, grad[..., rows])
+                grad_maps[-1] += grad_map
+                for whole, part in zip(grads, grad_rows):
+                    part = part.view(len(value), -1, *part.shape[1:]).transpose(1, 2)
+                    whole[:, rows, :, level] = part
+        grad_value = torch.cat([x.flatten(2) for x in grad_maps], 2)  # (bs * heads, dim, keys)
+        grad_value = grad_value.view(len(value), -1, *grad_value.shape[1:]).permute(0, 3, 1, 2)
+        return grad_value, *grads, None
+
+
+def feature_maps(value: Tensor, shapes: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+    """Yield each level's values as maps, shape (bs * num_heads, dim, height, width)."""
+    for (height, width), level in zip(shapes, value.split([h * w for h, w in shapes], 1)):
+        yield level.permute(0, 2, 3, 1).reshape(-1, value.size(-1), height, width)
+
+
+def chunks(features: Tensor, weights: Tensor) -> Iterator[slice]:
+    """Cut the queries so that fewer values are sampled than a cache or the level holds."""
+    maps, dim = features.shape[:2]
+    rows = max(1, max(SAMPLES_AT_ONCE, features.numel()) // (maps * dim * weights.size(-1)))
+    for row in range(0, weights.size(1), rows):
+        yield slice(row, row + rows)
+
+
+def of_level(locations: Tensor, weights: Tensor, level: int,
+             rows: slice) -> Tuple[Tensor, Tensor]:
+    """Locations and weights of some queries, ``(bs * num_heads, rows, num_points, ...)``."""
+    return tuple(x[:, rows, :, level].transpose(1, 2).flatten(0, 1) for x in (locations, weights))
+
+
+def attend(features: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    """Sample a level and add up by weight.
+
+    Args:
+        features (Tensor): Shape (n, dim, height, width).
+        locations (Tensor): Normalized (x, y), shape (n, rows, num_points, 2).
+        weights (Tensor): Shape (n, rows, num_points).
+
+    Returns:
+        Tensor: Shape (n, dim, rows).
+    """
+    sampled = F.grid_sample(features, 2 * locations - 1, align_corners=False)
+    return (sampled * weights[:, None]).sum(-1)
