@@ -1,8 +1,9 @@
 """Measure time and memory of a detector with groups, beside the straightforward way to write it.
 
 Modes: `plain` (mmdet's bmm attention on folded groups, its assigner called per layer, image and
-group; Conditional DETR alone), `ours`, and `stock` (mmdet's detector without groups). A mode may
-say its autocast type, as in ours:bf16. All modes and numbers of groups take turns within one run.
+group; Conditional DETR alone), `ours`, `turns` (ours, one group after the other), and `stock`
+(mmdet's detector without groups). A mode may say its autocast type, as in ours:bf16. All modes and
+numbers of groups take turns within one run.
 """
 import argparse
 import itertools
@@ -43,7 +44,8 @@ def parse_args() -> argparse.Namespace:
                       'forward and backward, on a given memory; criterion: forward and backward '
                       'on given predictions')
     what.add_argument('--modes', nargs='+', default=['plain', 'ours'], metavar='MODE[:AMP]',
-                      help='plain, ours, stock, each with :bf16 or :fp16 for autocast')
+                      help='plain, ours, turns, stock, each with :bf16 or :fp16 for '
+                      'autocast; turns is for the part step')
     what.add_argument('--memory', action='store_true', help='measure peak memory, too')
     sizes = parser.add_argument_group('sizes')
     sizes.add_argument('--groups', nargs='+', type=positive, help='K; that of the config')
@@ -99,6 +101,9 @@ def make_cases(args: argparse.Namespace, cfg: Config) -> List[Case]:
     groups = args.groups or [cfg.model.num_query_groups]
     queries = args.queries or [cfg.model.num_queries]
     modes = [parse_mode(text) for text in args.modes]
+    if any(mode == 'turns' for mode, _ in modes) and args.parts != ['step']:
+        raise ConfigError('--modes: turns are of a whole step, in which backbone and encoder run '
+                          'once; choose --parts step.')
     return list(dict.fromkeys(
         Case(part, mode, amp, 1 if mode == 'stock' else k, n, objects, args.attn_drop)
         for part, n, objects, k, (mode, amp) in itertools.product(

@@ -1,4 +1,4 @@
-"""What is measured: a part of a training step, in one of three ways to write it."""
+"""What is measured: a part of a training step, in one of several ways to write it."""
 import contextlib
 import copy
 import functools
@@ -20,7 +20,8 @@ from groupdetr_mmdet.errors import ConfigError
 from . import plain  # noqa: F401, registers the baseline
 from .measure import Stopwatch
 
-MODES = ('plain', 'ours', 'stock')
+MODES = ('plain', 'ours', 'turns', 'stock')
+OWN_MODES = ('ours', 'turns')
 PARTS = ('step', 'decoder', 'criterion', 'inference')
 AMP = dict(bf16=torch.bfloat16, fp16=torch.float16)
 STRIDE = 32  # of the memory to the image
@@ -34,7 +35,8 @@ class Case:
         part: 'step' (a whole training step), 'decoder' (decoder, head and criterion, forward and
             backward, on a given memory), 'criterion' (forward and backward on given predictions)
             or 'inference'.
-        mode: 'plain' (see ``plain.py``), 'ours', or 'stock' (mmdet's ConditionalDETR, no groups).
+        mode: 'plain' (see ``plain.py``), 'ours', 'turns' (ours, its groups one after the other),
+            or 'stock' (mmdet's detector, no groups).
         amp: 'bf16' or 'fp16' autocast, or None for float32.
         num_groups: K.
         num_queries: N, queries of a group.
@@ -82,8 +84,10 @@ def build_model(cfg: Config, case: Case) -> nn.Module:
     model['num_queries'] = case.num_queries
     model['num_query_groups'] = case.num_groups
     model['backbone'].pop('init_cfg', None)  # nothing is downloaded, and weights change no time
-    if case.mode != 'ours':
+    if case.mode not in OWN_MODES:
         write_as_baseline(model, case)
+    if case.mode == 'turns':
+        model['train_cfg']['groups_at_once'] = 1
     if case.attn_drop is not None:
         set_attn_drop(model, case.attn_drop)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
@@ -255,7 +259,7 @@ class Benchmark:
 
     def to_criterion(self, x: object) -> object:
         """Convert an input of the criterion as its mode needs it."""
-        if self.case.mode != 'ours' and isinstance(x, Tensor) and x.is_floating_point():
+        if self.case.mode not in OWN_MODES and isinstance(x, Tensor) and x.is_floating_point():
             return x.float()  # numpy, which scipy wants, has no bfloat16
         return x
 

@@ -10,7 +10,6 @@ from .attention import replace_attention
 from .criterion import GroupCriterion
 from .group_queries import GroupQueries
 from .ops.attention import FusedConditionalAttention, fuse_encoder_attention
-from .ops.dropout import fuse_ffn
 
 
 @MODELS.register_module()
@@ -35,10 +34,8 @@ class GroupDABDETR(GroupQueries, DABDETR):
         super()._init_layers()
         for layer in self.encoder.layers:
             fuse_encoder_attention(layer.self_attn)
-            fuse_ffn(layer.ffn)
         for layer in self.decoder.layers:
             replace_attention(layer, 'cross_attn', FusedConditionalAttention)
-            fuse_ffn(layer.ffn)
 
     def pre_decoder(self, memory: Tensor) -> Tuple[Dict, Dict]:
         """Prepare the queries of the groups that are decoded.

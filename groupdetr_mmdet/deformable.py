@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from .criterion import GroupCriterion
 from .group_queries import GroupQueries
-from .ops.dropout import fuse_ffn
 
 
 @MODELS.register_module()
@@ -36,11 +35,6 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
         last = self.decoder.num_layers
         branches = [f'bbox_head.cls_branches.{last}', f'bbox_head.reg_branches.{last}']
         return ['memory_trans_fc', 'memory_trans_norm'] + branches * self.with_box_refine
-
-    def _init_layers(self) -> None:
-        super()._init_layers()
-        for layer in (*self.encoder.layers, *self.decoder.layers):
-            fuse_ffn(layer.ffn)
 
     def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
         """Prepare the queries of the groups that are decoded.

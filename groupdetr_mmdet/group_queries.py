@@ -16,6 +16,7 @@ from .assigner import GroupHungarianAssigner
 from .attention import group_self_attention
 from .errors import ConfigError
 from .groups import check_num_query_groups, count_groups, fold_groups, group_rows
+from .ops.dropout import fuse_ffn
 from .ops.recompute import LayerOptions
 from .turns import ALL_AT_ONCE, AllGroups, check_groups_at_once, losses_in_turns
 
@@ -129,6 +130,8 @@ class GroupQueries:
 
     def _init_layers(self) -> None:
         super()._init_layers()
+        for layer in (*self.encoder.layers, *self.decoder.layers):
+            fuse_ffn(layer.ffn)
         self._tell_group_size()
         for name in self.group_modules:
             for module in self.get_submodule(name).modules():

@@ -101,9 +101,8 @@ def test_a_training_step_of_dino_is_that_of_mmcvs_code(monkeypatch):
         torch.testing.assert_close(a, b, atol=2e-6 * (1 + b.abs().max().item()), rtol=0)
 
 
-@pytest.mark.parametrize('family', ['dab', 'deformable', 'dino'])
+@pytest.mark.parametrize('family', ['dab', 'deformable', 'dab_deformable', 'dino'])
 def test_ffns_keep_the_result_of_their_activation_alone(family):
-    config = family_config(family)
-    model = build(config)
+    model = build(family_config(family))
     assert all(isinstance(ffn.layers[0][2], nn.Identity) or isinstance(ffn.layers[0][1], nn.PReLU)
                for ffn in model.modules() if isinstance(ffn, FFN))

@@ -1,0 +1,109 @@
+"""Measure what turns cost: memory and time of a training step by K, all groups at once and one
+after the other, and the bounds that the package is to keep."""
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import List, Tuple
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+
+from groupdetr_mmdet.analysis.plots import prepare_picture
+from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.host.configs import read_config
+from groupdetr_mmdet.host.files import write_atomically
+from groupdetr_mmdet.host.preflight import check_output
+
+from .cases import Case, Shapes
+from .measure import describe_machine
+from .plots import draw_costs, read_costs
+from .reach import Row
+from .report import make_record, print_report
+from .suite import Suite
+
+GROUPS = (1, 2, 5, 11, 22)
+# family -> shipped config, channels of the backbone that its neck takes, and the image
+FAMILIES = dict(
+    conditional=('group_cond_detr_r50_12e', [512], (480, 640)),
+    dino=('group_dino_4scale_r50_12e', [128, 256, 512], (320, 416)))
+
+
+def resnet18_config(family: str) -> Tuple[Config, Shapes]:
+    """The shipped config of a family with a ResNet-18, and two images."""
+    name, channels, image_size = FAMILIES[family]
+    cfg = read_config(name)
+    cfg.model.backbone.depth = 18
+    cfg.model.neck.in_channels = channels
+    init_default_scope('mmdet')
+    return cfg, Shapes(2, image_size)
+
+
+def step(mode: str, num_groups: int, cfg: Config) -> Case:
+    return Case('step', mode, None, num_groups, cfg.model.num_queries, 7)
+
+
+def bounds(family: str, cfg: Config) -> List[Row]:
+    """What a step is to cost at most."""
+
+    def row(what: str, case: Case, other: Case, bound: float, memory: bool = True) -> Row:
+        return Row(what, case, other, bound, more=False, memory=memory)
+
+    ours, turns = (step(mode, 11, cfg) for mode in ('ours', 'turns'))
+    time = row('time, K = 11, in turns / at once', turns, ours, 1.45, memory=False)
+    if family == 'dino':
+        stock = step('stock', 1, cfg)
+        return [row('memory, K = 11 in turns / stock', turns, stock, 1.35),
+                row('memory, K = 11 at once / stock', ours, stock, 2.7), time]
+    return [row('memory, in turns, K = 11 / K = 1', turns, step('ours', 1, cfg), 1.5),
+            row('memory, in turns, K = 22 / K = 11', step('turns', 22, cfg), turns, 1.15), time]
+
+
+def cases(family: str, cfg: Config) -> List[Case]:
+    if family == 'dino':
+        return [step('stock', 1, cfg), step('ours', 11, cfg), step('turns', 11, cfg)]
+    return [step(mode, k, cfg) for k in GROUPS for mode in ('ours', 'turns')]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog='benchmarks.turns', description=__doc__)
+    parser.add_argument('--families', nargs='+', choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument('--rounds', type=int, default=3, help='timed runs of each')
+    parser.add_argument('--device', default=get_device())
+    parser.add_argument('--threads', type=int, help='of the CPU')
+    parser.add_argument('--out', type=Path, default='turns',
+                        help='FAMILY.json is written there, and FAMILY.png where several K are '
+                        'measured (default: %(default)s)')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for family in args.families:
+        check_output('--out', args.out / f'{family}.json')
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    for family in args.families:
+        cfg, shapes = resnet18_config(family)
+        measured = cases(family, cfg)
+        results = Suite(cfg, measured, shapes, device).measure(args.rounds, 1, measured)
+        reach, machine = bounds(family, cfg), describe_machine(device)
+        print(cfg.model.type)
+        print_report(results, shapes, machine, reach)
+        command = shlex.join(['python', '-m', 'benchmarks.turns', *sys.argv[1:]])
+        record = make_record(results, shapes, machine, reach, command)
+        path = args.out / f'{family}.json'
+        write_atomically(path, json.dumps(record, indent=1).encode())
+        if len({case.num_groups for case in measured if case.mode != 'stock'}) > 1:
+            picture = path.with_suffix('.png')
+            prepare_picture(str(picture))
+            draw_costs(*read_costs(path), picture)
+
+
+if __name__ == '__main__':
+    end_mistakes(main)
