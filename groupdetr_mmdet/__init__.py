@@ -21,6 +21,7 @@ from .deformable import GroupDeformableDETR, GroupDeformableDETRHead
 from .dino import GroupDINO, GroupDINOHead
 from .dn_detr import GroupDNDETR, GroupDNDETRHead
 from .group_queries import GroupQueries
+from .host.amp import BFloat16OptimWrapper
 from .host.backbones import DC5ResNet, EndingMobileNetV2
 from .host.data import CheckedCocoDataset
 from .host.images import CheckedLoadImageFromFile
@@ -29,9 +30,10 @@ from .host.run_checks import RunCheckHook
 from .version import __version__
 
 __all__ = [
-    'AtomicCheckpointHook', 'CheckedCocoDataset', 'CheckedLoadImageFromFile',
-    'CheckedPretrainedInit', 'CheckedWeightsHook', 'DABDeformableDETR', 'DC5ResNet',
-    'EndingMobileNetV2', 'GroupCocoMetric', 'GroupConditionalDETR', 'GroupConditionalDETRHead',
+    'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'CheckedCocoDataset',
+    'CheckedLoadImageFromFile', 'CheckedPretrainedInit', 'CheckedWeightsHook',
+    'DABDeformableDETR', 'DC5ResNet', 'EndingMobileNetV2', 'GroupCocoMetric',
+    'GroupConditionalDETR', 'GroupConditionalDETRHead',
     'GroupConditionalDetrTransformerDecoder',
     'GroupConditionalDetrTransformerDecoderLayer', 'GroupDABDETR', 'GroupDABDETRHead',
     'GroupDABDeformableDETR', 'GroupDABDeformableDETRHead', 'GroupDINO', 'GroupDINOHead',

@@ -158,7 +158,7 @@ class GroupConditionalDETRHead(ConditionalDETRHead, GroupCriterion):
             tuple[Tensor, Tensor]: Logits, shape (num_layers, bs, num_rows, num_classes), and
             boxes, normalized cxcywh, shape (num_layers, bs, num_rows, 4).
         """
-        offsets = self.fc_reg(self.activate(self.reg_ffn(hidden_states))).float()
+        offsets = self.fc_reg(self.activate(self.reg_ffn(hidden_states)))
         centers = offsets[..., :2] + inverse_sigmoid(references)
         return self.fc_cls(hidden_states), torch.cat([centers, offsets[..., 2:]], -1).sigmoid()
 

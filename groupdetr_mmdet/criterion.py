@@ -8,7 +8,7 @@ from mmdet.models.losses import FocalLoss, QualityFocalLoss
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
 from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from mmengine.structures import InstanceData
-from torch import Tensor
+from torch import Tensor, nn
 
 from .assigner import MatchedPairs
 from .errors import ConfigError
@@ -33,6 +33,12 @@ class GroupCriterion(DETRHead):
     those of all groups.
     """
     turn: AllGroups = ALL_AT_ONCE
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)  # the layers of the stock head, too
+        branches = self.reg_branches if hasattr(self, 'reg_branches') else [self.fc_reg]
+        for branch in dict.fromkeys(branches):
+            branch.register_forward_hook(to_float32)
 
     def loss_by_feat(self,
                      all_layers_cls_scores: Tensor,
@@ -214,6 +220,11 @@ def name_layers(losses: Dict[str, Tensor]) -> Dict[str, Tensor]:
         name if layer == last else f'd{layer}.{name}': values[layer]
         for layer in (last, *range(last)) for name, values in by_layer.items()
     }
+
+
+def to_float32(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+    """Give a branch's boxes float32, also under autocast: 8 bits cannot place a box."""
+    return output.float()
 
 
 def focal_loss_sums(logits: Tensor, rows: Tensor, labels: Tensor, alpha: float,

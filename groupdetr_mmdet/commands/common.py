@@ -14,6 +14,7 @@ from ..checkpoints.named import find_checkpoint
 from ..checkpoints.reading import read_checkpoint
 from ..group_queries import GroupQueries
 from ..host.config_check import check_values
+from ..host.options import set_amp
 from ..host.configs import Options, merge_options, read_config
 from ..host.preflight import check_groups
 
@@ -42,6 +43,8 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = read_config(args.config)
     cfg.launcher = args.launcher
     merge_options(cfg, args.cfg_options)
+    if vars(args).get('amp'):  # which has keys that are unknown without it
+        set_amp(cfg)
     check_values(cfg)
     if args.work_dir:
         cfg.work_dir = args.work_dir

@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='end after N validations that were not better')
     parser.add_argument('--tensorboard', action='store_true', help='write TensorBoard logs, too')
     parser.add_argument('--wandb', action='store_true', help='log to Weights & Biases, too')
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, '
+                        'bfloat16 on a CPU')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the batch size')
     parser.add_argument('--allow-missing', action='store_true',
@@ -87,8 +88,6 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
         options.set_epochs(cfg, args.epochs)
     if args.batch_size is not None:
         options.set_batch_size(cfg, args.batch_size)
-    if args.amp:
-        options.set_amp(cfg)
     if args.auto_scale_lr:
         options.set_auto_scale_lr(cfg)
     options.scale_for_accumulation(cfg)

@@ -294,13 +294,14 @@ def check_precision(cfg: Config) -> None:
     amp = wrapper.get('type') == 'AmpOptimWrapper'
     if amp and get_device() == 'cpu':
         raise ConfigError('optim_wrapper.type=AmpOptimWrapper: mixed precision of mmengine needs '
-                          'a GPU and there is none; set it to OptimWrapper, without dtype and '
-                          'loss_scale.')
+                          'a GPU and there is none; set it to BFloat16OptimWrapper, without dtype '
+                          'and loss_scale.')
     for name in ('dtype', 'loss_scale'):
         if not amp and name in wrapper and wrapper.get('type', 'OptimWrapper') == 'OptimWrapper':
             raise ConfigError(f'optim_wrapper.{name} is for mixed precision: train with --amp, or '
                               'leave it out.')
-    if wrapper.get('type', 'OptimWrapper') in ('OptimWrapper', 'AmpOptimWrapper'):
+    if wrapper.get('type', 'OptimWrapper') in (
+            'OptimWrapper', 'AmpOptimWrapper', 'BFloat16OptimWrapper'):
         cls, = find_classes(wrapper.get('type', 'OptimWrapper'))
         check_keys('optim_wrapper', wrapper, OPTIM_KEYS | set(parameters_of(cls) or ()),
                    cls.__name__)

@@ -13,10 +13,15 @@ BY_EPOCH = ('begin', 'end', 'T_max')  # of a parameter scheduler
 
 
 def set_amp(cfg: Config) -> None:
-    """Train with automatic mixed precision."""
+    """Train with automatic mixed precision, on a CPU in bfloat16."""
     if get_device() == 'cpu':
-        raise ConfigError('--amp: mixed precision of mmengine needs a GPU and there is none; '
-                          'leave --amp out.')
+        dtype = cfg.optim_wrapper.pop('dtype', 'bfloat16')
+        if dtype != 'bfloat16':
+            raise ConfigError(f'optim_wrapper.dtype={dtype} needs a GPU and there is none: leave '
+                              'it out, and --amp means bfloat16.')
+        cfg.optim_wrapper.pop('loss_scale', None)
+        cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+        return
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.loss_scale = 'dynamic'
 
