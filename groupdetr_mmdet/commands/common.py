@@ -14,8 +14,8 @@ from ..checkpoints.named import find_checkpoint
 from ..checkpoints.reading import read_checkpoint
 from ..group_queries import GroupQueries
 from ..host.config_check import check_values
-from ..host.options import set_amp
 from ..host.configs import Options, merge_options, read_config
+from ..host.options import set_amp
 from ..host.preflight import check_groups
 
 CONFIG = 'config file, or the name of a shipped config'
