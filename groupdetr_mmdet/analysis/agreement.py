@@ -182,5 +182,6 @@ def draw_agreement(measured: Sequence[Agreement]) -> Figure:
     for row, certainty in enumerate(measured):
         right.text(certainty.auroc, row, f' {certainty.auroc:.3f}', va='center')
     right.invert_yaxis()
-    right.set(xlabel='AUROC of right against wrong', xlim=(0.5, 1.05))
+    right.axvline(0.5, color='0.8', zorder=0)  # chance
+    right.set(xlabel='AUROC of right against wrong', xlim=(0, 1.15))
     return figure
