@@ -3,13 +3,16 @@ import resource
 import sys
 import tempfile
 import time
-from typing import Any, List, NamedTuple, Tuple
+from typing import Any, List, NamedTuple, Optional, Tuple
 
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
+from .forecast import Forecast, make_forecast
 from .progress import quiet_runner
 
 WARM_UP, TIMED = 1, 3  # steps
@@ -25,12 +28,14 @@ class Measured(NamedTuple):
         peak_memory (int): Bytes, of the GPU, or of the process where there is none.
         lr (float): Learning rate of the first parameter group that is given no other.
         world_size (int): Processes.
+        forecast (Forecast, optional): Of the memory by groups at once, for a detector with groups.
     """
     seconds: float
     epoch_length: int
     peak_memory: int
     lr: float
     world_size: int
+    forecast: Optional[Forecast] = None
 
 
 class TimingHook(Hook):
@@ -67,9 +72,17 @@ def measure(cfg: Config) -> Measured:
             timing = TimingHook()
             runner.register_hook(timing)
             runner.train()
+            peak = peak_memory()
+            forecast = make_forecast(unwrap(runner.model).train(),
+                                     next(iter(runner.train_dataloader)), peak)
     seconds = (timing.times[-1] - timing.times[-1 - TIMED]) / TIMED
-    return Measured(seconds, len(runner.train_dataloader), peak_memory(), learning_rate(runner),
-                    runner.world_size)
+    return Measured(seconds, len(runner.train_dataloader), peak, learning_rate(runner),
+                    runner.world_size, forecast)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The detector itself, where several processes share it."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def peak_memory() -> int:
@@ -109,6 +122,11 @@ def describe(measured: Measured, cfg: Config) -> List[Tuple[str, str]]:
         ('images an update', f'{batch_size * measured.world_size * accumulated} = {images}'),
         ('learning rate', f'{measured.lr:.3g}'),
     ]
+    if measured.forecast is not None:
+        memory = None
+        if torch.cuda.is_available():
+            memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        rows.insert(4, ('by groups at once', measured.forecast.describe(memory)))
     recipe = cfg.get('auto_scale_lr') or {}
     if 'base_batch_size' in recipe:
         rows.append(('of the recipe', f'{cfg.optim_wrapper.optimizer.lr:.3g} for '
