@@ -27,6 +27,7 @@ from .host.data import CheckedCocoDataset
 from .host.images import CheckedLoadImageFromFile
 from .host.initializers import PyTorchDefaultInit
 from .host.run_checks import RunCheckHook
+from .mask2former import GroupMask2Former, GroupMask2FormerHead
 from .version import __version__
 
 __all__ = [
@@ -38,7 +39,8 @@ __all__ = [
     'GroupConditionalDetrTransformerDecoderLayer', 'GroupDABDETR', 'GroupDABDETRHead',
     'GroupDABDeformableDETR', 'GroupDABDeformableDETRHead', 'GroupDINO', 'GroupDINOHead',
     'GroupDNDETR', 'GroupDNDETRHead', 'GroupDeformableDETR', 'GroupDeformableDETRHead',
-    'GroupHungarianAssigner', 'GroupQueries', 'MatchingStabilityHook',
+    'GroupHungarianAssigner', 'GroupMask2Former', 'GroupMask2FormerHead', 'GroupQueries',
+    'MatchingStabilityHook',
     'OneToManyHungarianAssigner', 'OtherClassesHook', 'PyTorchDefaultInit', 'RunCheckHook',
     '__version__'
 ]

@@ -90,10 +90,10 @@ class GroupCocoMetric(CocoMetric):
 def one_group(result: Dict[str, Any], group: int) -> Dict[str, Any]:
     """Return the detections of one group of an image."""
     of_group = result['query_groups'] == group
-    return {
-        'img_id': result['img_id'],
-        **{name: result[name][of_group] for name in ('bboxes', 'scores', 'labels')}
-    }
+    detections = {name: result[name][of_group] for name in ('bboxes', 'scores', 'labels')}
+    if 'masks' in result:
+        detections['masks'] = [result['masks'][i] for i in of_group.nonzero()[0]]
+    return dict(detections, img_id=result['img_id'])
 
 
 def summarize_groups(groups: Sequence[Dict[str, float]], kept: int) -> Dict[str, float]:

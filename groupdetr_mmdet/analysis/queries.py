@@ -5,14 +5,16 @@ from typing import Any, Iterator, List, NamedTuple, Optional, Sequence
 
 import torch
 from mmdet.structures import DetDataSample, SampleList
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
+from mmdet.structures.mask import mask2bbox
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..assigner import OneToManyHungarianAssigner
 from ..attention import group_self_attention
 from ..errors import ConfigError
-from ..group_queries import ALL_GROUPS, GroupQueries
+from ..group_detector import ALL_GROUPS, GroupDetector
+from ..mask2former import GroupMask2Former
 
 
 class DecodedQueries(NamedTuple):
@@ -25,28 +27,44 @@ class DecodedQueries(NamedTuple):
         references (Tensor, optional): Reference points of the queries, normalized (x, y), shape
             (bs, K * N, 2). None where queries have none, as in the first DETR.
         samples (list[DetDataSample]): Each image's information and ground truth.
+        masks (list[Tensor], optional): Of a detector that segments, the logits of the masks of
+            each image, shape (K * N, h, w), of which the boxes are made.
     """
     cls_scores: Tensor
     bbox_preds: Tensor
     references: Optional[Tensor]
     samples: SampleList
+    masks: Optional[List[Tensor]] = None
 
 
 @torch.no_grad()
-def decode_queries(model: GroupQueries, data: Any) -> DecodedQueries:
+def decode_queries(model: GroupDetector, data: Any) -> DecodedQueries:
     """Run a detector in evaluation mode with the queries of all groups.
 
     Args:
-        model (GroupQueries): Detector with groups.
+        model (GroupDetector): Detector with groups.
         data (Any): A batch of a data loader.
     """
     data = model.data_preprocessor(data, False)
+    if isinstance(model, GroupMask2Former):
+        return decode_masks(model, data['inputs'], data['data_samples'])
     with model.using_groups(ALL_GROUPS):
         head_inputs = model.forward_transformer(
             model.extract_feat(data['inputs']), data['data_samples'])
     cls_scores, bbox_preds = model.bbox_head(**head_inputs)
     return DecodedQueries(cls_scores[-1], bbox_preds[-1],
                           first_references(head_inputs.get('references')), data['data_samples'])
+
+
+def decode_masks(model: GroupMask2Former, inputs: Tensor, samples: SampleList) -> DecodedQueries:
+    """Run a detector that segments, as :func:`decode_queries` does; a box is that of its mask."""
+    with model.using_groups(ALL_GROUPS):
+        logits, padded = model.panoptic_head.predict(model.extract_feat(inputs), samples)
+    masks = [x[:, :sample.img_shape[0], :sample.img_shape[1]]
+             for x, sample in zip(padded, samples)]
+    boxes = [bbox_xyxy_to_cxcywh(mask2bbox(x > 0)) / x.new_tensor([*x.shape[:0:-1]] * 2)
+             for x in masks]
+    return DecodedQueries(logits, torch.stack(boxes), None, samples, masks)
 
 
 def first_references(references: Any) -> Optional[Tensor]:
@@ -58,16 +76,16 @@ def first_references(references: Any) -> Optional[Tensor]:
     return references[..., :2]
 
 
-def has_references(model: GroupQueries) -> bool:
+def has_references(model: GroupDetector) -> bool:
     """Whether the queries of a detector have reference points, from which its head predicts."""
     return 'references' in inspect.signature(model.bbox_head.forward).parameters
 
 
-def match_queries(model: GroupQueries, decoded: DecodedQueries) -> List[Tensor]:
+def match_queries(model: GroupDetector, decoded: DecodedQueries) -> List[Tensor]:
     """Match the queries of each group with the ground truth, as training does.
 
     Args:
-        model (GroupQueries): Detector with groups and an assigner.
+        model (GroupDetector): Detector with groups and an assigner.
         decoded (DecodedQueries): What :func:`decode_queries` returns.
 
     Returns:
@@ -82,6 +100,8 @@ def match_queries(model: GroupQueries, decoded: DecodedQueries) -> List[Tensor]:
                           'object with any number of queries of a group, and here it is one of '
                           "each: choose a config with type='GroupHungarianAssigner'.")
     gts = [ground_truth(sample) for sample in decoded.samples]
+    if decoded.masks is not None:
+        return [match_masks(model, *x) for x in zip(decoded.cls_scores, decoded.masks, gts)]
     # Test pipelines load the annotations last, so that boxes are those of the original image.
     metas = [dict(sample.metainfo, img_shape=sample.ori_shape) for sample in decoded.samples]
     head = model.bbox_head
@@ -92,6 +112,26 @@ def match_queries(model: GroupQueries, decoded: DecodedQueries) -> List[Tensor]:
     matched = rows.new_full((model.num_query_groups, sum(map(len, gts))), -1)
     matched[groups, columns] = queries
     return list(matched.split([len(x) for x in gts], 1))
+
+
+def match_masks(model: GroupMask2Former, logits: Tensor, masks: Tensor,
+                gts: InstanceData) -> Tensor:
+    """Match one image's masks by all pixels, where training draws some; see above.
+
+    Raises:
+        ConfigError: If the test pipeline loads no masks.
+    """
+    if 'masks' not in gts:
+        raise ConfigError('the test pipeline loads no masks: set with_mask=True of '
+                          "dict(type='LoadAnnotations', with_bbox=True).")
+    targets = gts.masks.resize(masks.shape[-2:]).to_tensor(masks.dtype, masks.device)
+    result = model.panoptic_head.assigner.assign(
+        InstanceData(scores=logits, masks=masks), InstanceData(labels=gts.labels, masks=targets))
+    found = result.gt_inds.view(model.num_query_groups, -1)  # (K, N), 0: no object
+    groups, queries = found.nonzero(as_tuple=True)
+    matched = found.new_full((model.num_query_groups, len(gts)), -1)
+    matched[groups, found[groups, queries] - 1] = queries
+    return matched
 
 
 def ground_truth(sample: DetDataSample) -> InstanceData:
@@ -142,7 +182,7 @@ def objects_of_queries(matched: Tensor, num_queries: int) -> Tensor:
 
 
 @contextlib.contextmanager
-def joint_self_attention(model: GroupQueries) -> Iterator[None]:
+def joint_self_attention(model: GroupDetector) -> Iterator[None]:
     """Let the queries of all groups attend to each other, as if there were no groups."""
     before = model.decoder.layers[0].self_attn.num_queries
     group_self_attention(model.decoder, None)
@@ -152,12 +192,12 @@ def joint_self_attention(model: GroupQueries) -> Iterator[None]:
         group_self_attention(model.decoder, before)
 
 
-def detections(model: GroupQueries, decoded: DecodedQueries, image: int,
+def detections(model: GroupDetector, decoded: DecodedQueries, image: int,
                score_thr: float) -> InstanceData:
     """Take the queries that say an object is there.
 
     Args:
-        model (GroupQueries): Detector with groups.
+        model (GroupDetector): Detector with groups.
         decoded (DecodedQueries): What :func:`decode_queries` returns.
         image (int): Index in the batch.
         score_thr (float): Queries of a lower score in every class are left out.
@@ -165,19 +205,21 @@ def detections(model: GroupQueries, decoded: DecodedQueries, image: int,
     Returns:
         InstanceData: ``bboxes`` (xyxy in pixels of the original image), ``labels``, ``scores``,
         ``query_groups``, and, of queries that have them, ``references`` ((x, y) in the same
-        pixels), each of one row a query.
+        pixels) and ``masks`` (of the image that the detector sees), each of one row a query.
     """
     scores, labels = probabilities(model, decoded.cls_scores[image]).max(-1)
     instances = InstanceData(
         bboxes=to_pixels(decoded.samples[image], decoded.bbox_preds[image]), labels=labels,
         scores=scores,
         query_groups=torch.arange(len(scores), device=scores.device) // model.group_size)
+    if decoded.masks is not None:
+        instances.masks = decoded.masks[image] > 0
     if decoded.references is not None:
         instances.references = scale_points(decoded.samples[image], decoded.references[image])
     return instances[scores >= score_thr].cpu()
 
 
-def probabilities(model: GroupQueries, logits: Tensor) -> Tensor:
+def probabilities(model: GroupDetector, logits: Tensor) -> Tensor:
     """Turn logits into the probabilities of the classes, without the background's."""
     if model.bbox_head.loss_cls.use_sigmoid:
         return logits.sigmoid()

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import mmcv
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from mmengine.dataset import BaseDataset, pseudo_collate
@@ -14,7 +15,7 @@ from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
-from ..group_queries import ALL_GROUPS, GroupQueries
+from ..group_detector import ALL_GROUPS, GroupDetector
 from .plots import line_style
 from .queries import (DecodedQueries, decode_queries, detections, ground_truth, has_references,
                       joint_self_attention, match_queries)
@@ -22,7 +23,7 @@ from .queries import (DecodedQueries, decode_queries, detections, ground_truth, 
 SIZE = 480  # pixels of the longer side of each image in a picture
 
 
-def draw_queries(model: GroupQueries, dataset: BaseDataset, out_file: Union[str, Path],
+def draw_queries(model: GroupDetector, dataset: BaseDataset, out_file: Union[str, Path],
                  images: Sequence[int] = (0, 1), score_thr: float = 0.3,
                  max_objects: int = 4) -> None:
     """Draw what the queries of every group do in images, a row each.
@@ -33,7 +34,7 @@ def draw_queries(model: GroupQueries, dataset: BaseDataset, out_file: Union[str,
     would be left without groups, each object found many times.
 
     Args:
-        model (GroupQueries): Detector with groups and an assigner.
+        model (GroupDetector): Detector with groups and an assigner.
         dataset (BaseDataset): Data set in test mode, with annotations in its pipeline.
         out_file (str or Path): Picture to write.
         images (Sequence[int]): Indices of images in the data set. Defaults to the first two.
@@ -55,7 +56,7 @@ def draw_queries(model: GroupQueries, dataset: BaseDataset, out_file: Union[str,
     plt.close(fig)
 
 
-def query_pictures(model: GroupQueries, dataset: BaseDataset, index: int, score_thr: float,
+def query_pictures(model: GroupDetector, dataset: BaseDataset, index: int, score_thr: float,
                    max_objects: int) -> List[Tuple[str, np.ndarray]]:
     """Draw the three pictures of an image; arguments as for :func:`draw_queries`.
 
@@ -81,7 +82,7 @@ def query_pictures(model: GroupQueries, dataset: BaseDataset, index: int, score_
             for title, instances in zip(titles, (matched, alone, together))]
 
 
-def add_legend(fig: Figure, model: GroupQueries) -> None:
+def add_legend(fig: Figure, model: GroupDetector) -> None:
     """Say below which color is which group."""
     handles = [Line2D([], [], label=f'group {group}', linewidth=2, **line_style(group))
                for group in range(model.num_query_groups)]
@@ -97,7 +98,7 @@ def aspect(dataset: BaseDataset, images: Sequence[int]) -> float:
     return max(info['height'] / info['width'] for info in infos)
 
 
-def matched_instances(model: GroupQueries, decoded: DecodedQueries,
+def matched_instances(model: GroupDetector, decoded: DecodedQueries,
                       max_objects: int) -> InstanceData:
     """Take the queries that each group matches with the largest objects of the first image.
 
@@ -116,7 +117,9 @@ def matched_instances(model: GroupQueries, decoded: DecodedQueries,
 
 def draw_instances_of_groups(image: np.ndarray, instances: InstanceData,
                              lines: bool) -> np.ndarray:
-    """Draw boxes and any reference points in the colors of their groups on an enlarged image.
+    """Draw boxes, and masks and reference points where there are any, in the groups' colors.
+
+    The image is enlarged.
 
     Args:
         image (np.ndarray): RGB, shape (h, w, 3).
@@ -133,6 +136,9 @@ def draw_instances_of_groups(image: np.ndarray, instances: InstanceData,
         return visualizer.get_image()
     styles = [line_style(group) for group in instances.query_groups.tolist()]
     colors = [style['color'] for style in styles]
+    if 'masks' in instances:
+        masks = F.interpolate(instances.masks[None].float(), image.shape[:2], mode='nearest')[0]
+        visualizer.draw_binary_masks(masks.bool(), colors=colors, alphas=.3)
     boxes = clip(instances.bboxes * factor, image)
     visualizer.draw_bboxes(boxes, edge_colors=colors, line_widths=2, alpha=1,
                            line_styles=[style['linestyle'] for style in styles])

@@ -17,7 +17,7 @@ from mmengine.utils.dl_utils import collect_env
 
 from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..errors import ConfigError
-from ..group_queries import GroupQueries
+from ..group_detector import GroupDetector
 from ..host.files import write_atomically
 from ..host.preflight import check_config, check_output
 from ..host.runner import build_runner
@@ -66,7 +66,7 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
     runner, record = evaluate(cfg, checkpoint, work_dir)
     page = jinja2.Template(TEMPLATE.read_text(), autoescape=True).render(
         title=f'{cfg.model.type}: {runs[-1].label}',
-        subtitle=f'{runner.model.num_query_groups} groups of {cfg.model.num_queries} queries, '
+        subtitle=f'{runner.model.num_query_groups} groups of {runner.model.num_queries} queries, '
         f'{len(runner.test_dataloader.dataset)} test images, weights '
         f'{describe(checkpoint, work_dir)}',
         width=420, header=header, rows=rows,
@@ -155,7 +155,7 @@ def groups_section(record: Optional[Dict[str, Any]]) -> Dict[str, Any]:
 
 
 @torch.no_grad()
-def queries_section(model: GroupQueries, dataset: BaseDataset) -> Dict[str, Any]:
+def queries_section(model: GroupDetector, dataset: BaseDataset) -> Dict[str, Any]:
     """Draw the queries of the first images."""
     model.eval()
     queries = []
@@ -192,15 +192,14 @@ def data_url(kind: str, data: bytes) -> str:
     return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
 
 
-def configuration(cfg: Config, model: GroupQueries) -> List[Tuple[str, Any]]:
+def configuration(cfg: Config, model: GroupDetector) -> List[Tuple[str, Any]]:
     """Choose what a reader asks first."""
     optimizer = cfg.optim_wrapper.optimizer
     return [
         ('detector', cfg.model.type), ('backbone', cfg.model.backbone.type),
         ('groups of queries K', model.num_query_groups),
-        ('queries of a group N', cfg.model.num_queries),
-        ('encoder layers', cfg.model.encoder.num_layers),
-        ('decoder layers', cfg.model.decoder.num_layers),
+        ('queries of a group N', model.num_queries),
+        ('decoder layers', len(model.decoder.layers)),
         ('epochs', cfg.train_cfg.get('max_epochs')),
         ('batch size', cfg.train_dataloader.batch_size),
         ('optimizer', optimizer.type), ('learning rate', optimizer.lr),

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..group_queries import GroupQueries
+from ..group_detector import GroupDetector
 from .queries import count_changes, decode_queries, match_queries
 
 # In the message hub, and so in checkpoints: the matches, and in which images they are.
@@ -45,7 +45,7 @@ class MatchingStabilityHook(Hook):
         Raises:
             ConfigError: If the detector has no groups, or the run no validation images.
         """
-        if not isinstance(unwrap(runner.model), GroupQueries):
+        if not isinstance(unwrap(runner.model), GroupDetector):
             raise ConfigError('custom_hooks: MatchingStabilityHook knows no '
                               f'{type(unwrap(runner.model)).__name__}; take it out, or choose a '
                               'config of a detector with groups.')

@@ -12,7 +12,7 @@ from ..analysis.group_metrics import choose_group
 from ..checkpoints.loading import load_weights
 from ..checkpoints.named import find_checkpoint
 from ..checkpoints.reading import read_checkpoint
-from ..group_queries import GroupQueries
+from ..group_detector import GroupDetector
 from ..host.config_check import check_values
 from ..host.configs import Options, merge_options, read_config
 from ..host.options import set_amp
@@ -78,7 +78,7 @@ def load_inference_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def load_detector(cfg: Config, checkpoint: str) -> GroupQueries:
+def load_detector(cfg: Config, checkpoint: str) -> GroupDetector:
     """Build a detector with groups for inference, with the weights of a checkpoint."""
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     check_groups('CONFIG', cfg.model)

@@ -8,7 +8,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 
 from ..errors import ConfigError
-from ..group_queries import GroupQueries
+from ..group_detector import GroupDetector
 
 
 def check_config(cfg: Config, modes: Sequence[str] = ('train', 'val', 'test')) -> None:
@@ -119,6 +119,6 @@ def check_groups(key: str, model: ConfigDict) -> None:
         ConfigError: If it is another model.
     """
     detector = MODELS.get(model.type) if isinstance(model.type, str) else model.type
-    if not (inspect.isclass(detector) and issubclass(detector, GroupQueries)):
+    if not (inspect.isclass(detector) and issubclass(detector, GroupDetector)):
         raise ConfigError(f'{key}: model.type={model.type} has no groups of queries; choose a '
                           'config of a detector with groups, such as GroupConditionalDETR.')

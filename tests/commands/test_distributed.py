@@ -5,6 +5,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from builders import build, make_batch
 from family_builders import family_config
+from mask_builders import make_mask_batch, mask2former_config, same_points
 from running import free_port
 from torch.nn.parallel import DistributedDataParallel
 
@@ -12,7 +13,20 @@ SIZES = ((64, 96), (64, 96))
 EXACT = dict(label_noise_scale=0., box_noise_scale=0., group_cfg=dict(dynamic=False, num_groups=2))
 
 
+@pytest.fixture(autouse=True)
+def drawn_points(monkeypatch):
+    monkeypatch.setattr(torch, 'rand', same_points())
+
+
+def batch_of(family, num_gts):
+    if family == 'mask2former':
+        return make_mask_batch(num_gts, sizes=SIZES)
+    return make_batch(SIZES, num_gts)
+
+
 def config_of(family):
+    if family == 'mask2former':
+        return mask2former_config()
     config = family_config(family)
     return dict(config, dn_cfg=EXACT) if family == 'dn' else config
 
@@ -29,7 +43,8 @@ def train_rank(rank, port, family, num_gts, groups_at_once, folder):
     config = config_of(family)
     config['train_cfg']['groups_at_once'] = groups_at_once
     model = DistributedDataParallel(build(config))  # no find_unused_parameters
-    inputs, samples = make_batch(SIZES, num_gts)
+    inputs, samples = batch_of(family, num_gts)
+    torch.rand = same_points()  # this process has no other test
     losses = step(model, inputs[rank:rank + 1], samples[rank:rank + 1])
     grads = {n: p.grad for n, p in model.module.named_parameters() if p.grad is not None}
     torch.save((losses, grads), f'{folder}/{rank}.pt')
@@ -41,13 +56,13 @@ def train_rank(rank, port, family, num_gts, groups_at_once, folder):
     ('conditional', (5, 1), None), ('conditional', (3, 0), None), ('conditional', (3, 0), 2),
     ('dab', (5, 1), None), ('refine', (3, 0), None), ('two_stage', (5, 1), None),
     ('two_stage', (5, 1), 1), ('dn', (2, 2), None), ('dn', (2, 2), 2),
-    ('dab_deformable', (3, 0), None)])
+    ('dab_deformable', (3, 0), None), ('mask2former', (2, 2), None), ('mask2former', (2, 2), 2)])
 def test_two_processes_equal_one_on_the_joined_batch(family, num_gts, groups_at_once, tmp_path):
     mp.spawn(train_rank, args=(free_port(), family, num_gts, groups_at_once, str(tmp_path)),
              nprocs=2)
     ranks = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
     model = build(config_of(family))
-    losses = step(model, *make_batch(SIZES, num_gts))
+    losses = step(model, *batch_of(family, num_gts))
     for name, value in losses.items():
         mean = (ranks[0][0][name] + ranks[1][0][name]) / 2
         torch.testing.assert_close(mean, value, atol=1e-5, rtol=1e-5)
