@@ -120,3 +120,20 @@ def test_a_large_backbone_is_slow_without_a_gpu(name, slow, monkeypatch):
     for has_gpu in (False, True):
         monkeypatch.setattr(torch.cuda, 'is_available', lambda has_gpu=has_gpu: has_gpu)
         assert is_slow(read_config(name)) == (slow and not has_gpu)
+
+
+def test_a_training_begins_with_weights_of_other_classes(trained, tiny_coco, tmp_path, capfd):
+    _, work_dir, _ = trained
+    cfg = tiny_config(tiny_coco)
+    for mode in ('train', 'val', 'test'):
+        cfg[f'{mode}_dataloader'].dataset.metainfo = dict(classes=('red', 'green'))
+    cfg.model.bbox_head.num_classes = 2
+    cfg.load_from = str(work_dir / 'epoch_3.pth')
+    cfg.dump(tmp_path / 'two.py')
+    assert run_tool('train', tmp_path / 'two.py', '--work-dir', tmp_path / 'work', '--epochs', 1,
+                    '--cfg-options', 'optim_wrapper.optimizer.lr=0.') == 0
+    assert capfd.readouterr().out.count('load_from has 3 classes and the model 2') == 1
+    saved, own = (torch.load(path)['state_dict'] for path in (
+        work_dir / 'epoch_3.pth', tmp_path / 'work/epoch_1.pth'))
+    same = [name for name, x in own.items() if torch.equal(x, saved.get(name, torch.empty(0)))]
+    assert set(own) - set(same) == {'bbox_head.fc_cls.weight', 'bbox_head.fc_cls.bias'}
