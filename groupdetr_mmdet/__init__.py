@@ -9,7 +9,9 @@ from .analysis.stability import MatchingStabilityHook
 from .assigner import GroupHungarianAssigner, OneToManyHungarianAssigner
 from .checkpoints import published  # noqa: F401  the scheme groupdetr://
 from .checkpoints.checked import CheckedPretrainedInit, CheckedWeightsHook
+from .checkpoints.exact import ExactResumeHook, ResumableBatchSampler, ResumableTrainLoop
 from .checkpoints.fine_tuning import OtherClassesHook
+from .checkpoints.preemption import PreemptionHook
 from .checkpoints.resume import AtomicCheckpointHook
 from .conditional import (GroupConditionalDETR, GroupConditionalDETRHead,
                           GroupConditionalDetrTransformerDecoder,
@@ -33,14 +35,13 @@ from .version import __version__
 __all__ = [
     'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'CheckedCocoDataset',
     'CheckedLoadImageFromFile', 'CheckedPretrainedInit', 'CheckedWeightsHook',
-    'DABDeformableDETR', 'DC5ResNet', 'EndingMobileNetV2', 'GroupCocoMetric',
-    'GroupConditionalDETR', 'GroupConditionalDETRHead',
-    'GroupConditionalDetrTransformerDecoder',
-    'GroupConditionalDetrTransformerDecoderLayer', 'GroupDABDETR', 'GroupDABDETRHead',
-    'GroupDABDeformableDETR', 'GroupDABDeformableDETRHead', 'GroupDINO', 'GroupDINOHead',
-    'GroupDNDETR', 'GroupDNDETRHead', 'GroupDeformableDETR', 'GroupDeformableDETRHead',
-    'GroupHungarianAssigner', 'GroupMask2Former', 'GroupMask2FormerHead', 'GroupQueries',
-    'MatchingStabilityHook',
-    'OneToManyHungarianAssigner', 'OtherClassesHook', 'PyTorchDefaultInit', 'RunCheckHook',
-    '__version__'
+    'DABDeformableDETR', 'DC5ResNet', 'EndingMobileNetV2', 'ExactResumeHook',
+    'GroupCocoMetric', 'GroupConditionalDETR', 'GroupConditionalDETRHead',
+    'GroupConditionalDetrTransformerDecoder', 'GroupConditionalDetrTransformerDecoderLayer',
+    'GroupDABDETR', 'GroupDABDETRHead', 'GroupDABDeformableDETR', 'GroupDABDeformableDETRHead',
+    'GroupDINO', 'GroupDINOHead', 'GroupDNDETR', 'GroupDNDETRHead', 'GroupDeformableDETR',
+    'GroupDeformableDETRHead', 'GroupHungarianAssigner', 'GroupMask2Former',
+    'GroupMask2FormerHead', 'GroupQueries', 'MatchingStabilityHook',
+    'OneToManyHungarianAssigner', 'OtherClassesHook', 'PreemptionHook', 'PyTorchDefaultInit',
+    'ResumableBatchSampler', 'ResumableTrainLoop', 'RunCheckHook', '__version__'
 ]

@@ -15,9 +15,10 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..errors import ConfigError
-from ..host.files import INCOMPLETE, write_atomically
+from ..host.files import INCOMPLETE, remove_abandoned, write_atomically
 from .reading import is_whole, read_file
 
+STOPPED = 'stopped_checkpoint'  # in the message hub: written because the run had to stop
 POINTER = 'last_checkpoint'  # the file in which mmengine names the checkpoint to resume
 
 
@@ -145,11 +146,11 @@ class AtomicCheckpointHook(CheckpointHook):
     is one more of them for a moment. What a killed run left half-written is removed when the
     next one starts. ``--resume`` passes over checkpoints that another hook left cut short.
 
-    Arguments and file names are those of :class:`mmengine.hooks.CheckpointHook`. As there, a
-    resumed ``EpochBasedTrainLoop`` starts at the beginning of an epoch: with the default
-    ``by_epoch=True`` every checkpoint lies there, and the run continues as if it had never
-    stopped (random numbers start anew, which shows where there is augmentation or dropout);
-    with ``by_epoch=False`` the epoch of the checkpoint is run again. A validation that was
+    Arguments and file names are those of :class:`mmengine.hooks.CheckpointHook`. With
+    :mod:`.exact`, as the commands add it, a resumed run continues as if it had never stopped, also
+    from a checkpoint inside an epoch. Without it a resumed ``EpochBasedTrainLoop`` starts at the
+    beginning of an epoch, with other random numbers, and with ``by_epoch=False`` the epoch of the
+    checkpoint is run again. A validation that was
     interrupted is not repeated, and if it was interrupted while it replaced the best checkpoint,
     both may stay. What ``published_keys`` asks for is written by the parent.
     """
@@ -184,7 +185,8 @@ class AtomicCheckpointHook(CheckpointHook):
         """
         if not runner._resume or 'optimizer' not in checkpoint:
             return
-        sampler = runner.train_dataloader.sampler
+        loader = runner.train_dataloader
+        sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
         if hasattr(sampler, 'seed'):
             sampler.seed = checkpoint['meta'].get('seed', sampler.seed)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -206,8 +208,7 @@ class AtomicCheckpointHook(CheckpointHook):
             self.keep_ckpt_ids = deque(self.keep_ckpt_ids)
         if is_main_process():
             for folder in {runner.work_dir, str(self.out_dir)}:
-                for part in Path(folder).glob(f'*{INCOMPLETE}'):
-                    part.unlink()
+                remove_abandoned(folder)
         self._announce_repeated_iterations(runner)
 
     def _use_atomic_backend(self, runner: Runner) -> None:
@@ -219,7 +220,8 @@ class AtomicCheckpointHook(CheckpointHook):
     def _announce_repeated_iterations(self, runner: Runner) -> None:
         loop = runner.train_loop
         done = runner.iter % len(loop.dataloader)
-        if isinstance(loop, EpochBasedTrainLoop) and done:
+        resumable = getattr(loop, 'batches_done', 0) == done  # or exactly at the end of an epoch
+        if isinstance(loop, EpochBasedTrainLoop) and done and not resumable:
             runner.logger.warning(
                 f'The checkpoint lies {done} iterations inside epoch {runner.epoch + 1}, which '
                 f'starts again: with by_epoch=True in default_hooks.checkpoint a resumed run '
@@ -245,6 +247,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             write_atomically(Path(runner.work_dir, POINTER), self.last_ckpt.encode())
         self._remove_oldest()
+        self._remove_stopped(runner)
 
     def _note_kept(self, runner: Runner, step: int) -> None:
         # The checkpoint also names the one that it replaces: if the run is killed before that
@@ -257,6 +260,30 @@ class AtomicCheckpointHook(CheckpointHook):
         while self.max_keep_ckpts > 0 and len(self.keep_ckpt_ids) > self.max_keep_ckpts:
             self._remove(self.file_backend.join_path(
                 self.out_dir, self.filename_tmpl.format(self.keep_ckpt_ids.popleft())))
+
+    def save_now(self, runner: Runner) -> str:
+        """Save a checkpoint outside of the usual order, as when the run has to stop.
+
+        It goes when the resumed run has written its next one.
+
+        Returns:
+            str: Its path.
+        """
+        filename = f'iter_{runner.iter + 1}.pth'
+        path = self.file_backend.join_path(self.out_dir, filename)
+        if self.last_ckpt != path:
+            self.last_ckpt = path
+            runner.message_hub.update_info(STOPPED, path)
+            runner.save_checkpoint(self.out_dir, filename, self.file_client_args, by_epoch=False,
+                                   backend_args=self.backend_args, **self.args)
+        if is_main_process():
+            write_atomically(Path(runner.work_dir, POINTER), path.encode())
+        return path
+
+    def _remove_stopped(self, runner: Runner) -> None:
+        stopped = runner.message_hub.runtime_info.pop(STOPPED, None)
+        if stopped and stopped != self.last_ckpt:
+            self._remove(stopped)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, float]) -> None:
         """Save the best checkpoints, then remove those that they replace."""
@@ -278,3 +305,12 @@ class AtomicCheckpointHook(CheckpointHook):
             self.file_backend.remove(path)
         elif self.file_backend.isdir(path):  # DeepSpeed's checkpoints are directories
             self.file_backend.rmtree(path)
+
+
+def announce_new_start(work_dir: Union[str, Path]) -> None:
+    """Say that a run which does not resume will write over the checkpoints of an earlier one."""
+    latest = latest_whole_checkpoint(work_dir)
+    if latest:
+        print(f'{work_dir} has checkpoints of an earlier run, the latest {latest}. This run '
+              'starts anew and writes over those of the same name; --resume would continue it, '
+              'and another --work-dir would keep it.', flush=True)

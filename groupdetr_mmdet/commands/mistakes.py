@@ -7,7 +7,6 @@ says. An exception out of this package's own code is a bug, whatever it says.
 import errno
 import inspect
 import logging
-import os
 import re
 import signal
 import sys
@@ -22,6 +21,7 @@ from mmengine.dist import is_distributed
 
 from ..errors import ConfigError
 from ..host.config_check import nearest, parameters_of
+from ..host.processes import launched_rank
 
 MISTAKE = 2  # the status
 INTERRUPTED = 130  # what shells call Ctrl+C
@@ -83,9 +83,7 @@ def waiting_time(error: Exception) -> float:
     """
     if lost_a_peer(error):
         return 30
-    rank = next((int(os.environ[name]) for name in ('RANK', 'SLURM_PROCID',
-                                                    'OMPI_COMM_WORLD_RANK', 'LOCAL_RANK')
-                 if os.environ.get(name, '').isdigit()), 0)
+    rank = launched_rank()
     return 10 + min(rank, 20) / 2 if rank else 0
 
 

@@ -3,6 +3,7 @@ writes a config first, as ``prepare`` does."""
 import argparse
 import os
 from pathlib import Path
+from typing import Optional
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -12,9 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
+from ..checkpoints.resume import announce_new_start
 from ..errors import ConfigError
 from ..host import dry_run, options
 from ..host.preflight import check_config
+from ..host.processes import WorkDirLock, end_with_parent, launched_rank
 from ..host.progress import run_training
 from . import prepare
 from .common import add_runner_arguments, load_config
@@ -124,6 +127,18 @@ def show_next(args: argparse.Namespace, runner: Runner) -> None:
           f'      groupdetr report {work_dir}')
 
 
+def claim_work_dir(cfg: Config, launcher: str) -> Optional[WorkDirLock]:
+    """Let no other training into the work directory, and say if it has an earlier one's result."""
+    if launcher == 'pytorch':
+        end_with_parent()
+    if launched_rank() != 0:
+        return None
+    lock = WorkDirLock(cfg.work_dir)
+    if not cfg.get('resume'):
+        announce_new_start(cfg.work_dir)
+    return lock
+
+
 def main(args: argparse.Namespace) -> None:
     args.config = config_of_data(args)
     cfg = load_config(args)
@@ -136,6 +151,11 @@ def main(args: argparse.Namespace) -> None:
     if args.dry_run:
         show_dry_run(cfg)
         return
-    runner = run_training(cfg)
+    lock = claim_work_dir(cfg, args.launcher)
+    try:
+        runner = run_training(cfg)
+    finally:
+        if lock:
+            lock.release()
     if is_main_process():
         show_next(args, runner)

@@ -15,7 +15,7 @@ def write_atomically(path: Union[str, Path], data: bytes) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + INCOMPLETE)
+    part = path.with_name(f'{path.name}.{os.getpid()}{INCOMPLETE}')
     try:
         with part.open('wb') as file:
             file.write(data)
@@ -26,6 +26,24 @@ def write_atomically(path: Union[str, Path], data: bytes) -> None:
         part.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def remove_abandoned(folder: Union[str, Path]) -> None:
+    """Remove what processes of this machine that are gone left half-written in a folder."""
+    for part in Path(folder).glob(f'*{INCOMPLETE}'):
+        pid = part.name[:-len(INCOMPLETE)].rsplit('.', 1)[-1]
+        if not (pid.isdigit() and is_running(int(pid))):
+            part.unlink(missing_ok=True)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def sync_directory(path: Path) -> None:

@@ -1,0 +1,164 @@
+"""A stopped run continues as if it had not been: random numbers that depend on the step alone.
+
+What a step draws, and what the transforms of an image draw, is seeded by the run's seed, the
+process, and the place in the training. So there is no state of a generator, of a sampler or of a
+process that loads data to be saved and brought back; a run continues at any batch, with any
+number of such processes.
+"""
+import logging
+import random
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
+
+import numpy as np
+import torch
+from mmengine.dist import get_dist_info
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.registry import DATA_SAMPLERS, HOOKS, LOOPS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.data import BatchSampler, Sampler
+
+PROGRESS = 'groupdetr_progress'  # the key of a checkpoint
+STEP, SAMPLE = 1, 2  # streams of random numbers
+
+
+def seed_generators(*key: int) -> None:
+    """Seed the generators of Python, NumPy and PyTorch, on the GPU where this process uses it.
+
+    Args:
+        key (int): Numbers of at least 0; another key gives independent random numbers.
+    """
+    words = np.random.SeedSequence(key).generate_state(4)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    seed = int(words[2]) << 31 | int(words[3]) >> 1
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
+class SeededBatch(list):
+    """Indices of a batch that seed the generators before each is loaded, wherever that happens.
+
+    Args:
+        indices (Sequence[int]): The indices.
+        key (tuple[int]): Seeds the batch; an image is seeded by the key and its place.
+    """
+
+    def __init__(self, indices: Sequence[int], key: tuple) -> None:
+        super().__init__(indices)
+        self.key = key
+
+    def __iter__(self) -> Iterator[int]:
+        for place, index in enumerate(super().__iter__()):
+            seed_generators(*self.key, place)
+            yield index
+
+    def __reduce__(self) -> tuple:
+        """Go to another process without being iterated over here."""
+        return SeededBatch, (list(super().__iter__()), self.key)
+
+
+@DATA_SAMPLERS.register_module()
+class ResumableBatchSampler(Sampler):
+    """Batches whose images draw the same random numbers in a resumed run, from any batch on.
+
+    Args:
+        sampler (Sampler): Yields indices, such as mmengine's ``DefaultSampler``.
+        batch_size (int): Images of a batch.
+        drop_last (bool): Whether to leave out a last batch of fewer images. Defaults to False.
+        batch_sampler (dict, optional): Config of what makes the batches. Defaults to PyTorch's
+            ``BatchSampler``.
+    """
+
+    def __init__(self, sampler: Sampler, batch_size: int, drop_last: bool = False,
+                 batch_sampler: Optional[dict] = None) -> None:
+        self.sampler = sampler
+        self.batch_size = batch_size
+        if batch_sampler is None:
+            self.batches: Any = BatchSampler(sampler, batch_size, drop_last)
+        else:
+            self.batches = DATA_SAMPLERS.build(
+                batch_sampler, default_args=dict(sampler=sampler, batch_size=batch_size))
+        self.start = 0
+
+    def __len__(self) -> int:
+        """The number of batches of an epoch, also of one that is resumed."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[List[int]]:
+        """Yield the batches of an epoch, from ``start`` on."""
+        rank, _ = get_dist_info()
+        seed, epoch = getattr(self.sampler, 'seed', 0) or 0, getattr(self.sampler, 'epoch', 0)
+        for number, indices in enumerate(self.batches):
+            if number >= self.start:
+                yield SeededBatch(indices, (SAMPLE, seed, rank, epoch, number))
+
+
+@LOOPS.register_module()
+class ResumableTrainLoop(EpochBasedTrainLoop):
+    """``EpochBasedTrainLoop`` that a checkpoint inside an epoch resumes at the next batch.
+
+    Attributes:
+        batches_done (int): Batches of this epoch that are trained.
+    """
+    batches_done = 0
+    _skipped = 0
+
+    def run_epoch(self) -> None:
+        """Run an epoch, or what is left of it."""
+        self._skipped = self.batches_done
+        self.dataloader.batch_sampler.start = self._skipped
+        super().run_epoch()
+        self.batches_done = 0
+
+    def run_iter(self, idx: int, data_batch: Union[dict, Sequence[dict]]) -> None:
+        """Run a step; ``idx`` counts the batches that were loaded."""
+        self.batches_done = self._skipped + idx + 1
+        super().run_iter(self._skipped + idx, data_batch)
+
+
+@HOOKS.register_module()
+class ExactResumeHook(Hook):
+    """Seed every step, note in checkpoints how far the epoch is, and continue there.
+
+    A checkpoint that does not say it, of another training or of another number of processes or
+    images in a batch, continues at the start of its epoch, and the log says so.
+    """
+    priority = 'VERY_HIGH'
+
+    def before_train_iter(self, runner: Runner, batch_idx: int,
+                          data_batch: Optional[Sequence[dict]] = None) -> None:
+        """Seed the generators for this step."""
+        seed_generators(STEP, runner.seed, get_dist_info()[0], runner.iter)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        """Note the place in the epoch."""
+        loop = runner.train_loop
+        inside = checkpoint['meta']['epoch'] == loop.epoch
+        checkpoint[PROGRESS] = dict(
+            self._layout(runner), batches_done=getattr(loop, 'batches_done', 0) if inside else 0)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        """Continue at the place that the checkpoint notes."""
+        if not runner._resume:
+            return
+        progress = dict(checkpoint.get(PROGRESS) or {})
+        batches_done = progress.pop('batches_done', None)
+        layout = self._layout(runner)
+        if batches_done is None:
+            print_log('The checkpoint was written without what an exact resumption needs: the '
+                      'run goes on with other random numbers.', logger='current',
+                      level=logging.WARNING)
+        elif progress != layout:
+            changes = ', '.join(f'{name} was {progress.get(name)} and is {value}'
+                                for name, value in layout.items() if progress.get(name) != value)
+            print_log(f'The run goes on with other batches than before, since {changes}.',
+                      logger='current', level=logging.WARNING)
+        elif isinstance(runner.train_loop, ResumableTrainLoop):
+            runner.train_loop.batches_done = batches_done
+
+    def _layout(self, runner: Runner) -> Dict[str, int]:
+        loader = runner.train_dataloader
+        batch_size = getattr(loader.batch_sampler, 'batch_size', loader.batch_size)
+        return dict(world_size=get_dist_info()[1], batches=len(loader), batch_size=batch_size)
