@@ -1,0 +1,152 @@
+"""Long ones, of processes that are killed, stopped or frozen: ``pytest -m long tests/faults``."""
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from running import free_port
+from tiny import tiny_config, write_tiny_coco
+
+from groupdetr_mmdet.checkpoints.preemption import STOPPED_STATUS
+from groupdetr_mmdet.checkpoints.reading import is_whole
+
+pytestmark = [pytest.mark.long, pytest.mark.slow]
+ROOT = Path(__file__).parents[2]
+LAUNCHER = [sys.executable, '-m', 'groupdetr_mmdet.commands.torchrun', '--nproc_per_node=2']
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A training with a checkpoint every second step, long enough to be interrupted."""
+    cfg = tiny_config(write_tiny_coco(tmp_path / 'coco'))
+    cfg.default_hooks.checkpoint = dict(
+        type='CheckpointHook', interval=2, by_epoch=False, max_keep_ckpts=2)
+    cfg.update(dict.fromkeys(('val_dataloader', 'val_evaluator', 'val_cfg')))
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=10)
+    path = tmp_path / 'mine.py'
+    cfg.dump(path)
+    return path
+
+
+def command(config, work_dir, *more, processes=1, **options):
+    launcher = [sys.executable] if processes == 1 else [*LAUNCHER, f'--master_port={free_port()}']
+    given = [f'{key}={value}' for key, value in options.items()]
+    return [*map(str, [*launcher, ROOT / 'tools/train.py', config, '--work-dir', work_dir]),
+            *(['--launcher', 'pytorch'] if processes > 1 else []), *more,
+            *(['--cfg-options', *given] if given else [])]
+
+
+def start(*args, **kwargs):
+    return subprocess.Popen(
+        command(*args, **kwargs), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT)), start_new_session=True)
+
+
+def wait_for(condition, seconds=120):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, 'it does not happen'
+        time.sleep(0.05)
+
+
+def final_weights(work_dir):
+    path = (work_dir / 'last_checkpoint').read_text()
+    return torch.load(path, weights_only=False)['state_dict']
+
+
+def children(pid):
+    found = subprocess.run(['pgrep', '-P', str(pid)], capture_output=True, text=True)
+    return [int(x) for x in found.stdout.split()]
+
+
+def is_alive(pid):
+    try:
+        return 'Z' not in Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def test_a_run_killed_at_50_random_moments_ends_as_one_that_was_not(config, tmp_path):
+    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    assert start(config, whole).wait() == 0
+    rng = random.Random(0)
+    for _ in range(50):
+        process = start(config, killed, '--resume')
+        time.sleep(rng.uniform(1, 15))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert all(map(is_whole, killed.glob('*.pth')))
+    process = start(config, killed, '--resume')
+    out = process.communicate()[0]
+    assert process.returncode == 0, out
+    torch.testing.assert_close(final_weights(killed), final_weights(whole), rtol=0, atol=0)
+
+
+def test_memory_is_flat_over_10000_steps(config, tmp_path):
+    work_dir = tmp_path / 'work'
+    process = start(config, work_dir, **{
+        'train_cfg.max_epochs': 2500, 'default_hooks.checkpoint.interval': 2500,
+        'default_hooks.logger.interval': 500})
+    out = process.communicate()[0]
+    assert process.returncode == 0, out
+    log = [json.loads(x) for x in next(work_dir.glob('*/vis_data/scalars.json')).open()]
+    assert log[-1]['step'] == 10000
+    # The kernel's own figure of the largest child, against that of 1,000 steps.
+    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert most < 3 * 2**20, f'{most} KiB'
+
+
+@pytest.mark.parametrize('to', ['launcher', 'one process'])
+def test_two_processes_stop_together_and_continue(config, tmp_path, to):
+    whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
+    assert start(config, whole, processes=2).wait() == 0
+    process = start(config, stopped, processes=2)
+    wait_for(lambda: list(stopped.glob('iter_*.pth')))
+    pid = process.pid if to == 'launcher' else children(process.pid)[-1]
+    os.kill(pid, signal.SIGTERM)
+    out = process.communicate(timeout=120)[0]
+    assert process.returncode == STOPPED_STATUS, out
+    assert out.count('Stopped by SIGTERM') == 1 and 'Traceback' not in out
+    assert start(config, stopped, '--resume', processes=2).wait() == 0
+    torch.testing.assert_close(final_weights(stopped), final_weights(whole), rtol=0, atol=0)
+
+
+def test_a_frozen_process_ends_the_run(config, tmp_path):
+    work_dir = tmp_path / 'work'
+    process = start(config, work_dir, processes=2, **{'env_cfg.dist_cfg.timeout': 15})
+    wait_for(lambda: list(work_dir.glob('iter_*.pth')))
+    ranks = children(process.pid)
+    os.kill(ranks[-1], signal.SIGSTOP)
+    out = process.communicate(timeout=120)[0]
+    assert process.returncode == 2 and 'Another process of this run has ended or hangs' in out
+    assert not any(map(is_alive, ranks))
+
+
+def test_processes_end_with_their_launcher(config, tmp_path):
+    work_dir = tmp_path / 'work'
+    process = start(config, work_dir, processes=2)
+    wait_for(lambda: list(work_dir.glob('iter_*.pth')))
+    ranks = children(process.pid)
+    assert len(ranks) == 2
+    os.kill(process.pid, signal.SIGKILL)
+    wait_for(lambda: not any(map(is_alive, ranks)), 60)
+
+
+def test_a_broken_image_of_one_process_is_said_once(config, tmp_path):
+    cfg = Config.fromfile(config)
+    cfg.train_cfg.max_epochs = 1000
+    cfg.dump(config)
+    process = start(config, tmp_path / 'work', processes=2)
+    wait_for(lambda: list((tmp_path / 'work').glob('iter_*.pth')))
+    (tmp_path / 'coco/images/train_3.jpg').write_bytes(b'')
+    out = process.communicate(timeout=120)[0]
+    assert process.returncode == 2
+    assert out.count('error: ') == 1 and 'train_3.jpg' in out and 'Traceback' not in out
