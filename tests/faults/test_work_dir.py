@@ -39,6 +39,7 @@ def test_a_process_that_loads_data_does_not_hold_the_lock(tmp_path):
     lock = WorkDirLock(tmp_path)
     child = multiprocessing.get_context('fork').Process(target=time.sleep, args=[30])
     child.start()
+    time.sleep(1)  # until it has begun
     os.close(lock.descriptor)  # as the system does when the training is killed
     lock.descriptor = None
     WorkDirLock(tmp_path).release()
