@@ -8,13 +8,18 @@ from mmdet.registry import WEIGHT_INITIALIZERS
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, PretrainedInit, is_model_wrapper, update_init_info
+from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .loading import load_weights, weights_of
 from .reading import read_checkpoint
+
+# Settings that one kind of optimizer has and others have not
+OPTIMIZER_MARKS = {'betas', 'momentum', 'alpha', 'rho', 'etas', 'lambd'}
+AVERAGES = ('exp_avg', 'momentum_buffer', 'square_avg')  # have the shape of their parameter
 
 
 @HOOKS.register_module()
@@ -38,7 +43,11 @@ class CheckedWeightsHook(Hook):
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
         if runner._resume:
-            check_names(model, weights_of(checkpoint, f'--resume: {path}'), path)
+            tensors = weights_of(checkpoint, f'--resume: {path}')
+            check_names(model, tensors, path)
+            check_progress(checkpoint, path)
+            if all(x.shape == tensors[name].shape for name, x in model.state_dict().items()):
+                check_optimizer(checkpoint.get('optimizer'), runner.optim_wrapper, path)
             return
         load_weights(model, checkpoint, path, runner.cfg.get('allow_missing', False))
         checkpoint['state_dict'] = model.state_dict()
@@ -56,6 +65,44 @@ def check_names(model: nn.Module, tensors: Dict[str, Any], path: str) -> None:
         if found:
             raise ConfigError(f'--resume: {path} is of another model ({where} {min(found)}): '
                               'resume with the config that it was trained with.')
+
+
+def check_progress(checkpoint: Dict[str, Any], path: str) -> None:
+    """Check that a checkpoint says how far its training had come.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    meta = checkpoint.get('meta')
+    if not isinstance(meta, dict) or not {'epoch', 'iter'} <= meta.keys():
+        raise ConfigError(f'--resume: {path} holds weights and no training to go on with: begin a '
+                          'new one with load_from.')
+
+
+def check_optimizer(saved: Any, wrapper: Any, path: str) -> None:
+    """Check that an optimizer can go on with a saved state.
+
+    Args:
+        saved (Any): The state in the checkpoint; one of several optimizers is not checked.
+        wrapper (Any): The runner's ``OptimWrapper``.
+        path (str): Of the checkpoint.
+
+    Raises:
+        ConfigError: If it is of another optimizer, other parameters or other shapes.
+    """
+    if not isinstance(wrapper, OptimWrapper) or not saved or 'param_groups' not in saved:
+        return
+    groups = wrapper.optimizer.param_groups
+    kinds = [set(x[0]) & OPTIMIZER_MARKS for x in (saved['param_groups'], groups)]
+    sizes = [[len(group['params']) for group in x] for x in (saved['param_groups'], groups)]
+    parameters = [parameter for group in groups for parameter in group['params']]
+    fits = kinds[0] == kinds[1] and sizes[0] == sizes[1] and all(
+        state[key].shape == parameters[index].shape for index, state in saved['state'].items()
+        for key in AVERAGES if isinstance(state.get(key), Tensor))
+    if not fits:
+        raise ConfigError(f'--resume: {path} has the state of another optimizer, or of other '
+                          'parameters: resume with the optim_wrapper and the model that it was '
+                          'trained with, or begin a new training with load_from.')
 
 
 @WEIGHT_INITIALIZERS.register_module(name='Pretrained')

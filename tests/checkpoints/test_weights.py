@@ -11,11 +11,13 @@ from builders import build, detector_config
 from deploy_models import Files, write_detector
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from running import run_tool
 
 from groupdetr_mmdet.analysis import report
+from groupdetr_mmdet.checkpoints.checked import check_optimizer
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.host.runner import build_runner
 
@@ -236,3 +238,44 @@ def test_class_names_of_another_number_are_refused(way, files, tmp_path, capsys)
     torch.save(dict(torch.load(files.checkpoint), meta=meta), checkpoint)
     said = sentence(way, files, checkpoint, capsys)
     assert 'num_classes=3, and there are 2 class names (red, green' in said
+
+
+@pytest.mark.parametrize('meta', [None, {}, dict(epoch=1)])
+def test_weights_alone_are_nothing_to_resume(meta, files, tmp_path):
+    checkpoint = tmp_path / 'weights.pth'
+    torch.save(dict(torch.load(files.checkpoint), meta=meta), checkpoint)
+    with pytest.raises(ConfigError, match='--resume: .*weights.pth holds weights and no training'):
+        load(files, checkpoint, resume=True)
+    torch.save(torch.load(files.checkpoint)['state_dict'], checkpoint)
+    with pytest.raises(ConfigError, match='--resume: .*weights.pth holds weights and no training'):
+        load(files, checkpoint, resume=True)
+
+
+def stepped(optimizer: type, rows: int = 3, layers: int = 1) -> torch.optim.Optimizer:
+    model = torch.nn.Sequential(*[torch.nn.Linear(2, rows) for _ in range(layers)])
+    made = optimizer(model.parameters(), lr=.1)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    made.step()
+    return made
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    wrapper = OptimWrapper(stepped(torch.optim.AdamW))
+    check_optimizer(stepped(torch.optim.AdamW).state_dict(), wrapper, 'x.pth')
+    check_optimizer(None, wrapper, 'x.pth')
+    for other in (stepped(torch.optim.SGD), stepped(torch.optim.AdamW, rows=4),
+                  stepped(torch.optim.AdamW, layers=2)):
+        with pytest.raises(ConfigError, match='x.pth has the state of another optimizer'):
+            check_optimizer(other.state_dict(), wrapper, 'x.pth')
+
+
+@pytest.mark.parametrize('way', ['load_from', 'init_cfg', 'resume'])
+def test_an_address_that_nobody_serves_is_named(way, files):
+    with pytest.raises(ConfigError, match='http://127.0.0.1:1/x.pth cannot be fetched'):
+        WAYS[way](files, 'http://127.0.0.1:1/x.pth')
+
+
+def test_a_folder_is_nothing_to_resume(files, tmp_path):
+    with pytest.raises(ConfigError, match='cannot be read as a checkpoint .*directory'):
+        load(files, tmp_path, resume=True)
