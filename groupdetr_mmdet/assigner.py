@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .errors import ConfigError
 from .groups import check_num_query_groups, count_groups
+from .ops.kernels import assignment_kernel
 
 try:
     from lap import lapjvr_batch
@@ -23,7 +24,13 @@ except ImportError:  # no lapx, or one before 0.11: scipy solves the same proble
 
 
 SOLVER_THREADS_FROM = 2**20  # costs, of all problems of an image; fewer take less than threads
+# Costs of a batch from which a GPU solves the problems, where the extra `gpu` is installed. Chosen
+# from times of others (6 million costs: SciPy 74 ms, an A100 1.3 ms), not yet measured here.
+GPU_COSTS_FROM = 2**22
 CPU_COSTS_AT_ONCE = 2**18  # costs of an image; more do not stay in the cache
+
+
+Costs = Union[np.ndarray, Tensor]
 
 
 class MatchedPairs(NamedTuple):
@@ -185,20 +192,30 @@ class GroupHungarianAssigner(HungarianAssigner):
             self._image_costs(cls_scores[:, i], bbox_preds[:, i], gts, meta, num_classes)
             for i, (gts, meta) in enumerate(zip(batch_gt_instances, batch_img_metas))
         ]
-        *costs, labels, cls_sums, box_sums = copy_to_host(
-            *costs, torch.cat([gts.labels for gts in batch_gt_instances]),
+        on_gpu = self.solves_on_gpu(costs)
+        checked = costs
+        if on_gpu:  # sums over the queries of a layer are enough to be finite
+            checked = [cost.unflatten(0, (len(cls_scores), -1)).sum(1) for cost in costs]
+        *checked, labels, cls_sums, box_sums = copy_to_host(
+            *checked, torch.cat([gts.labels for gts in batch_gt_instances]),
             cls_scores.flatten(1).sum(1), bbox_preds.flatten(1).sum(1))
         check_labels(labels, num_classes)
-        check_finite(cls_sums, box_sums, costs, batch_img_metas)
-        rows, gts = self.solve_images(costs, len(cls_scores), num_groups)
+        check_finite(cls_sums, box_sums, checked, batch_img_metas)
+        rows, gts = self.solve_images(costs if on_gpu else checked, len(cls_scores), num_groups)
         return MatchedPairs(*torch.from_numpy(np.stack([rows, gts])).to(cls_scores.device))
 
-    def solve_images(self, costs: Sequence[np.ndarray], num_layers: int,
+    def solves_on_gpu(self, costs: Sequence[Tensor]) -> bool:
+        """Tell whether a GPU solves the problems of a batch, and not the host."""
+        return (sum(cost.numel() for cost in costs) >= GPU_COSTS_FROM and costs[0].is_cuda
+                and type(self).solve is GroupHungarianAssigner.solve
+                and assignment_kernel() is not None)
+
+    def solve_images(self, costs: Sequence[Costs], num_layers: int,
                      num_groups: int) -> Tuple[np.ndarray, np.ndarray]:
         """Solve the problems of all images.
 
         Args:
-            costs (list[ndarray]): Of each image, shape (num_layers * K * N, G).
+            costs (list[ndarray | Tensor]): Of each image, shape (num_layers * K * N, G).
             num_layers (int): Number of decoder layers.
             num_groups (int): Number of groups K.
 
@@ -208,7 +225,7 @@ class GroupHungarianAssigner(HungarianAssigner):
         rows, gts = [np.empty((num_layers, 0), np.int64)], [np.empty((num_layers, 0), np.int64)]
         first_gt = 0
         for image, cost in enumerate(costs):
-            if not cost.size:
+            if 0 in cost.shape:
                 continue
             num_rows = len(cost) // num_layers
             image_rows, image_gts = self.solve(cost, num_groups, num_layers)
@@ -219,12 +236,12 @@ class GroupHungarianAssigner(HungarianAssigner):
             first_gt += cost.shape[1]
         return np.concatenate(rows, 1), np.concatenate(gts, 1)
 
-    def solve(self, cost: np.ndarray, num_groups: int,
+    def solve(self, cost: Costs, num_groups: int,
               num_layers: int = 1) -> Tuple[np.ndarray, np.ndarray]:
         """Match the predictions of one image, those of each layer and group one-to-one.
 
         Args:
-            cost (ndarray): Finite costs, shape (num_layers * K * N, G).
+            cost (ndarray | Tensor): Finite costs, shape (num_layers * K * N, G).
             num_groups (int): Number of groups K.
             num_layers (int): Number of decoder layers. Defaults to 1.
 
@@ -267,11 +284,11 @@ def copy_to_host(*tensors: Tensor) -> List[np.ndarray]:
     return [part.reshape(x.shape) for part, x in zip(np.split(flat, ends), tensors)]
 
 
-def solve_problems(cost: np.ndarray, num_problems: int) -> Tuple[np.ndarray, np.ndarray]:
+def solve_problems(cost: Costs, num_problems: int) -> Tuple[np.ndarray, np.ndarray]:
     """Solve assignment problems at the least total cost.
 
     Args:
-        cost (ndarray): Finite costs, shape (num_problems * n, G).
+        cost (ndarray | Tensor): Finite costs, shape (num_problems * n, G); a GPU solves a Tensor.
         num_problems (int): Number of problems, stacked along the rows.
 
     Returns:
@@ -279,7 +296,9 @@ def solve_problems(cost: np.ndarray, num_problems: int) -> Tuple[np.ndarray, np.
         shape (num_problems * min(n, G), ).
     """
     problems = cost.reshape(num_problems, len(cost) // num_problems, cost.shape[1])
-    if lapjvr_batch is None:
+    if isinstance(problems, Tensor):
+        queries, gts = solve_on_gpu(problems)
+    elif lapjvr_batch is None:
         pairs = [linear_sum_assignment(problem) for problem in problems]
         queries, gts = (np.stack(x) for x in zip(*pairs))
     else:
@@ -288,6 +307,22 @@ def solve_problems(cost: np.ndarray, num_problems: int) -> Tuple[np.ndarray, np.
             n_threads=0 if problems.size > SOLVER_THREADS_FROM else 1))
     first_rows = np.arange(num_problems)[:, None] * problems.shape[1]
     return (queries + first_rows).ravel(), gts.ravel()
+
+
+def solve_on_gpu(problems: Tensor) -> Tuple[np.ndarray, np.ndarray]:
+    """Solve problems where their costs are.
+
+    Args:
+        problems (Tensor): Finite costs, shape (num_problems, n, G).
+
+    Returns:
+        tuple[ndarray, ndarray]: Queries, ascending, and ground truth, each of shape
+        (num_problems, min(n, G)).
+    """
+    gts_of_queries = assignment_kernel()(problems).cpu().numpy()  # (num_problems, n), -1: none
+    problem, queries = np.nonzero(gts_of_queries >= 0)
+    gts = gts_of_queries[problem, queries]
+    return queries.reshape(len(problems), -1), gts.reshape(len(problems), -1)
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..ops.deformable import deformable_attention
+from ..ops.kernels import attention_kernel
 
 NO_COMPILED_OPS = (
     f'mmcv {mmcv.__version__} is installed without its compiled ops; to get them, install the '
@@ -152,7 +153,7 @@ def announce_slow_attention(attention: Callable) -> Callable:
                   logger='current', level=logging.WARNING)
 
     def wrapper(value: Tensor, *args, **kwargs) -> Tensor:
-        if value.is_cuda:
+        if value.is_cuda and attention_kernel() is None:
             announce()
         return attention(value, *args, **kwargs)
 

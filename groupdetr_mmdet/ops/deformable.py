@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .kernels import attention_kernel
+
 SAMPLES_AT_ONCE = 2**20  # values sampled at a time: 4 MiB in float32, which a cache keeps
 
 
@@ -32,8 +34,12 @@ def deformable_attention(traced: Callable, value: Tensor, value_spatial_shapes: 
     """
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return traced(value, value_spatial_shapes, sampling_locations, attention_weights)
+    kernel = attention_kernel() if value.is_cuda else None
     dtype = torch.promote_types(value.dtype, sampling_locations.dtype)
     with torch.autocast(value.device.type, enabled=False):
+        if kernel is not None:
+            return kernel(value.to(dtype), value_spatial_shapes, sampling_locations.to(dtype),
+                          attention_weights.to(dtype))
         return _DeformableAttention.apply(
             value.to(dtype), sampling_locations.to(dtype), attention_weights.to(dtype),
             torch.as_tensor(value_spatial_shapes).tolist())
