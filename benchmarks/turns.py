@@ -74,7 +74,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--rounds', type=int, default=3, help='timed runs of each')
     parser.add_argument('--device', default=get_device())
     parser.add_argument('--threads', type=int, help='of the CPU')
-    parser.add_argument('--out', type=Path, default='turns',
+    parser.add_argument('--out', type=Path, default=Path('turns'),
                         help='FAMILY.json is written there, and FAMILY.png where several K are '
                         'measured (default: %(default)s)')
     return parser.parse_args()

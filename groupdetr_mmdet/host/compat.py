@@ -152,6 +152,7 @@ def announce_slow_attention(attention: Callable) -> Callable:
         print_log(f'Deformable attention runs as slower PyTorch code: {NO_COMPILED_OPS}',
                   logger='current', level=logging.WARNING)
 
+    @functools.wraps(attention)
     def wrapper(value: Tensor, *args, **kwargs) -> Tensor:
         if value.is_cuda and attention_kernel() is None:
             announce()

@@ -1,0 +1,145 @@
+"""Measure on a GPU, in minutes, whole training steps of R50 on 800 x 1066: the plain way, ours,
+groups in turns, and mmdet's detector, in TF32 and under bfloat16 autocast, time and peak memory;
+and DINO by each way to compute deformable attention that is installed."""
+import argparse
+import contextlib
+import json
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+
+import torch
+from mmcv.ops import multi_scale_deform_attn
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+
+from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.host.configs import read_config
+from groupdetr_mmdet.host.files import write_atomically
+from groupdetr_mmdet.ops import deformable
+from groupdetr_mmdet.ops.kernels import attention_kernel
+
+from .cases import Case, Shapes
+from .measure import describe_machine
+from .report import mode_name
+from .suite import Suite
+
+CONDITIONAL, DINO = 'group_cond_detr_r50_12e', 'group_dino_4scale_r50_12e'
+COLUMNS = ('detector', 'attention', 'batch', 'mode', 'K', 'ms a step', 'images/s', 'peak MiB')
+
+
+class Job(NamedTuple):
+    """A case on a config, a batch size, and the way to compute deformable attention."""
+    config: str
+    case: Case
+    batch_size: int
+    attention: str = ''
+
+
+def make_jobs(num_groups: int, batch_sizes: List[int], ways: List[str]) -> List[Job]:
+    """List what is measured."""
+
+    def cases(modes: Dict[str, int], num_queries: int) -> List[Case]:
+        return [Case('step', mode, amp, k, num_queries, 7)
+                for amp in (None, 'bf16') for mode, k in modes.items()]
+
+    several = dict(plain=num_groups, ours=num_groups, turns=num_groups, stock=1)
+    jobs = [Job(CONDITIONAL, case, size) for size in batch_sizes for case in cases(several, 300)]
+    jobs += [Job(CONDITIONAL, case, batch_sizes[0]) for case in cases(dict(ours=1), 300)]
+    jobs += [Job(DINO, case, batch_sizes[0], way) for way in ways
+             for case in cases(dict(ours=num_groups, turns=num_groups, stock=1), 900)]
+    return jobs
+
+
+def attention_ways() -> List[str]:
+    return ['mmcv', 'parts', *(['deformops'] if attention_kernel() is not None else [])]
+
+
+@contextlib.contextmanager
+def attention_by(way: str) -> Iterator[None]:
+    """Compute deformable attention by mmcv's PyTorch code, by ours in parts, or by deformops."""
+    ours, kernel = multi_scale_deform_attn.multi_scale_deformable_attn_pytorch, attention_kernel
+    if way == 'mmcv':
+        mmcvs = ours.__wrapped__.args[0]
+        multi_scale_deform_attn.multi_scale_deformable_attn_pytorch = mmcvs
+    if way == 'parts':
+        deformable.attention_kernel = lambda: None
+    try:
+        yield
+    finally:
+        multi_scale_deform_attn.multi_scale_deformable_attn_pytorch = ours
+        deformable.attention_kernel = kernel
+
+
+def measure(job: Job, cfg: Config, image_size: tuple, device: torch.device,
+            rounds: int) -> Dict[str, Any]:
+    """Measure a job; what does not fit has no numbers, and says so."""
+    shapes, seconds, peak = Shapes(job.batch_size, image_size), None, None
+    try:
+        with attention_by(job.attention):
+            results = Suite(cfg, [job.case], shapes, device).measure(rounds, 2, [job.case])
+        seconds = results.seconds(job.case)['total']
+        peak = results.peak[job.case]
+    except torch.cuda.OutOfMemoryError:
+        pass
+    finally:
+        if device.type == 'cuda':
+            torch.cuda.empty_cache()
+    return dict(config=job.config, attention=job.attention, batch_size=job.batch_size,
+                mode=mode_name(job.case), num_groups=job.case.num_groups, seconds=seconds,
+                peak_memory=peak)
+
+
+def to_markdown(rows: List[Dict[str, Any]], machine: Dict[str, Any]) -> str:
+    """Write what was measured as a table."""
+
+    def cell(value: Optional[float], text: str) -> str:
+        return 'out of memory' if value is None else text.format(value)
+
+    lines = [', '.join(f'{name}: {value}' for name, value in machine.items()), '',
+             f'| {" | ".join(COLUMNS)} |', '|---' * len(COLUMNS) + '|']
+    for row in rows:
+        seconds, peak = row['seconds'], row['peak_memory']
+        cells = (row['config'], row['attention'], row['batch_size'], row['mode'],
+                 row['num_groups'], cell(seconds and 1e3 * seconds, '{:.0f}'),
+                 cell(seconds and row['batch_size'] / seconds, '{:.1f}'),
+                 cell(peak and peak / 2**20, '{:.0f}'))
+        lines.append(f'| {" | ".join(map(str, cells))} |')
+    return '\n'.join(lines) + '\n'
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog='benchmarks.gpu_table', description=__doc__)
+    parser.add_argument('--groups', type=int, default=11, help='K')
+    parser.add_argument('--batch-sizes', nargs='+', type=int, default=[2, 8])
+    parser.add_argument('--image-size', nargs=2, type=int, default=[800, 1066])
+    parser.add_argument('--configs', nargs='+', choices=[CONDITIONAL, DINO],
+                        default=[CONDITIONAL, DINO])
+    parser.add_argument('--rounds', type=int, default=3, help='timed steps of each')
+    parser.add_argument('--device', default=get_device())
+    parser.add_argument('--out', type=Path, default=Path('gpu_table'),
+                        help='OUT.md and OUT.json are written (default: %(default)s)')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    init_default_scope('mmdet')
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    device = torch.device(args.device)
+    configs = {name: read_config(name) for name in args.configs}
+    rows, machine = [], describe_machine(device)
+    for job in make_jobs(args.groups, args.batch_sizes, attention_ways()):
+        if job.config not in configs:
+            continue
+        rows.append(measure(job, configs[job.config], tuple(args.image_size), device,
+                            args.rounds))
+        # After each: what was measured stays, also when the machine is taken away.
+        write_atomically(args.out.with_suffix('.md'), to_markdown(rows, machine).encode())
+        write_atomically(args.out.with_suffix('.json'),
+                         json.dumps(dict(machine=machine, rows=rows), indent=1).encode())
+    print(to_markdown(rows, machine))
+
+
+if __name__ == '__main__':
+    end_mistakes(main)

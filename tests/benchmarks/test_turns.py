@@ -1,0 +1,56 @@
+"""The scripts that measure turns and a GPU run whole, on tiny models and a CPU."""
+import json
+
+import pytest
+import torch
+from builders import detector_config
+from family_builders import family_config
+from mmengine.config import Config
+
+from benchmarks import gpu_table, turns
+from benchmarks.cases import Case, Shapes
+
+OPTIM = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=.1))
+
+
+def tiny(family: str) -> Config:
+    model = family_config(family, width=256)
+    if family == 'conditional':
+        model = detector_config(width=256, num_heads=8, num_queries=6)
+    return Config(dict(
+        model=dict(model, data_preprocessor=dict(type='DetDataPreprocessor')),
+        optim_wrapper=OPTIM, default_scope='mmdet'))
+
+
+def test_turns_write_a_table_and_a_picture(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(turns, 'resnet18_config',
+                        lambda family: (tiny(family), Shapes(2, (64, 96))))
+    monkeypatch.setattr(turns, 'GROUPS', (1, 11, 22))
+    monkeypatch.setattr('benchmarks.suite.Suite.peak_memory',
+                        lambda self, case: 2**20 * case.num_groups)
+    monkeypatch.setattr('sys.argv', ['turns', '--families', 'conditional', '--rounds', '1',
+                                     '--device', 'cpu', '--out', str(tmp_path / 'turns')])
+    turns.main()
+    record = json.loads((tmp_path / 'turns' / 'conditional.json').read_text())
+    assert {(x['mode'], x['num_groups']) for x in record['cases']} == {
+        (mode, k) for mode in ('ours', 'turns') for k in (1, 11, 22)}
+    assert [x['value'] for x in record['reach']][:2] == [11, 2]  # of the memory that is told above
+    assert (tmp_path / 'turns' / 'conditional.png').exists()
+    assert 'in turns, K = 22 / K = 11' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('way', ['mmcv', 'parts'])
+def test_a_row_of_the_gpu_table(monkeypatch, way):
+    monkeypatch.setattr('benchmarks.suite.Suite.peak_memory', lambda self, case: 2**20)
+    job = gpu_table.Job(gpu_table.DINO, Case('step', 'turns', 'bf16', 3, 6, 2), 2, way)
+    row = gpu_table.measure(job, tiny('dino'), (64, 96), torch.device('cpu'), 1)
+    assert row['seconds'] > 0 and row['mode'] == 'turns:bf16' and row['attention'] == way
+    last = gpu_table.to_markdown([dict(row, seconds=.5)], dict(cpu='one')).splitlines()[-1]
+    assert last == f'| {gpu_table.DINO} | {way} | 2 | turns:bf16 | 3 | 500 | 4.0 | 1 |'
+    assert 'out of memory' in gpu_table.to_markdown([dict(row, seconds=None)], {})
+
+
+def test_the_gpu_table_covers_all_ways_in_few_jobs():
+    jobs = gpu_table.make_jobs(11, [2, 8], ['mmcv', 'deformops'])
+    assert len(jobs) == len(set(jobs)) == 16 + 2 + 12
+    assert {job.case.mode for job in jobs} == {'plain', 'ours', 'turns', 'stock'}
