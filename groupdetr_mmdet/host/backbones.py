@@ -32,8 +32,8 @@ class DC5ResNet(ResNet):
 class EndingMobileNetV2(MobileNetV2):
     """MobileNetV2 that ends with the last layer of ``out_indices``.
 
-    mmdet's has the layers behind it, too, whose parameters get no gradient: with them two
-    processes wait for each other in vain.
+    mmdet's has the layers behind it, too, whose parameters get no gradient, and freezes stages
+    only when it is told to train: in either case two processes wait for each other in vain.
 
     Args:
         kwargs: As for ``MobileNetV2``.
@@ -45,6 +45,7 @@ class EndingMobileNetV2(MobileNetV2):
         self.layers, self.left_out = self.layers[:end], self.layers[end:]
         for name in self.left_out:
             delattr(self, name)
+        self._freeze_stages()  # as mmdet's ResNet; train() comes after the model is distributed
 
     def _load_from_state_dict(self, state_dict: Dict[str, Tensor], prefix: str, *args) -> None:
         behind = tuple(f'{prefix}{name}.' for name in self.left_out)

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from builders import build, make_batch
+from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 from running import free_port
 from torch.nn.parallel import DistributedDataParallel
@@ -58,7 +59,7 @@ def test_a_step_reaches_every_parameter(name):
 def train_rank(rank: int, port: str, config: dict) -> None:
     torch.set_num_threads(1)
     dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', world_size=2, rank=rank)
-    model = DistributedDataParallel(build(config))
+    model = DistributedDataParallel(MODELS.build(config)).train()  # as a runner does it
     for _ in range(2):  # what is missing in a step is missed by the next one
         inputs, samples = make_batch(num_classes=3, seed=rank)
         sum(model(inputs, samples, mode='loss').values()).backward()
