@@ -4,7 +4,8 @@ from typing import Callable, NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
-from ..turns import Results, Turn, taking
+from ..errors import ConfigError
+from ..turns import Results, Turn, check_groups_at_once, taking
 
 GPU_SIZES = (8, 12, 16, 24, 48, 80)  # GiB
 
@@ -58,7 +59,11 @@ def make_forecast(model: nn.Module, data: dict, peak: int) -> Optional[Forecast]
         peak (int): Peak memory in bytes of its steps.
     """
     num_groups = getattr(model, 'num_query_groups', 1)
-    if num_groups == 1 or not hasattr(model, 'turn') or not model.separate_self_attn:
+    if num_groups == 1 or not hasattr(model, 'turn'):
+        return None
+    try:
+        check_groups_at_once(1, num_groups, model.separate_self_attn, head_of(model))
+    except ConfigError:
         return None
     return Forecast(peak, model.groups_at_once or num_groups, bytes_of_a_group(model, data),
                     num_groups)
@@ -72,18 +77,22 @@ def bytes_of_a_group(model: nn.Module, data: dict) -> int:
         data (dict): A batch, as the data loader gives it.
     """
     batch = model.data_preprocessor(data, True)
-    head = getattr(model, 'bbox_head', None) or model.panoptic_head
     groups_at_once, model.groups_at_once = model.groups_at_once, None
     try:
         kept = []
         for num_groups in (1, 2):
             turn = Turn(range(num_groups), model.num_query_groups, Results())
-            with taking(turn, (model, head)):
+            with taking(turn, (model, head_of(model))):
                 kept.append(kept_bytes(
                     lambda: model.loss(batch['inputs'], batch['data_samples'])))
     finally:
         model.groups_at_once = groups_at_once
     return kept[1] - kept[0]
+
+
+def head_of(model: nn.Module) -> nn.Module:
+    """The head of a detector, or of a segmentor."""
+    return model.bbox_head if hasattr(model, 'bbox_head') else model.panoptic_head
 
 
 def kept_bytes(compute: Callable[[], object]) -> int:

@@ -38,3 +38,9 @@ def test_what_fits():
 def test_no_forecast_without_groups():
     assert make_forecast(build(family_config('dab', None)), {}, 0) is None
     assert make_forecast(build(family_config('dab', 1)), {}, 0) is None
+
+
+def test_no_forecast_where_groups_need_each_other():
+    config = family_config('dab')
+    config['train_cfg']['assigner']['type'] = 'OneToManyHungarianAssigner'
+    assert make_forecast(build(config), {}, 0) is None
