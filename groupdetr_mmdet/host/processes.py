@@ -33,7 +33,7 @@ def launched_rank() -> int:
 def end_with_parent() -> None:
     """Let the system end this process when the launcher that started it is gone.
 
-    It is sent SIGTERM, so that a training writes a checkpoint. Linux only.
+    It is sent SIGTERM. Linux only.
     """
     if not sys.platform.startswith('linux'):
         return
