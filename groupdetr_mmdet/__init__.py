@@ -16,9 +16,8 @@ from .checkpoints.resume import AtomicCheckpointHook
 from .conditional import (GroupConditionalDETR, GroupConditionalDETRHead,
                           GroupConditionalDetrTransformerDecoder,
                           GroupConditionalDetrTransformerDecoderLayer)
-from .dab import GroupDABDETR, GroupDABDETRHead
-from .dab_deformable import (DABDeformableDETR, GroupDABDeformableDETR,
-                             GroupDABDeformableDETRHead)
+from .dab import (DABDeformableDETR, GroupDABDeformableDETR, GroupDABDeformableDETRHead,
+                  GroupDABDETR, GroupDABDETRHead)
 from .deformable import GroupDeformableDETR, GroupDeformableDETRHead
 from .dino import GroupDINO, GroupDINOHead
 from .dn_detr import GroupDNDETR, GroupDNDETRHead
@@ -30,7 +29,8 @@ from .host.images import CheckedLoadImageFromFile
 from .host.initializers import PyTorchDefaultInit
 from .host.run_checks import RunCheckHook
 from .mask2former import GroupMask2Former, GroupMask2FormerHead
-from .version import __version__
+
+__version__ = '0.1.0'
 
 __all__ = [
     'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'CheckedCocoDataset',

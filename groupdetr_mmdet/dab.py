@@ -1,13 +1,20 @@
-"""DAB-DETR with groups of queries."""
+"""DAB-DETR and DAB-Deformable-DETR, whose queries are anchor boxes, with groups of queries.
+
+mmdet has no DAB-Deformable-DETR: :class:`DABDeformableDETR` is the detector without groups.
+"""
 from typing import Dict, Tuple
 
 from mmdet.models.dense_heads import DABDETRHead
-from mmdet.models.detectors import DABDETR
+from mmdet.models.detectors import DABDETR, DeformableDETR
+from mmdet.models.layers import DinoTransformerDecoder
 from mmdet.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from .attention import replace_attention
 from .criterion import GroupCriterion
+from .deformable import GroupDeformableDETRHead
+from .dino import fit_ref_point_head
+from .errors import ConfigError
 from .group_queries import GroupQueries
 from .ops.attention import FusedConditionalAttention, fuse_encoder_attention
 
@@ -60,3 +67,90 @@ class GroupDABDETR(GroupQueries, DABDETR):
         query_pos = anchors[:, None].expand(-1, len(patterns), -1, -1).flatten(0, 2)
         query, query_pos = (x.expand(memory.size(0), -1, -1) for x in (query, query_pos))
         return dict(query=query, query_pos=query_pos, memory=memory), {}
+
+
+@MODELS.register_module()
+class DABDeformableDETR(DeformableDETR):
+    """Deformable DETR whose queries are anchor boxes, which it refines (arXiv:2201.12329).
+
+    Its decoder is that of DINO, without two stages and denoising queries: the positional query of
+    a layer is made of the box that the layer before predicted. Other than here, the authors'
+    decoder scales positional queries by the content, and hands no gradient from the loss of a
+    layer to the layer before.
+
+    Row i of ``query_embedding`` is query i: its content, ``embed_dims`` numbers, and its anchor,
+    cxcywh before the sigmoid.
+
+    Args:
+        with_box_refine (bool): Must be True, which is its default.
+        as_two_stage (bool): Must be False, which is its default.
+        args, kwargs: As for ``DeformableDETR``.
+
+    Raises:
+        ConfigError: If boxes are not refined, or anchors are selected and not learned.
+    """
+
+    def __init__(self, *args, with_box_refine: bool = True, as_two_stage: bool = False,
+                 **kwargs) -> None:
+        if not with_box_refine or as_two_stage:
+            raise ConfigError(f'model.with_box_refine={with_box_refine} and as_two_stage='
+                              f'{as_two_stage} are not DAB-Deformable-DETR: leave both out, or '
+                              "set model.type to 'GroupDeformableDETR' with its bbox_head.")
+        super().__init__(*args, with_box_refine=True, **kwargs)
+
+    def _init_layers(self) -> None:
+        decoder = self.decoder
+        super()._init_layers()
+        self.decoder = DinoTransformerDecoder(**decoder)
+        fit_ref_point_head(self.decoder)
+        self.query_embedding = nn.Embedding(self.num_queries, self.embed_dims + 4)
+        self.reference_points_fc = nn.Identity()  # nothing to learn: anchors are the points
+
+    def pre_decoder(self, memory: Tensor, memory_mask: Tensor,
+                    spatial_shapes: Tensor) -> Tuple[Dict, Dict]:
+        """Prepare the queries.
+
+        Args:
+            memory (Tensor): Shape (bs, num_feat_points, dim).
+            memory_mask (Tensor): Not used.
+            spatial_shapes (Tensor): Not used.
+
+        Returns:
+            tuple[dict, dict]: ``query``, shape (bs, num_queries, dim), ``reference_points``,
+            normalized cxcywh, shape (bs, num_queries, 4), and ``memory``; the inputs of the head
+            that there are in two stages alone.
+        """
+        rows = self.query_embedding.weight.expand(memory.size(0), -1, -1)
+        query, anchors = rows.split([self.embed_dims, 4], -1)
+        head_inputs = dict(enc_outputs_class=None, enc_outputs_coord=None) if self.training else {}
+        return dict(query=query, reference_points=anchors.sigmoid(), memory=memory), head_inputs
+
+    def forward_decoder(self, memory: Tensor, memory_mask: Tensor, **kwargs) -> Dict:
+        """Decode.
+
+        Args:
+            memory (Tensor): Shape (bs, num_feat_points, dim).
+            memory_mask (Tensor): True at padding, shape (bs, num_feat_points).
+            kwargs: Other inputs of ``DinoTransformerDecoder``.
+
+        Returns:
+            dict: ``hidden_states`` and ``references`` of all layers, the inputs of the head.
+        """
+        hidden_states, references = self.decoder(
+            value=memory, key_padding_mask=memory_mask, self_attn_mask=None,
+            reg_branches=self.bbox_head.reg_branches, **kwargs)
+        return dict(hidden_states=hidden_states, references=list(references))
+
+
+@MODELS.register_module()
+class GroupDABDeformableDETRHead(GroupDeformableDETRHead):
+    """``DeformableDETRHead`` that matches and supervises K groups of queries."""
+
+
+@MODELS.register_module()
+class GroupDABDeformableDETR(GroupQueries, DABDeformableDETR):
+    """DAB-Deformable-DETR trained with groups of queries.
+
+    A checkpoint differs from one of :class:`DABDeformableDETR` in the rows of
+    ``query_embedding.weight``, K * N instead of N, and nowhere else.
+    """

@@ -39,7 +39,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--val-fraction', type=float,
                        help='part of the images for validation, where the folder does not say '
                        'which (default: 0.2)')
-    group.add_argument('--split-seed', dest='seed', type=int,
+    group.add_argument('--seed', '--split-seed', type=int,
                        help='says which images these are (default: 0)')
 
 

@@ -65,7 +65,7 @@ def share_configs() -> None:
     mmengine knows a fixed list of packages. It takes a distribution to lie in site-packages, which
     is wrong of an editable installation, but it asks Python where a module lies.
     """
-    MODULE2PACKAGE['groupdetr_mmdet'] = 'groupdetr_mmdet.version'
+    MODULE2PACKAGE['groupdetr_mmdet'] = 'groupdetr_mmdet.registry'
 
 
 # torchvision://, as the configs of mmdet say their backbones, without torchvision
