@@ -141,18 +141,18 @@ class HoldRemovals:
 class AtomicCheckpointHook(CheckpointHook):
     """``CheckpointHook`` whose run can be killed at any moment and resumed.
 
-    Local checkpoints and ``last_checkpoint`` appear whole, under their final name, or not at
-    all. A checkpoint is removed only after the one that takes its place is on the disk, so there
-    is one more of them for a moment. What a killed run left half-written is removed when the
-    next one starts. ``--resume`` passes over checkpoints that another hook left cut short.
+    Local checkpoints appear whole, under their final name, or not at all. A checkpoint is removed
+    only after the one that takes its place is on the disk, so there is one more of them for a
+    moment. What a killed run left half-written is removed when the next one starts. ``--resume``
+    passes over checkpoints that another hook left cut short, and writes ``last_checkpoint`` anew
+    where it is empty or names no whole one.
 
     Arguments and file names are those of :class:`mmengine.hooks.CheckpointHook`. With
     :mod:`.exact`, as the commands add it, a resumed run continues as if it had never stopped, also
     from a checkpoint inside an epoch. Without it a resumed ``EpochBasedTrainLoop`` starts at the
     beginning of an epoch, with other random numbers, and with ``by_epoch=False`` the epoch of the
-    checkpoint is run again. A validation that was
-    interrupted is not repeated, and if it was interrupted while it replaced the best checkpoint,
-    both may stay. What ``published_keys`` asks for is written by the parent.
+    checkpoint is run again. A validation that was interrupted is not repeated, and if it was
+    interrupted while it replaced the best checkpoint, both may stay. What ``published_keys`` asks for is written by the parent.
     """
 
     def before_run(self, runner: Runner) -> None:
@@ -229,32 +229,19 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int,
                                    meta: Dict[str, Any]) -> None:
-        """Save a checkpoint, then point to it, then remove the oldest."""
-        filename = self.filename_tmpl.format(step)
-        self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
-        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        self._note_kept(runner, step)
-        runner.save_checkpoint(
-            self.out_dir,
-            filename,
-            self.file_client_args,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=self.by_epoch,
-            backend_args=self.backend_args,
-            **self.args)
-        if is_main_process():
-            write_atomically(Path(runner.work_dir, POINTER), self.last_ckpt.encode())
+        """Save a checkpoint, then remove the one that it replaces.
+
+        The checkpoint also names the one that it replaces: if the run is killed before that one
+        is removed, the resumed run does it.
+        """
+        kept = self.max_keep_ckpts
+        self.max_keep_ckpts = kept + (kept > 0)  # else the parent would remove first
+        try:
+            super()._save_checkpoint_with_step(runner, step, meta)
+        finally:
+            self.max_keep_ckpts = kept
         self._remove_oldest()
         self._remove_stopped(runner)
-
-    def _note_kept(self, runner: Runner, step: int) -> None:
-        # The checkpoint also names the one that it replaces: if the run is killed before that
-        # one is removed, the resumed run does it.
-        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
-            self.keep_ckpt_ids.append(step)
-            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
 
     def _remove_oldest(self) -> None:
         while self.max_keep_ckpts > 0 and len(self.keep_ckpt_ids) > self.max_keep_ckpts:
