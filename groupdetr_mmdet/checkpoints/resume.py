@@ -152,7 +152,8 @@ class AtomicCheckpointHook(CheckpointHook):
     from a checkpoint inside an epoch. Without it a resumed ``EpochBasedTrainLoop`` starts at the
     beginning of an epoch, with other random numbers, and with ``by_epoch=False`` the epoch of the
     checkpoint is run again. A validation that was interrupted is not repeated, and if it was
-    interrupted while it replaced the best checkpoint, both may stay. What ``published_keys`` asks for is written by the parent.
+    interrupted while it replaced the best checkpoint, both may stay. What ``published_keys`` asks
+    for is written by the parent.
     """
 
     def before_run(self, runner: Runner) -> None:

@@ -84,7 +84,6 @@ def set_resume(cfg: Config, resume: str) -> None:
 
 def apply_options(cfg: Config, args: argparse.Namespace) -> None:
     """Change the config as the arguments ask."""
-    options.keep_checkpoints_whole(cfg)
     options.keep_best(cfg)
     options.add_hook(cfg, type='OtherClassesHook')
     if args.epochs is not None:

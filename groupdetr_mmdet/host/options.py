@@ -103,17 +103,10 @@ def log_to(cfg: Config, backend: str) -> None:
 
 def keep_best(cfg: Config) -> None:
     """Keep the best checkpoint, where the config does not say which ones."""
-    hook = cfg.default_hooks.get('checkpoint')
-    if hook and cfg.get('val_dataloader'):
-        hook.setdefault('save_best', 'auto')
-
-
-def keep_checkpoints_whole(cfg: Config) -> None:
-    """Where the config has mmengine's hook, take ours, which a kill at any moment cannot hurt."""
     hooks = cfg.setdefault('default_hooks', {})
     hook = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
-    if hook and hook['type'] == 'CheckpointHook':
-        hook['type'] = 'AtomicCheckpointHook'
+    if hook and cfg.get('val_dataloader'):
+        hook.setdefault('save_best', 'auto')
 
 
 def add_hook(cfg: Config, **hook) -> None:
