@@ -122,17 +122,21 @@ class _DropoutAttention(torch.autograd.Function):
         return grad_query, grad_key, grad_value, None, None
 
 
-class ReLUDropout(nn.Dropout):
-    """ReLU, then dropout; the backward pass needs the result alone.
+def relu_dropout(x: Tensor, dropout: float) -> Tensor:
+    """Compute ``dropout(relu(x))``; the backward pass needs the result alone.
 
     PyTorch keeps the result of the ReLU, that of the dropout and the mask. A value is above zero
     just where it was positive and was not dropped, so that one of the three tells all. They are
     the largest tensors of a decoder layer after its attention weights.
-    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute ``dropout(relu(x))``, any shape."""
-        return _ReLUDropout.apply(x, self.p if self.training else 0.)
+    Args:
+        x (Tensor): Any shape.
+        dropout (float): Probability of zero.
+
+    Returns:
+        Tensor: The same shape.
+    """
+    return _ReLUDropout.apply(x, dropout)
 
 
 class _ReLUDropout(torch.autograd.Function):
@@ -154,6 +158,15 @@ class _ReLUDropout(torch.autograd.Function):
         return torch.where(out > 0, grad * (1 / (1 - ctx.dropout)), 0), None
 
 
+class FusedBlock(nn.Sequential):
+    """The linear layer, ReLU and dropout of an FFN, by :func:`relu_dropout`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the hidden values, shape (..., feedforward_channels), of shape (..., dim)."""
+        linear, _, dropout = self
+        return relu_dropout(linear(x), dropout.p if self.training else 0.)
+
+
 def fuse_ffn(ffn: FFN) -> None:
     """Let the FFN of a layer keep less for the backward pass.
 
@@ -161,6 +174,6 @@ def fuse_ffn(ffn: FFN) -> None:
         ffn (FFN): Of mmcv, changed in place where its activation is ReLU; parameters and results
             stay the same.
     """
-    for block in ffn.layers:
+    for i, block in enumerate(ffn.layers):
         if isinstance(block, nn.Sequential) and isinstance(block[1], nn.ReLU):
-            block[1], block[2] = ReLUDropout(block[2].p), nn.Identity()
+            ffn.layers[i] = FusedBlock(*block)

@@ -15,8 +15,8 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.ops import dropout as dropout_module
 from groupdetr_mmdet.ops.attention import FusedConditionalAttention, fused_attention
-from groupdetr_mmdet.ops.dropout import (ReLUDropout, chunks, draw_kept, dropout_attention,
-                                         announce_dropout_attention, fuse_ffn)
+from groupdetr_mmdet.ops.dropout import (announce_dropout_attention, chunks, draw_kept,
+                                         dropout_attention, fuse_ffn, relu_dropout)
 
 MASKS = {
     'no mask': None,
@@ -196,12 +196,12 @@ def test_relu_and_dropout_in_one_equal_one_after_the_other(monkeypatch):
     kept = torch.rand(40, 30) > 0.2
     monkeypatch.setattr(dropout_module, 'draw_kept', lambda *_: kept)
     x = torch.randn(40, 30, requires_grad=True)
-    expected, found = x.relu() * kept / 0.8, ReLUDropout(0.2)(x)
+    expected, found = x.relu() * kept / 0.8, relu_dropout(x, 0.2)
     torch.testing.assert_close(found, expected)
     weight = torch.randn_like(x)
     grads = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (expected, found)]
     torch.testing.assert_close(*grads)
-    assert torch.equal(ReLUDropout(0.2).eval()(x), x.relu())
+    assert torch.equal(relu_dropout(x, 0.), x.relu())
 
 
 def test_fused_ffn_has_the_parameters_and_results_of_the_stock_one():
