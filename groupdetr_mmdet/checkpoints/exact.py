@@ -141,7 +141,7 @@ class ExactResumeHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Continue at the place that the checkpoint notes."""
-        if not runner._resume:
+        if not runner._resume or not isinstance(checkpoint, dict):  # another hook refuses those
             return
         progress = dict(checkpoint.get(PROGRESS) or {})
         batches_done = progress.pop('batches_done', None)

@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional, Sequence
 
 import torch
 from mmengine.dist import all_reduce, barrier, is_distributed, is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -63,8 +63,12 @@ class PreemptionHook(Hook):
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                        outputs: Optional[Sequence] = None) -> None:
         """End the run after this batch; processes may have different numbers of batches."""
-        if not is_distributed():
-            self._end_if_told(runner)
+        if is_distributed() or self.received is None:
+            return
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):  # a validation runs with the averaged weights
+                hook.after_val_epoch(runner)
+        self._end_if_told(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Say the right step in a checkpoint that is written during a validation."""

@@ -36,22 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def describe(cfg: Config, detector: nn.Module, checkpoint: Dict[str, Any],
              opset: int) -> Dict[str, Any]:
-    """What a user must know to give the model images and read its outputs.
-
-    Raises:
-        ConfigError: If the classes have another number of names than the head has classes.
-    """
-    classes, num_classes = class_names(cfg, checkpoint), detector.bbox_head.num_classes
-    if len(classes) != num_classes:
-        raise ConfigError(
-            f'model.bbox_head.num_classes={num_classes} differs from the {len(classes)} class '
-            'names of the checkpoint or, where it has none, of test_dataloader.dataset: give '
-            'metainfo.classes of this data set the names that the training had.')
+    """What a user must know to give the model images and read its outputs."""
     preprocessor = cfg.model.get('data_preprocessor', {})
     resize = next((step for step in cfg.test_dataloader.dataset.pipeline
                    if step.type == 'Resize'), {})
     return dict(
-        classes=classes,
+        classes=class_names(cfg, checkpoint),
         mean=list(preprocessor.get('mean', [0, 0, 0])),
         std=list(preprocessor.get('std', [1, 1, 1])),
         channels='RGB' if preprocessor.get('bgr_to_rgb') else 'BGR',

@@ -51,7 +51,9 @@ def untrained(model: torch.nn.Module) -> list:
     return [name for name, x in model.named_parameters() if x.requires_grad and x.grad is None]
 
 
-@pytest.mark.parametrize('name', [name for name in shipped_configs() if not has_twin(name)])
+# Mask2Former wants masks and has tests of its own.
+@pytest.mark.parametrize('name', [name for name in shipped_configs()
+                                  if not has_twin(name) and 'mask2former' not in name])
 def test_a_step_reaches_every_parameter(name):
     assert untrained(build(shrunk_model(name))) == []
 

@@ -223,7 +223,7 @@ def test_names_of_other_classes_get_a_sentence(files, tmp_path, capsys):
     weights['meta']['dataset_meta'] = dict(classes=('one', 'two'))
     torch.save(weights, tmp_path / 'two.pth')
     assert run_tool('export_onnx', files.config, tmp_path / 'two.pth', tmp_path / 'a.onnx') == 2
-    assert 'num_classes=3 differs from the 2 class names' in capsys.readouterr().err
+    assert 'num_classes=3, and there are 2 class names (one, two, ...)' in capsys.readouterr().err
 
 
 def test_a_checkpoint_without_encoder_heads_gets_a_sentence(files, tmp_path, capsys):

@@ -271,7 +271,7 @@ def test_a_cut_annotation_file_is_named(root):
 
 
 CONFIGS = {file.stem: file for file in shipped_configs().values()
-           if file.stem.startswith('group_')}
+           if file.stem.startswith('group_') and 'mask2former_r50' not in file.stem}
 
 
 @pytest.mark.parametrize('config', CONFIGS.values(), ids=CONFIGS)
