@@ -27,7 +27,6 @@ extensions = [
 ]
 exclude_patterns = ['_build']
 myst_heading_anchors = 3
-suppress_warnings = ['toc.empty_glob']
 
 autodoc_member_order = 'bysource'
 autodoc_inherit_docstrings = False
