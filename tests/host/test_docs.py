@@ -95,3 +95,12 @@ def test_configs_on_coco_are_listed_with_the_papers_ap():
     }
     assert expected.items() <= listed.items()
     assert {name for name, (_, ap) in listed.items() if ap} == expected.keys()
+
+
+def test_every_page_has_a_place_on_the_site():
+    pages = {page.stem for page in ROOT.glob('docs/*.md')} - {'index'}
+    listed = re.findall(r'^[\w/-]+$', '\n'.join(re.findall(
+        r'```{toctree}\n(.*?)```', '\n'.join(page.read_text() for page in ROOT.glob('docs/*.md')),
+        re.DOTALL)), re.MULTILINE)
+    assert pages <= set(listed)
+    assert set(listed) - pages == {'api/index'}, 'which conf.py writes'
