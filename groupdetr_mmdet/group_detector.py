@@ -40,7 +40,7 @@ class GroupDetector(DecodedGroups):
 
     Some parameters have K blocks of rows, one for each group. The detector has ``num_queries``
     (N), ``num_query_groups`` (K) and ``new_group_noise``, see :class:`GroupQueries`, and
-    registers :func:`save_numbers` as a hook of its state dict.
+    registers ``save_numbers`` as a hook of its state dict.
     """
     # The parameter whose rows are the queries, N of each group.
     query_parameter = 'query_embedding.weight'
