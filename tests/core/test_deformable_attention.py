@@ -10,6 +10,7 @@ from mmcv.ops import multi_scale_deform_attn as mmcv_module
 from torch import nn
 
 from groupdetr_mmdet.ops import deformable
+from groupdetr_mmdet.ops.dropout import FusedBlock
 
 WRAPPED = mmcv_module.multi_scale_deformable_attn_pytorch
 SHAPES = torch.tensor([[5, 7], [3, 4], [1, 2]])
@@ -104,5 +105,5 @@ def test_a_training_step_of_dino_is_that_of_mmcvs_code(monkeypatch):
 @pytest.mark.parametrize('family', ['dab', 'deformable', 'dab_deformable', 'dino'])
 def test_ffns_keep_the_result_of_their_activation_alone(family):
     model = build(family_config(family))
-    assert all(isinstance(ffn.layers[0][2], nn.Identity) or isinstance(ffn.layers[0][1], nn.PReLU)
+    assert all(isinstance(ffn.layers[0], FusedBlock) or isinstance(ffn.layers[0][1], nn.PReLU)
                for ffn in model.modules() if isinstance(ffn, FFN))
