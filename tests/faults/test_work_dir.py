@@ -59,7 +59,9 @@ def test_a_run_of_another_machine_is_known_by_its_sign_of_life(tmp_path):
 @pytest.mark.parametrize('content', ['', 'not JSON', '[]', '{}'])
 def test_a_broken_lock_file_is_taken_over(tmp_path, content):
     (tmp_path / LOCK).write_text(content)
-    WorkDirLock(tmp_path).release()
+    lock = WorkDirLock(tmp_path)
+    assert json.loads((tmp_path / LOCK).read_text())['pid'] == os.getpid()
+    lock.release()
 
 
 def test_a_second_training_is_refused_and_a_new_start_is_announced(tiny_config_file, tmp_path,
