@@ -131,6 +131,7 @@ class GroupDINO(GroupDeformableDETR, DINO):
 
     @property
     def group_modules(self) -> List[str]:
+        """The encoder's head, as in two stages, and the queries: see the base class."""
         return super().group_modules + ['query_embedding']
 
     def _init_layers(self) -> None:

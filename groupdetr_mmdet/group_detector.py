@@ -146,6 +146,7 @@ class GroupDetector(DecodedGroups):
 
 def save_numbers(module: nn.Module, state_dict: dict, prefix: str,
                   local_metadata: dict) -> None:
+    """Write N and K into the metadata of a state dict, as its hook."""
     local_metadata['num_queries'] = module.num_queries
     local_metadata['num_query_groups'] = module.num_query_groups
 

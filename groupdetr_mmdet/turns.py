@@ -62,12 +62,15 @@ class Turn(AllGroups):
         self.shared, self.own = shared, Results()
 
     def in_all_turns(self, count: int) -> int:
+        """Return how many a count of this turn is in all turns together."""
         return count * self.num_query_groups // len(self.groups)
 
     def once_a_step(self, compute: Callable, *args) -> Any:
+        """Return ``compute(*args)``, computed in the first turn of a step alone."""
         return self.shared.get(compute, *args)
 
     def once_a_turn(self, compute: Callable, *args) -> Any:
+        """Return ``compute(*args)``, not computed again in the backward pass."""
         return self.own.get(compute, *args)
 
     def take(self, modules: Sequence[nn.Module], compute_losses: Callable,
@@ -85,6 +88,7 @@ class Results:
         self.asked = 0
 
     def get(self, compute: Callable, *args) -> Any:
+        """Return the next result, computed if no turn before has asked for it."""
         if self.asked == len(self.results):
             self.results.append(compute(*args))
         self.asked += 1

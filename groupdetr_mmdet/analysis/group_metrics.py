@@ -247,6 +247,7 @@ def read_groups(checkpoint: Union[str, Path]) -> Optional[Dict[str, Any]]:
 
 
 def sha256(path: Union[str, Path]) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
         for part in iter(lambda: file.read(1 << 20), b''):

@@ -146,6 +146,7 @@ def evaluate(cfg: Config, checkpoint: str,
 
 
 def groups_section(record: Optional[Dict[str, Any]]) -> Dict[str, Any]:
+    """Return what the page says of the AP of each group, nothing without a record."""
     if record is None:
         return {}
     header, *rows = groups_table(record['groups'])
@@ -168,6 +169,7 @@ def queries_section(model: GroupDetector, dataset: BaseDataset) -> Dict[str, Any
 
 
 def curve_picture(panel: str, runs: Sequence) -> str:
+    """Draw one panel of curves, see ``PANELS``, as an address that a page holds itself."""
     fig, ax = plt.subplots(figsize=FIGURE_SIZE, layout='constrained')
     draw_panel(ax, panel, runs)
     return embed_figure(fig)
@@ -189,6 +191,7 @@ def embed_image(image: np.ndarray) -> str:
 
 
 def data_url(kind: str, data: bytes) -> str:
+    """Turn an image of a kind, such as png, into an address that a page holds itself."""
     return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
 
 

@@ -147,6 +147,7 @@ def comparison(runs: Sequence[Run]) -> Tuple[List[str], List[List[str]]]:
 
 
 def format_hours(hours: float) -> str:
+    """Write hours with three digits."""
     return f'{hours:.3g}'
 
 
@@ -208,6 +209,7 @@ def draw_panel(ax: Axes, panel: str, runs: Sequence[Run]) -> None:
 
 
 def draw_table(ax: Axes, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Draw a table instead of curves."""
     ax.axis('off')
     table = ax.table([header, *rows], loc='center', cellLoc='center', edges='horizontal')
     table.auto_set_font_size(False)

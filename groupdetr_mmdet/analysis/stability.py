@@ -58,6 +58,7 @@ class MatchingStabilityHook(Hook):
             self._match(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
+        """Match again, and log what has changed since the last epoch."""
         before = [torch.tensor(x, dtype=torch.long)
                   for x in runner.message_hub.get_info(MATCHES)]
         after = self._match(runner)
@@ -77,6 +78,7 @@ class MatchingStabilityHook(Hook):
 
 
 def unwrap(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the model inside a wrapper for several processes."""
     return model.module if is_model_wrapper(model) else model
 
 

@@ -139,6 +139,7 @@ def convert(checkpoint: Any,
 
 
 def build_without_memory(model: Mapping) -> nn.Module:
+    """Build a model whose parameters have shapes and no values."""
     with torch.device('meta'):
         return MODELS.build(ConfigDict(copy.deepcopy(model)))  # mmdet writes into configs
 
@@ -150,6 +151,7 @@ def entry_of(checkpoint: Any, key: str) -> Mapping:
 
 
 def training_state(checkpoint: Mapping) -> Dict[str, Any]:
+    """Return all of a checkpoint but its weights and ``meta``."""
     return {key: value for key, value in checkpoint.items() if key not in ('state_dict', 'meta')}
 
 
@@ -238,6 +240,7 @@ def numbers_of_file(checkpoint: Any, metadata: Mapping) -> Tuple[Dict[str, int],
 
 
 def is_ours(model: Mapping) -> bool:
+    """Whether a model's config is one of this package."""
     return 'num_query_groups' in model or str(model.get('type')).startswith('Group')
 
 

@@ -150,6 +150,7 @@ def fetch(address: str) -> str:
 
 
 def download(address: str, path: Path) -> None:
+    """Fetch a file, unless it is there already."""
     if path.is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -282,6 +283,7 @@ def readable(path: str) -> Iterator[None]:
 
 
 def first_sentence(error: Exception) -> str:
+    """Return the first sentence of an error, without its full stop."""
     return re.split(r'\.\s|\n', str(error).strip() or type(error).__name__)[0].rstrip('.:')
 
 
@@ -303,6 +305,7 @@ def read_safetensors(path: str) -> Dict[str, Any]:
 
 
 def import_safetensors() -> Any:
+    """Import safetensors, or raise a ConfigError that says how to install it."""
     try:
         import safetensors.torch
     except ImportError as error:

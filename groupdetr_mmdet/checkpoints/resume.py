@@ -132,6 +132,7 @@ class HoldRemovals:
         return getattr(self.backend, name)
 
     def remove(self, path: str) -> None:
+        """Note a path that is to be removed."""
         self.removals.append(path)
 
     rmtree = remove

@@ -97,6 +97,7 @@ def classes_of_ours(name: Any) -> Iterator[type]:
 
 
 def is_ours(cls: type) -> bool:
+    """Whether a class is one of this package."""
     return cls.__module__.split('.')[0] == __package__.split('.')[0]
 
 

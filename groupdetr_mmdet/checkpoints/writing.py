@@ -41,6 +41,7 @@ def write_checkpoint(path: Path, state_dict: Dict[str, Tensor], meta: Dict[str, 
 
 
 def to_safetensors(state_dict: Dict[str, Tensor], meta: Dict[str, Any]) -> bytes:
+    """Return the bytes of a ``.safetensors`` file of weights."""
     safetensors = import_safetensors()
     meta = {key: meta[key] for key in ('dataset_meta', ) if key in meta}
     model = getattr(state_dict, '_metadata', {}).get('', {})

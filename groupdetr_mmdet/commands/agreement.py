@@ -47,6 +47,7 @@ def read_results(path: str, coco: COCO) -> List[Dict[str, Any]]:
 
 
 def read_annotations(path: str) -> COCO:
+    """Read the file of annotations without a word of its reader."""
     check_path('ANN_FILE', path)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress

@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_args(args: argparse.Namespace) -> None:
+    """Refuse arguments that contradict each other or the files."""
     check_path('SRC', args.src)
     if args.query_group is not None and args.to != 'mmdet':
         raise ConfigError(f'--query-group {args.query_group}: only --to mmdet keeps one group; '
@@ -65,6 +66,7 @@ def check_args(args: argparse.Namespace) -> None:
 
 
 def show(converted: Converted, verbose: bool) -> None:
+    """Print what was found, and what became of the tensors."""
     print(*converted.report, sep='\n')
     rows = converted.actions if verbose else summarize(converted.actions)
     print('Tensors  :' + ('' if verbose else ' by module; --verbose lists every tensor'))

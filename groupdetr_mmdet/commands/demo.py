@@ -107,6 +107,7 @@ def report(runner: Runner, compare: Sequence[Path], files: dict, minutes: float)
 
 
 def reached(work_dir: Union[str, Path]) -> str:
+    """Say the AP of the last validation of a run."""
     metrics = read_run(work_dir).val[-1]
     return f'AP {metrics["coco/bbox_mAP"]:.3f}, AP50 {metrics["coco/bbox_mAP_50"]:.3f}'
 

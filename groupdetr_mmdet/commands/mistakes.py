@@ -109,6 +109,7 @@ def told(error: BaseException) -> Optional[str]:
 
 
 def number(error: BaseException) -> Optional[str]:
+    """What training says of a loss that is not finite."""
     return str(error) if isinstance(error, FloatingPointError) else None
 
 
@@ -126,6 +127,7 @@ def lost_a_peer(error: BaseException) -> bool:
 
 
 def peer(error: BaseException) -> Optional[str]:
+    """What to say where another process has gone."""
     if not lost_a_peer(error):
         return None
     return (f'Another process of this run has ended or hangs ({first_line(error)}): what it said '
@@ -157,6 +159,7 @@ def package(error: BaseException) -> Optional[str]:
 
 
 def memory(error: BaseException) -> Optional[str]:
+    """What to say where the memory is full."""
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or \
             "can't allocate memory" in str(error):
         return (f'The memory is full ({first_line(error)}): lower train_dataloader.batch_size, '
@@ -165,6 +168,7 @@ def memory(error: BaseException) -> Optional[str]:
 
 
 def worker(error: BaseException) -> Optional[str]:
+    """What to say where the system killed a process that loads data."""
     if isinstance(error, RuntimeError) and re.match(r'DataLoader worker \(pid', str(error)):
         return (f'{first_line(error)}: the system killed a process that loads data, mostly for '
                 'lack of memory; lower num_workers or batch_size of the dataloader, and continue '
@@ -211,5 +215,6 @@ def frames(error: BaseException) -> List[FrameType]:
 
 
 def first_line(error: BaseException) -> str:
+    """Return the first line of an error, at most 200 characters of it."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:200].rstrip(' .:')

@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_args(args: argparse.Namespace) -> None:
+    """Refuse arguments that cannot be meant."""
     if not 0 <= args.score_thr <= 1:
         raise ConfigError(f'--score-thr {args.score_thr} is no score: choose 0 to 1.')
     if args.batch_size < 1:
@@ -113,6 +114,7 @@ def main(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace, num_images: int, num_results: int,
            unreadable: Dict[str, str]) -> None:
+    """Print what was found and what could not be read; exit with status 1 if something was."""
     num_readable = num_images - len(unreadable)
     has_pictures = num_readable and not args.no_vis
     print(f'Found {num_results} objects in {num_readable} images; wrote '

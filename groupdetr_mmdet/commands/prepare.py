@@ -72,6 +72,7 @@ def prepare(args: argparse.Namespace, data: str, out: Path) -> None:
 
 
 def check_out(out: Path, data: str) -> None:
+    """Refuse a name for the config that would harm something."""
     if out.suffix != '.py':
         raise ConfigError(f'--out {out} is not the name of a config: let it end in .py.')
     root = Path(data).resolve()

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_out(out: str) -> None:
+    """Refuse a name that is not that of a pickle file."""
     if not out.endswith(('.pkl', '.pickle')):
         raise ConfigError(f'--out: {out} is not the name of a pickle file; let it end in .pkl.')
     check_output('--out', out)

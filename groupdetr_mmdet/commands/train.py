@@ -78,6 +78,7 @@ def config_of_data(args: argparse.Namespace) -> str:
 
 
 def set_resume(cfg: Config, resume: str) -> None:
+    """Let a run continue from the checkpoint that ``--resume`` names."""
     cfg.resume = True
     cfg.load_from = None if resume in ('auto', 'last') else find_checkpoint(resume, cfg.work_dir)
 
@@ -105,6 +106,7 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def show_dry_run(cfg: Config) -> None:
+    """Print what a few steps say about the whole training."""
     table = Table(f'{dry_run.TIMED} steps on {get_device()}', '')
     for row in dry_run.describe(dry_run.measure(cfg), cfg):
         table.add_row(*row)

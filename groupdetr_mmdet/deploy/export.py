@@ -219,6 +219,7 @@ def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any],
 
 
 def import_onnx() -> Any:
+    """Import onnx, or raise a ConfigError that says how to install it."""
     try:
         import onnx
         import onnxruntime  # noqa: F401

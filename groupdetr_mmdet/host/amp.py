@@ -18,5 +18,6 @@ class BFloat16OptimWrapper(OptimWrapper):
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Compute in bfloat16 where PyTorch does so on a CPU."""
         with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
             yield

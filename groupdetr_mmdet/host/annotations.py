@@ -94,6 +94,7 @@ def check_annotations(coco: Any, path: str, scored: bool) -> None:
 
 
 def article(value: Any) -> str:
+    """Name the type of a value that is of a wrong one."""
     return 'nothing' if value is None else f'a {type(value).__name__}'
 
 
@@ -133,11 +134,13 @@ def check_part(coco: dict, part: str, path: str) -> None:
 
 
 def name_entry(part: str, entry: dict) -> str:
+    """Say which entry of the file it is, by its id where it has one."""
     name = dict(images='image', annotations='annotation', categories='category')[part]
     return f'the {name} with id {entry["id"]!r}' if 'id' in entry else f'an entry of {part}'
 
 
 def refuse(path: str, part: str, entry: dict, field: str, problem: str) -> NoReturn:
+    """Raise the ConfigError for a field of an entry."""
     shown = repr(entry[field])
     shown = shown if len(shown) < 60 else f'{shown[:60]}...'
     raise ConfigError(f'ann_file {path}: {field} of {name_entry(part, entry)} is {shown} and '
@@ -145,6 +148,7 @@ def refuse(path: str, part: str, entry: dict, field: str, problem: str) -> NoRet
 
 
 def check_unique(entries: Sequence[dict], ids: list, part: str, path: str) -> None:
+    """Refuse ids that occur twice."""
     if len(set(ids)) < len(ids):
         twice, times = Counter(ids).most_common(1)[0]
         name = name_entry(part, dict(id=twice)).replace('the ', '')
@@ -153,6 +157,7 @@ def check_unique(entries: Sequence[dict], ids: list, part: str, path: str) -> No
 
 
 def check_images(images: Sequence[dict], path: str) -> None:
+    """Refuse images without a size or a name, and warn of those listed twice."""
     for field in ('width', 'height'):
         sizes = as_numbers([image[field] for image in images])
         wrong = ~((sizes >= 1) & (sizes < np.inf))
@@ -199,6 +204,7 @@ def read_columns(coco: dict, path: str) -> Columns:
 
 
 def check_crowds(annotations: Sequence[dict], path: str, scored: bool) -> None:
+    """Refuse ``iscrowd`` other than 0 or 1; an evaluation wants it said."""
     for annotation in annotations:
         crowd = annotation.get('iscrowd', None if scored else 0)
         if crowd not in (0, 1):

@@ -76,6 +76,7 @@ class TorchvisionModels(dict):
 
     @classmethod
     def load(cls) -> 'TorchvisionModels':
+        """Read mmengine's list."""
         return cls(mmengine.load(Path(mmengine.__path__[0], 'hub', 'torchvision_0.12.json')))
 
     def __missing__(self, name: str) -> str:
@@ -246,6 +247,7 @@ def leave_process_group() -> None:
 
 @contextlib.contextmanager
 def no_cuda_device() -> Iterator[None]:
+    """Let nothing choose a GPU while the block runs."""
     set_device = torch.cuda.set_device
     torch.cuda.set_device = lambda device: None
     try:

@@ -125,6 +125,7 @@ def check_dict(key: str, value: dict) -> None:
 
 
 def check_keys(key: str, value: dict, known: Iterable[str], owner: str) -> None:
+    """Refuse a name that is none of the known ones, and say the nearest."""
     for name in value:
         if name not in known and name not in TAKEN_BEFORE:
             near = nearest(name, known)
@@ -194,6 +195,7 @@ INTEGER = 'an integer of at least {}'
 
 
 def is_integer(value: Any, least: int) -> bool:
+    """Whether a value is an integer of at least ``least``."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 

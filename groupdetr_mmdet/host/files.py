@@ -37,6 +37,7 @@ def remove_abandoned(folder: Union[str, Path]) -> None:
 
 
 def is_running(pid: int) -> bool:
+    """Whether there is a process with an id."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -95,6 +95,7 @@ def check_regular(path: str) -> None:
 
 
 def irregular(mode: int) -> str:
+    """Say what a file is that is no regular one, by its mode."""
     kinds = {stat.S_ISFIFO: 'a named pipe', stat.S_ISSOCK: 'a socket', stat.S_ISDIR: 'a folder'}
     return next((name for matches, name in kinds.items() if matches(mode)), 'a device')
 
@@ -186,6 +187,7 @@ def check_files(images: Sequence[dict], ann_file: str, pipeline: Compose, every:
 
 
 def reads_local_files(loader: LoadImageFromFile) -> bool:
+    """Whether a pipeline's loader reads files of this machine."""
     backend = (loader.backend_args or {}).get('backend', 'local')
     return loader.file_client_args is None and backend == 'local'
 

@@ -115,5 +115,6 @@ def add_hook(cfg: Config, **hook) -> None:
 
 
 def check_positive(name: str, value: Optional[int]) -> None:
+    """Refuse an argument of less than 1."""
     if value < 1:
         raise ConfigError(f'{name} {value} must be at least 1.')

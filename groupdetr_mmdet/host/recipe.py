@@ -149,6 +149,7 @@ def wrap_names(names: Sequence[str]) -> str:
 
 
 def choose_epochs(num_images: int) -> int:
+    """Choose as many epochs as show ``SEEN_IMAGES``, between the two of ``EPOCHS``."""
     least, most = EPOCHS
     return min(max(least, math.ceil(SEEN_IMAGES / num_images)), most)
 
@@ -162,8 +163,10 @@ def choose_queries(dataset: Dataset, base: Config, load_from: Optional[str]) -> 
 
 
 def most_objects(dataset: Dataset) -> int:
+    """Count the objects of the image that has most."""
     return max(len(image.boxes) for image in all_images(dataset))
 
 
 def all_images(dataset: Dataset) -> List[LabeledImage]:
+    """Return the images of all splits."""
     return [image for images in dataset.splits.values() for image in images]

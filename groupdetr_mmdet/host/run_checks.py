@@ -47,6 +47,7 @@ class RunCheckHook(Hook):
 
 
 def unwrapped(model: Any) -> Any:
+    """Return the detector inside wrappers."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
@@ -69,6 +70,7 @@ def leaves(dataset: Any) -> Iterator[Any]:
 
 
 def check_num_classes(model: Any, classes: Optional[tuple], mode: str) -> None:
+    """Refuse a head whose number of classes is not that of the data."""
     num_classes = getattr(getattr(model, 'bbox_head', None), 'num_classes', None)
     if classes and num_classes is not None and num_classes != len(classes):
         raise ConfigError(
@@ -79,6 +81,7 @@ def check_num_classes(model: Any, classes: Optional[tuple], mode: str) -> None:
 
 
 def warn_of_few_queries(model: Any, dataset: Any) -> None:
+    """Warn where an image has more objects than a group has queries."""
     num_queries = getattr(model, 'num_queries', None)
     most_objects = getattr(dataset, 'most_objects', 0)
     if num_queries and most_objects > num_queries:

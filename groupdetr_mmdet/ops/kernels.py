@@ -52,6 +52,7 @@ def assignment_kernel() -> Optional[Callable]:
 
 
 def load_deformops(device: str = 'cuda') -> Callable:
+    """Import deformable attention of deformops, and try it once."""
     from deformops.registry import msda
 
     def attention(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
@@ -67,6 +68,7 @@ def load_deformops(device: str = 'cuda') -> Callable:
 
 
 def load_linear_assignment(device: str = 'cuda') -> Callable:
+    """Import the solver of torch-linear-assignment, and try it once."""
     from torch_linear_assignment import batch_linear_assignment
     batch_linear_assignment(torch.eye(3, device=device)[None])
     return batch_linear_assignment

@@ -74,6 +74,7 @@ def load(file: Path) -> Dict[str, List[dict]]:
 
 
 def field(entry: dict, name: str, where: Any) -> Any:
+    """Return a field of an entry, or raise a ConfigError."""
     if name not in entry:
         raise ConfigError(f'{where} lacks the field {name!r}, which COCO requires: add it.')
     return entry[name]

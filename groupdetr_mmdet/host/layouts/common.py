@@ -89,6 +89,7 @@ class Source:
 
     @property
     def notes(self) -> List[str]:
+        """What was noted, in a line for each kind."""
         return [f'{what}: {len(places)}, first {places[0]}'
                 for what, places in self.noted.items()]
 
@@ -204,6 +205,7 @@ def check_size(declared: Tuple[int, int], size: Tuple[int, int], path: Path, whe
 
 
 def check_corners(xyxy: Sequence[float], where: Any) -> None:
+    """Refuse a box that is not finite, or whose corners are swapped."""
     shown = ', '.join(f'{x:g}' for x in xyxy)
     if not all(map(math.isfinite, xyxy)):
         raise ConfigError(f'{where} has the box {shown}, which is not finite: correct it.')
@@ -213,6 +215,7 @@ def check_corners(xyxy: Sequence[float], where: Any) -> None:
 
 
 def clip(xyxy: Sequence[float], size: Tuple[int, int]) -> Tuple[float, ...]:
+    """Move the corners of a box into the image; all in pixels."""
     return tuple(min(max(x, 0.), float(limit)) for x, limit in zip(xyxy, size * 2))
 
 

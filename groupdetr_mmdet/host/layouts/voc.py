@@ -19,6 +19,7 @@ def find(source: Source) -> List[Path]:
 
 
 def has_annotation(file: Path) -> bool:
+    """Whether an XML file looks like labels, by its first bytes."""
     with file.open('rb') as start:
         return b'<annotation' in start.read(1 << 12)
 

@@ -19,6 +19,7 @@ def find(source: Source) -> List[Path]:
 
 
 def load(file: Path) -> Dict[str, Any]:
+    """Read ``data.yaml``; empty if it is not a dictionary."""
     try:
         config = yaml.safe_load(read_text(file))
     except yaml.YAMLError as error:
