@@ -148,7 +148,7 @@ def test_converted_weights_predict_the_recorded_outputs(make, wrap, tmp_path):
 
 
 def assert_close(actual, expected) -> None:
-    torch.testing.assert_close(actual, torch.as_tensor(expected), atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual, torch.as_tensor(expected), atol=1e-5, rtol=1e-5)
 
 
 def test_the_report_says_what_was_found_and_names_every_tensor(tmp_path, capsys):

@@ -1,4 +1,8 @@
-"""Every number of the official code's forward, loss and backward pass is met."""
+"""Every number of the official code's forward, loss and backward pass is met.
+
+The tolerances are those of float32: the recorded logits of 5.7 at most are 2.7e-5 from what the
+official weights give in float64, and another CPU rounds in another order.
+"""
 import math
 
 import pytest
@@ -19,7 +23,7 @@ def case(request) -> Case:
 
 
 def assert_close(actual: torch.Tensor, expected, atol: float) -> None:
-    torch.testing.assert_close(actual, torch.as_tensor(expected), atol=atol, rtol=0)
+    torch.testing.assert_close(actual, torch.as_tensor(expected), atol=atol, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -49,7 +53,7 @@ def test_losses_and_gradient_norms_are_the_official_ones(case):
     for official, name in names.items():
         expected_norm = case.spec['grad_norms'][official]
         assert math.isclose(
-            parameters[name].grad.norm().item(), expected_norm, rel_tol=1e-4, abs_tol=1e-6), name
+            parameters[name].grad.norm().item(), expected_norm, rel_tol=5e-4, abs_tol=1e-6), name
 
 
 @torch.no_grad()
