@@ -1,11 +1,13 @@
 """Every layout gives the same data set, and a fault in it gives one sentence."""
 import json
 import re
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 from layout_builders import LAYOUTS, write_layout
 from PIL import Image
 from tiny import CLASSES
@@ -35,9 +37,158 @@ def expected(coco: Path, split: str) -> dict:
     return images
 
 
-@pytest.mark.parametrize('kind', LAYOUTS)
-def test_all_layouts_are_the_same_data_set(tiny_coco, tmp_path, kind):
-    dataset = read_dataset(write_layout(kind, tiny_coco, tmp_path / 'data' / kind))
+def first(root: Path, pattern: str) -> Path:
+    return sorted(root.rglob(pattern))[0]
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+def set_line(root: Path, line: str) -> None:
+    first(root, '*.txt').write_text(line)
+
+
+def edit_lines(root: Path, pattern: str, edit) -> None:
+    for file in root.rglob(pattern):
+        file.write_text(''.join(f'{edit(line)}\n' for line in file.read_text().splitlines()))
+
+
+def edit_json(root: Path, change) -> None:
+    file = first(root, '*.json')
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def set_yaml(root: Path, **changes) -> None:
+    """Change entries of ``data.yaml``; None takes one out."""
+    content = {**yaml.safe_load((root / 'data.yaml').read_text()), **changes}
+    (root / 'data.yaml').write_text(
+        yaml.safe_dump({key: x for key, x in content.items() if x is not None}))
+
+
+def name_images(root: Path, pattern: str, **changes) -> None:
+    changes.update(train=pattern.format('train'), val=pattern.format('valid'), test=None)
+    set_yaml(root, **changes)
+
+
+def list_images(root: Path, line: str) -> None:
+    for folder in ('train', 'valid'):
+        (root / f'{folder}.txt').write_text('\n'.join(
+            line.format(folder, x.name) for x in (root / folder / 'images').iterdir()))
+    name_images(root, '{}.txt')
+
+
+def name_classes_in(root: Path, *names: str) -> None:
+    (root / 'data.yaml').unlink()
+    for name in names:
+        (root / name).write_text('\n'.join(CLASSES) + '\n')
+
+
+def rename(root: Path, pattern: str, new) -> None:
+    for path in sorted(root.glob(pattern)):
+        path.rename(path.with_name(new(path)))
+
+
+def move_into(root: Path, folder: str) -> None:
+    moved = root.parent / 'moved'
+    root.rename(moved)
+    (root / folder).parent.mkdir(parents=True)
+    moved.rename(root / folder)
+
+
+def move_and_link(root: Path) -> None:
+    """Have links to folders that lie elsewhere, and one round in a circle."""
+    elsewhere = root.parent / 'elsewhere'
+    root.rename(elsewhere)
+    root.mkdir()
+    for member in elsewhere.iterdir():
+        (root / member.name).symlink_to(member)
+    (elsewhere / 'train/images/round').symlink_to(elsewhere / 'train/images')
+
+
+def add_hidden_files(root: Path) -> None:
+    """What a Mac puts into an archive, and Jupyter beside a file."""
+    for file in [x for x in root.rglob('*') if x.is_file()]:
+        checkpoint = file.parent / '.ipynb_checkpoints' / f'{file.stem}-checkpoint{file.suffix}'
+        checkpoint.parent.mkdir(exist_ok=True)
+        shutil.copy(file, checkpoint)
+        (file.parent / f'._{file.name}').write_bytes(b'\0\5\x16\7\xff')
+    shutil.copytree(root, root / '__MACOSX')
+
+
+def move_half(root: Path) -> None:
+    """Have two years of Pascal VOC side by side, of which each has some of the images."""
+    move_into(root, 'VOC2007')
+    shutil.copytree(root / 'VOC2007', root / 'VOC2012')
+    for year, rest in (('VOC2007', slice(0, None, 2)), ('VOC2012', slice(1, None, 2))):
+        for split in ('train', 'val'):
+            file = root / year / f'ImageSets/Main/{split}.txt'
+            file.write_text('\n'.join(file.read_text().split()[rest]))
+
+
+# What folders look like that are the same data set.
+SAME = {
+    'names by number': ('yolo', lambda r: set_yaml(r, names=dict(enumerate(CLASSES)))),
+    'names by text': ('yolo', lambda r: set_yaml(
+        r, names={str(i): name for i, name in enumerate(CLASSES)})),
+    'list of folders': ('yolo', lambda r: set_yaml(r, train=['train/images'])),
+    'absolute path': ('yolo', lambda r: name_images(r, '{}/images', path=str(r))),
+    'relative path': ('yolo', lambda r: name_images(r, '{}/images', path=f'../{r.name}')),
+    'path elsewhere': ('yolo', lambda r: name_images(r, '{}/images', path='/content/photos')),
+    'folders elsewhere': ('yolo', lambda r: name_images(r, '/content/photos/{}/images')),
+    'folders of Windows': ('yolo', lambda r: name_images(r, 'C:\\photos\\{}\\images')),
+    'lists of images': ('yolo', lambda r: list_images(r, './{}/images/{}')),
+    'lists of images elsewhere': ('yolo', lambda r: list_images(r, '/content/{}/images/{}')),
+    'YAML of names': ('yolo', lambda r: set_yaml(r, train=None, val=None, test=None)),
+    'classes.txt': ('yolo', lambda r: name_classes_in(r, 'classes.txt')),
+    'classes.txt twice': ('yolo', lambda r: name_classes_in(
+        r, 'train/labels/classes.txt', 'valid/labels/classes.txt')),
+    'obj.names': ('yolo', lambda r: name_classes_in(r, 'obj.names')),
+    'notes of Label Studio': ('yolo', lambda r: (r / 'notes.json').write_text(
+        '{"categories": []}')),
+    'capital folders': ('yolo', lambda r: rename(r, '*/*', lambda x: x.name.title()) or
+                        name_images(r, '{}/Images')),
+    'labels beside images': ('yolo', lambda r: [
+        x.rename(x.parents[1] / 'images' / x.name) for x in r.glob('*/labels/*')]),
+    'key points': ('yolo', lambda r: set_yaml(r, kpt_shape=[2, 2]) or edit_lines(
+        r, 'labels/*.txt', lambda x: f'{x} .1 .1 .9 .9')),
+    'deeper': ('yolo', lambda r: move_into(r, 'mine/photos.v1')),
+    'links': ('yolo', move_and_link),
+    'hidden files': ('yolo', add_hidden_files),
+    'COCO deeper': ('coco', lambda r: move_into(r, 'mine/photos')),
+    'COCO elsewhere': ('coco', lambda r: edit_json(r, lambda x: [
+        y.update(file_name=f'D:\\data\\{y["file_name"]}') for y in x['images']])),
+    'COCO without sizes and areas': ('coco', lambda r: edit_json(r, lambda x: [
+        y.pop(key, None) for y in x['images'] + x['annotations']
+        for key in ('width', 'height', 'area', 'iscrowd')])),
+    'COCO with results': ('coco', lambda r: (r / 'results.json').write_text('[{"images": []}]')),
+    'COCO with captions': ('coco', lambda r: rename(
+        r, 'annotations/*', lambda x: 'instances.json') or (r / 'captions.json').write_text(
+            '{"images": [], "annotations": []}')),
+    'flags behind names': ('voc', lambda r: edit_lines(r, 'Main/*', lambda x: f'{x}  -1')),
+    'suffixes in lists': ('voc', lambda r: edit_lines(r, 'Main/*', lambda x: f'{x}.jpg')),
+    'another encoding': ('voc', lambda r: [x.write_bytes(
+        '<?xml version="1.0" encoding="latin-1"?><!-- \xfc -->'.encode('latin-1') +
+        x.read_bytes()) for x in r.rglob('*.xml')]),
+    'other XML': ('voc', lambda r: (r / 'labels.xml').write_text('<annotations/>')),
+    'two years': ('voc', lambda r: move_half(r)),
+    'renamed images': ('labelimg', lambda r: edit_lines(r, '*.xml', lambda x: x.replace(
+        '<filename>', '<folder>gone</folder><path>C:\\gone.png</path><filename>gone'))),
+    'renamed XML': ('labelimg', lambda r: rename(r, '*.xml', lambda x: f'label {x.name}')),
+    'one folder named for a split': ('labelimg', lambda r: move_into(r, 'val')),
+}
+
+
+@pytest.mark.parametrize('name', [*LAYOUTS, *SAME])
+def test_all_layouts_are_the_same_data_set(tiny_coco, tmp_path, name):
+    kind, change = SAME.get(name, (name, lambda root: None))
+    root = write_layout(kind, tiny_coco, tmp_path / 'data' / kind)
+    change(root)
+    dataset = read_dataset(root)
     assert sorted(dataset.classes) == sorted(CLASSES)
     train, val = (expected(tiny_coco, split) for split in ('train', 'val'))
     if kind in OF_ONE_SPLIT:
@@ -65,27 +216,6 @@ def test_a_test_split_serves_as_validation(tiny_coco, tmp_path):
     dataset = read_dataset(root)
     complete_splits(dataset, 0.2, 0)
     assert described(dataset, 'val') == expected(tiny_coco, 'val') and 'test' not in dataset.splits
-
-
-def first(root: Path, pattern: str) -> Path:
-    return sorted(root.rglob(pattern))[0]
-
-
-def replace(file: Path, old: str, new: str) -> None:
-    text = file.read_text()
-    assert old in text
-    file.write_text(text.replace(old, new, 1))
-
-
-def set_line(root: Path, line: str) -> None:
-    first(root, '*.txt').write_text(line)
-
-
-def edit_json(root: Path, change) -> None:
-    file = first(root, '*.json')
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
 
 
 FAULTS = {
@@ -136,6 +266,13 @@ FAULTS = {
     'no labels': ('labelimg', lambda r: [x.unlink() for x in r.glob('*.xml')], 'has no labels'),
     'no objects': ('yolo', lambda r: [x.write_text('') for x in r.rglob('*.txt')],
                    'no image with an object'),
+    'no names': ('yolo', lambda r: (r / 'data.yaml').unlink(), 'has no labels: put into it'),
+    'two files of names': ('yolo', lambda r: (r / 'train/data.yaml').write_text('names: [a]'),
+                           'data.yaml and .*data.yaml: name the one that counts'),
+    'names of several images': ('coco', lambda r: [
+        first(r, '*.jpg').replace(r / 'photos/train_1.jpg'), (r / 'a').mkdir(), (r / 'b').mkdir(),
+        *(shutil.copy(r / 'photos/train_2.jpg', r / x / 'train_0.jpg') for x in 'ab')],
+        'has labels for train_0.jpg, which is .*a/train_0.jpg or .*b/train_0.jpg'),
     'two kinds': ('yolo', lambda r: (r / 'a.xml').write_text('<annotation></annotation>'),
                   'labels of several kinds'),
 }
@@ -179,6 +316,19 @@ def test_the_suffix_is_that_of_the_real_file(tiny_coco, tmp_path):
     ('labelimg', lambda r: first(r, '*.jpg').write_bytes(first(r, '*.jpg').read_bytes()[:-9]),
      'unreadable images, left out: 1'),
     ('labelimg', lambda r: first(r, '*.xml').unlink(), 'images without XML, left out: 1'),
+    ('yolo', lambda r: first(r, '*.txt').unlink(),
+     'images without a label file, taken as background: 1, first .*train_0.jpg, whose labels '
+     'would be .*labels/train_0.txt'),
+    ('yolo', lambda r: set_yaml(r, val='train/images'), 'images that occur twice.*: 8'),
+    ('yolo', lambda r: list_images(r, './{}/images/{}') or replace(
+        r / 'valid.txt', './valid', 'gone.jpg\n./valid'),
+     'images that are not there, left out: 1, first gone.jpg of .*valid.txt'),
+    ('yolo', lambda r: set_line(r, '0 .5 .5 1.2 .5 1.2 .7'),
+     'boxes over the edge of their image, clipped: 1'),
+    ('voc', lambda r: edit_lines(r, 'val.txt', lambda x: x.replace('val_0', 'val_1')),
+     'XML files that no list of ImageSets names, left out: 1, first .*val_0.xml'),
+    ('voc', lambda r: replace(first(r, '*.xml'), '</name>', '</name><difficult>1</difficult>'),
+     'objects that are marked difficult, neither trained nor scored: 1'),
     ('yolo', lambda r: set_line(r, '0 .99 .5 .1 .1'),
      'boxes over the edge of their image, clipped: 1, first .* line 1'),
     ('yolo', lambda r: set_line(r, '0 .5 .5 0 .1'), 'boxes without area .*: 1'),
@@ -217,9 +367,34 @@ def test_a_size_is_that_of_the_image_as_it_is_loaded(tiny_coco, tmp_path):
 
 
 def test_a_file_chooses_between_two_kinds(tiny_coco, tmp_path):
-    root = write_layout('yolo', tiny_coco, tmp_path / 'yolo')
-    (root / 'a.xml').write_text('<annotation></annotation>')
-    assert described(read_dataset(root / 'data.yaml'), 'train') == expected(tiny_coco, 'train')
+    """Its images may lie beside its folder, and an XML stands for all."""
+    root = write_layout('yolo', tiny_coco, tmp_path / 'data')
+    shutil.copytree(write_layout('voc', tiny_coco, tmp_path / 'voc'), root, dirs_exist_ok=True)
+    (root / 'annotations').mkdir()
+    shutil.copy(tiny_coco / 'train.json', root / 'annotations')
+    for file in ('data.yaml', 'annotations/train.json', 'Annotations/train_0.xml'):
+        assert described(read_dataset(root / file), 'train') == expected(tiny_coco, 'train')
+    with pytest.raises(ConfigError, match='labels of several kinds'):
+        read_dataset(root)
+
+
+def test_yolo_classes_without_names_have_numbers(tiny_coco, tmp_path):
+    root = write_layout('yolo', tiny_coco, tmp_path / 'data')
+    set_yaml(root, names=None)
+    assert read_dataset(root).classes == ['class_0', 'class_1', 'class_2']
+
+
+def test_equal_names_in_many_folders_are_told_apart(tiny_coco, tmp_path):
+    """By the folders of the XML files, whose names the folders of the images have."""
+    root = write_layout('labelimg', tiny_coco, tmp_path / 'data')
+    before = {x.path.read_bytes(): x.boxes for x in read_dataset(root).splits['train']}
+    for i, image in enumerate(sorted(root.glob('*.jpg'))):
+        for file, folder in ((image, 'photos'), (image.with_suffix('.xml'), 'labels')):
+            place = root / folder / 'abc'[i % 3] / f'{i // 3}{file.suffix}'
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(place)
+    images = read_dataset(root).splits['train']
+    assert {x.path.read_bytes(): x.boxes for x in images} == before and len(before) == 12
 
 
 def test_images_of_the_same_name_are_those_of_their_split(tiny_coco, tmp_path):

@@ -2,6 +2,7 @@
 
 Each layout is a module with ``find``, what of a folder is its own, and ``read``.
 """
+from collections import Counter
 from pathlib import Path
 from typing import Union
 
@@ -12,8 +13,8 @@ from .common import Dataset, LabeledImage, Source, to_coco
 __all__ = ['Dataset', 'LabeledImage', 'read_dataset', 'to_coco']
 
 LAYOUTS = (coco, yolo, voc)
-WANTED = ('a data.yaml with names and folders (YOLO), a JSON with images, annotations and '
-          'categories (COCO), or XML files of annotations (Pascal VOC)')
+WANTED = ('a data.yaml or classes.txt with names, beside labels of the images (YOLO), a JSON with '
+          'images, annotations and categories (COCO), or an XML for each image (Pascal VOC)')
 
 
 def read_dataset(path: Union[str, Path]) -> Dataset:
@@ -28,13 +29,17 @@ def read_dataset(path: Union[str, Path]) -> Dataset:
     source = Source(Path(path))
     found = {layout: files for layout in LAYOUTS if (files := layout.find(source))}
     if not found:
-        raise ConfigError(f'DATA {path} has no labels: put {WANTED} into it.')
+        lacks = ('is no file of labels: unpack it if it is an archive, and name a folder with'
+                 if source.only else 'has no labels: put into it')
+        raise ConfigError(f'DATA {path} {lacks} {WANTED}.')
     if len(found) > 1:
         names = ' and '.join(str(files[0]) for files in found.values())
         raise ConfigError(f'DATA {path} has labels of several kinds, {names}: name the file that '
                           'counts in the place of the folder.')
     (layout, files), = found.items()
     dataset = layout.read(source, files)
+    if len(dataset.splits) == 1:
+        dataset.splits = dict(train=dataset.splits.popitem()[1])
     check_usable(dataset, path)
     return dataset
 
@@ -48,6 +53,11 @@ def check_usable(dataset: Dataset, path: Union[str, Path]) -> None:
     names = [name for name in dataset.classes if dataset.classes.count(name) > 1]
     if names:
         raise ConfigError(f'DATA {path} has two classes of the name {names[0]}: rename one.')
+    shared = Counter(image.path for images in dataset.splits.values() for image in images)
+    repeated = [path for path, count in shared.items() if count > 1]
+    if repeated:
+        dataset.notes.append(f'images that occur twice, in a split or in two: {len(repeated)}, '
+                             f'first {repeated[0]}')
     if not any(image.boxes for image in dataset.splits.get('train', [])):
         notes = ''.join(f' ({note})' for note in dataset.notes)
         raise ConfigError(f'DATA {path} has no image with an object to train on{notes}: correct '

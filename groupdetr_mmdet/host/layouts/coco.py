@@ -1,4 +1,5 @@
 """COCO: one JSON, or one for each split, with the images beside it or anywhere in the folder."""
+import codecs
 import json
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -12,14 +13,15 @@ KEYS = ('images', 'annotations', 'categories')
 
 def find(source: Source) -> List[Path]:
     """Find JSON files with images, annotations and categories."""
-    return [file for file in source.label_files('*.json') if is_coco(file, source.only)]
+    return [file for file in source.label_files('*.json') if file == source.only or is_coco(file)]
 
 
-def is_coco(file: Path, only: Optional[Path]) -> bool:
-    """Whether a file looks like COCO's; the one that was named must be."""
+def is_coco(file: Path) -> bool:
+    """Whether a file looks like COCO's, also one that is cut short."""
     with file.open('rb') as start:
         head = start.read(1 << 20)
-    return file == only or any(f'"{key}"'.encode() in head for key in KEYS)
+    is_dict = head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b'{')
+    return is_dict and any(f'"{key}"'.encode() in head for key in ('images', 'annotations'))
 
 
 def read(source: Source, files: List[Path]) -> Dataset:

@@ -5,18 +5,18 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence,
+                    Tuple)
 
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
-from PIL import Image
 from rich.progress import track
 
 from ...errors import ConfigError
-from ..images import is_cut_short
+from ..images import TRANSPOSED, is_cut_short, stored_size
 
 SPLITS = dict(train='train', training='train', val='val', valid='val', validation='val',
               test='test', testing='test')
-EXIF_ORIENTATION = 0x0112
+HIDDEN = '.', '__'  # how names begin that a system or tool wrote for itself, as __MACOSX
 SLOW = 1000  # images that take some seconds to read
 
 
@@ -68,7 +68,8 @@ class Source:
     """A data set that is being read.
 
     Args:
-        path (Path): Its folder, or the label file in it that counts.
+        path (Path): Its folder, or the label file that counts, whose images are in the folder
+            around it or, if there are none, in the one around that.
 
     Raises:
         ConfigError: If it does not exist.
@@ -79,12 +80,15 @@ class Source:
             raise ConfigError(f'DATA {path} does not exist: name a folder of images and labels.')
         path = Path(os.path.abspath(path))
         self.only = path if path.is_file() else None
-        self.root = path.parent if path.is_file() else path
+        self.root = path.parent if self.only else path
+        if self.only and not any(map(is_image, visible_files(self.root))):
+            self.root = self.root.parent
+        self.files = sorted(visible_files(self.root))
+        self.images = [file for file in self.files if is_image(file)]
         self.by_name, self.by_stem = defaultdict(list), defaultdict(list)
-        for file in sorted(self.root.rglob('*')):
-            if file.suffix.lower() in IMG_EXTENSIONS:
-                self.by_name[file.name].append(file)
-                self.by_stem[file.stem].append(file)
+        for file in self.images:
+            self.by_name[file.name].append(file)
+            self.by_stem[file.stem].append(file)
         self.noted: Dict[str, List[str]] = defaultdict(list)
 
     @property
@@ -98,16 +102,14 @@ class Source:
         self.noted[what].append(str(where))
 
     def label_files(self, *patterns: str) -> List[Path]:
-        """Files that may hold labels, of the folder or one below it."""
-        if self.only:
-            return [self.only] if any(self.only.match(x) for x in patterns) else []
-        return sorted(file for x in patterns for depth in ('', '*/')
-                      for file in self.root.glob(depth + x))
+        """Files that may hold labels, by patterns of their names."""
+        files = [self.only] if self.only else self.files
+        return [file for file in files if any(map(file.match, patterns))]
 
-    def split_of(self, file: Path) -> Optional[str]:
-        """Read 'train', 'val' or 'test' from the name of a file, or of a folder around it."""
-        inside = self.root in (file, *file.parents)
-        parts = file.relative_to(self.root).parts if inside else file.parts[-1:]
+    def split_of(self, path: Path) -> Optional[str]:
+        """Read 'train', 'val' or 'test' from the name of a file or folder, or of one around it."""
+        inside = self.root in (path, *path.parents)
+        parts = path.relative_to(self.root).parts if inside else path.parts[-1:]
         for part in reversed(parts):
             for word in re.findall('[a-z]+', part.lower()):
                 if word in SPLITS:
@@ -118,17 +120,25 @@ class Source:
         """Find the file of an image by the name in a label file, whose suffix may be wrong.
 
         Args:
-            name (str): Name, perhaps with folders.
+            name (str): Name, perhaps with folders, which may be those of another machine.
             folder (Path): Where it lies if the label file is exact.
             split (str, optional): Which of several files of this name is meant.
+
+        Raises:
+            ConfigError: If several may be meant.
         """
-        if (folder / name).is_file():
-            return folder / name
-        wanted = Path(name)
+        wanted = Path(name.replace('\\', '/'))
+        for place in (folder / wanted, self.root / wanted):
+            if place.is_file():
+                return place
         files = self.by_name.get(wanted.name) or self.by_stem.get(wanted.stem, [])
-        for fits in (lambda x: x.parts[-len(wanted.parts):-1] == wanted.parts[:-1],
-                     lambda x: self.split_of(x) == split):
-            files = [x for x in files if fits(x)] or files
+        near = {*wanted.parts, *folder.parts}
+        for fit in (lambda x: len(near & {*x.parent.parts}),
+                    lambda x: self.split_of(x.parent) == split):
+            files = [x for x in files if fit(x) == max(map(fit, files))]
+        if len(files) > 1:
+            raise ConfigError(f'{folder} has labels for {name}, which is {files[0]} or {files[1]}:'
+                              ' give images names of their own.')
         return files[0] if files else None
 
     def read(self, items: Sequence, read: Callable) -> List[LabeledImage]:
@@ -159,10 +169,11 @@ class Source:
         try:
             if is_cut_short(str(path)):
                 raise OSError
-            return image_size(path)
-        except (OSError, SyntaxError, ValueError):  # Pillow's
+            size, orientation = stored_size(str(path))
+        except OSError:
             self.note('unreadable images, left out', path)
             return None
+        return size[::-1] if orientation >= TRANSPOSED else size
 
     def boxes(self, found: Iterable[LabeledBox], size: Tuple[int, int],
               where: Any) -> List[LabeledBox]:
@@ -184,11 +195,21 @@ class Source:
         return kept
 
 
-def image_size(path: Path) -> Tuple[int, int]:
-    """Width and height in pixels of an image as it is loaded: turned as its EXIF data say."""
-    with Image.open(path) as image:
-        turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
-        return image.size[::-1] if turned else image.size
+def visible_files(root: Path) -> Iterator[Path]:
+    """Yield the files below a folder, also through links, each folder once."""
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        if os.path.realpath(folder) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(folder))
+        folders[:] = sorted(x for x in folders if not x.startswith(HIDDEN))
+        yield from (Path(folder, name) for name in names if not name.startswith(HIDDEN))
+
+
+def is_image(path: Path) -> bool:
+    """Whether the suffix is that of an image, in capitals or not."""
+    return path.suffix.lower() in IMG_EXTENSIONS
 
 
 def check_size(declared: Tuple[int, int], size: Tuple[int, int], path: Path, where: Any) -> None:

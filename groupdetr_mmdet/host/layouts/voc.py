@@ -1,5 +1,7 @@
 """Pascal VOC: an XML for each image; ``ImageSets`` may say the splits, or folders, or nothing."""
+import re
 import xml.etree.ElementTree as ET
+from collections import defaultdict
 from pathlib import Path
 from typing import Dict, List, Optional
 
@@ -8,20 +10,20 @@ from .common import (Dataset, LabeledBox, LabeledImage, Source, check_size, read
                      to_number)
 
 CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
+ROOT = re.compile(rb'<annotation[\s>]')
 
 
 def find(source: Source) -> List[Path]:
-    """Find XML files of annotations, anywhere in the folder."""
-    if source.only:
+    """Find XML files of annotations, anywhere in the folder; a file that is named means all."""
+    if source.only and source.only.suffix != '.xml':
         return []
-    return [file for file in sorted(source.root.rglob('*.xml')) if has_annotation(file)]
-
+    return [file for file in source.files if file.suffix == '.xml' and has_annotation(file)]
 
 
 def has_annotation(file: Path) -> bool:
     """Whether an XML file looks like labels, by its first bytes."""
     with file.open('rb') as start:
-        return b'<annotation' in start.read(1 << 12)
+        return bool(ROOT.search(start.read(1 << 12)))
 
 
 def read(source: Source, files: List[Path]) -> Dataset:
@@ -29,51 +31,58 @@ def read(source: Source, files: List[Path]) -> Dataset:
     by_split = split_files(source, files)
     splits = {split: source.read(group, lambda file: read_image(source, file))
               for split, group in by_split.items()}
-    names = {box.name for images in splits.values() for image in images for box in image.boxes}
-    known = {file.stem for file in files}
+    read = [image for images in splits.values() for image in images]
+    names = {box.name for image in read for box in image.boxes}
+    known = {file.stem for file in files} | {image.path.stem for image in read}
     for stem in sorted(source.by_stem.keys() - known):
         source.note('images without XML, left out', source.by_stem[stem][0])
-    kind = 'with ImageSets' if find_image_sets(files) else 'as labelImg writes it'
+    for file in sorted({*files} - {file for group in by_split.values() for file in group}):
+        source.note('XML files that no list of ImageSets names, left out', file)
+    kind = 'with ImageSets' if find_lists(files[0].parent) else 'as labelImg writes it'
     return Dataset(f'Pascal VOC, {kind}', sorted(names), splits, source.notes)
 
 
-def find_image_sets(files: List[Path]) -> Optional[Path]:
-    """The folder of lists of images, beside that of the annotations."""
-    folder = files[0].parents[1] / 'ImageSets/Main'
-    return folder if any(folder.glob('t*.txt')) else None
-
-
 def split_files(source: Source, files: List[Path]) -> Dict[str, List[Path]]:
-    """Tell the splits by ``ImageSets``, or by the names of folders.
+    """Tell the splits by the ``ImageSets`` beside a folder, or by the names of folders.
 
     Raises:
         ConfigError: If a list names an image that has no XML.
     """
-    folder = find_image_sets(files)
-    if folder is None:
-        by_split = {}
-        for file in files:
-            by_split.setdefault(source.split_of(file.parent) or 'train', []).append(file)
-        return by_split
-    names = dict(train='train', val='val', test='test')
-    if not (folder / 'train.txt').is_file():
-        names.update(train='trainval')
-    return {split: listed_files(folder / f'{name}.txt', files[0].parent)
-            for split, name in names.items() if (folder / f'{name}.txt').is_file()}
+    by_split = defaultdict(list)
+    for folder in sorted({file.parent for file in files}):
+        lists = find_lists(folder)
+        for split, image_set in lists.items():
+            by_split[split] += listed_files(image_set, folder)
+        if not lists:
+            by_split[source.split_of(folder) or 'train'] += [
+                file for file in files if file.parent == folder]
+    return by_split
+
+
+def find_lists(annotations: Path) -> Dict[str, Path]:
+    """The list of images of each split, in ``ImageSets`` beside the folder of the XML files."""
+    lists = {name: annotations.parent / f'ImageSets/Main/{name}.txt'
+             for name in ('train', 'val', 'test', 'trainval')}
+    lists = {name: file for name, file in lists.items() if file.is_file()}
+    both = lists.pop('trainval', None)
+    return dict(dict(train=both) if both else {}, **lists)
 
 
 def listed_files(image_set: Path, annotations: Path) -> List[Path]:
-    """The XML files of the images that a list names.
+    """The XML files of the images that a list names, where a number may follow the name.
 
     Raises:
         ConfigError: If one does not exist.
     """
-    files = [annotations / f'{line.split()[0]}.xml'
-             for line in read_text(image_set).splitlines() if line.strip()]
-    for file in files:
-        if not file.is_file():
-            raise ConfigError(f'{file} does not exist, and {image_set} names it: put it there, or '
-                              'take its line out.')
+    files = []
+    for line in filter(None, map(str.strip, read_text(image_set).splitlines())):
+        names = line, re.sub(r'\s+-?\d+$', '', line), Path(line).stem
+        file = next((x for x in (annotations / f'{name}.xml' for name in names) if x.is_file()),
+                    None)
+        if file is None:
+            raise ConfigError(f'{annotations / names[1]}.xml does not exist, and {image_set} '
+                              'names it: put it there, or take its line out.')
+        files.append(file)
     return files
 
 
@@ -84,13 +93,14 @@ def read_image(source: Source, file: Path) -> Optional[LabeledImage]:
         ConfigError: If the XML is cut short, or a box has a fault.
     """
     try:
-        root = ET.fromstring(read_text(file))
-    except ET.ParseError as error:
+        root = ET.fromstring(file.read_bytes())  # which says its encoding
+    except (ET.ParseError, LookupError, OSError, ValueError) as error:
         raise ConfigError(f'{file} is not valid XML ({error}): put the whole file there.') from (
             error)
-    path = (source.find_image(f'{file.stem}.jpg', file.parent, source.split_of(file)) or
-            source.find_image(root.findtext('filename') or '', file.parent, None))
-    if path is None or not path.is_file():
+    split = source.split_of(file.parent)
+    path = (source.find_image(f'{file.stem}.jpg', file.parent, split) or
+            source.find_image(root.findtext('filename') or '', file.parent, split))
+    if path is None:
         source.note('label files without image, left out', file)
         return None
     size = source.size(path)
@@ -100,12 +110,14 @@ def read_image(source: Source, file: Path) -> Optional[LabeledImage]:
                      for x in ('width', 'height'))
     if all(declared):
         check_size(declared, size, path, file)
-    boxes = [read_box(entry, file) for entry in root.iter('object')]
+    boxes = [read_box(source, entry, file) for entry in root.iter('object')]
     return LabeledImage(path, *size, source.boxes(boxes, size, file))
 
 
-def read_box(entry: ET.Element, file: Path) -> LabeledBox:
+def read_box(source: Source, entry: ET.Element, file: Path) -> LabeledBox:
     """Read an ``object``; its edges are those that the XML says.
+
+    One that is ``difficult`` becomes a crowd: neither trained nor scored, as Pascal VOC does.
 
     Raises:
         ConfigError: If it has no name or no box.
@@ -115,5 +127,8 @@ def read_box(entry: ET.Element, file: Path) -> LabeledBox:
         raise ConfigError(f'{file} has an object without a name: add it.')
     if entry.find('bndbox') is None:
         raise ConfigError(f'{file} has an object {name} without bndbox: add it.')
+    difficult = (entry.findtext('difficult') or '').strip() == '1'
+    if difficult:
+        source.note('objects that are marked difficult, neither trained nor scored', file)
     return LabeledBox(name, tuple(to_number(entry.findtext(f'bndbox/{x}'), file)
-                                  for x in CORNERS))
+                                  for x in CORNERS), difficult)

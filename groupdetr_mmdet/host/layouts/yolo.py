@@ -1,25 +1,37 @@
-"""YOLO: a ``data.yaml`` that names classes and folders, and a text file for each image."""
+"""YOLO: a file that names the classes, and a text file for each image.
+
+The classes stand in ``data.yaml``, which may name the images of each split, too, or in
+``classes.txt`` or ``obj.names``.
+"""
 import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import yaml
-from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 
 from ...errors import ConfigError
-from .common import Dataset, LabeledBox, LabeledImage, Source, read_text, to_number
+from .common import (Dataset, LabeledBox, LabeledImage, Source, is_image, read_text, to_number,
+                     visible_files)
 
+CLASS_LISTS = 'classes.txt', '*.names'
+SPLITS = 'train', 'val', 'test'
 TOLERANCE = 0.01  # of rounding beyond the edge of an image, in parts of it
+OUTSIDE = 1.  # how far a corner of a polygon may lie beyond it
 
 
 def find(source: Source) -> List[Path]:
-    """Find YAML files that name classes and images."""
-    return [file for file in source.label_files('*.yaml', '*.yml')
-            if 'names' in (config := load(file)) and 'train' in config]
+    """Find the file that names the classes."""
+    named = [file for file in source.label_files('*.yaml', '*.yml')
+             if {'names', 'nc'} & load(file).keys()]
+    if named or not any(label_file(image).is_file() for image in source.images):
+        return named
+    return source.label_files(*CLASS_LISTS)
 
 
 def load(file: Path) -> Dict[str, Any]:
-    """Read ``data.yaml``; empty if it is not a dictionary."""
+    """Read the names of the classes, and what else a file says."""
+    if any(map(file.match, CLASS_LISTS)):
+        return dict(names=[x.strip() for x in read_text(file).splitlines() if x.strip()])
     try:
         config = yaml.safe_load(read_text(file))
     except yaml.YAMLError as error:
@@ -29,46 +41,60 @@ def load(file: Path) -> Dict[str, Any]:
 
 
 def read(source: Source, files: List[Path]) -> Dataset:
-    """Read what the first file names; labels lie as YOLO looks for them."""
+    """Read what a file names; labels lie as YOLO looks for them.
+
+    Raises:
+        ConfigError: If there are several files that differ, or one has a fault.
+    """
     file, config = files[0], load(files[0])
-    names = class_names(file, config['names'])
-    splits, labels = {}, set()
-    for split in ('train', 'val', 'test'):
-        entry = config.get(split) or (split == 'val' and config.get('valid'))
-        paths = entry and locate_all(source, file, config, split, entry)
-        if paths:
-            labels.update(map(label_file, paths))
-            splits[split] = source.read(paths, lambda path: read_image(source, path, names))
-    for folder in {label.parent for label in labels}:
-        for label in sorted(set(folder.glob('*.txt')) - labels):
-            if label.name != 'classes.txt':
-                source.note('label files without image, left out', label)
+    for other in files[1:]:
+        if load(other) != config:
+            raise ConfigError(f'DATA {source.root} has {file} and {other}: name the one that '
+                              'counts in the place of the folder.')
+    names = class_names(file, config)
+    by_split = {split: paths for split in SPLITS
+                if (paths := find_images(source, file, config, split))}
+    splits = {split: source.read(paths, lambda path: read_image(source, path, names, config))
+              for split, paths in by_split.items()}
+    images = [path for paths in by_split.values() for path in paths]
+    labels = {label_file(path) for path in images}
+    folders = {label.parent for label in labels} - {path.parent for path in images}
+    for label in source.files:
+        if label.suffix == '.txt' and label.parent in folders and label not in {*labels, file}:
+            source.note('label files without image, left out', label)
     return Dataset(f'YOLO, {file.name}', names, splits, source.notes)
 
 
-def class_names(file: Path, names: Any) -> List[str]:
-    """Names in the order of their numbers.
+def class_names(file: Path, config: Dict[str, Any]) -> List[str]:
+    """Names in the order of their numbers; where there is only how many, the numbers.
 
     Raises:
         ConfigError: If they are neither a list nor numbered from 0.
     """
+    names = config.get('names', config.get('nc'))
+    if isinstance(names, int):
+        names = [f'class_{i}' for i in range(names)]
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        numbered = {int(key) if str(key).isdigit() else key: x for key, x in names.items()}
+        if set(numbered) != set(range(len(names))):
             raise ConfigError(f'{file}: names must be numbered from 0 without a gap, and are '
                               f'{", ".join(map(str, sorted(names, key=str)))}.')
-        names = [names[i] for i in range(len(names))]
+        names = [numbered[i] for i in range(len(names))]
     if not isinstance(names, list) or not names:
         raise ConfigError(f'{file}: names={names!r} must be a list of the names of classes.')
     return [str(name) for name in names]
 
 
-def locate_all(source: Source, file: Path, config: dict, split: str, entry: Any) -> List[Path]:
-    """Find the images of a split.
+def find_images(source: Source, file: Path, config: Dict[str, Any], split: str) -> List[Path]:
+    """Find the images of a split: those that the file names, or else by the names of folders.
 
     Raises:
         ConfigError: If the training images are not where the file says. Other splits are optional:
             many files name a test set that was never there.
     """
+    if not any(config.get(x) for x in SPLITS):
+        return [x for x in source.images if (source.split_of(x.parent) or 'train') == split]
+    entry = config.get(split) or (split == 'val' and config.get('valid')) or []
     images = []
     for part in entry if isinstance(entry, list) else [entry]:
         place = locate(file, str(config.get('path') or ''), str(part))
@@ -77,44 +103,67 @@ def locate_all(source: Source, file: Path, config: dict, split: str, entry: Any)
         if place is None:
             source.note('folders that are not there', f'{split}: {part}')
         elif place.suffix == '.txt':
-            images += [place.parent / line.strip() for line in read_text(place).splitlines()
-                       if line.strip()]
+            images += listed_images(source, place, split)
         else:
-            images += sorted(x for x in place.rglob('*') if x.suffix.lower() in IMG_EXTENSIONS)
+            images += sorted(filter(is_image, visible_files(place)))
+    return images
+
+
+def listed_images(source: Source, file: Path, split: str) -> List[Path]:
+    """Find the images that a file lists; those that are not there are noted."""
+    images = []
+    for line in filter(None, map(str.strip, read_text(file).splitlines())):
+        image = source.find_image(line, file.parent, split)
+        if image is None:
+            source.note('images that are not there, left out', f'{line} of {file}')
+        else:
+            images.append(image)
     return images
 
 
 def locate(file: Path, path: str, entry: str) -> Optional[Path]:
-    """Find a folder or list of images; Roboflow writes ``../train`` for the ``train`` beside."""
-    inside = Path(*(part for part in Path(entry).parts if part != '..'))
-    for place in (file.parent / inside, file.parent / path / entry, Path(path) / entry,
-                  file.parent / entry):
-        if place.exists():
-            return Path(os.path.abspath(place))
-    return None
+    """Find a folder or list of images.
+
+    It may be named as on another machine, where all but the last folders differ; Roboflow writes
+    ``../train/images`` for ``train/images`` beside the file.
+    """
+    parts = [part for part in Path(entry.replace('\\', '/')).parts if part not in ('..', os.sep)]
+    ends = [Path(*parts[i:]) for i in range(max(1, len(parts) - 1))]
+    folders = file.parent / path, file.parent
+    exact = [folder / entry for folder in (*folders, Path(path))]
+    places = [folder / end for folder in folders for end in ends]
+    places = exact + places if Path(entry).is_absolute() else places + exact
+    return next((Path(os.path.abspath(x)) for x in places if x.exists()), None)
 
 
 def label_file(image: Path) -> Path:
-    """Where YOLO looks for the labels of an image: ``labels`` for the last folder ``images``."""
-    parts = list(image.with_suffix('.txt').parts)
-    if 'images' in parts[:-1]:
-        parts[len(parts) - 1 - parts[::-1].index('images')] = 'labels'
-        if Path(*parts).parent.is_dir():
-            return Path(*parts)
-    return image.with_suffix('.txt')
+    """Where an image's labels are: in ``labels`` for the last folder ``images``, or beside it."""
+    beside, parts = image.with_suffix('.txt'), list(image.parts)
+    for i, folder in reversed(list(enumerate(parts[:-1]))):
+        if folder.lower() == 'images' and not beside.is_file():
+            parts[i] = folder.replace('image', 'label').replace('Image', 'Label')
+            return Path(*parts).with_suffix('.txt')
+    return beside
 
 
-def read_image(source: Source, path: Path, names: List[str]) -> Optional[LabeledImage]:
+def read_image(source: Source, path: Path, names: List[str],
+               config: Dict[str, Any]) -> Optional[LabeledImage]:
     """Read an image's size and labels; one without a label file is background."""
     size = source.size(path)
     if size is None:
         return None
     label, boxes = label_file(path), []
-    lines = read_text(label).splitlines() if label.is_file() else []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
+    if not label.is_file():
+        source.note('images without a label file, taken as background',
+                    f'{path}, whose labels would be {label}')
+        return LabeledImage(path, *size, boxes)
+    for number, line in enumerate(read_text(label).splitlines(), 1):
+        words = line.split()
+        if 'kpt_shape' in config:
+            del words[5:]  # key points, after the box
+        if words:
             where = f'{label} line {number}'
-            boxes += source.boxes([read_line(line.split(), names, size, where)], size, where)
+            boxes += source.boxes([read_line(words, names, size, where)], size, where)
     return LabeledImage(path, *size, boxes)
 
 
@@ -126,16 +175,18 @@ def read_line(words: List[str], names: List[str], size: Tuple[int, int],
         ConfigError: If it is neither.
     """
     label, *values = (to_number(word, where) for word in words)
+    is_box = len(values) == 4
+    beyond = TOLERANCE if is_box else OUTSIDE
     if label not in range(len(names)):
         raise ConfigError(f'{where} has the class {words[0]}, and the classes are numbered 0 to '
                           f'{len(names) - 1}: correct it, or add its name.')
-    if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+    if not is_box and (len(values) < 6 or len(values) % 2):
         raise ConfigError(f'{where} has {len(values) + 1} numbers, and a box has 5, class, x, y, '
                           'width and height, in parts of the image: correct it.')
-    if not all(-TOLERANCE <= x <= 1 + TOLERANCE for x in values):
+    if not all(-beyond <= x <= 1 + beyond for x in values):
         raise ConfigError(f'{where} has numbers beyond 0 to 1, {" ".join(words[1:5])}, and they '
                           'are parts of the width and height of the image: correct it.')
-    if len(values) == 4:
+    if is_box:
         x, y, width, height = values
         corners = x - width / 2, y - height / 2, x + width / 2, y + height / 2
     else:
