@@ -1,7 +1,9 @@
 """Mask2Former with groups of queries: instance and panoptic segmentation."""
+import functools
 from typing import Dict, Iterable, List, Optional, Tuple
+from unittest import mock
 
-from mmdet.models.dense_heads import Mask2FormerHead
+from mmdet.models.dense_heads import Mask2FormerHead, mask2former_head
 from mmdet.models.detectors import Mask2Former
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
@@ -74,16 +76,24 @@ class GroupMask2FormerHead(DecodedGroups, Mask2FormerHead):
                     batch_gt_instances: InstanceList, *args) -> tuple:
         """Make the targets as the stock head does, with the normalizer of K runs.
 
-        It counts matched queries, and an image that has no object as one: here as one a group.
+        It counts matched queries, and an image that has no object as one: here as one a group,
+        and in all turns.
         """
         *targets, num_matched = super().get_targets(
             cls_scores_list, mask_preds_list, batch_gt_instances, *args)
         num_empty = sum(not len(gts) for gts in batch_gt_instances)
-        return *targets, num_matched + num_empty * (len(self.decoded_groups) - 1)
+        num_matched += num_empty * (len(self.decoded_groups) - 1)
+        return *targets, self.turn.in_all_turns(num_matched)
 
     def _get_targets_single(self, cls_score: Tensor, *args) -> tuple:
         self.num_queries = len(cls_score)  # as many labels does the stock head make
         return super()._get_targets_single(cls_score, *args)
+
+    def _loss_by_feat_single(self, *args) -> Tuple[Tensor, Tensor, Tensor]:
+        """Supervise a layer; the normalizer is averaged over ranks once a step, see ``Turn``."""
+        average = functools.partial(self.turn.once_a_step, mask2former_head.reduce_mean)
+        with mock.patch.object(mask2former_head, 'reduce_mean', average):
+            return super()._loss_by_feat_single(*args)
 
 
 @MODELS.register_module()
@@ -128,10 +138,10 @@ class GroupMask2Former(GroupDetector, Mask2Former):
         super().__init__(
             panoptic_head=ConfigDict(panoptic_head), train_cfg=train_cfg, test_cfg=test_cfg,
             **{name: ConfigDict(x) if isinstance(x, dict) else x for name, x in kwargs.items()})
-        self.panoptic_head.test_cfg = self.test_cfg  # for it follows query_group
         most = kept * self.num_queries * self.num_classes
-        self.panoptic_fusion_head.test_cfg['max_per_image'] = min(
-            most, test_cfg.get('max_per_image', 100))
+        self.test_cfg['max_per_image'] = min(most, self.test_cfg.get('max_per_image', 100))
+        # The parts have copies, and the head follows query_group.
+        self.panoptic_head.test_cfg = self.panoptic_fusion_head.test_cfg = self.test_cfg
         self.groups_at_once = check_groups_at_once(
             (train_cfg or {}).get('groups_at_once'), num_query_groups, True, self.panoptic_head)
         self.new_group_noise = check_noise(new_group_noise)
@@ -159,8 +169,10 @@ class GroupMask2Former(GroupDetector, Mask2Former):
 
         def compute_losses(*features: Tensor) -> Dict[str, Tensor]:
             losses = self.panoptic_head.loss(features, batch_data_samples)
+            # The mean over the rows of this turn; those of masks are the turn's part of a sum.
             share = len(self.decoded_groups) / self.num_query_groups
-            return {name: share * loss for name, loss in losses.items()}
+            return {name: share * loss if name.endswith('loss_cls') else loss
+                    for name, loss in losses.items()}
 
         return losses_in_turns((self, self.panoptic_head), self.groups_at_once,
                                self.num_query_groups, compute_losses,

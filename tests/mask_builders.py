@@ -12,7 +12,7 @@ NUM_CLASSES = 5
 
 
 def mask2former_config(num_query_groups: Optional[int] = 3, num_queries: int = 6, width: int = 32,
-                       num_stuff: int = 0) -> ConfigDict:
+                       num_stuff: int = 0, num_things: int = NUM_CLASSES) -> ConfigDict:
     """Config of a Group Mask2Former, or of mmdet's with ``num_query_groups=None``."""
     attention = dict(embed_dims=width, num_heads=4, dropout=0., batch_first=True)
     deformable = dict(embed_dims=width, num_heads=4, num_levels=3, num_points=2, dropout=0.,
@@ -21,8 +21,8 @@ def mask2former_config(num_query_groups: Optional[int] = 3, num_queries: int = 6
                act_cfg=dict(type='ReLU', inplace=True))
     encoding = dict(num_feats=width // 2, normalize=True)
     backbone = dict(detector_config()['backbone'], out_indices=(0, 1, 2, 3))
-    things = dict(num_things_classes=NUM_CLASSES, num_stuff_classes=num_stuff)
-    weights = [1.] * (NUM_CLASSES + num_stuff) + [.1]
+    things = dict(num_things_classes=num_things, num_stuff_classes=num_stuff)
+    weights = [1.] * (num_things + num_stuff) + [.1]
     config = dict(
         type='GroupMask2Former', num_query_groups=num_query_groups, backbone=backbone,
         panoptic_head=dict(

@@ -4,34 +4,30 @@ The config says what the result is: the model is built from it, without memory f
 what does not fit into it is listed.
 """
 import ast
-import copy
 import re
 from collections import Counter, OrderedDict
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import torch
 from mmdet.datasets import CocoDataset
-from mmdet.models.detectors import DABDETR, DINO, ConditionalDETR, DeformableDETR
-from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..group_queries import GroupQueries
+from ..group_detector import GroupDetector
+from .fine_tuning import CLASS_LAYERS, count_classes
 from .loading import check_finite
-from .names import MARKS, SOURCES, rename, rules_of
-from .stock import stock_model
+from .names import CONFIGS, SOURCES, recognize, rename, rules_of
+from .stock import build_without_memory, stock_model
 
 COCO_IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+LABELS = '.label_embedding.'  # of noisy labels
 COCO_ID_ROWS = (91, 92)  # the official heads have a row for every id up to 90, used or not
-CLASS_ROWS = re.compile(r'^bbox_head\.(fc_cls|cls_branches\.\d+)\.|\.label_embedding\.')
 # Of frozen statistics and normalization, which our models take from elsewhere.
 NO_WEIGHTS = re.compile(r'(^|\.)pixel_(mean|std)$|^criterion\.|^data_preprocessor\.(mean|std)$')
-DETECTORS = dict(  # the stock ones, derived before their bases, with a config of ours
-    DINO=(DINO, 'group_dino_4scale_r50_12e'),
-    DeformableDETR=(DeformableDETR, 'group_deformable_detr_r50_12e'),
-    DABDETR=(DABDETR, 'group_dab_detr_r50_12e'),
-    ConditionalDETR=(ConditionalDETR, 'group_cond_detr_r50_12e'))
+OWN_NAMES = ('mmdet', 'ours')  # sources whose names are the model's
+AVERAGED = ('ema_state', 'ema_model')  # entries of weights that are averages
+CONV = re.compile(r'^neck\.convs\.\d+\.conv\.weight$')  # of each level of the backbone
 KEPT = 'kept'  # as what was done with a tensor
 
 
@@ -40,7 +36,7 @@ class Found(NamedTuple):
 
     Attributes:
         source (str): One of ``SOURCES``.
-        detector (str): Class of the stock detector.
+        detector (str): What detector it is, one of ``CONFIGS`` or the class of another.
         entry (str): Where in the file the tensors are.
         tensors (dict[str, Tensor]): The tensors under the file's own names.
         numbers (dict[str, int]): ``num_queries`` N and ``num_query_groups`` K, where the file says
@@ -108,9 +104,10 @@ def convert(checkpoint: Any,
     """
     target = build_without_memory(dict(model, new_group_noise=noise))
     found = find_tensors(checkpoint, target, source, publish)
-    numbers = said_numbers(found, target, num_queries)
+    numbers, num_queries = said_numbers(found, target, num_queries), target.num_queries
     tensors, origins, actions = rename_tensors(found, target)
-    classes = cut_classes(tensors, found.source, target, actions)
+    classes = found.source not in OWN_NAMES and cut_classes(tensors, target, actions)
+    check_classes(tensors, target)
     saved = {name: tensors[name] for name, _ in target.group_parameters() if name in tensors}
     file_groups = target.count_saved_groups(saved, numbers)
     if to == 'mmdet':  # with all groups of the file, to choose from
@@ -125,6 +122,7 @@ def convert(checkpoint: Any,
         note_action(actions, name, how)
     complete(tensors, origins, actions, target, found)
     check_finite(tensors, 'SRC')
+    check_shared(tensors, target)
     meta = dict(entry_of(checkpoint, 'meta'))
     if found.source != to:
         meta.pop('cfg', None)  # it builds the other class
@@ -135,13 +133,7 @@ def convert(checkpoint: Any,
     unchanged = found.source == to == 'ours' and not how and not publish
     return Converted(
         state_dict, meta, training_state(checkpoint) if unchanged else {},
-        describe(found, target, file_groups, classes), actions)
-
-
-def build_without_memory(model: Mapping) -> nn.Module:
-    """Build a model whose parameters have shapes and no values."""
-    with torch.device('meta'):
-        return MODELS.build(ConfigDict(copy.deepcopy(model)))  # mmdet writes into configs
+        describe(found, target, f'{file_groups} x {num_queries}', classes), actions)
 
 
 def entry_of(checkpoint: Any, key: str) -> Mapping:
@@ -155,12 +147,6 @@ def training_state(checkpoint: Mapping) -> Dict[str, Any]:
     return {key: value for key, value in checkpoint.items() if key not in ('state_dict', 'meta')}
 
 
-def stock_name(detector: nn.Module) -> str:
-    """Class name of the stock detector that a detector is, or that it derives from."""
-    return next((name for name, (cls, _) in DETECTORS.items() if isinstance(detector, cls)),
-                type(detector).__name__)
-
-
 # What the file holds
 
 
@@ -169,7 +155,8 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str],
     """Find the tensors, and what the file says of them.
 
     mmengine's ``EMAHook`` puts the averaged weights under ``state_dict`` and the others under
-    ``ema_state_dict``; detrex puts the averaged ones under ``ema_state``.
+    ``ema_state_dict``; detrex puts the averaged ones under ``ema_state``, DINO's authors under
+    ``ema_model``.
 
     Args:
         checkpoint (Any): What the file holds.
@@ -181,7 +168,7 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str],
         ConfigError: If there are no tensors, they are named as no known codebase does, or they
             are of another detector.
     """
-    keys = ('ema_state', ) * averaged + ('model', 'state_dict')
+    keys = AVERAGED * averaged + ('model', 'state_dict')
     entry = next((key for key in keys if entry_of(checkpoint, key)), None)
     held = entry_of(checkpoint, entry) if entry else checkpoint
     if not isinstance(held, Mapping) or not held or not all(
@@ -192,11 +179,11 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str],
     tensors = {name[len(prefix):]: value for name, value in held.items()}
     metadata = getattr(held, '_metadata', {}).get(prefix[:-1], {})
     numbers, says = numbers_of_file(checkpoint, metadata)
-    marked, detector = recognize(tensors, source, target)
+    marked, detector = recognize_for(target, tensors, source)
     if marked == 'mmdet' and ('num_queries' in metadata or is_ours(model_config(checkpoint))):
         marked = 'ours'
     notes = [] if not averaged else [
-        'averaged weights (EMA) are taken' if entry == 'ema_state' or
+        'averaged weights (EMA) are taken' if entry in AVERAGED or
         'ema_state_dict' in checkpoint else 'the file has no averaged weights (EMA)'
     ]
     if arguments(checkpoint).get('dilation'):
@@ -206,24 +193,23 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str],
                  notes)
 
 
-def recognize(tensors: Mapping[str, Tensor], source: Optional[str],
-              target: nn.Module) -> Tuple[str, str]:
-    """Name codebase and detector by the tensors.
+def recognize_for(target: nn.Module, tensors: Mapping[str, Tensor],
+                  source: Optional[str]) -> Tuple[str, str]:
+    """Name codebase and detector by the tensors, which the target tells by its own.
 
     Raises:
         ConfigError: If they are named as no known codebase does, or are of another detector.
     """
-    wanted = stock_name(target)
-    marked, detector = next(((code, detector) for name, code, detector in MARKS
-                             if name in tensors), (source, wanted))
-    if marked is None:
+    marked, detector = recognize(tensors)
+    wanted = recognize(target.state_dict())[1] or type(target).__name__
+    if not (marked or source):
         some = ', '.join(list(tensors)[:3])
         raise ConfigError(f'The tensors ({some}, ...) are named by none of {", ".join(SOURCES)}: '
                           f'if the file is of a {wanted} of one of them, say which by --from.')
-    if detector != wanted:
-        raise ConfigError(f'SRC holds a {detector} and CONFIG builds a {type(target).__name__}: '
-                          f'name a config such as {DETECTORS[detector][1]}, or another SRC.')
-    return marked, detector
+    if marked and detector != wanted:
+        raise ConfigError(f'SRC holds a {detector} and CONFIG builds a {wanted}: name a config '
+                          f'such as {CONFIGS[detector]}, or another SRC.')
+    return marked or source, wanted
 
 
 def numbers_of_file(checkpoint: Any, metadata: Mapping) -> Tuple[Dict[str, int], str]:
@@ -247,7 +233,8 @@ def is_ours(model: Mapping) -> bool:
 def model_config(checkpoint: Any) -> Dict[str, Any]:
     """Plain values of ``model = dict(...)`` in the config that mmengine saves with the weights.
 
-    The config is a program of the file's maker: it is read, and not run.
+    Those of ``panoptic_head``, where Mask2Former says N, are among them. The config is a program
+    of the file's maker: it is read, and not run.
     """
     try:
         program = ast.parse(str(entry_of(checkpoint, 'meta').get('cfg') or ''))
@@ -256,6 +243,8 @@ def model_config(checkpoint: Any) -> Dict[str, Any]:
     calls = [node.value for node in program.body
              if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and any(
                  isinstance(target, ast.Name) and target.id == 'model' for target in node.targets)]
+    calls = [keyword.value for call in calls for keyword in call.keywords
+             if keyword.arg == 'panoptic_head' and isinstance(keyword.value, ast.Call)] + calls
     return {keyword.arg: keyword.value.value for call in calls for keyword in call.keywords
             if isinstance(keyword.value, ast.Constant)}
 
@@ -266,7 +255,8 @@ def arguments(checkpoint: Any) -> Mapping:
     return args if isinstance(args, Mapping) else getattr(args, '__dict__', {})
 
 
-def said_numbers(found: Found, target: GroupQueries, num_queries: Optional[int]) -> Dict[str, int]:
+def said_numbers(found: Found, target: GroupDetector,
+                 num_queries: Optional[int]) -> Dict[str, int]:
     """N and K of the file, as it says them or, with ``--num-queries``, as the user does.
 
     Raises:
@@ -295,8 +285,9 @@ def rename_tensors(found: Found,
     Raises:
         ConfigError: If two different tensors get the same name.
     """
-    rules = rules_of(found.source, found.detector, len(target.neck.convs),
-                     target.decoder.num_layers)
+    num_convs = sum(bool(CONV.search(name)) for name in target.state_dict())
+    rules = [] if found.source in OWN_NAMES else rules_of(
+        found.source, found.detector, num_convs, target.decoder.num_layers)
     tensors, origins, actions = {}, {}, []
     for origin, tensor in found.tensors.items():
         if NO_WEIGHTS.search(origin):
@@ -314,25 +305,39 @@ def rename_tensors(found: Found,
     return tensors, origins, actions
 
 
-def cut_classes(tensors: Dict[str, Tensor], source: str, target: nn.Module,
-                actions: list) -> bool:
-    """Cut layers with a row for every COCO id, in place, and return whether there were any.
+def cut_classes(tensors: Dict[str, Tensor], target: nn.Module, actions: list) -> bool:
+    """Cut layers of another codebase with a row for every COCO id; return whether there were any.
 
-    The official DINO's label embedding has one more row, which is never used.
+    DN-DETR's label embedding has one more row, of no class; the official DINO's, too, unused.
     """
-    num_classes = target.bbox_head.cls_out_channels
-    was_cut = False
+    own = target.state_dict()
+    num_classes, was_cut = count_classes(own), False
     for name, rows in list(tensors.items()):
-        if source in ('mmdet', 'ours') or not CLASS_ROWS.search(name):
+        if name not in own or not CLASS_LAYERS.search(name):
             continue
         is_coco = num_classes == len(COCO_IDS) and len(rows) in COCO_ID_ROWS
+        no_class = LABELS in name and len(own[name]) > num_classes
         if is_coco:
-            tensors[name], was_cut = rows[COCO_IDS], True
-        elif 'label_embedding' in name and len(rows) == num_classes + 1:
-            tensors[name] = rows[:num_classes]
+            tensors[name], was_cut = rows[COCO_IDS + [-1] * no_class], True
+        elif LABELS in name:
+            tensors[name] = rows[:len(own[name])]
         if len(tensors[name]) != len(rows):
             note_action(actions, name, f'{len(rows)} rows cut to {len(tensors[name])}')
     return was_cut
+
+
+def check_classes(tensors: Mapping[str, Tensor], target: nn.Module) -> None:
+    """Check that the file's classes are as many as the detector's.
+
+    Raises:
+        ConfigError: If they are not.
+    """
+    saved, wanted = count_classes(tensors), count_classes(target.state_dict())
+    if saved and wanted and saved != wanted:
+        raise ConfigError(
+            f'SRC has {saved} classes and CONFIG {wanted} (num_classes of the model): take a '
+            'config of as many as SRC has, or train with load_from=SRC, which leaves the layers '
+            'that name classes at their start.')
 
 
 def describe_groups(old: int, new: int, noise: float) -> str:
@@ -387,6 +392,21 @@ def complete(tensors: Dict[str, Tensor], origins: Mapping[str, str], actions: li
                           f'of CONFIG: take another config, or say another --from.\n{lists}')
 
 
+def check_shared(tensors: Mapping[str, Tensor], target: nn.Module) -> None:
+    """Check that what the detector holds once is equal under all its names in the file.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    names: Dict[nn.Parameter, str] = {}
+    for name, parameter in target.named_parameters(remove_duplicate=False):
+        first = names.setdefault(parameter, name)
+        if not torch.equal(tensors[first], tensors[name]):
+            raise ConfigError(f'SRC has different numbers in {first} and {name}, which are one '
+                              'layer in the detector of CONFIG: if SRC refines boxes, set '
+                              'model.with_box_refine=True.')
+
+
 # What the user reads
 
 
@@ -394,21 +414,20 @@ TITLES = dict(
     official="its authors' code", detrex='IDEA-Research/detrex', mmdet='mmdet', ours='ours')
 
 
-def describe(found: Found, target: nn.Module, file_groups: int, classes_cut: bool) -> List[str]:
-    """Say what was found, and what it became."""
-    name = type(target).__name__
-    size = target.num_queries
-    classes = f'{target.bbox_head.cls_out_channels}'
+def describe(found: Found, target: nn.Module, groups: str, classes_cut: bool) -> List[str]:
+    """Say what was found, 'K x N' of it, and what it became."""
+    classes = f'{count_classes(target.state_dict())}'
     if classes_cut:
         classes = f'rows of {COCO_ID_ROWS[0]} COCO ids, cut to the {classes} categories'
-    groups = getattr(target, 'num_query_groups', None)
+    num_groups = getattr(target, 'num_query_groups', None)
     return [
         f'Source   : {found.detector} of {TITLES[found.source]} ({found.source}), '
         f'{len(found.tensors)} tensors in {found.entry}',
-        f'Groups   : {file_groups} x {size}', f'Classes  : {classes}',
+        f'Groups   : {groups}', f'Classes  : {classes}',
         *(f'Note     : {note}' for note in found.notes),
-        f'Result   : {"mmdet " * (groups is None)}{name}, num_queries={size}' +
-        (f', num_query_groups={groups}' if groups else '')]
+        f'Result   : {"mmdet " * (num_groups is None)}{type(target).__name__}, num_queries='
+        f'{groups.split()[-1]}' + (f', num_query_groups={num_groups}' if num_groups else '')
+    ]
 
 
 def summarize(actions: List[Tuple[str, str, str]]) -> List[Tuple[str, str, str]]:

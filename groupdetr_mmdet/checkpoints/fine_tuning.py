@@ -10,11 +10,11 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..group_queries import GroupQueries
+from ..group_detector import GroupDetector
 
-# DETR's and Conditional DETR's, the later ones', and DINO's embedding of noisy labels
-CLASS_LAYERS = re.compile(r'(^|\.)(fc_cls|cls_branches|label_embedding)\.')
-CLASS_BIAS = re.compile(r'bbox_head\.(fc_cls|cls_branches\.0)\.bias$')
+# DETR's and Conditional DETR's, the later ones', Mask2Former's, and the embedding of noisy labels
+CLASS_LAYERS = re.compile(r'(^|\.)(fc_cls|cls_branches|cls_embed|label_embedding)\.')
+CLASS_BIAS = re.compile(r'(bbox_head\.(fc_cls|cls_branches\.0)|panoptic_head\.cls_embed)\.bias$')
 
 
 @HOOKS.register_module()
@@ -43,7 +43,7 @@ def keep_class_layers(model: nn.Module, state_dict: Dict[str, Tensor]) -> List[s
     if not saved_classes or saved_classes == num_classes:
         return []
     names = [name for name in own if CLASS_LAYERS.search(name) and name in state_dict]
-    of_groups = dict(model.group_parameters()) if isinstance(model, GroupQueries) else {}
+    of_groups = dict(model.group_parameters()) if isinstance(model, GroupDetector) else {}
     for name in names:
         num_groups = len(state_dict[name]) // saved_classes
         state_dict[name] = (blocks(own[name], model.num_query_groups, num_groups)
@@ -53,9 +53,12 @@ def keep_class_layers(model: nn.Module, state_dict: Dict[str, Tensor]) -> List[s
     return names
 
 
-def count_classes(names: Dict[str, Tensor]) -> int:
+def count_classes(tensors: Dict[str, Tensor]) -> int:
     """Number of classes of a detector's head, 0 where there is none."""
-    return next((len(x) for name, x in names.items() if CLASS_BIAS.search(name)), 0)
+    name = next((name for name in tensors if CLASS_BIAS.search(name)), None)
+    if name is None:
+        return 0
+    return len(tensors[name]) - ('cls_embed' in name)  # Mask2Former's has one more, of no object
 
 
 def blocks(rows: Tensor, num_blocks: int, wanted: int) -> Tensor:

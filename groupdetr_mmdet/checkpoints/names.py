@@ -1,31 +1,52 @@
 """How other codebases name what mmdet names otherwise, by detector.
 
 The names were read in the sources of Atten4Vis/ConditionalDETR (branches main and GroupDETR),
-IDEA-Research/DAB-DETR, IDEA-Research/DINO and IDEA-Research/detrex.
+IDEA-Research/DAB-DETR, IDEA-Research/DN-DETR, IDEA-Research/DINO and IDEA-Research/detrex.
 """
 import re
-from typing import Dict, List, Mapping, Sequence, Tuple
+from typing import Container, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from torch import Tensor
+
+from ..errors import ConfigError
 
 Rules = Sequence[Tuple[str, str]]  # regular expressions and replacements, applied in order
 
 SOURCES = ('official', 'detrex', 'mmdet', 'ours')
 
-# A tensor that tells the codebase and detector of a file; the first that is there counts.
+# Codebase, detector and the tensors that tell them; the first row counts of which all are there.
 MARKS = (
-    ('transformer.enc_out_bbox_embed.layers.0.weight', 'official', 'DINO'),
-    ('refpoint_embed.weight', 'official', 'DABDETR'),
-    ('label_enc.weight', 'detrex', 'DINO'),
-    ('anchor_box_embed.weight', 'detrex', 'DABDETR'),
-    ('transformer.decoder.layers.0.sa_qcontent_proj.weight', 'official', 'ConditionalDETR'),
-    ('transformer.decoder.layers.0.attentions.0.query_content_proj.weight', 'detrex',
-     'ConditionalDETR'),
-    ('decoder.ref_anchor_head.layers.0.weight', 'mmdet', 'DABDETR'),
-    ('dn_query_generator.label_embedding.weight', 'mmdet', 'DINO'),
-    ('decoder.layers.0.self_attn.qcontent_proj.weight', 'mmdet', 'ConditionalDETR'),
-    ('bbox_head.cls_branches.0.weight', 'mmdet', 'DeformableDETR'),
+    ('official', 'DINO', 'transformer.enc_out_bbox_embed.layers.0.weight'),
+    ('official', 'DABDeformableDETR', 'refpoint_embed.weight', 'tgt_embed.weight'),
+    ('official', 'DNDETR', 'refpoint_embed.weight', 'label_enc.weight'),
+    ('official', 'DABDETR', 'refpoint_embed.weight'),
+    ('detrex', 'DINO', 'label_enc.weight'),
+    ('detrex', 'DNDETR', 'anchor_box_embed.weight', 'denoising_generator.label_encoder.weight'),
+    ('detrex', 'DABDETR', 'anchor_box_embed.weight'),
+    ('official', 'ConditionalDETR', 'transformer.decoder.layers.0.sa_qcontent_proj.weight'),
+    ('detrex', 'ConditionalDETR',
+     'transformer.decoder.layers.0.attentions.0.query_content_proj.weight'),
+    ('mmdet', 'DNDETR', 'decoder.ref_anchor_head.layers.0.weight',
+     'dn_query_generator.label_embedding.weight'),
+    ('mmdet', 'DABDETR', 'decoder.ref_anchor_head.layers.0.weight'),
+    ('mmdet', 'DINO', 'dn_query_generator.label_embedding.weight'),
+    ('mmdet', 'ConditionalDETR', 'decoder.layers.0.self_attn.qcontent_proj.weight'),
+    ('mmdet', 'DABDeformableDETR', 'decoder.ref_point_head.layers.0.weight'),
+    ('mmdet', 'two-stage DeformableDETR', 'bbox_head.cls_branches.0.weight',
+     'memory_trans_fc.weight'),
+    ('mmdet', 'DeformableDETR', 'bbox_head.cls_branches.0.weight'),
+    ('mmdet', 'Mask2Former', 'panoptic_head.query_feat.weight'),
 )
+CONFIGS = {  # of ours for each detector
+    'ConditionalDETR': 'group_cond_detr_r50_12e',
+    'DABDETR': 'group_dab_detr_r50_12e',
+    'DNDETR': 'group_dn_detr_r50_12e',
+    'DeformableDETR': 'group_deformable_detr_r50_12e',
+    'two-stage DeformableDETR': 'group_deformable_detr_refine_two_stage_r50_12e',
+    'DABDeformableDETR': 'group_dab_deformable_detr_r50_12e',
+    'DINO': 'group_dino_4scale_r50_12e',
+    'Mask2Former': 'group_mask2former_r50_12e',
+}
 
 BACKBONES = dict(
     official=((r'^backbone\.0\.body\.', 'backbone.'), ),
@@ -52,7 +73,7 @@ LAYERS = dict(
         (r'\.ffns\.0\.', '.ffn.'),
     ))
 
-# Of Conditional DETR, and of DAB-DETR, which builds on it.
+# Of Conditional DETR, and of DAB-DETR and DN-DETR, which build on it.
 CONDITIONAL = (
     (r'^input_proj\.', 'neck.convs.0.conv.'),
     (r'^(query|refpoint|anchor_box)_embed\.', 'query_embedding.'),
@@ -66,28 +87,36 @@ CONDITIONAL = (
     (r'\.value_proj\.', '.v_proj.'),
 )
 
+DAB = ((r'^bbox_embed\.', 'bbox_head.fc_reg.'), ) + CONDITIONAL
+
+
+def recognize(names: Container[str]) -> Tuple[Optional[str], Optional[str]]:
+    """Name codebase and detector by the names of tensors, (None, None) where they tell neither."""
+    return next(((source, detector) for source, detector, *marks in MARKS
+                 if all(name in names for name in marks)), (None, None))
+
 
 def rules_of(source: str, detector: str, num_convs: int = 1, num_layers: int = 6) -> List:
     """Rules from a codebase's names to mmdet's.
 
     Args:
-        source (str): One of ``SOURCES``.
-        detector (str): Class of the stock detector.
+        source (str): 'official' or 'detrex'.
+        detector (str): A detector of ``MARKS``.
         num_convs (int): Feature levels that come from the backbone. Defaults to 1.
         num_layers (int): Layers of the decoder. Defaults to 6.
 
     Raises:
-        KeyError: If the codebase has no such detector.
+        ConfigError: If the names of this detector in the codebase are not known.
     """
-    if source in ('mmdet', 'ours'):
-        return []
     heads = dict(
         ConditionalDETR=(
             (r'^bbox_embed\.layers\.0\.', 'bbox_head.reg_ffn.layers.0.0.'),
             (r'^bbox_embed\.layers\.1\.', 'bbox_head.reg_ffn.layers.1.'),
             (r'^bbox_embed\.layers\.2\.', 'bbox_head.fc_reg.'),
         ) + CONDITIONAL,
-        DABDETR=((r'^bbox_embed\.', 'bbox_head.fc_reg.'), ) + CONDITIONAL,
+        DABDETR=DAB,
+        DNDETR=((r'^(label_enc|denoising_generator\.label_encoder)\.',
+                 'dn_query_generator.label_embedding.'), ) + DAB,
         DINO=(
             *((rf'^input_proj\.{i}\.', f'neck.convs.{i}.') for i in range(num_convs)),
             *((rf'^input_proj\.{i}\.', f'neck.extra_convs.{i - num_convs}.')
@@ -108,6 +137,9 @@ def rules_of(source: str, detector: str, num_convs: int = 1, num_layers: int = 6
             (r'^(decoder\.layers\.\d+)\.norm1\.', r'\1.norms.1.'),
             (r'^(decoder\.layers\.\d+\.self_attn)\.(?!attn\.)', r'\1.attn.'),
         ))
+    if detector not in heads:
+        raise ConfigError(f'--from {source}: the names that it gives a {detector} are not known; '
+                          f'those of {", ".join(heads)} are.')
     # The decoder holds the prediction layers a second time.
     shared = ((r'^transformer\.', ''), (r'^decoder\.(class|bbox)_embed\.', r'\1_embed.'))
     return [*BACKBONES[source], *shared, *heads[detector], *LAYERS[source]]

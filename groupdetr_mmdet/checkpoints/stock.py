@@ -1,18 +1,20 @@
 """Configs of mmdet's own detectors, made of those of ours."""
 import copy
 import inspect
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Iterator, Mapping, Optional, Sequence
 
+import torch
 from mmdet.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import Registry
+from torch import nn
 
 from ..errors import ConfigError
-from ..group_queries import fill_test_cfg
 from ..ops.recompute import LayerOptions
 
 WIDTH = 256  # of mmdet's ConditionalDETR and two-stage detectors, whatever their config says
-OUR_KEYS = ('num_query_groups', 'separate_self_attn', 'new_group_noise', 'train_cfg')
+OUR_KEYS = ('separate_self_attn', 'new_group_noise', 'train_cfg')
+ANYWHERE = ('init_cfg', 'num_query_groups')  # keys that are left out wherever they are
 REGISTRIES: Sequence[Registry] = (MODELS, DATASETS, TRANSFORMS, METRICS)
 KEPT_KEYS = ('model', 'test_dataloader', 'test_evaluator', 'test_cfg', 'env_cfg', 'visualizer',
              'vis_backends', 'tta_model', 'tta_pipeline', 'log_level')
@@ -29,22 +31,19 @@ def stock_model(model: ConfigDict) -> ConfigDict:
     Raises:
         ConfigError: If mmdet's own classes cannot run it.
     """
-    numbers = dict(num_query_groups=1, num_queries=model['num_queries'])
     test_cfg = dict(model.get('test_cfg') or {}, query_group=0)
-    test_cfg = fill_test_cfg(test_cfg, numbers, model['bbox_head'])
-    stock = without_init(copy.deepcopy(model))
+    detector = build_without_memory(dict(model, num_query_groups=1, test_cfg=test_cfg))
+    stock = with_parents(model)
     for key in OUR_KEYS:
         stock.pop(key, None)
     for key in LayerOptions._fields:
-        stock['decoder'].pop(key, None)
-    stock['test_cfg'] = {key: value for key, value in test_cfg.items()
+        stock.get('decoder', {}).pop(key, None)
+    stock['test_cfg'] = {key: value for key, value in detector.test_cfg.items()
                          if key not in ('query_group', 'each_group')}
-    stock = with_parents(stock)
     two_stage = stock['type'] == 'DINO' or stock.get('as_two_stage')
-    width = stock['bbox_head'].get('embed_dims', WIDTH)
-    if width != WIDTH and (two_stage or stock['type'] == 'ConditionalDETR'):
-        raise ConfigError(f'--to mmdet: the model has {width} channels, and the stock '
-                          f'{stock["type"]} runs with {WIDTH} only: keep --to ours.')
+    if (two_stage or stock['type'] == 'ConditionalDETR') and detector.embed_dims != WIDTH:
+        raise ConfigError(f'--to mmdet: the model has {detector.embed_dims} channels, and the '
+                          f'stock {stock["type"]} runs with {WIDTH} only: keep --to ours.')
     return ConfigDict(stock)
 
 
@@ -58,22 +57,20 @@ def stock_config(cfg: Config, classes: Optional[Sequence[str]] = None) -> Config
     Raises:
         ConfigError: If mmdet's own classes cannot run it.
     """
-    stock = with_parents({key: copy.deepcopy(cfg[key]) for key in KEPT_KEYS
-                          if key in cfg and key != 'model'})
+    stock = with_parents({key: cfg[key] for key in KEPT_KEYS if key in cfg and key != 'model'})
     if classes and 'test_dataloader' in stock:
         stock['test_dataloader']['dataset'].update(metainfo=dict(classes=tuple(classes)))
     return Config(dict(stock, default_scope='mmdet', model=stock_model(cfg.model)))
 
 
-def without_init(cfg: Any) -> Any:
-    """Copy a config without ``init_cfg`` anywhere in it."""
-    if isinstance(cfg, dict):
-        return {key: without_init(value) for key, value in cfg.items() if key != 'init_cfg'}
-    return [without_init(x) for x in cfg] if isinstance(cfg, (list, tuple)) else cfg
+def build_without_memory(model: Mapping) -> nn.Module:
+    """Build a model for inference that has names and shapes, and no numbers."""
+    with torch.device('meta'):  # mmdet writes into configs
+        return MODELS.build(ConfigDict(copy.deepcopy(dict(model, train_cfg=None))))
 
 
 def with_parents(cfg: Any) -> Any:
-    """Copy a config with the classes of mmdet that those of ours derive from.
+    """Copy a config, without ``ANYWHERE``, with the classes of mmdet in the place of ours.
 
     Raises:
         ConfigError: If a class does not do what its parent does.
@@ -82,7 +79,7 @@ def with_parents(cfg: Any) -> Any:
         return type(cfg)(with_parents(x) for x in cfg)
     if not isinstance(cfg, dict):
         return cfg
-    copied = {key: with_parents(value) for key, value in cfg.items()}
+    copied = {key: with_parents(value) for key, value in cfg.items() if key not in ANYWHERE}
     ours = next(classes_of_ours(cfg.get('type')), None)
     if ours is not None:
         copied['type'] = parent_of(ours).__name__

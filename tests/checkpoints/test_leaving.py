@@ -10,15 +10,29 @@ import pytest
 import torch
 from builders import build
 from family_builders import family_config
+from mask_builders import mask2former_config
 from mmdet.apis import DetInferencer
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from running import run_tool
 from tiny import CLASSES, tiny_config, write_tiny_coco
 
 GROUP = 1
-FAMILIES = ('conditional', 'dab', 'two_stage', 'dino')
+FAMILIES = ('conditional', 'dab', 'deformable', 'refine', 'two_stage', 'dino', 'mask2former')
 
 ALONE = Path(__file__).with_name('mmdet_alone.py')
+
+
+def model_config(family: str) -> ConfigDict:
+    """Three groups of 20 queries, with settings that mmdet does not know."""
+    if family == 'mask2former':
+        model = mask2former_config(3, num_queries=20, num_things=len(CLASSES))
+        model.test_cfg.update(query_group=GROUP, max_per_image=100)
+        return model
+    model = ConfigDict(family_config(family, 3, num_queries=20, width=256))
+    model.bbox_head.num_classes = len(CLASSES)
+    model.test_cfg = dict(query_group=GROUP, max_per_img=100)
+    model.decoder.num_cp = 1
+    return model
 
 
 @pytest.fixture(scope='module')
@@ -29,11 +43,7 @@ def folder(tmp_path_factory) -> Path:
     for family in FAMILIES:
         config = tiny_config(data)
         preprocessor = config.model.data_preprocessor
-        config.model = dict(family_config(family, 3, num_queries=20, width=256),
-                            data_preprocessor=preprocessor)
-        config.model.bbox_head.num_classes = len(CLASSES)
-        config.model.test_cfg = dict(query_group=GROUP, max_per_img=100)
-        config.model.decoder.num_cp = 1
+        config.model = dict(model_config(family), data_preprocessor=preprocessor)
         config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='nowhere.pth')
         config.dump(folder / f'{family}_ours.py')
         config.model.backbone.init_cfg = None
@@ -80,4 +90,6 @@ def test_the_config_names_nothing_of_ours(family, folder):
     for word in ('Checked', 'init_cfg', 'num_cp', 'train_cfg', 'custom_imports', 'nowhere'):
         assert word not in text, word
     model = Config.fromfile(folder / f'{family}.py').model
-    assert model.test_cfg.max_per_img == 3 * 20 and model.num_queries == 20
+    key = 'max_per_image' if family == 'mask2former' else 'max_per_img'
+    assert model.test_cfg[key] == 3 * 20
+    assert model.get('panoptic_head', model).num_queries == 20

@@ -5,6 +5,7 @@ import pytest
 import torch
 from builders import build
 from family_builders import family_config
+from mask_builders import mask2former_config
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
@@ -63,13 +64,17 @@ def test_every_model_has_the_weights_of_its_own_config():
 
 
 @pytest.mark.parametrize('groups', [None, 2, 5])
-@pytest.mark.parametrize('family', ['conditional', 'dab', 'refine', 'two_stage', 'dino'])
+@pytest.mark.parametrize('family', ['conditional', 'dab', 'dn', 'refine', 'two_stage',
+                                    'dab_deformable', 'dino', 'mask2former'])
 def test_weights_of_other_classes_lend_all_but_their_class_layers(family, groups):
     """Of a stock detector, of fewer groups and of more."""
     init_default_scope('mmdet')
-    config = family_config(family, num_query_groups=3, width=256)
-    saved_config = family_config(family, num_query_groups=groups, width=256)
-    saved_config['bbox_head']['num_classes'] = 8
+    if family == 'mask2former':
+        config, saved_config = mask2former_config(3), mask2former_config(groups, num_things=8)
+    else:
+        config = family_config(family, num_query_groups=3, width=256)
+        saved_config = family_config(family, num_query_groups=groups, width=256)
+        saved_config['bbox_head']['num_classes'] = 8
     saved = build(saved_config).state_dict()
     model = build(config)
     before = {name: x.clone() for name, x in model.state_dict().items()}

@@ -182,6 +182,19 @@ def test_turns_learn_what_all_groups_learn_at_once(drawn_points, groups_at_once,
             torch.testing.assert_close(found[name], value, atol=tolerance, rtol=0, msg=name)
 
 
+def test_turns_average_over_ranks_once_a_step(monkeypatch):
+    """Once for each layer, as without turns, and not again in the backward pass."""
+    averaged = []
+    monkeypatch.setattr('mmdet.models.dense_heads.mask2former_head.reduce_mean',
+                        lambda x: averaged.append(x.item()) or x)
+    for turn in (None, 2):
+        config = mask2former_config()
+        config.train_cfg.groups_at_once = turn
+        sum(build(config).loss(*make_mask_batch((3, 0))).values()).backward()
+    layers = 3  # and the queries before the first one
+    assert averaged == 2 * layers * [K * (3 + 1)]
+
+
 @torch.no_grad()
 def test_a_stock_checkpoint_loads_into_every_group_with_noise():
     stock = build(mask2former_config(None))
