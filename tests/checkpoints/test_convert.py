@@ -123,11 +123,12 @@ def save(checkpoint, path: Path) -> Path:
 # Into ours
 
 
-@pytest.mark.parametrize('wrap', [
-    lambda c: c, lambda c: c['model'], lambda c: dict(state_dict=c['model']),
-    lambda c: dict(c, model={f'module.{name}': x for name, x in c['model'].items()})
+@pytest.mark.parametrize('make, wrap', [
+    (official_checkpoint, lambda c: c), (official_checkpoint, lambda c: c['model']),
+    (detrex_checkpoint, lambda c: dict(state_dict=c['model'])),
+    (detrex_checkpoint,
+     lambda c: dict(c, model={f'module.{name}': x for name, x in c['model'].items()}))
 ], ids=['model', 'bare', 'state_dict', 'module'])
-@pytest.mark.parametrize('make', [official_checkpoint, detrex_checkpoint])
 @pytest.mark.usefixtures('two_threads')
 @torch.no_grad()
 def test_converted_weights_predict_the_recorded_outputs(make, wrap, tmp_path):
