@@ -48,7 +48,7 @@ ALL_AT_ONCE = AllGroups()
 
 
 class Turn(AllGroups):
-    """Groups that are computed together, and later once more in the backward pass.
+    """Groups that are computed together, and in most turns once more in the backward pass.
 
     Args:
         groups (range): The groups.
@@ -130,7 +130,10 @@ def losses_in_turns(modules: Sequence[nn.Module], groups_at_once: int, num_query
     for first in range(0, num_query_groups, groups_at_once):
         groups = range(first, min(first + groups_at_once, num_query_groups))
         turn = Turn(groups, num_query_groups, shared)
-        losses = checkpoint(turn.take, modules, compute_losses, *memory, use_reentrant=False)
+        if groups.stop < num_query_groups:
+            losses = checkpoint(turn.take, modules, compute_losses, *memory, use_reentrant=False)
+        else:  # the backward pass begins with this turn, so that its activations can stay
+            losses = turn.take(modules, compute_losses, *memory)
         for name, loss in losses.items():
             totals[name] = totals[name] + loss if name in totals else loss
     return totals
