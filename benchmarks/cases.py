@@ -2,11 +2,13 @@
 import contextlib
 import copy
 import functools
+import inspect
 import logging
 from dataclasses import dataclass
 from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
+from mmcv.ops import multi_scale_deform_attn
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -36,7 +38,7 @@ class Case:
             backward, on a given memory), 'criterion' (forward and backward on given predictions)
             or 'inference'.
         mode: 'plain' (see ``plain.py``), 'ours', 'turns' (ours, its groups one after the other),
-            or 'stock' (mmdet's detector, no groups).
+            or 'stock' (mmdet's detector, no groups, and mmcv's own deformable attention).
         amp: 'bf16' or 'fp16' autocast, or None for float32.
         num_groups: K.
         num_queries: N, queries of a group.
@@ -207,8 +209,10 @@ class Benchmark:
         """
         self.model.train(self.case.part != 'inference')
         watch = Stopwatch(self.device)
-        with time_matching(self.head.assigner, watch):
-            self.run(watch)
+        is_stock = self.case.mode == 'stock'
+        with mmcv_attention() if is_stock else contextlib.nullcontext():
+            with time_matching(self.head.assigner, watch):
+                self.run(watch)
         seconds = watch.seconds()
         self.model.zero_grad(set_to_none=True)
         return seconds
@@ -333,6 +337,18 @@ class Benchmark:
         with self.autocast():
             predictions = self.model(self.images, self.samples, mode='tensor')
         return tuple(x[-1, :, :self.case.num_queries].float() for x in predictions)
+
+
+@contextlib.contextmanager
+def mmcv_attention() -> Iterator[None]:
+    """Let deformable attention run as without this package, where no compiled kernel is."""
+    name = 'multi_scale_deformable_attn_pytorch'
+    ours = getattr(multi_scale_deform_attn, name)
+    setattr(multi_scale_deform_attn, name, inspect.unwrap(ours))
+    try:
+        yield
+    finally:
+        setattr(multi_scale_deform_attn, name, ours)
 
 
 def time_matching(assigner: object, watch: Stopwatch) -> ContextManager:

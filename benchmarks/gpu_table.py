@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 import torch
-from mmcv.ops import multi_scale_deform_attn
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
@@ -19,7 +18,7 @@ from groupdetr_mmdet.host.files import write_atomically
 from groupdetr_mmdet.ops import deformable
 from groupdetr_mmdet.ops.kernels import attention_kernel
 
-from .cases import Case, Shapes
+from .cases import Case, Shapes, mmcv_attention
 from .measure import describe_machine
 from .report import mode_name
 from .suite import Suite
@@ -47,8 +46,8 @@ def make_jobs(num_groups: int, batch_sizes: List[int], ways: List[str]) -> List[
     jobs = [Job(CONDITIONAL, case, size) for size in batch_sizes for case in cases(several, 300)]
     jobs += [Job(CONDITIONAL, case, batch_sizes[0]) for case in cases(dict(ours=1), 300)]
     jobs += [Job(DINO, case, batch_sizes[0], way) for way in ways
-             for case in cases(dict(ours=num_groups, turns=num_groups, stock=1), 900)]
-    return jobs
+             for case in cases(dict(ours=num_groups, turns=num_groups), 900)]
+    return jobs + [Job(DINO, case, batch_sizes[0], 'mmcv') for case in cases(dict(stock=1), 900)]
 
 
 def attention_ways() -> List[str]:
@@ -58,17 +57,13 @@ def attention_ways() -> List[str]:
 @contextlib.contextmanager
 def attention_by(way: str) -> Iterator[None]:
     """Compute deformable attention by mmcv's PyTorch code, by ours in parts, or by deformops."""
-    ours, kernel = multi_scale_deform_attn.multi_scale_deformable_attn_pytorch, attention_kernel
-    if way == 'mmcv':
-        mmcvs = ours.__wrapped__.args[0]
-        multi_scale_deform_attn.multi_scale_deformable_attn_pytorch = mmcvs
     if way == 'parts':
         deformable.attention_kernel = lambda: None
     try:
-        yield
+        with mmcv_attention() if way == 'mmcv' else contextlib.nullcontext():
+            yield
     finally:
-        multi_scale_deform_attn.multi_scale_deformable_attn_pytorch = ours
-        deformable.attention_kernel = kernel
+        deformable.attention_kernel = attention_kernel
 
 
 def measure(job: Job, cfg: Config, image_size: tuple, device: torch.device,

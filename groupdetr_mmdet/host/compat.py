@@ -120,8 +120,22 @@ def replace_compiled_ops() -> None:
 def save_memory_of_attention() -> None:
     """Let deformable attention in PyTorch, wherever no compiled kernel is, need less memory."""
     from mmcv.ops import multi_scale_deform_attn as module
-    module.multi_scale_deformable_attn_pytorch = announce_slow_attention(
-        functools.partial(deformable_attention, module.multi_scale_deformable_attn_pytorch))
+    own = module.multi_scale_deformable_attn_pytorch
+
+    @functools.wraps(own)
+    def attention(value: Tensor, *args) -> Tensor:
+        if value.is_cuda and attention_kernel() is None:
+            announce_slow_attention()
+        return deformable_attention(own, value, *args)
+
+    module.multi_scale_deformable_attn_pytorch = attention
+
+
+@functools.cache
+def announce_slow_attention() -> None:
+    """Say once that there is a faster one."""
+    print_log(f'Deformable attention runs as slower PyTorch code: {NO_COMPILED_OPS}',
+              logger='current', level=logging.WARNING)
 
 
 def pytorch_focal_loss(py_sigmoid_focal_loss: Callable, pred: Tensor, target: Tensor,
@@ -143,23 +157,6 @@ def pytorch_focal_loss(py_sigmoid_focal_loss: Callable, pred: Tensor, target: Te
     num_classes = pred.size(1)
     one_hot = F.one_hot(target, num_classes + 1)[:, :num_classes]
     return py_sigmoid_focal_loss(pred, one_hot, weight, gamma, alpha, reduction)
-
-
-def announce_slow_attention(attention: Callable) -> Callable:
-    """Wrap deformable attention in PyTorch to say once that a faster one exists."""
-
-    @functools.cache
-    def announce() -> None:
-        print_log(f'Deformable attention runs as slower PyTorch code: {NO_COMPILED_OPS}',
-                  logger='current', level=logging.WARNING)
-
-    @functools.wraps(attention)
-    def wrapper(value: Tensor, *args, **kwargs) -> Tensor:
-        if value.is_cuda and attention_kernel() is None:
-            announce()
-        return attention(value, *args, **kwargs)
-
-    return wrapper
 
 
 # torch >= 2.6 unpickles only what it is told to trust
