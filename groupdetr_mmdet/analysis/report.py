@@ -12,15 +12,15 @@ import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.runner import Runner
 from mmengine.utils.dl_utils import collect_env
+from rich.console import Console
 
 from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..errors import ConfigError
 from ..group_detector import GroupDetector
 from ..host.files import write_atomically
 from ..host.preflight import check_config, check_output
-from ..host.runner import build_runner
+from ..host.progress import quiet_runner
 from .group_metrics import (draw_groups, evaluate_each_group, groups_table, read_groups,
                             record_groups)
 from .plots import detection_pairs
@@ -63,22 +63,20 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
     header, rows = comparison(runs)
     checkpoint = find_checkpoint(checkpoint, work_dir) if checkpoint else latest(work_dir)
     cfg = read_config(work_dir)
-    runner, record = evaluate(cfg, checkpoint, work_dir)
+    model, dataset, record = evaluate(cfg, checkpoint, work_dir)
     page = jinja2.Template(TEMPLATE.read_text(), autoescape=True).render(
         title=f'{cfg.model.type}: {runs[-1].label}',
-        subtitle=f'{runner.model.num_query_groups} groups of {runner.model.num_queries} queries, '
-        f'{len(runner.test_dataloader.dataset)} test images, weights '
-        f'{describe(checkpoint, work_dir)}',
+        subtitle=f'{model.num_query_groups} groups of {model.num_queries} queries, '
+        f'{len(dataset)} test images, weights {describe(checkpoint, work_dir)}',
         width=420, header=header, rows=rows,
         curves=[(panel, curve_picture(panel, runs)) for panel in panels_of(runs)],
-        **groups_section(record), kept=runner.model.test_cfg['query_group'],
-        num_images=len(runner.test_dataloader.dataset), score_thr=SCORE_THR,
+        **groups_section(record), kept=model.test_cfg['query_group'],
+        num_images=len(dataset), score_thr=SCORE_THR,
         detections=[(name, embed_image(truth), embed_image(found))
                     for name, truth, found in detection_pairs(
-                        runner.model, runner.test_dataloader.dataset, NUM_DETECTIONS, SCORE_THR)],
-        **({} if record is None else queries_section(
-            runner.model, runner.test_dataloader.dataset)),
-        configuration=configuration(cfg, runner.model), config=cfg.pretty_text,
+                        model, dataset, NUM_DETECTIONS, SCORE_THR)],
+        **({} if record is None else queries_section(model, dataset)),
+        configuration=configuration(cfg, model), config=cfg.pretty_text,
         environment=[(name, value) for name, value in collect_env().items() if '\n' not in
                      str(value)])
     write_atomically(out_file, page.encode())
@@ -122,12 +120,13 @@ def read_config(work_dir: Path) -> Config:
 
 
 def evaluate(cfg: Config, checkpoint: str,
-             work_dir: Path) -> Tuple[Runner, Optional[Dict[str, Any]]]:
+             work_dir: Path) -> Tuple[GroupDetector, BaseDataset, Optional[Dict[str, Any]]]:
     """Evaluate every group, or read what was recorded.
 
     Returns:
-        tuple[Runner, dict]: The runner with the weights, and ``groups`` and ``best_query_group``,
-        or None for an ablation, whose groups do not detect alone.
+        tuple[GroupDetector, BaseDataset, dict]: The model with the weights, the test images, and
+        ``groups`` and ``best_query_group``, or None for an ablation, whose groups do not detect
+        alone.
     """
     cfg = cfg.copy()
     separate = cfg.model.get('separate_self_attn', True)
@@ -135,14 +134,14 @@ def evaluate(cfg: Config, checkpoint: str,
         evaluate_each_group(cfg, f'WORK_DIR {work_dir}')
     cfg.update(work_dir=str(work_dir / 'report'), load_from=checkpoint, resume=False)
     check_config(cfg, modes=('test', ))
-    runner = build_runner(cfg)
     record = read_groups(checkpoint) if separate else None
-    if separate and record is None:
-        record_groups(checkpoint, runner.test())
-        record = read_groups(checkpoint)
-    else:
-        runner.load_or_resume()
-    return runner, record
+    with Console(stderr=True).status('Evaluating'), quiet_runner(cfg) as runner:
+        if separate and record is None:
+            record_groups(checkpoint, runner.test())
+            record = read_groups(checkpoint)
+        else:
+            runner.load_or_resume()
+        return runner.model, runner.test_dataloader.dataset, record
 
 
 def groups_section(record: Optional[Dict[str, Any]]) -> Dict[str, Any]:

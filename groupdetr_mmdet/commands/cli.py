@@ -1,6 +1,7 @@
 """The command line: which commands there are."""
 import argparse
 import importlib
+import warnings
 from typing import Optional, Sequence
 
 from .mistakes import end_mistakes
@@ -23,6 +24,8 @@ COMMANDS = {
     'make-shapes': 'generate a data set of colored shapes',
     'demo': 'train a small detector on generated images, and see what it learned',
 }
+# Warnings of mmengine in every run: of how it asks for versions, and of boxes at an edge.
+NOISE = 'pkg_resources is deprecated', 'Warning: The .* is out of bounds'
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -53,6 +56,8 @@ def run(command: str, argv: Optional[Sequence[str]] = None, prog: Optional[str] 
         argv (Sequence[str], optional): Its arguments. Defaults to those of the process.
         prog (str, optional): What its help calls it. Defaults to the name of the script.
     """
+    for noise in NOISE:
+        warnings.filterwarnings('ignore', noise)
     module = importlib.import_module(f'.{command.replace("-", "_")}', __package__)
     parser = argparse.ArgumentParser(prog=prog, description=module.__doc__)
     module.add_arguments(parser)

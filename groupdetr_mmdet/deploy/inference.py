@@ -4,7 +4,6 @@ import glob
 import json
 import os.path as osp
 import re
-import warnings
 from math import isnan
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -33,8 +32,8 @@ def find_images(inputs: Sequence[str]) -> List[str]:
     """Find the images that a user names.
 
     Args:
-        inputs (Sequence[str]): Files, folders (their image files, not those of folders inside)
-            and glob patterns, where ``**`` is any number of folders.
+        inputs (Sequence[str]): Files, folders (their image files or, where there are none, those
+            of folders inside) and glob patterns, where ``**`` is any number of folders.
 
     Returns:
         list[str]: Each file once, however often and in whatever ways it is named, in the order of
@@ -49,15 +48,20 @@ def find_images(inputs: Sequence[str]) -> List[str]:
         if not osp.isdir(name) and (osp.exists(name) or not glob.has_magic(name)):
             images.setdefault(osp.abspath(name), name)
             continue
-        pattern = osp.join(glob.escape(name), '*') if osp.isdir(name) else name
-        found = sorted(path for path in glob.glob(pattern, recursive=True)
-                       if path.lower().endswith(IMG_EXTENSIONS) and osp.isfile(path))
+        inside = (osp.join(glob.escape(name), x) for x in ('*', '**/*'))
+        found = next(filter(None, map(match_images, inside if osp.isdir(name) else [name])), None)
         if not found:
             raise ConfigError(f'INPUT {name} has no image: name files, folders or patterns of '
                               f'{", ".join(IMG_EXTENSIONS)}.')
         for path in found:
             images.setdefault(osp.abspath(path), path)
     return list(images.values())
+
+
+def match_images(pattern: str) -> List[str]:
+    """The image files that match a glob pattern, sorted."""
+    return sorted(path for path in glob.glob(pattern, recursive=True)
+                  if path.lower().endswith(IMG_EXTENSIONS) and osp.isfile(path))
 
 
 def class_names(cfg: Config, checkpoint: Dict[str, Any]) -> List[str]:
@@ -144,19 +148,16 @@ class Inferencer(DetInferencer):
 
     def draw(self, path: str, sample: DetDataSample, out_file: str) -> None:
         """Draw detections into a copy of their image, and how many groups found each."""
-        with warnings.catch_warnings():  # of boxes that end at the border of the image
-            warnings.filterwarnings('ignore', 'Warning: The .* is out of bounds')
-            self.visualizer.add_datasample(
-                path, mmcv.imread(path, channel_order='rgb'), sample, draw_gt=False,
-                pred_score_thr=0)
-            found = sample.pred_instances
-            if 'found_by' in found and len(found):
-                num_groups = found.group_scores.size(1)
-                self.visualizer.draw_texts(
-                    [f'{n}/{num_groups} groups' for n in found.found_by.tolist()],
-                    found.bboxes.cpu()[:, [0, 3]], font_sizes=10, colors='w',
-                    vertical_alignments='bottom',
-                    bboxes=dict(facecolor='black', alpha=0.6, pad=1, edgecolor='none'))
+        self.visualizer.add_datasample(
+            path, mmcv.imread(path, channel_order='rgb'), sample, draw_gt=False, pred_score_thr=0)
+        found = sample.pred_instances
+        if 'found_by' in found and len(found):
+            num_groups = found.group_scores.size(1)
+            self.visualizer.draw_texts(
+                [f'{n}/{num_groups} groups' for n in found.found_by.tolist()],
+                found.bboxes.cpu()[:, [0, 3]], font_sizes=10, colors='w',
+                vertical_alignments='bottom',
+                bboxes=dict(facecolor='black', alpha=0.6, pad=1, edgecolor='none'))
         mmcv.imwrite(self.visualizer.get_image()[..., ::-1], out_file)
 
 

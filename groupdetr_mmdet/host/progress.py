@@ -2,6 +2,7 @@
 import contextlib
 import io
 import logging
+import os
 import re
 import sys
 from typing import Any, Dict, Iterator, Optional
@@ -76,6 +77,10 @@ class ProgressHook(Hook):
             description=f'epoch {runner.epoch + 1}/{runner.max_epochs}  loss {loss(runner):.3f}' +
             (f'  AP {self.best:.3f}' if self.best else ''))
 
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Say that the line stands still."""
+        self.progress.update(self.task, description='validating')
+
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Write a line on the epoch."""
         shown = {key.rsplit('/', 1)[-1].replace('bbox_mAP', 'AP').replace('AP_', 'AP'): value
@@ -119,8 +124,8 @@ def train_with_progress(cfg: Config) -> Runner:
         columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
                    TimeElapsedColumn(), TextColumn('eta'), TimeRemainingColumn())
         console = Console(file=sys.__stdout__)
-        console.print(f'Training; the log is {runner.logger.log_file}', highlight=False,
-                      soft_wrap=True)
+        console.print(f'Training; the log is {os.path.relpath(runner.logger.log_file)}',
+                      highlight=False, soft_wrap=True)
         with Progress(*columns, console=console, redirect_stdout=False,
                       redirect_stderr=False) as progress:
             runner.register_hook(ProgressHook(progress))

@@ -22,7 +22,7 @@ CONFIG = """\
 _base_ = 'groupdetr_mmdet::group_detr/{base}.py'
 
 data_root = {data_root!r}  # of the images
-annotations = '{{{{ fileDirname }}}}/{stem}_'  # COCO files beside this one
+annotations = "{{{{ fileDirname }}}}/{stem}_"  # COCO files beside this one
 metainfo = dict(classes={classes})
 max_epochs = {max_epochs}
 
@@ -42,8 +42,9 @@ test_evaluator = dict(ann_file=annotations + '{test}.json')
 
 train_cfg = dict(max_epochs=max_epochs, val_interval=1)
 param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[{milestone}], gamma=0.1)]
-# The learning rate is {lr:g} for {base_batch_size} images a step, and follows what a step has.
-auto_scale_lr = dict(enable=True)
+# lr is for steps of base_batch_size images, and follows how many all processes have together.
+optim_wrapper = dict(optimizer=dict(lr={lr:g}))
+auto_scale_lr = dict(enable=True, base_batch_size={base_batch_size})
 default_hooks = dict(
     logger=dict(interval={log_interval}),
     checkpoint=dict(interval=1, max_keep_ckpts=2, save_best='coco/bbox_mAP'))

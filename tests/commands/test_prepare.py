@@ -54,7 +54,9 @@ def test_choices_are_in_the_config(data):
     assert cfg.model.type == 'GroupDABDETR' and cfg.load_from == 'mine.pth'
     assert cfg.model.num_queries == 300, 'those of the weights'
     assert cfg.train_cfg.max_epochs == 50 and cfg.param_scheduler[0].milestones == [46]
-    assert cfg.auto_scale_lr.enable and cfg.default_hooks.checkpoint.save_best
+    assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=16)
+    assert cfg.optim_wrapper.optimizer.lr == 1e-4 and cfg.optim_wrapper.clip_grad.max_norm == .1
+    assert cfg.default_hooks.checkpoint.save_best
 
 
 def test_a_test_split_is_kept_for_the_test(tiny_coco, tmp_path):

@@ -173,7 +173,11 @@ def test_images_are_found_in_folders_and_patterns(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     found = find_images([str(tmp_path)])
     assert [Path(path).name for path in found] == ['a.JPG', 'b.png']
-    assert [Path(path).name for path in find_images([f'{tmp_path}/**/*.jpg'])] == ['c.jpg']
+    (tmp_path / 'deep/er').mkdir(parents=True)
+    (tmp_path / 'deep/er/d.jpg').touch()
+    assert find_images([str(tmp_path / 'deep')]) == [str(tmp_path / 'deep/er/d.jpg')]
+    assert [Path(path).name for path in find_images([f'{tmp_path}/**/*.jpg'])] == [
+        'd.jpg', 'c.jpg']
     again = find_images([f'{tmp_path}/b.png', str(tmp_path), 'missing.jpg'])
     assert [Path(path).name for path in again] == ['b.png', 'a.JPG', 'missing.jpg']
     monkeypatch.chdir(tmp_path)
