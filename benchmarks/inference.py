@@ -105,11 +105,7 @@ RUNTIMES = {'pytorch': pytorch, 'torch.compile': compiled, 'onnxruntime': onnxru
 
 def make_runs(args: argparse.Namespace, models: Dict[str, nn.Module],
               folder: str) -> Dict[Variant, Callable[[], Any]]:
-    """Prepare all variants.
-
-    Raises:
-        ConfigError: If a runtime is not installed.
-    """
+    """Prepare all variants, of runtimes that are installed."""
     runs: Dict[Variant, Callable[[], Any]] = {}
     for name, detector in models.items():
         path = str(Path(folder, f'{name}.onnx'))

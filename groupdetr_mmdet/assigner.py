@@ -310,10 +310,7 @@ def solve_problems(cost: Costs, num_problems: int) -> Tuple[np.ndarray, np.ndarr
 
 
 def solve_on_gpu(problems: Tensor) -> Tuple[np.ndarray, np.ndarray]:
-    """Solve problems where their costs are.
-
-    Args:
-        problems (Tensor): Finite costs, shape (num_problems, n, G).
+    """Solve problems of finite costs, shape (num_problems, n, G), where they are.
 
     Returns:
         tuple[ndarray, ndarray]: Queries, ascending, and ground truth, each of shape
@@ -326,11 +323,7 @@ def solve_on_gpu(problems: Tensor) -> Tuple[np.ndarray, np.ndarray]:
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:
-    """Refuse labels that the head cannot predict.
-
-    Raises:
-        ConfigError: If a label is not in ``[0, num_classes)``.
-    """
+    """Refuse labels that are not in ``[0, num_classes)``."""
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if wrong.size:
         raise ConfigError(

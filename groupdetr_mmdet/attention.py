@@ -1,5 +1,5 @@
 """Self-attention of the decoder inside each group."""
-from typing import Optional, Tuple, Type
+from typing import Optional, Tuple
 
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from mmdet.models.layers.transformer.utils import ConditionalAttention
@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from .errors import ConfigError
 from .groups import fold_groups, unfold_groups
-from .ops.attention import FusedConditionalAttention, fuse_multihead_attention
+from .ops.attention import (FusedConditionalAttention, fuse_multihead_attention,
+                            replace_attention)
 
 
 def attended_rows(num_queries: Optional[int], query: Tensor, attn_mask: Optional[Tensor]) -> int:
@@ -122,19 +123,3 @@ def group_self_attention(decoder: nn.Module, num_queries: Optional[int]) -> None
         replace_attention(layer, 'self_attn', GROUP_ATTENTION[kind], num_queries=num_queries)
         if kind is MultiheadAttention:
             fuse_multihead_attention(layer.self_attn)
-
-
-def replace_attention(layer: nn.Module, name: str, attention_type: Type[nn.Module],
-                      **kwargs) -> None:
-    """Replace a layer's attention by a subclass of it that has the same parameters.
-
-    Args:
-        layer (nn.Module): A layer of mmdet, changed in place.
-        name (str): 'self_attn' or 'cross_attn'.
-        attention_type (type): The subclass.
-        kwargs: What the subclass wants beside the layer's config.
-    """
-    old, new = getattr(layer, name), attention_type(**getattr(layer, f'{name}_cfg'), **kwargs)
-    for child, _ in new.named_children():
-        setattr(new, child, getattr(old, child))
-    setattr(layer, name, new)

@@ -16,63 +16,32 @@ from .attention import GroupConditionalAttention
 from .criterion import GroupCriterion
 from .errors import ConfigError
 from .group_queries import GroupQueries
-from .ops.attention import FusedConditionalAttention, fuse_encoder_attention
-from .ops.dropout import fuse_ffn
-
-
-class FusedDetrTransformerEncoder(DetrTransformerEncoder):
-    """mmdet's ``DetrTransformerEncoder``, same parameters and results, by fused kernels."""
-
-    def _init_layers(self) -> None:
-        super()._init_layers()
-        for layer in self.layers:
-            fuse_encoder_attention(layer.self_attn)
-            fuse_ffn(layer.ffn)
+from .ops.attention import FusedConditionalAttention, fuse_layer
 
 
 @MODELS.register_module()
 class GroupConditionalDetrTransformerDecoderLayer(ConditionalDetrTransformerDecoderLayer):
     """Decoder layer of Conditional DETR whose self-attention stays inside each group.
 
-    Cross-attention and FFN treat every query alone and need no groups.
-
-    Args:
-        num_queries (int, optional): Queries of one group, N, which a group detector sets; None:
-            all queries are one group.
-        kwargs: As for ``ConditionalDetrTransformerDecoderLayer``.
+    Cross-attention and FFN treat every query alone and need no groups. A detector with groups says
+    how many queries a group has; before, all queries are one group.
     """
-
-    def __init__(self, *args, num_queries: Optional[int] = None, **kwargs) -> None:
-        self.num_queries = num_queries
-        super().__init__(*args, **kwargs)
 
     def _init_layers(self) -> None:
         super()._init_layers()
-        self.self_attn = GroupConditionalAttention(
-            num_queries=self.num_queries, **self.self_attn_cfg)
+        self.self_attn = GroupConditionalAttention(num_queries=None, **self.self_attn_cfg)
         self.cross_attn = FusedConditionalAttention(**self.cross_attn_cfg)
-        fuse_ffn(self.ffn)
+        fuse_layer(self)
 
 
 @MODELS.register_module()
 class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
-    """Decoder of Conditional DETR over K groups of queries, for any width.
-
-    Args:
-        num_queries (int, optional): As for the layer.
-        kwargs: As for ``ConditionalDetrTransformerDecoder``.
-    """
-
-    def __init__(self, *args, num_queries: Optional[int] = None, **kwargs) -> None:
-        self.num_queries = num_queries
-        super().__init__(*args, **kwargs)
+    """Decoder of Conditional DETR over K groups of queries, for any width."""
 
     def _init_layers(self) -> None:
         super()._init_layers()
-        self.layers = ModuleList([
-            GroupConditionalDetrTransformerDecoderLayer(
-                num_queries=self.num_queries, **self.layer_cfg) for _ in range(self.num_layers)
-        ])
+        self.layers = ModuleList([GroupConditionalDetrTransformerDecoderLayer(**self.layer_cfg)
+                                  for _ in range(self.num_layers)])
         for layer in self.layers[1:]:
             layer.cross_attn.qpos_proj = None
 
@@ -174,11 +143,13 @@ class GroupConditionalDETR(GroupQueries, ConditionalDETR):
 
     def _init_layers(self) -> None:
         self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
-        self.encoder = FusedDetrTransformerEncoder(**self.encoder)
+        self.encoder = DetrTransformerEncoder(**self.encoder)
         self.decoder = GroupConditionalDetrTransformerDecoder(**self.decoder)
         self.embed_dims = self.encoder.embed_dims
         self.query_embedding = nn.Embedding(self.num_query_groups * self.num_queries,
                                             self.embed_dims)
+        for layer in self.encoder.layers:
+            fuse_layer(layer)
         self._tell_group_size()
         if 2 * self.positional_encoding.num_feats != self.embed_dims:
             raise ConfigError(

@@ -10,13 +10,11 @@ from mmdet.models.layers import DinoTransformerDecoder
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from .attention import replace_attention
 from .criterion import GroupCriterion
 from .deformable import GroupDeformableDETRHead
 from .dino import fit_ref_point_head
 from .errors import ConfigError
 from .group_queries import GroupQueries
-from .ops.attention import FusedConditionalAttention, fuse_encoder_attention
 
 
 @MODELS.register_module()
@@ -37,13 +35,6 @@ class GroupDABDETR(GroupQueries, DABDETR):
     def group_size(self) -> int:
         """Rows of one group: each of its N anchors once for every pattern."""
         return self.num_queries * max(1, self.num_patterns)
-
-    def _init_layers(self) -> None:
-        super()._init_layers()
-        for layer in self.encoder.layers:
-            fuse_encoder_attention(layer.self_attn)
-        for layer in self.decoder.layers:
-            replace_attention(layer, 'cross_attn', FusedConditionalAttention)
 
     def pre_decoder(self, memory: Tensor) -> Tuple[Dict, Dict]:
         """Prepare the queries of the groups that are decoded.

@@ -1,5 +1,5 @@
 """DINO with groups of queries."""
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -60,8 +60,7 @@ class GroupDINOHead(DINOHead, GroupCriterion):
             tuple[Tensor, Tensor, Tensor]: Classification, L1 and IoU loss, each (num_layers, ).
         """
         num_groups = dn_meta['num_denoising_groups']
-        pairs = denoising_pairs(all_layers_denoising_cls_scores,
-                                [len(gts) for gts in batch_gt_instances], num_groups)
+        pairs = denoising_pairs(all_layers_denoising_cls_scores, batch_gt_instances, num_groups)
         losses = self.pair_losses(all_layers_denoising_cls_scores,
                                   all_layers_denoising_bbox_preds, batch_gt_instances,
                                   batch_img_metas, pairs, self.turn.in_all_turns(num_groups))
@@ -87,7 +86,8 @@ def split_denoising(outputs: Tensor, num_denoising: int,
     return groups[..., first:, :].flatten(2, 3), groups[..., :first, :].flatten(2, 3)
 
 
-def denoising_pairs(cls_scores: Tensor, num_gts: Sequence[int], num_groups: int) -> MatchedPairs:
+def denoising_pairs(cls_scores: Tensor, batch_gt_instances: InstanceList,
+                    num_groups: int) -> MatchedPairs:
     """Pair denoising queries with the ground truth that they were made from.
 
     A denoising group has one positive query for each box, padded to the image with the most
@@ -95,7 +95,7 @@ def denoising_pairs(cls_scores: Tensor, num_gts: Sequence[int], num_groups: int)
 
     Args:
         cls_scores (Tensor): Logits, shape (num_layers, bs, num_rows, C).
-        num_gts (list[int]): Boxes of each image.
+        batch_gt_instances (list[InstanceData]): Each image's ground truth.
         num_groups (int): Denoising groups among the rows.
 
     Returns:
@@ -104,7 +104,7 @@ def denoising_pairs(cls_scores: Tensor, num_gts: Sequence[int], num_groups: int)
     num_layers, batch_size, num_rows, _ = cls_scores.shape
     first_rows = np.arange(num_groups)[:, None] * (num_rows // num_groups)
     rows, gts, first_gt = [], [], 0
-    for image, count in enumerate(num_gts):
+    for image, count in enumerate(map(len, batch_gt_instances)):
         rows.append((image * num_rows + first_rows + np.arange(count)).ravel())
         gts.append(np.tile(first_gt + np.arange(count), num_groups))
         first_gt += count

@@ -143,7 +143,7 @@ class GroupDNDETRHead(DABDETRHead, GroupCriterion):
             dict[str, Tensor]: ``dn_loss_cls``, ``dn_loss_bbox`` and ``dn_loss_iou``, each
             (num_layers, ).
         """
-        pairs = denoising_pairs(cls_scores, [len(gts) for gts in batch_gt_instances], num_groups)
+        pairs = denoising_pairs(cls_scores, batch_gt_instances, num_groups)
         cls_scores, bbox_preds = (x.flatten(0, 2)[pairs.rows][:, None]  # (num_layers, 1, rows, C)
                                   for x in (cls_scores, bbox_preds))
         every_row = torch.arange(pairs.rows.numel(), device=pairs.rows.device)

@@ -2,18 +2,19 @@
 import contextlib
 import logging
 import math
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmdet.registry import TASK_UTILS
+from mmdet.structures import SampleList
 from mmdet.utils import ConfigType, OptConfigType
 from mmengine.logging import print_log
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from .assigner import GroupHungarianAssigner
 from .errors import ConfigError
-from .groups import count_groups, group_rows
-from .turns import ALL_AT_ONCE, AllGroups
+from .turns import ALL_AT_ONCE, AllGroups, check_groups_at_once, losses_in_turns
 
 ALL_GROUPS = 'all'  # as test_cfg.query_group
 
@@ -21,8 +22,8 @@ ALL_GROUPS = 'all'  # as test_cfg.query_group
 class DecodedGroups:
     """Mixin of detectors and heads that know which groups are decoded.
 
-    They have ``num_query_groups``, ``test_cfg`` with ``query_group``, and ``training``. Where
-    groups take turns, ``turn`` is the one that is computed.
+    They have ``num_query_groups``, ``group_size``, ``test_cfg`` with ``query_group``, and
+    ``training``. Where groups take turns, ``turn`` is the one that is computed.
     """
     turn: AllGroups = ALL_AT_ONCE
 
@@ -34,16 +35,39 @@ class DecodedGroups:
             return self.turn.groups or range(self.num_query_groups)
         return range(group, group + 1)
 
+    @property
+    def decoded_rows(self) -> slice:
+        """The rows of these groups."""
+        groups = self.decoded_groups
+        return slice(groups.start * self.group_size, groups.stop * self.group_size)
+
 
 class GroupDetector(DecodedGroups):
     """Mixin that keeps K groups of queries: chooses one, loads other numbers of them.
 
     Some parameters have K blocks of rows, one for each group. The detector has ``num_queries``
-    (N), ``num_query_groups`` (K) and ``new_group_noise``, see :class:`GroupQueries`, and
-    registers ``save_numbers`` as a hook of its state dict.
+    (N), ``num_query_groups`` (K), ``decoder`` and ``bbox_head``.
+
+    Args:
+        new_group_noise (float): See :class:`GroupQueries`.
+        kwargs: As for the stock detector.
     """
     # The parameter whose rows are the queries, N of each group.
     query_parameter = 'query_embedding.weight'
+    separate_self_attn = True
+
+    def __init__(self, *, new_group_noise: float, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.new_group_noise = check_noise(new_group_noise)
+        self.groups_at_once = check_groups_at_once(
+            (self.train_cfg or {}).get('groups_at_once'), self.num_query_groups,
+            self.separate_self_attn, self.bbox_head)
+        self._register_state_dict_hook(save_numbers)
+
+    @property
+    def group_size(self) -> int:
+        """Rows of one group among the decoder's queries, without denoising queries."""
+        return self.num_queries
 
     @property
     def group_modules(self) -> List[str]:
@@ -57,6 +81,14 @@ class GroupDetector(DecodedGroups):
         """Yield the names and parameters, of K blocks of rows, of ``group_modules``."""
         for module in self.group_modules:
             yield from self.get_submodule(module).named_parameters(module)
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Dict[str, Tensor]:
+        """Compute the losses of all groups, at once or in turns; arguments as the parent's."""
+        if not self.training or self.groups_at_once is None:
+            return super().loss(batch_inputs, batch_data_samples)
+        compute_losses, *memory = self.prepare_turns(batch_inputs, batch_data_samples)
+        return losses_in_turns((self, self.bbox_head), self.groups_at_once, self.num_query_groups,
+                               compute_losses, *memory)
 
     @contextlib.contextmanager
     def using_groups(self, query_group: Union[int, str]) -> Iterator[None]:
@@ -127,10 +159,8 @@ class GroupDetector(DecodedGroups):
         new = self.num_query_groups
         old = self.count_saved_groups(saved, metadata)
         blocks = {name: len(self.get_parameter(name)) // new for name in saved}
-        name = self.query_parameter
-        if name in saved:
-            check_query_rows(name, saved[name], self.get_parameter(name).shape, self.num_queries,
-                             old, metadata.get('num_queries'))
+        if self.query_parameter in saved:
+            self.check_queries(saved[self.query_parameter], old, metadata.get('num_queries'))
         fitting = {name: rows for name, rows in saved.items() if len(rows) == old * blocks[name]}
         if old == new or not fitting:
             return fitting
@@ -139,24 +169,51 @@ class GroupDetector(DecodedGroups):
                   for name, rows in fitting.items()}
         if not any(scales.values()):
             scales[next(iter(scales))] = 1.
-        return {name: repeat_groups(rows, blocks[name], new, self.new_group_noise * scales[name],
-                                    seed)
+        return {name: repeat_groups(rows, old, new, self.new_group_noise * scales[name], seed)
                 for name, rows in fitting.items()}
 
+    def check_queries(self, rows: Tensor, saved_groups: int, saved_queries: Optional[int]) -> None:
+        """Check that the query embedding of a checkpoint, (K' * N, dim), has N and width of ours.
 
-def save_numbers(module: nn.Module, state_dict: dict, prefix: str,
-                  local_metadata: dict) -> None:
-    """Write N and K into the metadata of a state dict, as its hook."""
-    local_metadata['num_queries'] = module.num_queries
-    local_metadata['num_query_groups'] = module.num_query_groups
+        Args:
+            rows (Tensor): The checkpoint's embedding.
+            saved_groups (int): Groups in the checkpoint, K'.
+            saved_queries (int, optional): N in the checkpoint, where it says.
+        """
+        name, num_queries = self.query_parameter, self.num_queries
+        shape = self.get_parameter(name).shape
+        same_queries = saved_queries in (None, num_queries)
+        if not same_queries or rows.shape != (saved_groups * num_queries, *shape[1:]):
+            saved = '' if saved_queries is None else f' in groups of {saved_queries}'
+            raise ConfigError(
+                f'{name} has shape {tuple(rows.shape)}{saved} in the checkpoint and '
+                f'{tuple(shape)} in groups of model.num_queries={num_queries} in the model: only '
+                'num_query_groups may differ; use the num_queries and the width of the '
+                'checkpoint.')
+        if saved_queries is None and saved_groups > 1:
+            print_log(
+                f'{name}: the checkpoint does not say its num_queries; its {len(rows)} '
+                f'rows are taken for {saved_groups} groups of {num_queries}. '
+                'tools/convert_checkpoint.py knows checkpoints of other detectors.',
+                logger='current', level=logging.WARNING)
+
+
+def save_numbers(module: GroupDetector, state_dict: dict, prefix: str,
+                 local_metadata: dict) -> None:
+    """Say N and K in the metadata of a state dict, as one of its hooks."""
+    local_metadata.update(
+        num_queries=module.num_queries, num_query_groups=module.num_query_groups)
+
+
+def label_groups(groups: Sequence[InstanceData]) -> InstanceData:
+    """Concatenate the detections of all groups of an image, each with its ``query_groups``."""
+    for group, instances in enumerate(groups):
+        instances.query_groups = torch.full_like(instances.labels, group)
+    return InstanceData.cat(groups)
 
 
 def without_numbers(cfg: ConfigType, key: str, numbers: Dict[str, int]) -> dict:
-    """Copy a part's config without the numbers that the detector says.
-
-    Raises:
-        ConfigError: If the config contradicts the detector.
-    """
+    """Copy a part's config without the detector's numbers, which it must not contradict."""
     for name, value in numbers.items():
         if cfg.get(name, value) != value:
             raise ConfigError(f'model.{key}.{name}={cfg[name]} contradicts model.{name}={value}: '
@@ -165,11 +222,7 @@ def without_numbers(cfg: ConfigType, key: str, numbers: Dict[str, int]) -> dict:
 
 
 def assigner_config(assigner: OptConfigType, numbers: Dict[str, int]) -> dict:
-    """Copy the assigner's config without the numbers that the detector says.
-
-    Raises:
-        ConfigError: If the assigner is missing, knows no groups or contradicts the detector.
-    """
+    """Copy the config of an assigner that knows groups, without the detector's numbers."""
     if not assigner:
         raise ConfigError('model.train_cfg.assigner is missing: say '
                           "type='GroupHungarianAssigner' with match_costs.")
@@ -184,11 +237,7 @@ def assigner_config(assigner: OptConfigType, numbers: Dict[str, int]) -> dict:
 
 
 def check_query_group(query_group: Union[int, str], num_query_groups: int) -> int:
-    """Return how many groups detect with ``test_cfg.query_group``.
-
-    Raises:
-        ConfigError: If it is not one of the K groups.
-    """
+    """Return how many of the K groups detect with ``test_cfg.query_group``."""
     groups = range(num_query_groups)
     if query_group not in (*groups, ALL_GROUPS):
         raise ConfigError(f'model.test_cfg.query_group={query_group} is not one of the groups: '
@@ -197,45 +246,11 @@ def check_query_group(query_group: Union[int, str], num_query_groups: int) -> in
 
 
 def check_noise(noise: float) -> float:
-    """Check that noise is a number, at least 0.
-
-    Raises:
-        ConfigError: If it is not.
-    """
+    """Return ``new_group_noise`` if it is a number of at least 0."""
     if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < math.inf:
         raise ConfigError(f'model.new_group_noise={noise} must be a number of at least 0: it is '
                           'the relative noise on groups that a checkpoint does not have.')
     return noise
-
-
-def check_query_rows(name: str, rows: Tensor, shape: torch.Size, num_queries: int,
-                     saved_groups: int, saved_num_queries: Optional[int] = None) -> None:
-    """Check that a checkpoint's query embedding is that of a model, but for the number of groups.
-
-    Args:
-        name (str): Name of the embedding.
-        rows (Tensor): The checkpoint's embedding, shape (K' * N, dim).
-        shape (torch.Size): Shape of the model's embedding, (K * N, dim).
-        num_queries (int): Queries of one group, N, in the model.
-        saved_groups (int): Groups in the checkpoint, K'.
-        saved_num_queries (int, optional): N in the checkpoint, where it says.
-
-    Raises:
-        ConfigError: If the checkpoint has another N or another width.
-    """
-    same_queries = saved_num_queries in (None, num_queries)
-    if not same_queries or rows.shape != (saved_groups * num_queries, *shape[1:]):
-        saved = '' if saved_num_queries is None else f' in groups of {saved_num_queries}'
-        raise ConfigError(
-            f'{name} has shape {tuple(rows.shape)}{saved} in the checkpoint and '
-            f'{tuple(shape)} in groups of model.num_queries={num_queries} in the model: only '
-            'num_query_groups may differ; use the num_queries and the width of the checkpoint.')
-    if saved_num_queries is None and saved_groups > 1:
-        print_log(
-            f'{name}: the checkpoint does not say its num_queries; its {len(rows)} '
-            f'rows are taken for {saved_groups} groups of {num_queries}. '
-            'tools/convert_checkpoint.py knows checkpoints of other detectors.',
-            logger='current', level=logging.WARNING)
 
 
 def announce_groups(old: int, new: int, noise: float, names: Iterable[str]) -> None:
@@ -251,24 +266,20 @@ def announce_groups(old: int, new: int, noise: float, names: Iterable[str]) -> N
     print_log(f'{said}, {how}.', logger='current', level=logging.WARNING)
 
 
-def repeat_groups(rows: Tensor, num_rows: int, num_query_groups: int, noise: float,
-                  seed: int = 0) -> Tensor:
+def repeat_groups(rows: Tensor, old: int, new: int, noise: float, seed: int) -> Tensor:
     """Keep the first groups, or repeat the groups in order, with noise on the repeated ones.
 
     Args:
-        rows (Tensor): Rows of K' groups, shape (K' * num_rows, ...).
-        num_rows (int): Rows of one group, as N of a query embedding.
-        num_query_groups (int): Number of groups K to return.
-        noise (float): Standard deviation of the noise. The first K' groups have none.
-        seed (int): Seed of the noise. Defaults to 0.
-
-    Returns:
-        Tensor: Shape (K * num_rows, ...).
+        rows (Tensor): Blocks of rows of ``old`` groups.
+        old (int): Groups that there are.
+        new (int): Groups to return.
+        noise (float): Standard deviation of the noise. The first ``old`` groups have none.
+        seed (int): Seed of the noise.
     """
-    old = count_groups(len(rows), num_rows)
-    groups = [rows[group_rows(group % old, num_rows)] for group in range(num_query_groups)]
+    blocks = rows.chunk(old)
+    groups = [blocks[group % old] for group in range(new)]
     generator = torch.Generator().manual_seed(seed)
-    for group in range(old, num_query_groups):
+    for group in range(old, new):
         sample = torch.randn(groups[group].shape, generator=generator)
         groups[group] = groups[group] + noise * sample.to(rows)
     return torch.cat(groups)

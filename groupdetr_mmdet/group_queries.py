@@ -1,20 +1,17 @@
 """Detectors that train K groups of queries and keep one at inference."""
-from typing import Any, Dict, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Tuple, Union
 
-import torch
 from mmdet.structures import SampleList
 from mmdet.utils import ConfigType, OptConfigType
-from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from .attention import group_self_attention
 from .errors import ConfigError
-from .group_detector import (ALL_GROUPS, GroupDetector, assigner_config, check_noise,
-                             check_query_group, save_numbers, without_numbers)
+from .group_detector import (ALL_GROUPS, GroupDetector, assigner_config, check_query_group,
+                             label_groups, without_numbers)
 from .groups import check_num_query_groups, fold_groups
-from .ops.dropout import fuse_ffn
-from .ops.recompute import LayerOptions
-from .turns import check_groups_at_once, losses_in_turns
+from .ops.attention import fuse_layer
+from .ops.recompute import LAYER_OPTIONS, set_layer_options
 
 
 class GroupQueries(GroupDetector):
@@ -78,31 +75,21 @@ class GroupQueries(GroupDetector):
         if test_cfg.get('each_group'):
             check_each_group(test_cfg['query_group'], separate_self_attn)
         decoder = without_numbers(decoder, 'decoder', numbers)
-        layer_options = LayerOptions(**{name: decoder.pop(name) for name in LayerOptions._fields
-                                        if name in decoder})
+        layer_options = {name: decoder.pop(name) for name in LAYER_OPTIONS if name in decoder}
         super().__init__(
+            new_group_noise=new_group_noise,
             num_queries=num_queries,
             decoder=decoder,
             bbox_head=bbox_head,
             train_cfg=train_cfg,
             test_cfg=test_cfg,
             **kwargs)
-        layer_options.apply(self.decoder)
-        self.groups_at_once = check_groups_at_once(
-            (train_cfg or {}).get('groups_at_once'), num_query_groups, separate_self_attn,
-            self.bbox_head)
-        self.new_group_noise = check_noise(new_group_noise)
-        self._register_state_dict_hook(save_numbers)
-
-    @property
-    def group_size(self) -> int:
-        """Rows of one group among the decoder's queries, without denoising queries."""
-        return self.num_queries
+        set_layer_options(self.decoder, **layer_options)
 
     def _init_layers(self) -> None:
         super()._init_layers()
         for layer in (*self.encoder.layers, *self.decoder.layers):
-            fuse_ffn(layer.ffn)
+            fuse_layer(layer)
         self._tell_group_size()
         for name in self.group_modules:
             for module in self.get_submodule(name).modules():
@@ -125,16 +112,17 @@ class GroupQueries(GroupDetector):
             families, ``reference_points``, each of shape (bs, rows, dim), and of the head.
         """
         decoder_inputs, head_inputs = super().pre_decoder(*args, **kwargs)
-        groups = self.decoded_groups
-        rows = slice(groups.start * self.group_size, groups.stop * self.group_size)
         for name in decoder_inputs.keys() & {'query', 'query_pos', 'reference_points'}:
-            decoder_inputs[name] = decoder_inputs[name][:, rows]  # (bs, rows, dim)
+            decoder_inputs[name] = decoder_inputs[name][:, self.decoded_rows]  # (bs, rows, dim)
         return decoder_inputs, head_inputs
 
-    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Dict[str, Tensor]:
-        """Compute the losses of all groups, at once or in turns; arguments as the parent's."""
-        if not self.training or self.groups_at_once is None:
-            return super().loss(batch_inputs, batch_data_samples)
+    def prepare_turns(self, batch_inputs: Tensor,
+                      batch_data_samples: SampleList) -> Tuple[Callable, Tensor]:
+        """Compute what all groups share, for :func:`losses_in_turns`; arguments as of ``loss``.
+
+        Returns:
+            tuple[Callable, Tensor]: What computes the losses from the memory, and the memory.
+        """
         encoded, decoder_inputs = self.encode(batch_inputs, batch_data_samples)
 
         def compute_losses(memory: Tensor) -> Dict[str, Tensor]:
@@ -143,8 +131,7 @@ class GroupQueries(GroupDetector):
             return self.bbox_head.loss(
                 **dict(head_inputs, **outputs), batch_data_samples=batch_data_samples)
 
-        return losses_in_turns((self, self.bbox_head), self.groups_at_once, self.num_query_groups,
-                               compute_losses, encoded['memory'])
+        return compute_losses, encoded['memory']
 
     def encode(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Tuple[Dict, Dict]:
         """Compute what all groups share; arguments as for the stock detector's ``loss``.
@@ -199,12 +186,6 @@ class GroupQueries(GroupDetector):
         folded = fold_groups(rows.flatten(0, -3), self.group_size)
         return folded.unflatten(0, (*rows.shape[:-3], -1))
 
-def label_groups(groups: Sequence[InstanceData]) -> InstanceData:
-    """Concatenate the detections of all groups of an image, each with its ``query_groups``."""
-    for group, instances in enumerate(groups):
-        instances.query_groups = torch.full_like(instances.labels, group)
-    return InstanceData.cat(groups)
-
 
 def add_group_rows(module: nn.Module, num_groups: int) -> None:
     """Give the parameters of a layer K blocks of rows, initialized as PyTorch does.
@@ -220,11 +201,7 @@ def add_group_rows(module: nn.Module, num_groups: int) -> None:
 
 def fill_test_cfg(test_cfg: OptConfigType, numbers: Dict[str, int],
                       bbox_head: ConfigType) -> dict:
-    """Fill ``query_group`` in, and ask for no more detections than its queries can make.
-
-    Raises:
-        ConfigError: If ``query_group`` is not one of the K groups.
-    """
+    """Fill ``query_group`` in, and ask for no more detections than its queries can make."""
     test_cfg = dict(dict(query_group=0, max_per_img=100), **(test_cfg or {}))
     kept = check_query_group(test_cfg['query_group'], numbers['num_query_groups'])
     # A query detects in each class by a sigmoid, and in one by a softmax, the heads' default.
@@ -235,11 +212,7 @@ def fill_test_cfg(test_cfg: OptConfigType, numbers: Dict[str, int],
 
 
 def check_each_group(query_group: Union[int, str], separate_self_attn: bool) -> None:
-    """Check that groups detect alone, so that each can be evaluated.
-
-    Raises:
-        ConfigError: If they detect together.
-    """
+    """Refuse ``each_group`` where all groups detect together."""
     for key, value, is_together, fix in (
         ('test_cfg.query_group', query_group, query_group == ALL_GROUPS, 'one of them'),
         ('separate_self_attn', separate_self_attn, not separate_self_attn, 'True')):

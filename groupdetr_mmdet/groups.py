@@ -41,11 +41,7 @@ def unfold_groups(x: Tensor, batch_size: int) -> Tensor:
 
 
 def count_groups(num_rows: int, group_size: int) -> int:
-    """Return how many groups of ``group_size`` rows make ``num_rows``.
-
-    Raises:
-        ConfigError: If the division leaves a remainder.
-    """
+    """Return how many groups of ``group_size`` rows make ``num_rows``, without a remainder."""
     if num_rows % group_size:
         raise ConfigError(
             f'{num_rows} predictions do not divide into groups of num_queries={group_size}: '
@@ -53,17 +49,8 @@ def count_groups(num_rows: int, group_size: int) -> int:
     return num_rows // group_size
 
 
-def group_rows(group: int, group_size: int) -> slice:
-    """Return the rows that belong to one group."""
-    return slice(group * group_size, (group + 1) * group_size)
-
-
 def check_num_query_groups(num_query_groups: int) -> int:
-    """Return ``num_query_groups`` if it can be K, an integer of at least one.
-
-    Raises:
-        ConfigError: If it is anything else.
-    """
+    """Return ``num_query_groups`` if it can be K, an integer of at least one."""
     is_int = isinstance(num_query_groups, int) and not isinstance(num_query_groups, bool)
     if not is_int or num_query_groups < 1:
         raise ConfigError(

@@ -1,6 +1,6 @@
 """Mask2Former with groups of queries: instance and panoptic segmentation."""
 import functools
-from typing import Dict, Iterable, List, Optional, Tuple
+from typing import Callable, Dict, Iterable, List, Optional, Tuple
 from unittest import mock
 
 from mmdet.models.dense_heads import Mask2FormerHead, mask2former_head
@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from .attention import group_self_attention
 from .deformable import replaced_parameters
 from .errors import ConfigError
-from .group_detector import (DecodedGroups, GroupDetector, assigner_config, check_noise,
-                             check_query_group, save_numbers, without_numbers)
-from .group_queries import label_groups
+from .group_detector import (DecodedGroups, GroupDetector, assigner_config, check_query_group,
+                             label_groups, without_numbers)
 from .groups import check_num_query_groups
-from .turns import check_groups_at_once, losses_in_turns
 
 
 @MODELS.register_module()
@@ -57,9 +55,7 @@ class GroupMask2FormerHead(DecodedGroups, Mask2FormerHead):
             (bs, num_rows, num_classes + 1), and the logits of the masks, shape
             (bs, num_rows, h, w).
         """
-        groups, size = self.decoded_groups, self.group_size
-        rows = slice(groups.start * size, groups.stop * size)
-        with replaced_parameters({embedding: dict(weight=embedding.weight[rows])
+        with replaced_parameters({embedding: dict(weight=embedding.weight[self.decoded_rows])
                                   for embedding in (self.query_feat, self.query_embed)}):
             return super().forward(x, batch_data_samples)
 
@@ -132,25 +128,16 @@ class GroupMask2Former(GroupDetector, Mask2Former):
         if train_cfg is not None:
             assigner = assigner_config(
                 train_cfg.get('assigner'), dict(numbers, num_queries=self.num_queries))
-            train_cfg = ConfigDict(dict(train_cfg, assigner=assigner))
-        test_cfg = ConfigDict(dict(dict(query_group=0), **(test_cfg or {})))
-        kept = check_query_group(test_cfg.query_group, num_query_groups)
-        super().__init__(
-            panoptic_head=ConfigDict(panoptic_head), train_cfg=train_cfg, test_cfg=test_cfg,
-            **{name: ConfigDict(x) if isinstance(x, dict) else x for name, x in kwargs.items()})
+            train_cfg = dict(train_cfg, assigner=assigner)
+        test_cfg = dict(dict(query_group=0), **(test_cfg or {}))
+        kept = check_query_group(test_cfg['query_group'], num_query_groups)
+        parts = dict(kwargs, panoptic_head=panoptic_head, train_cfg=train_cfg, test_cfg=test_cfg)
+        super().__init__(new_group_noise=new_group_noise, **{
+            name: ConfigDict(x) if isinstance(x, dict) else x for name, x in parts.items()})
         most = kept * self.num_queries * self.num_classes
         self.test_cfg['max_per_image'] = min(most, self.test_cfg.get('max_per_image', 100))
         # The parts have copies, and the head follows query_group.
         self.panoptic_head.test_cfg = self.panoptic_fusion_head.test_cfg = self.test_cfg
-        self.groups_at_once = check_groups_at_once(
-            (train_cfg or {}).get('groups_at_once'), num_query_groups, True, self.panoptic_head)
-        self.new_group_noise = check_noise(new_group_noise)
-        self._register_state_dict_hook(save_numbers)
-
-    @property
-    def group_size(self) -> int:
-        """Rows of one group among the decoder's queries."""
-        return self.num_queries
 
     @property
     def bbox_head(self) -> GroupMask2FormerHead:
@@ -162,10 +149,9 @@ class GroupMask2Former(GroupDetector, Mask2Former):
         """The decoder of the queries, under the name that it has in other detectors."""
         return self.panoptic_head.transformer_decoder
 
-    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Dict[str, Tensor]:
-        """Compute the losses of all groups, at once or in turns; arguments as the parent's."""
-        if not self.training or self.groups_at_once is None:
-            return super().loss(batch_inputs, batch_data_samples)
+    def prepare_turns(self, batch_inputs: Tensor,
+                      batch_data_samples: SampleList) -> Tuple[Callable, ...]:
+        """Compute the features of the levels; see :meth:`GroupQueries.prepare_turns`."""
 
         def compute_losses(*features: Tensor) -> Dict[str, Tensor]:
             losses = self.panoptic_head.loss(features, batch_data_samples)
@@ -174,9 +160,7 @@ class GroupMask2Former(GroupDetector, Mask2Former):
             return {name: share * loss if name.endswith('loss_cls') else loss
                     for name, loss in losses.items()}
 
-        return losses_in_turns((self, self.panoptic_head), self.groups_at_once,
-                               self.num_query_groups, compute_losses,
-                               *self.extract_feat(batch_inputs))
+        return compute_losses, *self.extract_feat(batch_inputs)
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList,
                 rescale: bool = True) -> SampleList:

@@ -132,3 +132,8 @@ def collate(images: Sequence[torch.Tensor],
             labels=labels, bboxes=corners * corners.new_tensor([w, h, w, h]))
         samples.append(sample)
     return inputs, samples
+
+
+def group_rows(group: int, group_size: int) -> slice:
+    """Return the rows that belong to one group."""
+    return slice(group * group_size, (group + 1) * group_size)

@@ -172,11 +172,7 @@ def metric_class(evaluator: ConfigDict) -> Optional[type]:
 
 
 def check_metric(key: str, evaluator: ConfigDict) -> None:
-    """Check that a ``CocoMetric`` computes the AP by which the groups are ranked.
-
-    Raises:
-        ConfigError: If it does not.
-    """
+    """Refuse a ``CocoMetric`` without the AP by which the groups are ranked."""
     metric, items = evaluator.get('metric', 'bbox'), evaluator.get('metric_items')
     metrics = [metric] if isinstance(metric, str) else metric
     for name, value, is_wrong, fix in (

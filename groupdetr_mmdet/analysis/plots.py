@@ -22,11 +22,7 @@ SUFFIXES = ('.png', '.svg', '.pdf', '.jpg')  # of pictures
 
 
 def prepare_picture(out_file: str) -> None:
-    """Make the folder of ``--out``, a picture, before the work that it will show.
-
-    Raises:
-        ConfigError: If it is not the name of a picture, or cannot be written there.
-    """
+    """Check that ``--out`` can be a picture, and make its folder, before the work for it."""
     if Path(out_file).suffix.lower() not in SUFFIXES:
         raise ConfigError(f'--out: {out_file} is not the name of a picture; let it end in '
                           f'{", ".join(SUFFIXES)}.')

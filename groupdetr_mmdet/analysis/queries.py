@@ -116,11 +116,7 @@ def match_queries(model: GroupDetector, decoded: DecodedQueries) -> List[Tensor]
 
 def match_masks(model: GroupMask2Former, logits: Tensor, masks: Tensor,
                 gts: InstanceData) -> Tensor:
-    """Match one image's masks by all pixels, where training draws some; see above.
-
-    Raises:
-        ConfigError: If the test pipeline loads no masks.
-    """
+    """Match one image's masks by all pixels, where training draws some; see above."""
     if 'masks' not in gts:
         raise ConfigError('the test pipeline loads no masks: set with_mask=True of '
                           "dict(type='LoadAnnotations', with_bbox=True).")
@@ -135,11 +131,7 @@ def match_masks(model: GroupMask2Former, logits: Tensor, masks: Tensor,
 
 
 def ground_truth(sample: DetDataSample) -> InstanceData:
-    """Return the ground truth of a sample of a test pipeline, ``bboxes`` xyxy in pixels.
-
-    Raises:
-        ConfigError: If the pipeline did not load it.
-    """
+    """Return what a test pipeline must have loaded, with ``bboxes`` as xyxy in pixels."""
     if 'gt_instances' not in sample or 'bboxes' not in sample.gt_instances:
         raise ConfigError('the test pipeline loads no ground truth: add '
                           "dict(type='LoadAnnotations', with_bbox=True) before its last step.")

@@ -84,11 +84,7 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
 
 
 def latest(work_dir: Path) -> str:
-    """The best checkpoint of a training, or the last one.
-
-    Raises:
-        ConfigError: If there is neither.
-    """
+    """The best checkpoint of a training, or the last one; ConfigError if there is neither."""
     path = best_checkpoint(work_dir) or last_checkpoint(work_dir)
     if path is None:
         raise ConfigError(f'WORK_DIR {work_dir} has no checkpoint that last_checkpoint names; '
@@ -104,11 +100,7 @@ def describe(checkpoint: str, work_dir: Path) -> str:
 
 
 def read_config(work_dir: Path) -> Config:
-    """Read the config of the last training in a work directory, for this process alone.
-
-    Raises:
-        ConfigError: If there is no config.
-    """
+    """Read the config of the last training in a work directory, for this process alone."""
     files = sorted(work_dir.glob('*/vis_data/config.py'))
     if not files:
         raise ConfigError(f'WORK_DIR {work_dir} has no */vis_data/config.py; name the --work-dir '

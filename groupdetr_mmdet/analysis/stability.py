@@ -5,13 +5,13 @@ from typing import List, Sequence
 import torch
 from mmengine.dist import broadcast_object_list, collect_results, get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
 from ..errors import ConfigError
 from ..group_detector import GroupDetector
+from ..host.processes import unwrapped
 from .queries import count_changes, decode_queries, match_queries
 
 # In the message hub, and so in checkpoints: the matches, and in which images they are.
@@ -45,10 +45,11 @@ class MatchingStabilityHook(Hook):
         Raises:
             ConfigError: If the detector has no groups, or the run no validation images.
         """
-        if not isinstance(unwrap(runner.model), GroupDetector):
+        model = unwrapped(runner.model)
+        if not isinstance(model, GroupDetector):
             raise ConfigError('custom_hooks: MatchingStabilityHook knows no '
-                              f'{type(unwrap(runner.model)).__name__}; take it out, or choose a '
-                              'config of a detector with groups.')
+                              f'{type(model).__name__}; take it out, or choose a config of a '
+                              'detector with groups.')
         if runner.val_loop is None:
             raise ConfigError('custom_hooks: MatchingStabilityHook wants validation images, and '
                               "val_cfg is None: set val_cfg=dict(type='ValLoop') with "
@@ -62,7 +63,7 @@ class MatchingStabilityHook(Hook):
         before = [torch.tensor(x, dtype=torch.long)
                   for x in runner.message_hub.get_info(MATCHES)]
         after = self._match(runner)
-        scalars = stability_scalars(before, after, unwrap(runner.model).group_size)
+        scalars = stability_scalars(before, after, unwrapped(runner.model).group_size)
         runner.visualizer.add_scalars(scalars, step=runner.epoch + 1)
         runner.logger.info(
             f'Matching: {scalars["changed_matches/mean"]:.1%} of the objects have another query '
@@ -75,11 +76,6 @@ class MatchingStabilityHook(Hook):
         # Lists, which need no code to be read from a checkpoint
         runner.message_hub.update_info(MATCHES, [x.tolist() for x in matches])
         return matches
-
-
-def unwrap(model: torch.nn.Module) -> torch.nn.Module:
-    """Return the model inside a wrapper for several processes."""
-    return model.module if is_model_wrapper(model) else model
 
 
 def spread_images(runner: Runner, num_images: int) -> List[int]:
@@ -98,7 +94,7 @@ def match_data_set(runner: Runner, images: Sequence[int]) -> List[Tensor]:
     Returns:
         list[Tensor]: Of each image, shape (K, G), see :func:`match_queries`; on every rank.
     """
-    model, loader = unwrap(runner.model), runner.val_dataloader
+    model, loader = unwrapped(runner.model), runner.val_dataloader
     # As many on every rank, for mmengine cuts all results to the shortest; the surplus goes.
     padded = -(-len(images) // get_world_size()) * get_world_size()
     mine = list(islice(cycle(images), padded))[get_rank()::get_world_size()]

@@ -7,13 +7,14 @@ from typing import Any, Dict
 from mmdet.registry import WEIGHT_INITIALIZERS
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, PretrainedInit, is_model_wrapper, update_init_info
+from mmengine.model import PretrainedInit, update_init_info
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..host.processes import unwrapped
 from .loading import load_weights, weights_of
 from .reading import read_checkpoint
 
@@ -39,9 +40,7 @@ class CheckedWeightsHook(Hook):
             ConfigError: If they do not fit.
         """
         path = str(runner._load_from or 'the latest checkpoint')
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
+        model = unwrapped(runner.model)
         if runner._resume:
             tensors = weights_of(checkpoint, f'--resume: {path}')
             check_names(model, tensors, path)

@@ -6,11 +6,11 @@ import torch
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..group_detector import GroupDetector
+from ..host.processes import unwrapped
 
 # DETR's and Conditional DETR's, the later ones', Mask2Former's, and the embedding of noisy labels
 CLASS_LAYERS = re.compile(r'(^|\.)(fc_cls|cls_branches|cls_embed|label_embedding)\.')
@@ -28,8 +28,7 @@ class OtherClassesHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Give the checkpoint the model's own class layers, in place."""
         if not runner.cfg.get('resume'):
-            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-            keep_class_layers(model, checkpoint.get('state_dict', checkpoint))
+            keep_class_layers(unwrapped(runner.model), checkpoint.get('state_dict', checkpoint))
 
 
 def keep_class_layers(model: nn.Module, state_dict: Dict[str, Tensor]) -> List[str]:

@@ -10,12 +10,12 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..errors import ConfigError
 from ..host.files import INCOMPLETE, remove_abandoned, write_atomically
+from ..host.processes import unwrapped
 from .reading import is_whole, read_file
 
 STOPPED = 'stopped_checkpoint'  # in the message hub: written because the run had to stop
@@ -191,8 +191,7 @@ class AtomicCheckpointHook(CheckpointHook):
         sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
         if hasattr(sampler, 'seed'):
             sampler.seed = checkpoint['meta'].get('seed', sampler.seed)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        for name, parameter in model.named_parameters():
+        for name, parameter in unwrapped(runner.model).named_parameters():
             saved = checkpoint['state_dict'].get(name, parameter)
             if saved.shape != parameter.shape:
                 raise ConfigError(

@@ -10,7 +10,7 @@ from mmengine.registry import Registry
 from torch import nn
 
 from ..errors import ConfigError
-from ..ops.recompute import LayerOptions
+from ..ops.recompute import LAYER_OPTIONS
 
 WIDTH = 256  # of mmdet's ConditionalDETR and two-stage detectors, whatever their config says
 OUR_KEYS = ('separate_self_attn', 'new_group_noise', 'train_cfg')
@@ -36,7 +36,7 @@ def stock_model(model: ConfigDict) -> ConfigDict:
     stock = with_parents(model)
     for key in OUR_KEYS:
         stock.pop(key, None)
-    for key in LayerOptions._fields:
+    for key in LAYER_OPTIONS:
         stock.get('decoder', {}).pop(key, None)
     stock['test_cfg'] = {key: value for key, value in detector.test_cfg.items()
                          if key not in ('query_group', 'each_group')}

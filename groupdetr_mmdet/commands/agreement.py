@@ -25,11 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_results(path: str, coco: COCO) -> List[Dict[str, Any]]:
-    """Read results with agreement, of the images of the annotations.
-
-    Raises:
-        ConfigError: If the file is something else.
-    """
+    """Read the results of ``predict --all-groups``, of images of the annotations."""
     check_path('RESULTS', path)
     try:
         results = json.loads(Path(path).read_text())

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
-from ..analysis.group_metrics import choose_group
+from ..analysis.group_metrics import choose_group, query_group
 from ..checkpoints.loading import load_weights
 from ..checkpoints.named import find_checkpoint
 from ..checkpoints.reading import read_checkpoint
@@ -25,16 +25,31 @@ CHECKPOINT = 'checkpoint file, or best or last of the training of CONFIG'
 def add_runner_arguments(parser: argparse.ArgumentParser, config: str = CONFIG) -> None:
     """Add the arguments that every command with a config and a runner has."""
     parser.add_argument('config', help=config)
+    add_cfg_options(parser)
     parser.add_argument('--work-dir', help='directory of logs, checkpoints and metrics')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=Options,
-        help='settings that override the config, as key=value; a list is written key="[a,b]" or '
-        'key=a,b, and may hold tuples: key="[(a,b),(c,d)]"')
     parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
         help='what started this process, if it is one of several')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
                         help='given by some launchers; has no other use')
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``."""
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=Options,
+        help='settings that override the config, as key=value; a list is written key="[a,b]" or '
+        'key=a,b, and may hold tuples: key="[(a,b),(c,d)]"')
+
+
+def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of :func:`load_inference_config`."""
+    parser.add_argument('config', metavar='CONFIG', help=CONFIG)
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help=CHECKPOINT)
+    parser.add_argument('--query-group', type=query_group, metavar='I',
+                        help='group of queries to use, instead of model.test_cfg.query_group; '
+                        'best: the one that tools/test.py --all-groups found')
+    add_cfg_options(parser)
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -46,10 +61,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if vars(args).get('amp'):  # which has keys that are unknown without it
         set_amp(cfg)
     check_values(cfg)
-    if args.work_dir:
-        cfg.work_dir = args.work_dir
-    else:
-        cfg.work_dir = default_work_dir(cfg, args.config)
+    cfg.work_dir = args.work_dir or default_work_dir(cfg, args.config)
     return cfg
 
 
@@ -62,9 +74,6 @@ def load_inference_config(args: argparse.Namespace) -> Config:
     """Read the config file and merge ``--cfg-options`` and ``--query-group`` into it.
 
     ``best`` and ``last`` become the paths of these checkpoints.
-
-    Raises:
-        ConfigError: If a group is asked of a detector without groups.
     """
     cfg = read_config(args.config)
     merge_options(cfg, args.cfg_options)

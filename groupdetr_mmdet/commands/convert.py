@@ -4,7 +4,6 @@ import argparse
 import os.path as osp
 from pathlib import Path
 
-from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 
 from ..analysis.group_metrics import choose_group, query_group
@@ -15,14 +14,14 @@ from ..checkpoints.stock import stock_config
 from ..checkpoints.writing import write_checkpoint
 from ..deploy.inference import class_names
 from ..errors import ConfigError
-from ..host.configs import read_config
+from ..host.configs import merge_options, read_config
 from ..host.files import write_atomically
 from ..host.preflight import check_groups, check_output, check_path
+from .common import CONFIG, add_cfg_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('config', metavar='CONFIG',
-                        help='config of the detector, or the name of a shipped config')
+    parser.add_argument('config', metavar='CONFIG', help=CONFIG)
     parser.add_argument('src', metavar='SRC', help='checkpoint: a path, or an address http(s)://')
     parser.add_argument('out', metavar='OUT',
                         help=f'file to write; its suffix {SAFETENSORS} chooses that format')
@@ -47,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--trust-pickle', action='store_true',
                         help='run any code that SRC asks for; only for files that you made')
     parser.add_argument('--verbose', action='store_true', help='list every tensor')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
-                        help='settings that override the config, as key=value: '
-                        'model.num_query_groups=6')
+    add_cfg_options(parser)
 
 
 def check_args(args: argparse.Namespace) -> None:
@@ -78,7 +75,7 @@ def show(converted: Converted, verbose: bool) -> None:
 def main(args: argparse.Namespace) -> None:
     check_args(args)
     cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    merge_options(cfg, args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     check_groups('CONFIG', cfg.model)
     group = choose_group(args.query_group, args.src)

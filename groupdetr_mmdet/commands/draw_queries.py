@@ -6,16 +6,13 @@ from mmdet.registry import DATASETS
 
 from ..analysis.plots import prepare_picture
 from ..analysis.query_plots import draw_queries
-from ..checkpoints.named import find_checkpoint
 from ..errors import ConfigError
-from ..host.configs import Options, merge_options, read_config
 from ..host.preflight import check_config
-from .common import CHECKPOINT, default_work_dir, load_detector
+from .common import add_inference_arguments, load_detector, load_inference_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('config', help='config file, or the name of a shipped config')
-    parser.add_argument('checkpoint', help=CHECKPOINT)
+    add_inference_arguments(parser)
     parser.add_argument('--images', type=int, nargs='+', default=[0, 1], metavar='I',
                         help='which images of the test data set (default: 0 1)')
     parser.add_argument('--score-thr', type=float, default=0.3,
@@ -24,17 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='objects of an image whose queries are drawn (default: %(default)s)')
     parser.add_argument('--out', default='queries.png',
                         help='picture to write, .png, .svg, .pdf or .jpg (default: %(default)s)')
-    parser.add_argument('--cfg-options', nargs='+', action=Options,
-                        help='settings that override the config, as key=value')
 
 
 def main(args: argparse.Namespace) -> None:
     prepare_picture(args.out)
-    cfg = read_config(args.config)
-    merge_options(cfg, args.cfg_options)
+    cfg = load_inference_config(args)
     check_config(cfg, modes=('test', ))
-    checkpoint = find_checkpoint(args.checkpoint, default_work_dir(cfg, args.config))
-    model = load_detector(cfg, checkpoint)
+    model = load_detector(cfg, args.checkpoint)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     wrong = [index for index in args.images if index not in range(len(dataset))]
     if wrong:

@@ -8,30 +8,21 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from torch import nn
 
-from ..analysis.group_metrics import query_group
 from ..checkpoints.loading import load_weights
 from ..checkpoints.reading import read_checkpoint
 from ..deploy.export import CHECKED_BATCHES, OPSET, OPSETS, check_exportable, export_onnx
 from ..deploy.inference import class_names
 from ..errors import ConfigError
-from ..host.configs import Options
 from ..host.preflight import check_output
-from .common import CHECKPOINT, load_inference_config
+from .common import add_inference_arguments, load_inference_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('config', metavar='CONFIG',
-                        help='config file, or the name of a shipped config')
-    parser.add_argument('checkpoint', metavar='CHECKPOINT', help=CHECKPOINT)
+    add_inference_arguments(parser)
     parser.add_argument('out', metavar='OUT', help='file to write, *.onnx')
-    parser.add_argument('--query-group', type=query_group, metavar='I',
-                        help='group of queries to keep, instead of model.test_cfg.query_group; '
-                        'best: the one that tools/test.py --all-groups found')
     parser.add_argument(
         '--opset', type=int, default=OPSET, metavar='N',
         help=f'version of the operators, {OPSETS[0]} to {OPSETS[-1]} (default: %(default)s)')
-    parser.add_argument('--cfg-options', nargs='+', action=Options,
-                        help='settings that override the config, as key=value')
 
 
 def describe(cfg: Config, detector: nn.Module, checkpoint: Dict[str, Any],

@@ -62,11 +62,7 @@ def only_result(model: Dict) -> tuple:
 
 
 def split_run(run: str, known: Sequence[str]) -> tuple:
-    """Split ``NAME=WORK_DIR``.
-
-    Raises:
-        ConfigError: If it is not written so, or the paper has no such row.
-    """
+    """Split ``NAME=WORK_DIR``, where NAME is one of the names in the table."""
     name, sign, work_dir = run.partition('=')
     if not sign or name not in known:
         raise ConfigError(f'NAME=WORK_DIR: {run} names no config of the table: write one of its '
@@ -75,11 +71,7 @@ def split_run(run: str, known: Sequence[str]) -> tuple:
 
 
 def reach(work_dir: Optional[str], metric: str) -> str:
-    """Return the last AP of a run in percent, and after how many epochs, '' without a run.
-
-    Raises:
-        ConfigError: If it has none.
-    """
+    """Return the last AP of a run in percent, and after how many epochs, '' without a run."""
     if work_dir is None:
         return ''
     val = [entry for entry in read_run(work_dir).val if metric in entry]

@@ -12,13 +12,11 @@ from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from rich.progress import track
 
 from ..analysis.agreement import add_agreement
-from ..analysis.group_metrics import query_group
 from ..deploy.inference import CocoIds, Inferencer, find_images, find_labels, keep
 from ..errors import ConfigError
-from ..host.configs import Options
 from ..host.files import write_atomically
 from ..host.preflight import check_groups, check_output
-from .common import CHECKPOINT, load_inference_config
+from .common import add_inference_arguments, load_inference_config
 
 # What OpenCV reads and, in color, also writes.
 PICTURE_SUFFIXES = set(IMG_EXTENSIONS) - {'.pgm'}
@@ -27,9 +25,7 @@ PICTURE_SUFFIXES = set(IMG_EXTENSIONS) - {'.pgm'}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('inputs', nargs='+', metavar='INPUT',
                         help='images, folders of images, or patterns such as "photos/**/*.jpg"')
-    parser.add_argument('config', metavar='CONFIG',
-                        help='config file, or the name of a shipped config')
-    parser.add_argument('checkpoint', metavar='CHECKPOINT', help=CHECKPOINT)
+    add_inference_arguments(parser)
     parser.add_argument('--out', required=True, metavar='DIR', help='directory for the results')
     parser.add_argument(
         '--score-thr', type=float, default=0.3, metavar='SCORE',
@@ -39,9 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='classes to keep, all by default')
     parser.add_argument('--device', help='such as cpu or cuda:0, the best one by default')
     parser.add_argument('--batch-size', type=int, default=1, help='images of a batch')
-    parser.add_argument('--query-group', type=query_group, metavar='I',
-                        help='group of queries to use, instead of model.test_cfg.query_group; '
-                        'best: the one that tools/test.py --all-groups found')
     parser.add_argument(
         '--all-groups', action='store_true',
         help='say of each object how many groups of queries found it, and the spread of its box '
@@ -49,8 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--ann-file', help='COCO annotations that say the ids of these images and '
                         'of the categories')
     parser.add_argument('--no-vis', action='store_true', help='draw no pictures')
-    parser.add_argument('--cfg-options', nargs='+', action=Options,
-                        help='settings that override the config, as key=value')
 
 
 def check_args(args: argparse.Namespace) -> None:

@@ -52,11 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def config_of_data(args: argparse.Namespace) -> str:
-    """Name of the config: what CONFIG says, or for a folder of images the one that prepares it.
-
-    Raises:
-        ConfigError: If the folder cannot be prepared now, or arguments of that come with a config.
-    """
+    """Name of the config: what CONFIG says, or for a folder of images the one that prepares it."""
     given = [name for name in prepare.DEFAULTS if getattr(args, name) is not None]
     if not Path(args.config).is_dir():
         if given:

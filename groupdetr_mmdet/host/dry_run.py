@@ -8,11 +8,10 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
 
 from .forecast import Forecast, make_forecast
+from .processes import unwrapped
 from .progress import quiet_runner
 
 WARM_UP, TIMED = 1, 3  # steps
@@ -73,16 +72,11 @@ def measure(cfg: Config) -> Measured:
             runner.register_hook(timing)
             runner.train()
             peak = peak_memory()
-            forecast = make_forecast(unwrap(runner.model).train(),
+            forecast = make_forecast(unwrapped(runner.model).train(),
                                      next(iter(runner.train_dataloader)), peak)
     seconds = (timing.times[-1] - timing.times[-1 - TIMED]) / TIMED
     return Measured(seconds, len(runner.train_dataloader), peak, learning_rate(runner),
                     runner.world_size, forecast)
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The detector itself, where several processes share it."""
-    return model.module if is_model_wrapper(model) else model
 
 
 def peak_memory() -> int:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..group_detector import GroupDetector
 from ..turns import Results, Turn, check_groups_at_once, taking
 
 GPU_SIZES = (8, 12, 16, 24, 48, 80)  # GiB
@@ -58,11 +59,11 @@ def make_forecast(model: nn.Module, data: dict, peak: int) -> Optional[Forecast]
         data (dict): A batch, as the data loader gives it.
         peak (int): Peak memory in bytes of its steps.
     """
-    num_groups = getattr(model, 'num_query_groups', 1)
-    if num_groups == 1 or not hasattr(model, 'turn'):
+    if not isinstance(model, GroupDetector) or model.num_query_groups == 1:
         return None
+    num_groups = model.num_query_groups
     try:
-        check_groups_at_once(1, num_groups, model.separate_self_attn, head_of(model))
+        check_groups_at_once(1, num_groups, model.separate_self_attn, model.bbox_head)
     except ConfigError:
         return None
     return Forecast(peak, model.groups_at_once or num_groups, bytes_of_a_group(model, data),
@@ -82,17 +83,12 @@ def bytes_of_a_group(model: nn.Module, data: dict) -> int:
         kept = []
         for num_groups in (1, 2):
             turn = Turn(range(num_groups), model.num_query_groups, Results())
-            with taking(turn, (model, head_of(model))):
+            with taking(turn, (model, model.bbox_head)):
                 kept.append(kept_bytes(
                     lambda: model.loss(batch['inputs'], batch['data_samples'])))
     finally:
         model.groups_at_once = groups_at_once
     return kept[1] - kept[0]
-
-
-def head_of(model: nn.Module) -> nn.Module:
-    """The head of a detector, or of a segmentor."""
-    return model.bbox_head if hasattr(model, 'bbox_head') else model.panoptic_head
 
 
 def kept_bytes(compute: Callable[[], object]) -> int:

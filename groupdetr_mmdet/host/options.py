@@ -87,11 +87,7 @@ def stop_early(cfg: Config, patience: int) -> None:
 
 
 def log_to(cfg: Config, backend: str) -> None:
-    """Write curves with TensorBoard or Weights & Biases, too.
-
-    Raises:
-        ConfigError: If its package is not installed.
-    """
+    """Write curves with TensorBoard or Weights & Biases, too, if it is installed."""
     package = backend.lower()
     if importlib.util.find_spec(package) is None:
         raise ConfigError(f'--{package}: the package {package} is not installed: run pip install '

@@ -10,6 +10,9 @@ import time
 from pathlib import Path
 from typing import Optional, Union
 
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from torch import nn
+
 from ..errors import ConfigError
 
 try:
@@ -28,6 +31,13 @@ def launched_rank() -> int:
     """Number of this process among those of the run, as its launcher says, 0 without one."""
     ranks = (os.environ.get(name, '') for name in RANKS)
     return next((int(rank) for rank in ranks if rank.isdigit()), 0)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The detector inside what shares it among processes, or detects in several views."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def end_with_parent() -> None:

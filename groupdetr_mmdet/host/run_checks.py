@@ -5,12 +5,12 @@ from typing import Any, Iterator, Optional, Tuple
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
 from ..errors import ConfigError
 from .annotations import check_annotations
+from .processes import unwrapped
 
 
 @HOOKS.register_module()
@@ -44,13 +44,6 @@ class RunCheckHook(Hook):
                         f'{classes_of_training}: give both the same metainfo.classes.')
             if mode != 'train':
                 check_metrics(loop.evaluator, loop.dataloader.dataset, mode)
-
-
-def unwrapped(model: Any) -> Any:
-    """Return the detector inside wrappers."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
 
 
 def built_loops(runner: Runner) -> Iterator[Tuple[str, BaseLoop]]:

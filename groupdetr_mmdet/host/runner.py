@@ -1,5 +1,5 @@
 """The runner that a config asks for, with the checks of this package."""
-from typing import Any, Dict, Type
+from typing import Any, Type
 
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
@@ -11,13 +11,13 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from ..checkpoints.checked import CheckedWeightsHook
 from .preflight import iter_datasets
 
-DATASETS = {name: 'CheckedCocoDataset'
-            for name in ('CocoDataset', 'mmdet.CocoDataset', CocoDataset)}
-LOADERS = {name: 'CheckedLoadImageFromFile'
-           for name in ('LoadImageFromFile', 'mmdet.LoadImageFromFile', LoadImageFromFile)}
+TYPES = {  # what a config says, and what it gets
+    name: ours for theirs, ours in ((CocoDataset, 'CheckedCocoDataset'),
+                                    (LoadImageFromFile, 'CheckedLoadImageFromFile'),
+                                    (CheckpointHook, 'AtomicCheckpointHook'),
+                                    (EpochBasedTrainLoop, 'ResumableTrainLoop'))
+    for name in (theirs, theirs.__name__, f'mmdet.{theirs.__name__}')}
 FROZEN = 600  # seconds after which processes that wait for another one end the run
-HOOKS = {name: 'AtomicCheckpointHook' for name in ('CheckpointHook', CheckpointHook)}
-LOOPS = {name: 'ResumableTrainLoop' for name in ('EpochBasedTrainLoop', EpochBasedTrainLoop)}
 
 
 def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
@@ -48,11 +48,10 @@ def check_data(cfg: Config) -> None:
     """Let a config ask for the checks, where it has the classes that they stand in for."""
     for mode in ('train', 'val', 'test'):
         for _, dataset in iter_datasets(cfg.get(f'{mode}_dataloader'), ''):
-            replace_type(dataset, DATASETS)
-            if mode == 'train':
-                for transform in dataset.get('pipeline') or ():
-                    replace_type(transform, LOADERS)
-    add_hook(cfg, 'RunCheckHook')
+            replace_type(dataset)
+            for transform in (dataset.get('pipeline') or ()) if mode == 'train' else ():
+                replace_type(transform)
+    add_missing_hook(cfg, 'RunCheckHook')
 
 
 def make_resumable(cfg: Config) -> None:
@@ -61,33 +60,31 @@ def make_resumable(cfg: Config) -> None:
     Where it has mmengine's ``CheckpointHook``, ``EpochBasedTrainLoop`` and batches, it gets
     ``AtomicCheckpointHook``, ``ResumableTrainLoop`` and ``ResumableBatchSampler``.
     """
-    hook = cfg.setdefault('default_hooks', {}).setdefault(
-        'checkpoint', dict(type='CheckpointHook', interval=1))
-    replace_type(hook, HOOKS)
-    loop = cfg.get('train_cfg')
-    if loop and loop.get('type') in LOOPS:
-        replace_type(loop, LOOPS)
-    elif loop and 'type' not in loop and loop.get('by_epoch', True):
-        loop.type = 'ResumableTrainLoop'
-    if loop and loop.get('type') == 'ResumableTrainLoop':
+    replace_type(cfg.setdefault('default_hooks', {}).setdefault(
+        'checkpoint', dict(type='CheckpointHook', interval=1)))
+    loop = cfg.train_cfg
+    if 'type' not in loop and loop.get('by_epoch', True):
+        loop.type = 'EpochBasedTrainLoop'
+    replace_type(loop)
+    if loop.get('type') == 'ResumableTrainLoop':
         loop.pop('by_epoch', None)
     loader = cfg.get('train_dataloader')
     inner = loader and loader.get('batch_sampler')
     if isinstance(loader, dict) and (inner or {}).get('type') != 'ResumableBatchSampler':
         loader.batch_sampler = dict(type='ResumableBatchSampler', batch_sampler=inner,
                                     drop_last=loader.pop('drop_last', False))
-    add_hook(cfg, 'ExactResumeHook')
-    add_hook(cfg, 'PreemptionHook')
+    add_missing_hook(cfg, 'ExactResumeHook')
+    add_missing_hook(cfg, 'PreemptionHook')
 
 
-def add_hook(cfg: Config, name: str) -> None:
+def add_missing_hook(cfg: Config, name: str) -> None:
     """Add a hook to a config that does not have it."""
     hooks = cfg.get('custom_hooks') or []
     if not any(isinstance(hook, dict) and hook.get('type') == name for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type=name)]
 
 
-def replace_type(part: Any, types: Dict[Any, str]) -> None:
-    """Change the type of a part of the config, where it is one of the keys."""
+def replace_type(part: Any) -> None:
+    """Change the type of a part of the config, where it is one of ``TYPES``."""
     if isinstance(part, dict) and isinstance(part.get('type'), (str, type)):
-        part['type'] = types.get(part['type'], part['type'])
+        part['type'] = TYPES.get(part['type'], part['type'])

@@ -1,12 +1,12 @@
 """Attention by PyTorch's fused kernels."""
-from typing import Optional, Tuple
+from typing import Optional, Tuple, Type
 
 import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from mmdet.models.layers.transformer.utils import ConditionalAttention
 from torch import Tensor, nn
 
-from .dropout import dropout_attention
+from .dropout import dropout_attention, fuse_ffn
 
 
 def fused_attention(query: Tensor,
@@ -99,15 +99,37 @@ def fuse_multihead_attention(attention: MultiheadAttention) -> None:
     attention.attn.register_forward_pre_hook(_skip_weights, with_kwargs=True)
 
 
-def fuse_encoder_attention(attention: MultiheadAttention) -> None:
-    """Let an encoder's self-attention run by fused kernels on a GPU.
+def fuse_layer(layer: nn.Module) -> None:
+    """Let a layer of an encoder or decoder of mmdet run by fused kernels.
 
-    Encoders train with attention dropout, for which PyTorch has no fused kernel on the CPU.
+    That is its FFN, the self-attention of an encoder, and conditional cross-attention. Encoders
+    train with attention dropout, for which PyTorch has no fused kernel on the CPU.
 
     Args:
-        attention (MultiheadAttention): Changed in place; parameters and results stay the same.
+        layer (nn.Module): Changed in place; parameters and results stay the same.
     """
-    attention.attn.register_forward_pre_hook(_skip_weights_on_gpu, with_kwargs=True)
+    fuse_ffn(layer.ffn)
+    cross_attn = getattr(layer, 'cross_attn', None)
+    if cross_attn is None and type(layer.self_attn) is MultiheadAttention:
+        layer.self_attn.attn.register_forward_pre_hook(_skip_weights_on_gpu, with_kwargs=True)
+    if type(cross_attn) is ConditionalAttention:
+        replace_attention(layer, 'cross_attn', FusedConditionalAttention)
+
+
+def replace_attention(layer: nn.Module, name: str, attention_type: Type[nn.Module],
+                      **kwargs) -> None:
+    """Replace a layer's attention by a subclass of it that has the same parameters.
+
+    Args:
+        layer (nn.Module): A layer of mmdet, changed in place.
+        name (str): 'self_attn' or 'cross_attn'.
+        attention_type (type): The subclass.
+        kwargs: What the subclass wants beside the layer's config.
+    """
+    old, new = getattr(layer, name), attention_type(**getattr(layer, f'{name}_cfg'), **kwargs)
+    for child, _ in new.named_children():
+        setattr(new, child, getattr(old, child))
+    setattr(layer, name, new)
 
 
 def _skip_weights(module: nn.Module, args: tuple, kwargs: dict) -> Tuple[tuple, dict]:

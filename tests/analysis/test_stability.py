@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import MATCH_COSTS, build, detector_config, make_batch
+from builders import MATCH_COSTS, build, detector_config, group_rows, make_batch
 from family_builders import FAMILIES, family_config
 from mmdet.models.detectors import DETR
 from mmdet.models.task_modules import HungarianAssigner
@@ -22,7 +22,6 @@ from groupdetr_mmdet.analysis.queries import (DecodedQueries, count_changes, dec
 from groupdetr_mmdet.analysis.stability import stability_scalars
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.group_queries import GroupQueries
-from groupdetr_mmdet.groups import group_rows
 
 K, N = 3, 10
 GROUPS = range(K)

@@ -3,7 +3,7 @@ import copy
 
 import pytest
 import torch
-from builders import MATCH_COSTS, build, detector_config, make_batch
+from builders import MATCH_COSTS, build, detector_config, group_rows, make_batch
 from family_builders import family_config
 from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
@@ -12,7 +12,6 @@ from scipy.optimize import linear_sum_assignment
 
 from groupdetr_mmdet.analysis.queries import decode_queries, joint_self_attention
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.groups import group_rows
 
 K, N, LAYERS = 3, 10, 2
 

@@ -1,10 +1,10 @@
 """Groups never see each other: moving one moves nothing in another."""
 import pytest
 import torch
-from builders import build, detector_config, make_batch
+from builders import build, detector_config, group_rows, make_batch
 
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.groups import count_groups, fold_groups, group_rows, unfold_groups
+from groupdetr_mmdet.groups import count_groups, fold_groups, unfold_groups
 
 K, N = 3, 10
 

@@ -1,9 +1,8 @@
 """With one group, and at inference with any number, the detector is the stock one."""
 import pytest
 import torch
-from builders import build, detector_config, make_batch
+from builders import build, detector_config, group_rows, make_batch
 
-from groupdetr_mmdet.groups import group_rows
 
 # Stock mmdet's decoder works at a width of 256 only.
 STOCK = dict(num_queries=20, width=256, num_heads=8)
