@@ -47,6 +47,8 @@ def set_epochs(cfg: Config, epochs: int) -> None:
             for key in BY_EPOCH:
                 if scheduler.get(key):
                     scheduler[key] = max(1, round(scheduler[key] * ratio))
+            if 'begin' in scheduler:  # a schedule has an epoch at least
+                scheduler.begin = min(scheduler.begin, epochs - 1)
             if 'milestones' in scheduler:
                 scheduler.milestones = sorted({max(1, round(x * ratio))
                                                for x in scheduler.milestones})

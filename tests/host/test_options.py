@@ -25,12 +25,13 @@ def test_the_learning_rate_falls_at_the_same_part_of_other_epochs(name, epochs, 
     assert cfg.param_scheduler[0].milestones == milestones
 
 
-def test_a_warm_up_keeps_its_iterations():
+@pytest.mark.parametrize(('epochs', 'begin', 'end'), [(20, 14, 20), (1, 0, 1)])
+def test_a_warm_up_keeps_its_iterations(epochs, begin, end):
     cfg = read_config('group_cond_detr_demo')
-    options.set_epochs(cfg, 20)
+    options.set_epochs(cfg, epochs)
     warm_up, decay = cfg.param_scheduler
     assert (warm_up.begin, warm_up.end) == (0, 100)
-    assert (decay.begin, decay.end) == (14, 20)
+    assert (decay.begin, decay.end) == (begin, end)
 
 
 @pytest.mark.parametrize(('batch_size', 'steps'), [(1, 2), (2, 1), (8, 1)])
