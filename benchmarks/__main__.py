@@ -7,34 +7,28 @@ numbers of groups take turns within one run.
 """
 import argparse
 import itertools
-import json
-import shlex
 import sys
 from pathlib import Path
 from typing import List, Optional, Tuple
 
-import torch
-from mmdet.registry import MODELS
-from mmengine.config import Config, DictAction
-from mmengine.device import get_device
-from mmengine.registry import init_default_scope
+from mmengine.config import Config
 
 from groupdetr_mmdet.commands.cli import end_mistakes
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.configs import read_config
-from groupdetr_mmdet.host.files import write_atomically
-from groupdetr_mmdet.host.preflight import check_groups, check_output
+from groupdetr_mmdet.host.preflight import check_output
 
+from .arguments import (add_config_arguments, add_running_arguments, load_config, positive,
+                        prepare_device)
 from .cases import AMP, MODES, PARTS, STRIDE, Case, Shapes
-from .measure import describe_machine
 from .reach import Row, reach_table
-from .report import make_record, print_report
+from .report import report
 from .suite import Suite
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='benchmarks', description=__doc__)
-    parser.add_argument('config', help='config file of our detector, or a shipped name')
+    add_config_arguments(parser)
+    add_running_arguments(parser, rounds=5)
     what = parser.add_argument_group('what to measure')
     what.add_argument('--table', action='store_true',
                       help='measure every row of the table in benchmarks/README.md; takes the '
@@ -53,39 +47,14 @@ def parse_args() -> argparse.Namespace:
                        help='N, queries of a group; that of the config')
     sizes.add_argument('--objects', nargs='+', type=int, default=[7], help='of each image')
     sizes.add_argument('--batch-size', type=positive, default=2)
-    sizes.add_argument('--image-size', nargs=2, type=positive, default=[800, 1066],
-                       metavar=('H', 'W'))
     sizes.add_argument('--memory-size', nargs=2, type=positive, metavar=('H', 'W'),
                        help=f'for the part decoder; image size / {STRIDE}')
     sizes.add_argument('--padded', action='store_true',
                        help='make every second image narrower, so that there is a padding mask')
     sizes.add_argument('--attn-drop', type=float, help='dropout of attention weights')
-    how = parser.add_argument_group('how')
-    how.add_argument('--rounds', type=positive, default=5, help='timed runs of each')
-    how.add_argument('--warmup', type=int, default=1, help='runs before them')
-    how.add_argument('--device', default=get_device())
-    how.add_argument('--threads', type=positive, help='of the CPU')
-    how.add_argument('--tf32', action='store_true', help='let a GPU multiply float32 as TF32')
-    how.add_argument('--json', type=Path, metavar='FILE', help='write everything there')
-    how.add_argument('--cfg-options', nargs='+', action=DictAction,
-                     help='settings that override the config, as key=value')
+    parser.add_argument('--warmup', type=int, default=1, help='runs before those that are timed')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write everything there')
     return parser.parse_args()
-
-
-def positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not positive')
-    return int(text)
-
-
-def load_config(args: argparse.Namespace) -> Config:
-    cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    check_groups('CONFIG', cfg.model)
-    if 'num_query_groups' not in cfg.model:  # the detector knows its default
-        cfg.model.num_query_groups = MODELS.build(cfg.model).num_query_groups
-    return cfg
 
 
 def parse_mode(text: str) -> Tuple[str, Optional[str]]:
@@ -125,19 +94,9 @@ def make_shapes(args: argparse.Namespace) -> Shapes:
     return Shapes(args.batch_size, tuple(args.image_size), tuple(memory_size), args.padded)
 
 
-def prepare_device(args: argparse.Namespace) -> torch.device:
-    device = torch.device(args.device)
-    if device.type == 'cuda' and not torch.cuda.is_available():
-        raise ConfigError('--device: torch finds no GPU; choose --device cpu.')
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
-    return device
-
-
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args)
+    cfg = load_config(args.config, args.cfg_options)
     if args.json:  # before minutes of measuring, not after
         check_output('--json', args.json)
     device, shapes = prepare_device(args), make_shapes(args)
@@ -149,12 +108,7 @@ def main() -> None:
         cases = make_cases(args, cfg)
         memory = cases if args.memory else []
     results = Suite(cfg, cases, shapes, device).measure(args.rounds, args.warmup, memory)
-    machine = describe_machine(device)
-    print_report(results, shapes, machine, reach)
-    if args.json:
-        command = shlex.join(['python', '-m', 'benchmarks', *sys.argv[1:]])
-        record = make_record(results, shapes, machine, reach, command)
-        write_atomically(args.json, json.dumps(record, indent=1).encode())
+    report(results, shapes, device, reach, args.json, 'benchmarks')
 
 
 if __name__ == '__main__':

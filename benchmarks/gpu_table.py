@@ -3,7 +3,6 @@ groups in turns, and mmdet's detector, in TF32 and under bfloat16 autocast, time
 and DINO by each way to compute deformable attention that is installed."""
 import argparse
 import contextlib
-import json
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
@@ -20,7 +19,7 @@ from groupdetr_mmdet.ops.kernels import attention_kernel
 
 from .cases import Case, Shapes, mmcv_attention
 from .measure import describe_machine
-from .report import mode_name
+from .report import mode_name, say_machine, write_record
 from .suite import Suite
 
 CONDITIONAL, DINO = 'group_cond_detr_r50_12e', 'group_dino_4scale_r50_12e'
@@ -48,10 +47,6 @@ def make_jobs(num_groups: int, batch_sizes: List[int], ways: List[str]) -> List[
     jobs += [Job(DINO, case, batch_sizes[0], way) for way in ways
              for case in cases(dict(ours=num_groups, turns=num_groups), 900)]
     return jobs + [Job(DINO, case, batch_sizes[0], 'mmcv') for case in cases(dict(stock=1), 900)]
-
-
-def attention_ways() -> List[str]:
-    return ['mmcv', 'parts', *(['deformops'] if attention_kernel() is not None else [])]
 
 
 @contextlib.contextmanager
@@ -91,7 +86,7 @@ def to_markdown(rows: List[Dict[str, Any]], machine: Dict[str, Any]) -> str:
     def cell(value: Optional[float], text: str) -> str:
         return 'out of memory' if value is None else text.format(value)
 
-    lines = [', '.join(f'{name}: {value}' for name, value in machine.items()), '',
+    lines = [say_machine(machine), '',
              f'| {" | ".join(COLUMNS)} |', '|---' * len(COLUMNS) + '|']
     for row in rows:
         seconds, peak = row['seconds'], row['peak_memory']
@@ -124,15 +119,16 @@ def main() -> None:
     device = torch.device(args.device)
     configs = {name: read_config(name) for name in args.configs}
     rows, machine = [], describe_machine(device)
-    for job in make_jobs(args.groups, args.batch_sizes, attention_ways()):
+    ways = ['mmcv', 'parts', *['deformops'] * (attention_kernel() is not None)]
+    for job in make_jobs(args.groups, args.batch_sizes, ways):
         if job.config not in configs:
             continue
         rows.append(measure(job, configs[job.config], tuple(args.image_size), device,
                             args.rounds))
         # After each: what was measured stays, also when the machine is taken away.
         write_atomically(args.out.with_suffix('.md'), to_markdown(rows, machine).encode())
-        write_atomically(args.out.with_suffix('.json'),
-                         json.dumps(dict(machine=machine, rows=rows), indent=1).encode())
+        write_record(args.out.with_suffix('.json'), 'benchmarks.gpu_table',
+                     dict(machine=machine, rows=rows))
     print(to_markdown(rows, machine))
 
 

@@ -1,10 +1,7 @@
 """Measure latency and throughput of one group on the CPU, beside mmdet's detector with the same
 weights: by PyTorch, by torch.compile, and by the runtimes that read the ONNX file."""
 import argparse
-import json
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -12,8 +9,6 @@ from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.config import DictAction
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -23,12 +18,12 @@ from groupdetr_mmdet.commands.cli import end_mistakes
 from groupdetr_mmdet.deploy.export import (OnnxDetector, export_onnx, onnxruntime_model,
                                            openvino_model, random_batch)
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.files import write_atomically
 from groupdetr_mmdet.host.preflight import check_output
 
-from .__main__ import load_config, positive
+from .arguments import add_config_arguments, load_config, positive
 from .cases import Case, build_model
 from .measure import describe_machine
+from .report import open_console, write_record
 
 MODELS = ('stock', 'ours')
 Images = Tuple[torch.Tensor, torch.Tensor]
@@ -43,24 +38,20 @@ class Variant(NamedTuple):
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='benchmarks.inference', description=__doc__)
-    parser.add_argument('config', help='config file of our detector, or a shipped name')
+    add_config_arguments(parser)
     parser.add_argument('checkpoint', nargs='?', help='its checkpoint; random weights by default')
     parser.add_argument('--runtimes', nargs='+', choices=RUNTIMES, default=list(RUNTIMES))
     parser.add_argument('--batch-sizes', nargs='+', type=positive, default=[1, 8])
-    parser.add_argument('--image-size', nargs=2, type=positive, default=[800, 1066],
-                        metavar=('H', 'W'))
     parser.add_argument('--rounds', type=positive, default=10, help='timed runs of each')
     parser.add_argument('--warmup', type=positive, default=2, help='runs before them')
     parser.add_argument('--threads', type=positive, help='of the CPU')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write everything there')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
-                        help='settings that override the config, as key=value')
     return parser.parse_args()
 
 
 def build_models(args: argparse.Namespace) -> Dict[str, nn.Module]:
     """Build our detector and mmdet's, which has the weights of the group that ours keeps."""
-    cfg = load_config(args)
+    cfg = load_config(args.config, args.cfg_options)
     cases = {name: Case('inference', name, None, cfg.model.num_query_groups,
                         cfg.model.num_queries, num_objects=0) for name in MODELS}
     models = {name: build_model(cfg, case).eval() for name, case in cases.items()}
@@ -155,14 +146,12 @@ def summarize(seconds: Dict[Variant, List[float]]) -> List[Dict[str, Any]]:
 
 
 def print_table(records: List[Dict[str, Any]], machine: Dict[str, Any]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(', '.join(f'{name}: {value}' for name, value in machine.items()))
     table = Table('runtime', 'batch', 'model', 'latency ms', 'images/s', 'time / stock')
     for record in records:
         table.add_row(record['runtime'], str(record['batch_size']), record['model'],
                       f'{record["latency_ms"]:.1f}', f'{record["images_per_second"]:.2f}',
                       f'{record["time_to_stock"]:.3f}')
-    console.print(table)
+    open_console(machine).print(table)
 
 
 def main() -> None:
@@ -178,10 +167,8 @@ def main() -> None:
     machine = describe_machine(torch.device('cpu'))
     print_table(records, machine)
     if args.json:
-        command = shlex.join(['python', '-m', 'benchmarks.inference', *sys.argv[1:]])
-        write_atomically(args.json, json.dumps(dict(
-            command=command, machine=machine, image_size=args.image_size, cases=records),
-            indent=1).encode())
+        write_record(args.json, 'benchmarks.inference', dict(
+            machine=machine, image_size=args.image_size, cases=records))
 
 
 if __name__ == '__main__':

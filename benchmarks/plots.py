@@ -13,7 +13,7 @@ from groupdetr_mmdet.analysis.plots import line_style, prepare_picture
 from groupdetr_mmdet.commands.cli import end_mistakes
 from groupdetr_mmdet.errors import ConfigError
 
-from .report import TITLES
+from .report import TITLES, say_machine
 
 # what else cases may differ in, and how a label says it
 SETTINGS = dict(
@@ -103,9 +103,8 @@ def describe(record: dict) -> str:
     shapes, cases = record['shapes'], record['cases']
     settings = say_settings(cases[0], split_settings(cases)[0])
     height, width = shapes['image_size']
-    machine = ', '.join(f'{name}: {value}' for name, value in record['machine'].items())
     images = f'batch of {shapes["batch_size"]} images of {height} x {width}'
-    return ', '.join([images, *settings]) + f'\n{machine}'
+    return ', '.join([images, *settings]) + f'\n{say_machine(record["machine"])}'
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,12 +1,19 @@
 """Tables and JSON of what was measured."""
+import json
+import shlex
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from groupdetr_mmdet.host.files import write_atomically
+
 from .cases import Case, Shapes
+from .measure import describe_machine
 from .reach import Row
 from .suite import Results
 
@@ -19,11 +26,36 @@ TITLES = dict(
     inference='Inference')
 
 
+def report(results: Results, shapes: Shapes, device: torch.device, reach: Sequence[Row],
+           json_file: Optional[Path], program: str) -> None:
+    """Print all tables, and write everything as JSON where a file is named."""
+    machine = describe_machine(device)
+    print_report(results, shapes, machine, reach)
+    if json_file:
+        write_record(json_file, program, make_record(results, shapes, machine, reach))
+
+
+def write_record(path: Path, program: str, record: Dict[str, Any]) -> None:
+    """Write a record as JSON, with the command that measured it."""
+    command = shlex.join(['python', '-m', program, *sys.argv[1:]])
+    write_atomically(path, json.dumps(dict(command=command, **record), indent=1).encode())
+
+
+def open_console(machine: Dict[str, Any]) -> Console:
+    """Print what was measured on, and return where tables are printed."""
+    console = Console(width=None if sys.stdout.isatty() else 140)  # a file has no width
+    console.print(say_machine(machine))
+    return console
+
+
+def say_machine(machine: Dict[str, Any]) -> str:
+    return ', '.join(f'{name}: {value}' for name, value in machine.items())
+
+
 def print_report(results: Results, shapes: Shapes, machine: Dict[str, Any],
                  reach: Sequence[Row]) -> None:
     """Print all tables."""
-    console = Console(width=None if sys.stdout.isatty() else 140)  # a file has no width
-    console.print(', '.join(f'{name}: {value}' for name, value in machine.items()))
+    console = open_console(machine)
     parts = list(dict.fromkeys(case.part for case in results.runs))
     console.print(describe_shapes(shapes, parts))
     for part in parts:
@@ -125,11 +157,10 @@ def reach_rows(results: Results, reach: Sequence[Row]) -> Table:
     return table
 
 
-def make_record(results: Results, shapes: Shapes, machine: Dict[str, Any], reach: Sequence[Row],
-                command: str) -> Dict[str, Any]:
+def make_record(results: Results, shapes: Shapes, machine: Dict[str, Any],
+                reach: Sequence[Row]) -> Dict[str, Any]:
     """Return everything that was measured, for JSON."""
     return dict(
-        command=command,
         machine=machine,
         shapes=asdict(shapes),
         cases=[case_record(case, results, shapes) for case in results.runs],

@@ -1,28 +1,22 @@
 """Measure what turns cost: memory and time of a training step by K, all groups at once and one
 after the other, and the bounds that the package is to keep."""
 import argparse
-import json
-import shlex
-import sys
 from pathlib import Path
 from typing import List, Tuple
 
-import torch
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
 from groupdetr_mmdet.analysis.plots import prepare_picture
 from groupdetr_mmdet.commands.cli import end_mistakes
 from groupdetr_mmdet.host.configs import read_config
-from groupdetr_mmdet.host.files import write_atomically
 from groupdetr_mmdet.host.preflight import check_output
 
+from .arguments import add_running_arguments, prepare_device
 from .cases import Case, Shapes
-from .measure import describe_machine
 from .plots import draw_costs, read_costs
 from .reach import Row
-from .report import make_record, print_report
+from .report import report
 from .suite import Suite
 
 GROUPS = (1, 2, 5, 11, 22)
@@ -71,9 +65,7 @@ def cases(family: str, cfg: Config) -> List[Case]:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='benchmarks.turns', description=__doc__)
     parser.add_argument('--families', nargs='+', choices=FAMILIES, default=list(FAMILIES))
-    parser.add_argument('--rounds', type=int, default=3, help='timed runs of each')
-    parser.add_argument('--device', default=get_device())
-    parser.add_argument('--threads', type=int, help='of the CPU')
+    add_running_arguments(parser, rounds=3)
     parser.add_argument('--out', type=Path, default=Path('turns'),
                         help='FAMILY.json is written there, and FAMILY.png where several K are '
                         'measured (default: %(default)s)')
@@ -85,20 +77,14 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for family in args.families:
         check_output('--out', args.out / f'{family}.json')
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
+    device = prepare_device(args)
     for family in args.families:
         cfg, shapes = resnet18_config(family)
         measured = cases(family, cfg)
         results = Suite(cfg, measured, shapes, device).measure(args.rounds, 1, measured)
-        reach, machine = bounds(family, cfg), describe_machine(device)
-        print(cfg.model.type)
-        print_report(results, shapes, machine, reach)
-        command = shlex.join(['python', '-m', 'benchmarks.turns', *sys.argv[1:]])
-        record = make_record(results, shapes, machine, reach, command)
         path = args.out / f'{family}.json'
-        write_atomically(path, json.dumps(record, indent=1).encode())
+        print(cfg.model.type)
+        report(results, shapes, device, bounds(family, cfg), path, 'benchmarks.turns')
         if len({case.num_groups for case in measured if case.mode != 'stock'}) > 1:
             picture = path.with_suffix('.png')
             prepare_picture(str(picture))

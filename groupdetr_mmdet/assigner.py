@@ -340,9 +340,6 @@ def check_finite(cls_sums: np.ndarray, box_sums: np.ndarray, costs: Sequence[np.
         box_sums (ndarray): Sum of each layer's boxes, shape (num_layers, ).
         costs (list[ndarray]): Match costs of each image, shape (num_layers * K * N, G).
         batch_img_metas (list[dict]): Each image's information.
-
-    Raises:
-        FloatingPointError: If one of them is NaN or infinite.
     """
     inputs = ', '.join(f'{meta.get("img_path", f"image {i}")} ({cost.shape[1]} boxes)'
                        for i, (meta, cost) in enumerate(zip(batch_img_metas, costs)))

@@ -55,7 +55,7 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
         layers = [layer for name in self.group_modules
                   for layer in self.get_submodule(name).modules()]
         inputs = []
-        for parameters in group_parameters(layers, self.num_query_groups, self.decoded_groups):
+        for parameters in blocks_of_groups(layers, self.num_query_groups, self.decoded_groups):
             with replaced_parameters(parameters):
                 inputs.append(prepare(*args, **kwargs))
         decoder_inputs, head_inputs = (merge_groups(x) for x in zip(*inputs))
@@ -94,7 +94,7 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
         return super().get_proposal_pos_embed(proposals, num_pos_feats=self.embed_dims // 2)
 
 
-def group_parameters(layers: Sequence[nn.Module], num_groups: int,
+def blocks_of_groups(layers: Sequence[nn.Module], num_groups: int,
                      groups: Sequence[int]) -> Iterator[Dict[nn.Module, Dict[str, Tensor]]]:
     """Yield, of each group, the layers with the group's block of rows of their parameters."""
     blocks = [(layer, name, x.chunk(num_groups)) for layer in layers

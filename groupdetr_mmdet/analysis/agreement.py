@@ -104,10 +104,6 @@ class Agreement(NamedTuple):
 def is_correct(results: Sequence[Result], coco: COCO) -> Tuple[np.ndarray, np.ndarray]:
     """Tell right detections from wrong ones as COCO's evaluation does, at an IoU of 0.5.
 
-    Args:
-        results (Sequence[dict]): In COCO's results format.
-        coco (COCO): The ground truth.
-
     Returns:
         tuple[ndarray, ndarray]: Of each detection, whether it is right, and whether it counts:
         what lies on a crowd does not.
@@ -135,16 +131,13 @@ def auroc(certainty: np.ndarray, correct: np.ndarray) -> float:
 
 def measure_agreement(results: Sequence[Result], coco: COCO, num_samples: int = 300,
                       seed: int = 0) -> List[Agreement]:
-    """Measure how well each certainty tells right detections from wrong ones.
+    """Measure how well each of ``CERTAINTIES`` tells right detections from wrong ones.
 
     Args:
         results (Sequence[dict]): ``results.json`` of ``predict --all-groups``.
         coco (COCO): The ground truth.
         num_samples (int): Sets of images, drawn with replacement, for the bounds of the gain.
         seed (int): Of these.
-
-    Returns:
-        list[Agreement]: Of each of ``CERTAINTIES``.
     """
     correct, counts = is_correct(results, coco)
     images = np.array([result['image_id'] for result in results])[counts]

@@ -60,14 +60,7 @@ class GroupCocoMetric(CocoMetric):
             result['query_group'] = sample['query_group']
 
     def compute_metrics(self, results: list) -> Dict[str, float]:
-        """Compute the metrics of one group after the other.
-
-        Args:
-            results (list[tuple[dict, dict]]): Ground truth and detections of each image.
-
-        Returns:
-            dict[str, float]: All metrics.
-        """
+        """Compute the metrics of one group after the other; arguments as the parent's."""
         prefix, kept = self.outfile_prefix, results[0][1]['query_group']
         num_groups = 1 + max(int(result['query_groups'].max(initial=0)) for _, result in results)
         groups = []
@@ -97,15 +90,7 @@ def one_group(result: Dict[str, Any], group: int) -> Dict[str, Any]:
 
 
 def summarize_groups(groups: Sequence[Dict[str, float]], kept: int) -> Dict[str, float]:
-    """Join the metrics of all groups.
-
-    Args:
-        groups (Sequence[dict[str, float]]): Metrics of each group.
-        kept (int): The group that the detector keeps.
-
-    Returns:
-        dict[str, float]: As :class:`GroupCocoMetric` describes; the kept group's come first.
-    """
+    """Join the metrics of all groups as :class:`GroupCocoMetric` says, the kept one's first."""
     metrics = dict(groups[kept])
     for group, values in enumerate(groups):
         metrics.update((f'group{group}/{name}', value) for name, value in values.items())
@@ -147,12 +132,9 @@ def groups_table(groups: Sequence[Dict[str, float]]) -> List[List[str]]:
 def evaluate_each_group(cfg: Config, key: str = '--all-groups') -> None:
     """Change a config so that its test evaluates every group.
 
-    Args:
-        cfg (Config): Config of a detector with groups, tested by ``CocoMetric``.
-        key (str): The argument that asks for it. Defaults to that of ``tools/test.py``.
-
     Raises:
         ConfigError: If the detector has no groups, or is not tested by the AP of ``CocoMetric``.
+            ``key`` is the argument that asks for it.
     """
     check_groups(key, cfg.model)
     evaluators = cfg.get('test_evaluator') or []
@@ -185,14 +167,7 @@ def check_metric(key: str, evaluator: ConfigDict) -> None:
 
 
 def draw_groups(groups: Sequence[Dict[str, float]]) -> Figure:
-    """Draw the AP of every group and their median (the paper's Figure 4).
-
-    Args:
-        groups (Sequence[dict[str, float]]): Metrics of each group, as :func:`split_groups` gives.
-
-    Returns:
-        Figure: To be saved and closed.
-    """
+    """Draw the AP of every group and their median (the paper's Figure 4)."""
     aps = [group.get(MAIN, -1.) for group in groups]
     median, best = statistics.median(aps), aps.index(max(aps))
     fig, ax = plt.subplots(figsize=(max(4.5, .55 * len(aps)), 3.4), layout='constrained')
@@ -212,15 +187,7 @@ def record_file(checkpoint: Union[str, Path]) -> Path:
 
 
 def record_groups(checkpoint: Union[str, Path], metrics: Dict[str, float]) -> Path:
-    """Record the metrics of every group beside their checkpoint.
-
-    Args:
-        checkpoint (str or Path): File of the weights.
-        metrics (dict[str, float]): Those of :class:`GroupCocoMetric`, with any prefix.
-
-    Returns:
-        Path: The file, for :func:`read_groups`.
-    """
+    """Record the metrics of every group beside their checkpoint, for :func:`read_groups`."""
     best = [value for name, value in metrics.items() if name.endswith('best_query_group')]
     record = dict(
         checkpoint=Path(checkpoint).name, sha256=sha256(checkpoint),
@@ -257,15 +224,7 @@ def query_group(text: str) -> Union[int, str]:
 
 
 def choose_group(group: Union[int, str, None], checkpoint: str) -> Optional[int]:
-    """Return the number of the group that ``--query-group`` names.
-
-    Args:
-        group (int or str, optional): A number, which is returned as it is, or 'best'.
-        checkpoint (str): The weights.
-
-    Raises:
-        ConfigError: If the best one is not recorded.
-    """
+    """Return the number of the group that ``--query-group`` names, by a number or as the best."""
     if group != BEST:
         return group
     record = read_groups(checkpoint)

@@ -39,12 +39,7 @@ class DecodedQueries(NamedTuple):
 
 @torch.no_grad()
 def decode_queries(model: GroupDetector, data: Any) -> DecodedQueries:
-    """Run a detector in evaluation mode with the queries of all groups.
-
-    Args:
-        model (GroupDetector): Detector with groups.
-        data (Any): A batch of a data loader.
-    """
+    """Run a detector in evaluation mode, on a batch, with the queries of all groups."""
     data = model.data_preprocessor(data, False)
     if isinstance(model, GroupMask2Former):
         return decode_masks(model, data['inputs'], data['data_samples'])
@@ -207,7 +202,8 @@ def detections(model: GroupDetector, decoded: DecodedQueries, image: int,
     if decoded.masks is not None:
         instances.masks = decoded.masks[image] > 0
     if decoded.references is not None:
-        instances.references = scale_points(decoded.samples[image], decoded.references[image])
+        size = scores.new_tensor(decoded.samples[image].ori_shape[::-1])
+        instances.references = decoded.references[image] * size
     return instances[scores >= score_thr].cpu()
 
 
@@ -216,8 +212,3 @@ def probabilities(model: GroupDetector, logits: Tensor) -> Tensor:
     if model.bbox_head.loss_cls.use_sigmoid:
         return logits.sigmoid()
     return logits.softmax(-1)[..., :-1]
-
-
-def scale_points(sample: DetDataSample, points: Tensor) -> Tensor:
-    """Turn normalized (x, y) into pixels of the original image."""
-    return points * points.new_tensor(sample.ori_shape[::-1])

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ..errors import ConfigError
+from ..host.options import AP
 from .plots import line_style
 
-AP = 'coco/bbox_mAP'
 INSTABILITY = 'instability/mean'
 
 
@@ -49,9 +49,6 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
     Args:
         work_dir (str or Path): The work directory, or one run's own folder inside it.
         label (str, optional): What to call the run. Defaults to the directory's name.
-
-    Raises:
-        ConfigError: If there is no log of a training in it, or one by iteration.
     """
     work_dir = Path(work_dir)
     files = sorted(work_dir.glob('vis_data/scalars.json')) or sorted(
@@ -118,9 +115,6 @@ def reach(run: Run, ap: float) -> Reached:
 def comparison(runs: Sequence[Run]) -> Tuple[List[str], List[List[str]]]:
     """Make the table of what it took each run to reach the final AP of the first, the baseline.
 
-    Args:
-        runs (Sequence[Run]): Runs with validations.
-
     Returns:
         tuple[list[str], list[list[str]]]: Header and rows.
 
@@ -152,17 +146,10 @@ def format_hours(hours: float) -> str:
 
 
 def draw_runs(runs: Sequence[Run], out_file: Union[str, Path]) -> None:
-    """Draw AP by epoch and by hour and the loss of several runs (the paper's Figure 1).
+    """Draw AP by epoch and by hour and the loss of runs with validations (the paper's Figure 1).
 
     Below is the table of :func:`comparison`. Runs with ``MatchingStabilityHook`` get a picture of
     their instability, too (Figure 5).
-
-    Args:
-        runs (Sequence[Run]): Runs with validations; the first is the baseline.
-        out_file (str or Path): Picture to write, such as ``*.png`` or ``*.svg``.
-
-    Raises:
-        ConfigError: If a run has no validation.
     """
     header, rows = comparison(runs)
     panels = panels_of(runs)

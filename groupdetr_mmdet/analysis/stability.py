@@ -40,11 +40,7 @@ class MatchingStabilityHook(Hook):
         self.num_images = num_images
 
     def before_train(self, runner: Runner) -> None:
-        """Match with the initial queries, unless a resumed run knows the last epoch's.
-
-        Raises:
-            ConfigError: If the detector has no groups, or the run no validation images.
-        """
+        """Match with the initial queries, unless a resumed run knows the last epoch's."""
         model = unwrapped(runner.model)
         if not isinstance(model, GroupDetector):
             raise ConfigError('custom_hooks: MatchingStabilityHook knows no '
@@ -85,11 +81,7 @@ def spread_images(runner: Runner, num_images: int) -> List[int]:
 
 
 def match_data_set(runner: Runner, images: Sequence[int]) -> List[Tensor]:
-    """Match the queries of all groups with the objects of validation images.
-
-    Args:
-        runner (Runner): The run, whose model is as before afterwards.
-        images (Sequence[int]): Indices of images.
+    """Match the queries of all groups with the objects of some validation images.
 
     Returns:
         list[Tensor]: Of each image, shape (K, G), see :func:`match_queries`; on every rank.
@@ -113,15 +105,12 @@ def match_data_set(runner: Runner, images: Sequence[int]) -> List[Tensor]:
 
 def stability_scalars(before: Sequence[Tensor], after: Sequence[Tensor],
                       num_queries: int) -> dict:
-    """Make the scalars of :class:`MatchingStabilityHook`.
+    """Make the scalars of :class:`MatchingStabilityHook` by name.
 
     Args:
         before (Sequence[Tensor]): Matches of each image an epoch ago, shape (K, G).
         after (Sequence[Tensor]): Matches of each image now, shape (K, G).
         num_queries (int): Queries of one group, N.
-
-    Returns:
-        dict[str, float]: Scalars by name.
     """
     changed = torch.cat([a != b for a, b in zip(before, after)], 1).double().mean(1)
     scores = dict(instability=count_changes(before, after, num_queries), changed_matches=changed)

@@ -34,11 +34,7 @@ class CheckedWeightsHook(Hook):
     priority = 'LOW'  # after the hooks that change what was loaded
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Load the weights, and leave to mmengine what then fits in any case.
-
-        Raises:
-            ConfigError: If they do not fit.
-        """
+        """Load the weights, which must fit, and leave to mmengine what then fits in any case."""
         path = str(runner._load_from or 'the latest checkpoint')
         model = unwrapped(runner.model)
         if runner._resume:
@@ -53,11 +49,7 @@ class CheckedWeightsHook(Hook):
 
 
 def check_names(model: nn.Module, tensors: Dict[str, Any], path: str) -> None:
-    """Check that a run can go on with the tensors of a checkpoint.
-
-    Raises:
-        ConfigError: If one is left over or missing.
-    """
+    """Refuse to go on with a checkpoint that has other tensors than the model."""
     names = model.state_dict().keys()
     for found, where in ((tensors.keys() - names, 'the model has no'),
                          (names - tensors.keys(), 'it has no')):
@@ -67,11 +59,7 @@ def check_names(model: nn.Module, tensors: Dict[str, Any], path: str) -> None:
 
 
 def check_progress(checkpoint: Dict[str, Any], path: str) -> None:
-    """Check that a checkpoint says how far its training had come.
-
-    Raises:
-        ConfigError: If it does not.
-    """
+    """Refuse to go on with a checkpoint that does not say how far its training had come."""
     meta = checkpoint.get('meta')
     if not isinstance(meta, dict) or not {'epoch', 'iter'} <= meta.keys():
         raise ConfigError(f'--resume: {path} holds weights and no training to go on with: begin a '
@@ -79,16 +67,7 @@ def check_progress(checkpoint: Dict[str, Any], path: str) -> None:
 
 
 def check_optimizer(saved: Any, wrapper: Any, path: str) -> None:
-    """Check that an optimizer can go on with a saved state.
-
-    Args:
-        saved (Any): The state in the checkpoint; one of several optimizers is not checked.
-        wrapper (Any): The runner's ``OptimWrapper``.
-        path (str): Of the checkpoint.
-
-    Raises:
-        ConfigError: If it is of another optimizer, other parameters or other shapes.
-    """
+    """Refuse to go on with the state of another optimizer; several of them are not checked."""
     if not isinstance(wrapper, OptimWrapper) or not saved or 'param_groups' not in saved:
         return
     groups = wrapper.optimizer.param_groups
@@ -120,11 +99,7 @@ class CheckedPretrainedInit(PretrainedInit):
         self.allow_missing = allow_missing
 
     def __call__(self, module: nn.Module) -> None:
-        """Load the weights into a module.
-
-        Raises:
-            ConfigError: If they do not fit.
-        """
+        """Load the weights into a module, which they must fit."""
         key = f"init_cfg=dict(type='Pretrained', checkpoint='{self.checkpoint}')"
         tensors = weights_of(read_checkpoint(self.checkpoint), key)
         if self.prefix is not None:

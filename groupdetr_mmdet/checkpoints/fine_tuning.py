@@ -32,11 +32,7 @@ class OtherClassesHook(Hook):
 
 
 def keep_class_layers(model: nn.Module, state_dict: Dict[str, Tensor]) -> List[str]:
-    """Put a model's class layers into a state dict of another number of classes, in place.
-
-    Returns:
-        list[str]: Names of the tensors, none where the number is the same.
-    """
+    """Put a model's class layers into a state dict of other classes; return their names."""
     own = model.state_dict()
     saved_classes, num_classes = count_classes(state_dict), count_classes(own)
     if not saved_classes or saved_classes == num_classes:

@@ -14,16 +14,13 @@ FIX = 'use the config that it was trained with, or convert it by tools/convert_c
 
 
 def weights_of(checkpoint: Any, path: str) -> Dict[str, Tensor]:
-    """Take the weights out of a checkpoint.
+    """Take the weights out of a checkpoint, which must be numbers.
 
     As in mmengine's loaders, the prefix ``module.`` of a distributed model's tensors is left out.
 
     Args:
         checkpoint (Any): What :func:`reading.read_checkpoint` returns.
         path (str): Where it was read, for the error message.
-
-    Raises:
-        ConfigError: If it has none, or their numbers are not finite.
     """
     held = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(held, Mapping) or not held or not all(
@@ -36,11 +33,7 @@ def weights_of(checkpoint: Any, path: str) -> Dict[str, Tensor]:
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: str) -> None:
-    """Check that all weights are numbers.
-
-    Raises:
-        ConfigError: If one is NaN or infinite.
-    """
+    """Refuse weights that are NaN or infinite."""
     wrong = [name for name, x in tensors.items()
              if x.is_floating_point() and not torch.isfinite(x).all()]
     if wrong:
@@ -80,11 +73,7 @@ def load_weights(model: nn.Module, checkpoint: Any, path: str,
 
 
 def load_fitting(model: nn.Module, state_dict: Dict[str, Tensor], path: str) -> None:
-    """Load the tensors that a model has in the same shape, but for the number of groups.
-
-    Raises:
-        ConfigError: If there is none.
-    """
+    """Load the tensors that a model has in the same shape, but for the number of groups."""
     own = model.state_dict()
     of_groups = dict(model.group_parameters()) if hasattr(model, 'group_parameters') else {}
     for name in list(state_dict):

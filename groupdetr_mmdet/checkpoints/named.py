@@ -10,15 +10,7 @@ NAMES = ('best', 'last')
 
 
 def find_checkpoint(checkpoint: str, work_dir: Union[str, Path]) -> str:
-    """Turn ``best`` or ``last`` into the path of a checkpoint, and leave any other name.
-
-    Args:
-        checkpoint (str): A name, path or address.
-        work_dir (str or Path): Of the training.
-
-    Raises:
-        ConfigError: If the training has no such checkpoint.
-    """
+    """Turn ``best`` or ``last`` of a training into a path; leave any other name."""
     if checkpoint not in NAMES or Path(checkpoint).exists():
         return checkpoint
     found = (best_checkpoint if checkpoint == 'best' else last_checkpoint)(Path(work_dir))

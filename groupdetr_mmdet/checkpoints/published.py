@@ -22,9 +22,6 @@ def load_published(name: str, map_location: Any = None) -> Dict[str, Any]:
     """Read ``groupdetr://NAME``: the published weights of a config, as this package names them.
 
     The file is fetched once and kept as ``torch.hub`` keeps its files.
-
-    Raises:
-        ConfigError: If there are none of this name, or they cannot be fetched.
     """
     config = name[len(SCHEME):]
     if config not in PUBLISHED:
@@ -41,9 +38,6 @@ def resolve_weights(weights: str, published: Optional[str]) -> Optional[str]:
         weights (str): 'coco', 'none', or a path or address.
         published (str, optional): What 'coco' means: an address, or ``mmdet::`` and the name of a
             config, whose address mmdet's metafile says.
-
-    Raises:
-        ConfigError: If it is the path of no file.
     """
     if weights == 'none' or weights == 'coco' and published is None:
         return None

@@ -131,14 +131,7 @@ def load_from_ceph(address: str, map_location: Any = None) -> Any:
 
 
 def fetch(address: str) -> str:
-    """Fetch a file once for all processes and runs.
-
-    Returns:
-        str: Its path, in the folder of ``torch.hub``.
-
-    Raises:
-        ConfigError: If it cannot be fetched.
-    """
+    """Fetch a file once for all processes and runs; return its path in ``torch.hub``'s folder."""
     path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(address).path).name)
     try:
         if is_main_process():
@@ -166,13 +159,9 @@ def download(address: str, path: Path) -> None:
 
 def unpickle(file: Union[str, IO], map_location: Any, trust_pickle: bool = False,
              mmap: Optional[bool] = None) -> Any:
-    """``torch.load`` of tensors and plain classes, in any version of PyTorch.
+    """``torch.load`` of tensors and plain classes, in any version of PyTorch; arguments as there.
 
-    Args:
-        file (str or IO): As for ``torch.load``.
-        map_location (Any): As for ``torch.load``.
-        trust_pickle (bool): Run whatever the file asks for instead. Defaults to False.
-        mmap (bool, optional): As for ``torch.load``.
+    With ``trust_pickle`` it runs whatever the file asks for.
     """
     if trust_pickle:
         return torch.load(file, map_location, weights_only=False, mmap=mmap)
@@ -192,11 +181,7 @@ class PlainUnpickler(pickle.Unpickler):
     """Unpickle tensors and plain classes, and nothing that could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what a file asks for by name.
-
-        Raises:
-            UnpicklingError: If it is not one of the allowed ones.
-        """
+        """Return what a file asks for by name, if it is one of the allowed ones."""
         if f'{module}.{name}' in PLAIN_GLOBALS:
             return PLAIN_GLOBALS[f'{module}.{name}']
         found = getattr(torch, name, None) if module == 'torch' else None
@@ -239,11 +224,7 @@ def is_whole(path: Union[str, Path]) -> bool:
 
 
 def check_archive(path: str) -> None:
-    """Check what PyTorch does not: the checksums, and that there are weights and no program.
-
-    Raises:
-        RuntimeError: If the file is damaged, or a TorchScript program.
-    """
+    """Refuse what PyTorch does not: wrong checksums, and TorchScript programs."""
     if not zipfile.is_zipfile(path):  # of a PyTorch before 1.6, or no checkpoint at all
         return
     if not is_whole(path):
@@ -255,14 +236,7 @@ def check_archive(path: str) -> None:
 
 @contextlib.contextmanager
 def readable(path: str) -> Iterator[None]:
-    """Turn the faults of a checkpoint that is read inside into sentences.
-
-    Args:
-        path (str): Path or URL of the checkpoint.
-
-    Raises:
-        ConfigError: If the file is cut short, damaged, no checkpoint, or wants to run code.
-    """
+    """Turn the faults of a checkpoint that is read inside the block into sentences."""
     try:
         yield
     except (MemoryError, torch.cuda.OutOfMemoryError, ConfigError):

@@ -23,17 +23,11 @@ POINTER = 'last_checkpoint'  # the file in which mmengine names the checkpoint t
 
 
 def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
-    """Find the checkpoint from which ``--resume`` loses least.
+    """Find the checkpoint from which ``--resume`` loses least, None where no whole one is.
 
     It is the one that ``last_checkpoint`` names, unless a later one was written after
     ``last_checkpoint`` was. Where the named one is missing or cut short, it is the furthest whole
     checkpoint in the directory, and in the directory of the named one.
-
-    Args:
-        work_dir (str or Path): The run's ``work_dir``.
-
-    Returns:
-        str or None: Its path, or None where there is no whole checkpoint.
     """
     pointer = Path(work_dir, POINTER)
     named = named_checkpoint(work_dir)
@@ -63,14 +57,11 @@ def furthest_whole(files: Iterable[Path]) -> Optional[str]:
 
 
 def training_progress(path: Union[str, Path]) -> Optional[Tuple[bool, int]]:
-    """What a resumed run would have of a checkpoint, to be compared.
-
-    Args:
-        path (str or Path): Any file.
+    """What a resumed run would have of a checkpoint, to be compared; None for any other file.
 
     Returns:
         Tuple[bool, int] or None: Whether it has the optimizer's state (a best checkpoint has
-        not), and its number of iterations; None for a file that is not a runner's checkpoint.
+        not), and its number of iterations.
     """
     if not zipfile.is_zipfile(path):
         return None
@@ -83,9 +74,6 @@ def training_progress(path: Union[str, Path]) -> Optional[Tuple[bool, int]]:
 
 def repair_pointer(work_dir: Union[str, Path]) -> None:
     """Let ``last_checkpoint`` name the latest whole checkpoint, and log it if it did not.
-
-    Args:
-        work_dir (str or Path): The run's ``work_dir``.
 
     Raises:
         ConfigError: If it names a checkpoint and there is no whole one.
@@ -250,12 +238,9 @@ class AtomicCheckpointHook(CheckpointHook):
                 self.out_dir, self.filename_tmpl.format(self.keep_ckpt_ids.popleft())))
 
     def save_now(self, runner: Runner) -> str:
-        """Save a checkpoint outside of the usual order, as when the run has to stop.
+        """Save a checkpoint out of the usual order, as when the run has to stop; return its path.
 
         It goes when the resumed run has written its next one.
-
-        Returns:
-            str: Its path.
         """
         filename = f'iter_{runner.iter + 1}.pth'
         path = self.file_backend.join_path(self.out_dir, filename)

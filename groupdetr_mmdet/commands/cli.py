@@ -29,12 +29,7 @@ NOISE = 'pkg_resources is deprecated', 'Warning: The .* is out of bounds'
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Run ``groupdetr COMMAND ...``.
-
-    Args:
-        argv (Sequence[str], optional): The command and its arguments. Defaults to those that the
-            process was given.
-    """
+    """Run ``groupdetr COMMAND ...``, with the arguments of the process by default."""
     width = max(map(len, COMMANDS))
     parser = argparse.ArgumentParser(
         prog='groupdetr', description='Group DETR for MMDetection.',

@@ -2,11 +2,14 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Iterable, Sequence
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
+from rich.console import Console
+from rich.table import Table
 
 from ..analysis.group_metrics import choose_group, query_group
 from ..checkpoints.loading import load_weights
@@ -63,6 +66,14 @@ def load_config(args: argparse.Namespace) -> Config:
     check_values(cfg)
     cfg.work_dir = args.work_dir or default_work_dir(cfg, args.config)
     return cfg
+
+
+def print_table(header: Sequence, rows: Iterable[Sequence[str]]) -> None:
+    """Print a table, with what rich takes as its columns."""
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
 
 
 def default_work_dir(cfg: Config, config: str) -> str:

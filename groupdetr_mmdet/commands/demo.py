@@ -53,14 +53,7 @@ def demo_config(args: argparse.Namespace) -> Config:
 
 @contextmanager
 def training_beside(args: argparse.Namespace) -> Iterator[List[Path]]:
-    """Train the baseline in another process while the block runs, and then wait for its end.
-
-    Yields:
-        list[Path]: Work directory of the baseline; empty without one.
-
-    Raises:
-        ConfigError: If it failed.
-    """
+    """Train the baseline, if any, beside the block, and then wait for it; yield its folder."""
     if not args.baseline:
         yield []
         return

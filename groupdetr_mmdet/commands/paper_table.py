@@ -3,12 +3,12 @@ import argparse
 from typing import Dict, List, Optional, Sequence
 
 import yaml
-from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Column
 
 from ..analysis.runs import read_run
 from ..errors import ConfigError
 from ..host.configs import SHIPPED
+from .common import print_table
 
 GROUP = 'group_'  # before the name of a baseline, the name of its config with groups
 METRICS = {'box AP (paper)': 'coco/bbox_mAP', 'mask AP (paper)': 'coco/segm_mAP'}
@@ -22,22 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    table = Table(Column(HEADER[0], no_wrap=True, min_width=33), *HEADER[1:])
-    for row in paper_rows(args.runs):
-        table.add_row(*row)
-    Console().print(table)
+    print_table((Column(HEADER[0], no_wrap=True, min_width=33), *HEADER[1:]),
+                paper_rows(args.runs))
 
 
 def paper_rows(runs: Sequence[str]) -> List[List[str]]:
-    """Make the rows of the table, whose header is ``HEADER``.
-
-    Args:
-        runs (Sequence[str]): Work directories, each as ``NAME=WORK_DIR``.
-
-    Raises:
-        ConfigError: If one is not written so, or the paper has no such row.
-    """
-    models = {model['Name']: model for model in read_metafile() if 'Results' in model}
+    """Make the rows of the table, whose header is ``HEADER``, of runs ``NAME=WORK_DIR``."""
+    metafile = yaml.safe_load((SHIPPED / 'metafile.yml').read_text())
+    models = {model['Name']: model for model in metafile['Models'] if 'Results' in model}
     pairs = [name for name in models if GROUP + name in models]
     known = [*pairs, *(GROUP + name for name in pairs)]
     work_dirs = dict(split_run(run, known) for run in runs)
@@ -48,11 +40,6 @@ def paper_rows(runs: Sequence[str]) -> List[List[str]]:
         rows.append([GROUP + name, str(models[name]['Metadata']['Epochs']), metric.split()[0],
                      f'{paper:.1f}', f'{only_result(models[GROUP + name])[1]:.1f}', *reached])
     return rows
-
-
-def read_metafile() -> List[dict]:
-    """Read the entries of the shipped configs, which say what the paper reports."""
-    return yaml.safe_load((SHIPPED / 'metafile.yml').read_text())['Models']
 
 
 def only_result(model: Dict) -> tuple:

@@ -2,12 +2,10 @@
 final AP of the first one, the baseline."""
 import argparse
 
-from rich.console import Console
-from rich.table import Table
-
 from ..analysis.plots import prepare_picture
 from ..analysis.runs import comparison, draw_runs, read_run
 from ..errors import ConfigError
+from .common import print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +25,5 @@ def main(args: argparse.Namespace) -> None:
     prepare_picture(args.out)
     runs = [read_run(*x) for x in zip(args.work_dirs, labels)]
     draw_runs(runs, args.out)
-    header, rows = comparison(runs)
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    print_table(*comparison(runs))
     print('Wrote', args.out)

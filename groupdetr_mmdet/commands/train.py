@@ -9,8 +9,6 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
-from rich.console import Console
-from rich.table import Table
 
 from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..checkpoints.resume import announce_new_start
@@ -20,7 +18,7 @@ from ..host.preflight import check_config
 from ..host.processes import WorkDirLock, end_with_parent, launched_rank
 from ..host.progress import run_training
 from . import prepare
-from .common import add_runner_arguments, load_config
+from .common import add_runner_arguments, load_config, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,12 +71,6 @@ def config_of_data(args: argparse.Namespace) -> str:
     return str(out)
 
 
-def set_resume(cfg: Config, resume: str) -> None:
-    """Let a run continue from the checkpoint that ``--resume`` names."""
-    cfg.resume = True
-    cfg.load_from = None if resume in ('auto', 'last') else find_checkpoint(resume, cfg.work_dir)
-
-
 def apply_options(cfg: Config, args: argparse.Namespace) -> None:
     """Change the config as the arguments ask."""
     options.keep_best(cfg)
@@ -98,15 +90,9 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
         if getattr(args, backend.lower()):
             options.log_to(cfg, backend)
     if args.resume:
-        set_resume(cfg, args.resume)
-
-
-def show_dry_run(cfg: Config) -> None:
-    """Print what a few steps say about the whole training."""
-    table = Table(f'{dry_run.TIMED} steps on {get_device()}', '')
-    for row in dry_run.describe(dry_run.measure(cfg), cfg):
-        table.add_row(*row)
-    Console().print(table)
+        cfg.resume = True
+        cfg.load_from = (None if args.resume in ('auto', 'last') else
+                         find_checkpoint(args.resume, cfg.work_dir))
 
 
 def show_next(args: argparse.Namespace, runner: Runner) -> None:
@@ -146,7 +132,8 @@ def main(args: argparse.Namespace) -> None:
         print(f'There is no GPU, and {args.config} takes long without one: groupdetr train '
               f'{args.config} --dry-run says how long, {dry_run.SMALL_CONFIG} is a small config.')
     if args.dry_run:
-        show_dry_run(cfg)
+        print_table((f'{dry_run.TIMED} steps on {get_device()}', ''),
+                    dry_run.describe(dry_run.measure(cfg), cfg))
         return
     lock = claim_work_dir(cfg, args.launcher)
     try:

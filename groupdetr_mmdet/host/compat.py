@@ -190,15 +190,7 @@ def mmengine_globals() -> List[Tuple[Any, str]]:
 
 
 def history_buffer_method(owner: Any, name: str) -> Callable:
-    """``getattr`` as a checkpoint may use it: for the public methods of ``HistoryBuffer``.
-
-    Args:
-        owner (Any): What the checkpoint asks for an attribute.
-        name (str): Name of the attribute.
-
-    Raises:
-        UnpicklingError: If it asks for anything else.
-    """
+    """``getattr`` as a checkpoint may use it: for public methods of ``HistoryBuffer`` alone."""
     if owner is not HistoryBuffer or name.startswith('_'):
         raise UnpicklingError(f'A checkpoint may not read the attribute {name} of {owner}.')
     return getattr(owner, name)

@@ -26,13 +26,7 @@ def find_config(config: str, key: str = 'CONFIG') -> str:
 
     Args:
         config (str): Path or name, such as ``demo/cond_detr_demo`` or ``cond_detr_demo``.
-        key (str): The argument that names it. Defaults to 'CONFIG'.
-
-    Returns:
-        str: Path of the file.
-
-    Raises:
-        ConfigError: If there is neither.
+        key (str): What a message calls the argument. Defaults to 'CONFIG'.
     """
     if osp.isfile(config):
         return config
@@ -53,8 +47,7 @@ def read_config(config: str, key: str = 'CONFIG') -> Config:
     """Read the config that :func:`find_config` finds.
 
     Raises:
-        ConfigError: If it is no config: another kind of file, code with an error, or one whose
-            base or import is missing.
+        ConfigError: If it is another kind of file, has an error, or misses a base or an import.
     """
     path = find_config(config, key)
     try:
@@ -84,11 +77,7 @@ class Options(DictAction):
 
 
 def merge_options(cfg: Config, options: Optional[Dict[str, Any]]) -> None:
-    """Let options override a config.
-
-    Raises:
-        ConfigError: If a key is no part of it, or leads through what is no dict or list.
-    """
+    """Let options override a config, each of a part that there is."""
     for key, value in (options or {}).items():
         check_option(cfg, key)
         try:

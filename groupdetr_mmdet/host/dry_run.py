@@ -52,11 +52,7 @@ class TimingHook(Hook):
 
 
 def measure(cfg: Config) -> Measured:
-    """Train for a few steps, in a folder that is then removed.
-
-    Args:
-        cfg (Config): Of a training; it stays as it is.
-    """
+    """Train for a few steps as a config says, in a folder that is then removed."""
     cfg = cfg.copy()
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=WARM_UP + TIMED,
                          val_interval=WARM_UP + TIMED + 1)
@@ -94,15 +90,7 @@ def learning_rate(runner: Runner) -> float:
 
 
 def describe(measured: Measured, cfg: Config) -> List[Tuple[str, str]]:
-    """Say what was measured, and what it makes of the whole training.
-
-    Args:
-        measured (Measured): What :func:`measure` gave.
-        cfg (Config): The same config.
-
-    Returns:
-        list[tuple[str, str]]: Rows of a table.
-    """
+    """Say what was measured, and what it makes of the whole training, as the rows of a table."""
     batch_size = cfg.train_dataloader.batch_size
     accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
     steps = cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs * measured.epoch_length
@@ -123,15 +111,10 @@ def describe(measured: Measured, cfg: Config) -> List[Tuple[str, str]]:
         rows.insert(4, ('by groups at once', measured.forecast.describe(memory)))
     recipe = cfg.get('auto_scale_lr') or {}
     if 'base_batch_size' in recipe:
+        divided = accumulated if recipe.get('enable') else 1  # by scale_for_accumulation
         rows.append(('of the recipe', f'{cfg.optim_wrapper.optimizer.lr:.3g} for '
-                     f'{recipe.base_batch_size * accumulated_in(recipe, accumulated):g} images '
-                     'an update'))
+                     f'{recipe.base_batch_size * divided:g} images an update'))
     return rows
-
-
-def accumulated_in(recipe: Config, accumulated: int) -> int:
-    """Steps by which ``base_batch_size`` was divided, as ``scale_for_accumulation`` does."""
-    return accumulated if recipe.get('enable') else 1
 
 
 def is_slow(cfg: Config) -> bool:

@@ -9,9 +9,7 @@ INCOMPLETE = '.incomplete'  # suffix of a file that is being written
 def write_atomically(path: Union[str, Path], data: bytes) -> None:
     """Write a file so that its name holds the old content or the new, and never a part.
 
-    Args:
-        path (str or Path): Name of the file; its directory is made where it is missing.
-        data (bytes): The whole content.
+    Its directory is made where it is missing.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

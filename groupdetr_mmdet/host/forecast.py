@@ -71,12 +71,7 @@ def make_forecast(model: nn.Module, data: dict, peak: int) -> Optional[Forecast]
 
 
 def bytes_of_a_group(model: nn.Module, data: dict) -> int:
-    """Count what a step keeps for the backward pass of one group more.
-
-    Args:
-        model (nn.Module): A detector with groups, in training mode.
-        data (dict): A batch, as the data loader gives it.
-    """
+    """Count what a step keeps for the backward pass of one group more; arguments as above."""
     batch = model.data_preprocessor(data, True)
     groups_at_once, model.groups_at_once = model.groups_at_once, None
     try:

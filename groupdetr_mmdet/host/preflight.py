@@ -21,9 +21,6 @@ def check_config(cfg: Config, modes: Sequence[str] = ('train', 'val', 'test')) -
     Args:
         cfg (Config): The whole config.
         modes (Sequence[str]): Which of 'train', 'val' and 'test' will run.
-
-    Raises:
-        ConfigError: If one is missing. It names the path, the config key and the fix.
     """
     for mode in modes:
         for key, dataset in iter_datasets(cfg.get(f'{mode}_dataloader'), f'{mode}_dataloader'):
@@ -81,9 +78,6 @@ def check_path(key: str, path: Optional[str], root_key: Optional[str] = None) ->
         key (str): The config key or argument that names the path.
         path (str, optional): The file or directory.
         root_key (str, optional): The config key of the directory that the path starts with.
-
-    Raises:
-        ConfigError: If it does not exist.
     """
     if path and '://' not in path and not osp.exists(osp.expanduser(path)):
         keys = f'{root_key} or {key}' if root_key else key
@@ -91,14 +85,9 @@ def check_path(key: str, path: Optional[str], root_key: Optional[str] = None) ->
 
 
 def check_output(key: str, path: Union[str, Path]) -> None:
-    """Check that a file can have a path, with directories that are made where they are missing.
+    """Check that ``path``, which the argument ``key`` names, can be a file.
 
-    Args:
-        key (str): The argument that names the path.
-        path (str or Path): The file to write.
-
-    Raises:
-        ConfigError: If it is a directory, or a file is in the place of one of its directories.
+    Directories are made where they are missing.
     """
     if osp.isdir(path):
         raise ConfigError(f'{key} {path} is a directory and must be a file: name another path.')
@@ -109,15 +98,7 @@ def check_output(key: str, path: Union[str, Path]) -> None:
 
 
 def check_groups(key: str, model: ConfigDict) -> None:
-    """Check that the config of a model is that of a detector with groups, of whatever K.
-
-    Args:
-        key (str): The argument that names the config.
-        model (ConfigDict): The model's part of it.
-
-    Raises:
-        ConfigError: If it is another model.
-    """
+    """Check that a model, whose config ``key`` names, is a detector with groups, of whatever K."""
     detector = MODELS.get(model.type) if isinstance(model.type, str) else model.type
     if not (inspect.isclass(detector) and issubclass(detector, GroupDetector)):
         raise ConfigError(f'{key}: model.type={model.type} has no groups of queries; choose a '

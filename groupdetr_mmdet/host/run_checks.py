@@ -24,11 +24,7 @@ class RunCheckHook(Hook):
     priority = 'VERY_HIGH'
 
     def before_run(self, runner: Runner) -> None:
-        """Make the checks.
-
-        Raises:
-            ConfigError: If something does not fit.
-        """
+        """Make the checks, each of which raises a ConfigError."""
         model = unwrapped(runner.model)
         classes_of_training = None
         for mode, loop in built_loops(runner):

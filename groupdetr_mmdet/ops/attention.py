@@ -88,25 +88,20 @@ class FusedConditionalAttention(ConditionalAttention):
 
 
 def fuse_multihead_attention(attention: MultiheadAttention) -> None:
-    """Let mmcv's ``MultiheadAttention`` run by fused kernels.
+    """Let mmcv's ``MultiheadAttention`` run by fused kernels, in place.
 
     mmcv asks ``torch.nn.MultiheadAttention`` for the attention weights and never reads them;
     asking keeps PyTorch from its fused kernels.
-
-    Args:
-        attention (MultiheadAttention): Changed in place; parameters and results stay the same.
     """
     attention.attn.register_forward_pre_hook(_skip_weights, with_kwargs=True)
 
 
 def fuse_layer(layer: nn.Module) -> None:
-    """Let a layer of an encoder or decoder of mmdet run by fused kernels.
+    """Let a layer of an encoder or decoder of mmdet run by fused kernels, in place.
 
     That is its FFN, the self-attention of an encoder, and conditional cross-attention. Encoders
-    train with attention dropout, for which PyTorch has no fused kernel on the CPU.
-
-    Args:
-        layer (nn.Module): Changed in place; parameters and results stay the same.
+    train with attention dropout, for which PyTorch has no fused kernel on the CPU. Parameters and
+    results stay the same.
     """
     fuse_ffn(layer.ffn)
     cross_attn = getattr(layer, 'cross_attn', None)

@@ -48,17 +48,10 @@ def dropout_attention(query: Tensor, key: Tensor, value: Tensor, keep_mask: Opti
 
 
 def draw_kept(shape: Tuple[int, ...], dropout: float) -> Tensor:
-    """Draw which weights are kept, True with probability ``1 - dropout``.
+    """Draw which weights of a shape are kept: booleans, True with probability ``1 - dropout``.
 
     Each weight takes 16 bits of the default generator: ``torch.bernoulli`` takes ten times longer
-    on the CPU, more than the attention itself.
-
-    Args:
-        shape (tuple[int]): Shape of the weights.
-        dropout (float): Probability of False, in steps of 2**-16.
-
-    Returns:
-        Tensor: Booleans.
+    on the CPU, more than the attention itself. ``dropout`` is in steps of 2**-16.
     """
     count = torch.Size(shape).numel()
     words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-2**63, None)
@@ -123,18 +116,11 @@ class _DropoutAttention(torch.autograd.Function):
 
 
 def relu_dropout(x: Tensor, dropout: float) -> Tensor:
-    """Compute ``dropout(relu(x))``; the backward pass needs the result alone.
+    """Compute ``dropout(relu(x))`` of any shape; the backward pass needs the result alone.
 
     PyTorch keeps the result of the ReLU, that of the dropout and the mask. A value is above zero
     just where it was positive and was not dropped, so that one of the three tells all. They are
     the largest tensors of a decoder layer after its attention weights.
-
-    Args:
-        x (Tensor): Any shape.
-        dropout (float): Probability of zero.
-
-    Returns:
-        Tensor: The same shape.
     """
     return _ReLUDropout.apply(x, dropout)
 
@@ -168,11 +154,9 @@ class FusedBlock(nn.Sequential):
 
 
 def fuse_ffn(ffn: FFN) -> None:
-    """Let the FFN of a layer keep less for the backward pass.
+    """Let the FFN of a layer keep less for the backward pass, in place, if its activation is ReLU.
 
-    Args:
-        ffn (FFN): Of mmcv, changed in place where its activation is ReLU; parameters and results
-            stay the same.
+    Parameters and results stay the same.
     """
     for i, block in enumerate(ffn.layers):
         if isinstance(block, nn.Sequential) and isinstance(block[1], nn.ReLU):

@@ -14,16 +14,7 @@ from torch import Tensor
 
 
 def load_kernel(package: str, purpose: str, load: Callable[[], Callable]) -> Optional[Callable]:
-    """Load a kernel, say that it runs, or why not.
-
-    Args:
-        package (str): Name of the package.
-        purpose (str): What it computes.
-        load (Callable): Imports the kernel, tries it, and returns it.
-
-    Returns:
-        Callable, optional: The kernel; None where the package is not installed or fails.
-    """
+    """Load a kernel and say that it runs, or why not; None where its package is missing."""
     if importlib.util.find_spec(package) is None:
         return None
     try:

@@ -228,11 +228,10 @@ def test_command_measures_modes_side_by_side(config_file, tmp_path):
     assert 'ours:bf16' in result.stdout and 'matching' in result.stdout
 
 
-def test_the_detector_chooses_k(cfg, config_file, monkeypatch):
+def test_the_detector_chooses_k(cfg, config_file):
     cfg.model.pop('num_query_groups')
     cfg.dump(config_file)
-    set_arguments(monkeypatch, config_file)
-    assert command.load_config(command.parse_args()).model.num_query_groups == 11
+    assert command.load_config(config_file).model.num_query_groups == 11
 
 
 def test_a_detector_without_groups(cfg, config_file, monkeypatch):
