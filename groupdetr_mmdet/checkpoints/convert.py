@@ -195,11 +195,7 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str],
 
 def recognize_for(target: nn.Module, tensors: Mapping[str, Tensor],
                   source: Optional[str]) -> Tuple[str, str]:
-    """Name codebase and detector by the tensors, which the target tells by its own.
-
-    Raises:
-        ConfigError: If they are named as no known codebase does, or are of another detector.
-    """
+    """Name codebase and detector by the tensors, which must be those of the target."""
     marked, detector = recognize(tensors)
     wanted = recognize(target.state_dict())[1] or type(target).__name__
     if not (marked or source):
@@ -277,13 +273,10 @@ def said_numbers(found: Found, target: GroupDetector,
 
 def rename_tensors(found: Found,
                    target: nn.Module) -> Tuple[Dict[str, Tensor], Dict[str, str], list]:
-    """Give the tensors mmdet's names.
+    """Give the tensors mmdet's names, of which no two may be the same.
 
     Returns:
         tuple: The tensors; for each its name in the file; the list of actions so far.
-
-    Raises:
-        ConfigError: If two different tensors get the same name.
     """
     num_convs = sum(bool(CONV.search(name)) for name in target.state_dict())
     rules = [] if found.source in OWN_NAMES else rules_of(
@@ -327,11 +320,7 @@ def cut_classes(tensors: Dict[str, Tensor], target: nn.Module, actions: list) ->
 
 
 def check_classes(tensors: Mapping[str, Tensor], target: nn.Module) -> None:
-    """Check that the file's classes are as many as the detector's.
-
-    Raises:
-        ConfigError: If they are not.
-    """
+    """Check that the file's classes are as many as the detector's."""
     saved, wanted = count_classes(tensors), count_classes(target.state_dict())
     if saved and wanted and saved != wanted:
         raise ConfigError(
@@ -348,11 +337,7 @@ def describe_groups(old: int, new: int, noise: float) -> str:
 
 
 def choose_group(rows: Mapping[str, Tensor], num_groups: int, group: int) -> Dict[str, Tensor]:
-    """Take the rows of one group.
-
-    Raises:
-        ConfigError: If there is no such group.
-    """
+    """Take the rows of one of the groups."""
     if group not in range(num_groups):
         raise ConfigError(f'--query-group {group} is not one of the groups: choose 0 to '
                           f'{num_groups - 1}.')
@@ -368,11 +353,7 @@ def note_action(actions: list, name: str, what: str) -> None:
 
 def complete(tensors: Dict[str, Tensor], origins: Mapping[str, str], actions: list,
              target: nn.Module, found: Found) -> None:
-    """Check that all tensors are there and no other, and add BatchNorm's counters.
-
-    Raises:
-        ConfigError: If a tensor is left over, missing or of another shape; it lists them.
-    """
+    """Check that all tensors are there, fit, and are no others; add BatchNorm's counters."""
     expected = target.state_dict()
     for name in expected.keys() - tensors.keys():
         if name.endswith('.num_batches_tracked'):
@@ -393,11 +374,7 @@ def complete(tensors: Dict[str, Tensor], origins: Mapping[str, str], actions: li
 
 
 def check_shared(tensors: Mapping[str, Tensor], target: nn.Module) -> None:
-    """Check that what the detector holds once is equal under all its names in the file.
-
-    Raises:
-        ConfigError: If it is not.
-    """
+    """Check that what the detector holds once is equal under all its names in the file."""
     names: Dict[nn.Parameter, str] = {}
     for name, parameter in target.named_parameters(remove_duplicate=False):
         first = names.setdefault(parameter, name)

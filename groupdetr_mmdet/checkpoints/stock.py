@@ -25,9 +25,6 @@ def stock_model(model: ConfigDict) -> ConfigDict:
 
     What only a training needs is left out: initialization, losses' assigner.
 
-    Args:
-        model (ConfigDict): Config of a detector with groups.
-
     Raises:
         ConfigError: If mmdet's own classes cannot run it.
     """
@@ -53,9 +50,6 @@ def stock_config(cfg: Config, classes: Optional[Sequence[str]] = None) -> Config
     Args:
         cfg (Config): Config of a detector with groups.
         classes (Sequence[str], optional): Class names by label.
-
-    Raises:
-        ConfigError: If mmdet's own classes cannot run it.
     """
     stock = with_parents({key: cfg[key] for key in KEPT_KEYS if key in cfg and key != 'model'})
     if classes and 'test_dataloader' in stock:
@@ -70,11 +64,7 @@ def build_without_memory(model: Mapping) -> nn.Module:
 
 
 def with_parents(cfg: Any) -> Any:
-    """Copy a config, without ``ANYWHERE``, with the classes of mmdet in the place of ours.
-
-    Raises:
-        ConfigError: If a class does not do what its parent does.
-    """
+    """Copy a config, without ``ANYWHERE``, with the classes of mmdet in the place of ours."""
     if isinstance(cfg, (list, tuple)):
         return type(cfg)(with_parents(x) for x in cfg)
     if not isinstance(cfg, dict):
@@ -99,11 +89,7 @@ def is_ours(cls: type) -> bool:
 
 
 def parent_of(cls: type) -> type:
-    """The class of mmdet that a class of ours is at inference.
-
-    Raises:
-        ConfigError: If there is none.
-    """
+    """The class of mmdet that a class of ours is at inference, if it is one."""
     parent = next(x for x in cls.__mro__ if not is_ours(x))
     if MODELS.get(cls.__name__) is cls and cls.__name__ != f'Group{parent.__name__}':
         raise ConfigError(f'--to mmdet: {cls.__name__} computes something that no class of mmdet '

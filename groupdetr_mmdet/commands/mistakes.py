@@ -53,11 +53,7 @@ PEER_LOST = re.compile(
 
 
 def end_mistakes(command: Callable[[], None]) -> None:
-    """Run a command; a user's mistake ends the process with its sentence and status 2.
-
-    Args:
-        command (Callable): The command, without arguments.
-    """
+    """Run a command; a user's mistake ends the process with its sentence and status 2."""
     logging.raiseExceptions = False  # a log that cannot be written is no news of each line
     try:
         command()
@@ -88,11 +84,7 @@ def waiting_time(error: Exception) -> float:
 
 
 def sentence(error: BaseException) -> Optional[str]:
-    """What to tell the user, or None for a bug, whose traceback is told.
-
-    Args:
-        error (BaseException): What ended the command.
-    """
+    """What to tell the user, or None for a bug, whose traceback is told."""
     for tell in (told, number, peer, system, package, memory, worker, built):
         said = tell(error)
         if said:

@@ -50,11 +50,7 @@ def default_out(data: str) -> Path:
 
 
 def prepare(args: argparse.Namespace, data: str, out: Path) -> None:
-    """Write a config for a data set, and print what was found.
-
-    Raises:
-        ConfigError: If the data set has a fault, or the config is there already or inside it.
-    """
+    """Write a config for a data set, where there is none yet, and print what was found."""
     choices = {name: default if getattr(args, name) is None else getattr(args, name)
                for name, default in DEFAULTS.items()}
     if not 0 < choices['val_fraction'] < 1:

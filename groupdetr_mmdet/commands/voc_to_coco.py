@@ -22,12 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_splits(root: Path, splits: List[str], classes: List[str]) -> Dataset:
-    """Read splits of a data set in Pascal VOC format.
-
-    Raises:
-        ConfigError: If a file is missing or has a fault, or no object of a split has one of the
-            classes.
-    """
+    """Read splits of a data set in Pascal VOC format, each with an object of the classes."""
     source = Source(root)
     dataset = Dataset('Pascal VOC', classes, {}, [])
     for split in splits:

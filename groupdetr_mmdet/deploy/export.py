@@ -110,11 +110,7 @@ class OnnxDetector(nn.Module):
 
 
 def check_exportable(detector: nn.Module) -> None:
-    """Check that a detector is one of those that :class:`OnnxDetector` knows.
-
-    Raises:
-        ConfigError: If it is none, or detects by all groups together.
-    """
+    """Check that :class:`OnnxDetector` knows a detector, and that it detects by one group."""
     name = type(detector).__name__
     # Detectors that derive from DINO, such as DDQ and Grounding DINO, select in ways of their own.
     families = [base for base in type(detector).__mro__ if base.__module__.startswith('mmdet.')]

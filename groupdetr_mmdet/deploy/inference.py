@@ -67,8 +67,7 @@ def match_images(pattern: str) -> List[str]:
 def class_names(cfg: Config, checkpoint: Dict[str, Any]) -> List[str]:
     """Class names by label, as a checkpoint says them, or else the data set of its config.
 
-    Raises:
-        ConfigError: If they are not as many as the classes of the model.
+    They must be as many as the classes of the model.
     """
     meta = checkpoint.get('meta', {}).get('dataset_meta')
     if not meta:
@@ -168,11 +167,7 @@ def keep(instances: InstanceData, score_thr: float, labels: Sequence[int]) -> In
 
 
 def find_labels(wanted: Sequence[str], classes: Sequence[str]) -> List[int]:
-    """Labels of classes that a user names; all of them for none.
-
-    Raises:
-        ConfigError: If the detector has no such class.
-    """
+    """Labels of classes that a user names; all of them for none."""
     unknown = [name for name in wanted if name not in classes]
     if unknown:
         raise ConfigError(f'--classes {unknown[0]} is not one of the classes: choose from '

@@ -40,10 +40,7 @@ OPTIM_KEYS = {'constructor', 'paramwise_cfg', 'optimizer'}
 
 
 def check_values(cfg: Config) -> None:
-    """Check the types, keys and values of a config.
-
-    Args:
-        cfg (Config): The whole config.
+    """Check the types, keys and values of a whole config.
 
     Raises:
         ConfigError: If a type is not registered, a key is unknown to its class, or a value is of
@@ -159,8 +156,7 @@ def find_classes(type_: Any) -> List[Callable]:
 def parameters_of(cls: Callable) -> Optional[Dict[str, inspect.Parameter]]:
     """Parameters of a class, along its parents as far as ``**kwargs`` are handed on to them.
 
-    Returns:
-        dict or None: None where the last one takes any.
+    None where the last one takes any.
     """
     owners = [x for x in cls.__mro__ if '__init__' in vars(x)] if inspect.isclass(cls) else [cls]
     parameters: Dict[str, inspect.Parameter] = {}
@@ -312,8 +308,7 @@ def check_precision(cfg: Config) -> None:
 def check_option(cfg: Config, key: str) -> None:
     """Check, before it is merged, that an option starts at a part of the config.
 
-    Raises:
-        ConfigError: If it does not: it would be a variable that nobody reads.
+    Another one would be a variable that nobody reads.
     """
     known = {*cfg, *inspect.signature(Runner.__init__).parameters, 'runner_type'} - {'self', 'cfg'}
     part = key.split('.')[0]

@@ -42,9 +42,8 @@ class CheckedCOCO(COCO):
                     cat_ids: Sequence[int] = ()) -> List[int]:
         """Category ids of classes, in the file's order; label i of mmdet is the i-th of them.
 
-        Raises:
-            ConfigError: If a class is not exactly one category. mmdet would number the classes
-                that it finds from 0, and so give boxes the labels of other classes.
+        Each class must be exactly one category. mmdet would number the classes that it finds from
+        0, and so give boxes the labels of other classes.
         """
         found = super().get_cat_ids(cat_names, sup_names, cat_ids)
         if cat_names:
@@ -108,10 +107,7 @@ class CheckedCocoDataset(CocoDataset):
         return coco
 
     def load_data_list(self) -> List[dict]:
-        """Load the annotation file, and check that the images are there.
-
-        Returns:
-            List[dict]: One entry an image.
+        """Load the annotation file, an entry an image, and check that the images are there.
 
         Raises:
             ConfigError: If the file is not in COCO's format, a class is not in it, or an entry or
@@ -129,10 +125,7 @@ class CheckedCocoDataset(CocoDataset):
         return data_list
 
     def filter_data(self) -> List[dict]:
-        """Leave out images by ``filter_cfg``.
-
-        Returns:
-            List[dict]: The entries that are left.
+        """Leave out images by ``filter_cfg``, and return the entries that are left.
 
         Raises:
             ConfigError: If there is nothing to train on or to score: no image is left, or none of
@@ -163,11 +156,7 @@ class CheckedCocoDataset(CocoDataset):
             f'by filter_cfg={self.filter_cfg}; correct the file, metainfo.classes or filter_cfg.')
 
     def prepare_data(self, idx: int) -> Any:
-        """Run an image through the pipeline.
-
-        Raises:
-            ConfigError: If OpenCV fails on it, as on one that a resize leaves without height.
-        """
+        """Run an image through the pipeline, and say it when OpenCV fails on it."""
         try:
             return super().prepare_data(idx)
         except cv2.error as error:

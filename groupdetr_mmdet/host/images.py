@@ -85,11 +85,7 @@ def fault(path: str, error: Exception) -> str:
 
 
 def check_regular(path: str) -> None:
-    """Refuse a named pipe, a device or a socket, on which a reader would wait for ever.
-
-    Raises:
-        OSError: If it is there and is neither a file nor a directory.
-    """
+    """Refuse a named pipe, a device or a socket, on which a reader would wait for ever."""
     if osp.exists(path) and not (osp.isfile(path) or osp.isdir(path)):
         raise OSError(f'it is {irregular(os.stat(path).st_mode)} and not a regular file')
 
@@ -101,14 +97,11 @@ def irregular(mode: int) -> str:
 
 
 def check_size(results: dict, size: Tuple[int, int]) -> None:
-    """Compare a decoded image with what its annotations say.
+    """Compare a decoded image with what its annotations say: boxes of another size would mislead.
 
     Args:
         results (dict): mmdet's entry of the image, with ``width`` and ``height`` where known.
         size (tuple[int, int]): Width and height of the decoded image in pixels.
-
-    Raises:
-        ConfigError: If they differ: boxes of another size would be trained or scored.
     """
     said = results.get('width', size[0]), results.get('height', size[1])
     if said == tuple(size):
@@ -125,13 +118,10 @@ def check_size(results: dict, size: Tuple[int, int]) -> None:
 
 
 def is_cut_short(path: str) -> bool:
-    """Whether a local JPEG or PNG file ends inside its image.
+    """Whether a local JPEG or PNG file ends inside its image; no other file is looked at.
 
     OpenCV 4 decodes such a file without an error, and fills the rest of the image with whatever
     was in memory.
-
-    Args:
-        path (str): Any file, or the address of one elsewhere, which is not checked.
     """
     if not osp.isfile(path):
         return False
@@ -259,11 +249,7 @@ def check_header(image: dict, loader: LoadImageFromFile, training: bool) -> None
 
 
 def stored_size(path: str) -> Tuple[Tuple[int, int], int]:
-    """Width and height of an image as it is stored, and its EXIF orientation, 1 to 8.
-
-    Raises:
-        OSError: If it is no image.
-    """
+    """Width and height of an image as it is stored, and its EXIF orientation, 1 to 8."""
     try:
         with Image.open(path) as image:
             return image.size, image.getexif().get(ExifTags.Base.Orientation, 1)

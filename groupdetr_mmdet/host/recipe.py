@@ -80,9 +80,6 @@ def complete_splits(dataset: Dataset, val_fraction: float, seed: int) -> None:
             of those for validation.
         val_fraction (float): Part of the training images that is taken where it has neither.
         seed (int): Says which are taken.
-
-    Raises:
-        ConfigError: If there are too few images.
     """
     splits = dataset.splits
     if splits.get('val'):

@@ -22,9 +22,6 @@ def read_dataset(path: Union[str, Path]) -> Dataset:
 
     Args:
         path (str or Path): Its folder, or the file in it that holds or names the labels.
-
-    Raises:
-        ConfigError: If there is no label file, there are two kinds of them, or one has a fault.
     """
     source = Source(Path(path))
     found = {layout: files for layout in LAYOUTS if (files := layout.find(source))}
@@ -45,11 +42,7 @@ def read_dataset(path: Union[str, Path]) -> Dataset:
 
 
 def check_usable(dataset: Dataset, path: Union[str, Path]) -> None:
-    """Check that something can be learned.
-
-    Raises:
-        ConfigError: If it is not so.
-    """
+    """Check that something can be learned."""
     names = [name for name in dataset.classes if dataset.classes.count(name) > 1]
     if names:
         raise ConfigError(f'DATA {path} has two classes of the name {names[0]}: rename one.')

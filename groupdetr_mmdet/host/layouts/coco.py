@@ -36,11 +36,7 @@ def read(source: Source, files: List[Path]) -> Dataset:
 
 
 def choose_files(source: Source, files: List[Path]) -> Dict[str, Path]:
-    """Choose one file for each split.
-
-    Raises:
-        ConfigError: If two are of the same split.
-    """
+    """Choose one file for each split, of which no two may be."""
     files = [file for file in files if file.name.startswith('instances')] or files
     if len(files) == 1:
         return dict(train=files[0])
@@ -57,11 +53,7 @@ def choose_files(source: Source, files: List[Path]) -> Dict[str, Path]:
 
 
 def load(file: Path) -> Dict[str, List[dict]]:
-    """Read a file and check its form.
-
-    Raises:
-        ConfigError: If it is not COCO's.
-    """
+    """Read a file, which must have COCO's form."""
     try:
         content = json.loads(read_text(file))
     except json.JSONDecodeError as error:
@@ -92,11 +84,7 @@ def used_names(content: Dict[str, List[dict]]) -> List[str]:
 
 def read_split(source: Source, file: Path, split: str,
                content: Dict[str, List[dict]]) -> List[LabeledImage]:
-    """Read the images of a file.
-
-    Raises:
-        ConfigError: If an entry has a fault.
-    """
+    """Read the images of a file."""
     categories = {field(x, 'id', f'{file} categories'): str(field(x, 'name', f'{file} categories'))
                   for x in content['categories']}
     by_image = {field(x, 'id', f'{file} images'): [] for x in content['images']}
@@ -131,11 +119,7 @@ def read_split(source: Source, file: Path, split: str,
 
 
 def read_box(annotation: dict, categories: Dict[Any, str], where: str) -> LabeledBox:
-    """Read a box, ``left, top, width, height`` in pixels.
-
-    Raises:
-        ConfigError: If it is none, or of no category.
-    """
+    """Read a box of a known category, ``left, top, width, height`` in pixels."""
     category, box = (field(annotation, x, where) for x in ('category_id', 'bbox'))
     if category not in categories:
         raise ConfigError(f'{where} is of the category {category}, which the file does not have: '

@@ -123,9 +123,6 @@ class Source:
             name (str): Name, perhaps with folders, which may be those of another machine.
             folder (Path): Where it lies if the label file is exact.
             split (str, optional): Which of several files of this name is meant.
-
-        Raises:
-            ConfigError: If several may be meant.
         """
         wanted = Path(name.replace('\\', '/'))
         for place in (folder / wanted, self.root / wanted):
@@ -147,9 +144,6 @@ class Source:
         Args:
             items (Sequence): What is read.
             read (Callable): Turns one into an image, or into None to leave it out.
-
-        Raises:
-            ConfigError: If any item has a fault.
         """
         images, faults = [], []
         for item in track(items, 'Reading labels', transient=True, disable=len(items) < SLOW):
@@ -177,11 +171,7 @@ class Source:
 
     def boxes(self, found: Iterable[LabeledBox], size: Tuple[int, int],
               where: Any) -> List[LabeledBox]:
-        """Clip boxes to their image, and leave those out that are then empty; both are noted.
-
-        Raises:
-            ConfigError: If a box is not finite or has its corners swapped.
-        """
+        """Clip boxes to their image, and leave those out that are then empty; both are noted."""
         kept = []
         for box in found:
             check_corners(box.xyxy, where)
@@ -213,11 +203,7 @@ def is_image(path: Path) -> bool:
 
 
 def check_size(declared: Tuple[int, int], size: Tuple[int, int], path: Path, where: Any) -> None:
-    """Check that labels were made for the image that is loaded.
-
-    Raises:
-        ConfigError: If they say another size.
-    """
+    """Check that labels were made for the image that is loaded, by the size that they say."""
     if declared != size:
         said, real = (' x '.join(map(str, x)) for x in (declared, size))
         raise ConfigError(f'{where} says that {path} is {said} pixels, and it is {real} as its '
@@ -241,11 +227,7 @@ def clip(xyxy: Sequence[float], size: Tuple[int, int]) -> Tuple[float, ...]:
 
 
 def to_number(text: Optional[str], where: Any) -> float:
-    """Read a number of a label file; NaN is one.
-
-    Raises:
-        ConfigError: If it is none.
-    """
+    """Read a number of a label file; NaN is one."""
     try:
         return float(text)
     except (TypeError, ValueError):
@@ -253,11 +235,7 @@ def to_number(text: Optional[str], where: Any) -> float:
 
 
 def read_text(file: Path) -> str:
-    """Read a label file.
-
-    Raises:
-        ConfigError: If it cannot be read as UTF-8.
-    """
+    """Read a label file, in UTF-8."""
     try:
         return file.read_text(encoding='utf-8-sig')
     except (OSError, UnicodeDecodeError) as error:

@@ -43,11 +43,7 @@ def read(source: Source, files: List[Path]) -> Dataset:
 
 
 def split_files(source: Source, files: List[Path]) -> Dict[str, List[Path]]:
-    """Tell the splits by the ``ImageSets`` beside a folder, or by the names of folders.
-
-    Raises:
-        ConfigError: If a list names an image that has no XML.
-    """
+    """Tell the splits by the ``ImageSets`` beside a folder, or by the names of folders."""
     by_split = defaultdict(list)
     for folder in sorted({file.parent for file in files}):
         lists = find_lists(folder)
@@ -69,11 +65,7 @@ def find_lists(annotations: Path) -> Dict[str, Path]:
 
 
 def listed_files(image_set: Path, annotations: Path) -> List[Path]:
-    """The XML files of the images that a list names, where a number may follow the name.
-
-    Raises:
-        ConfigError: If one does not exist.
-    """
+    """The XML files of the images that a list names, where a number may follow the name."""
     files = []
     for line in filter(None, map(str.strip, read_text(image_set).splitlines())):
         names = line, re.sub(r'\s+-?\d+$', '', line), Path(line).stem
@@ -87,11 +79,7 @@ def listed_files(image_set: Path, annotations: Path) -> List[Path]:
 
 
 def read_image(source: Source, file: Path) -> Optional[LabeledImage]:
-    """Read an XML, and the size of its image; the image's suffix is that of the real file.
-
-    Raises:
-        ConfigError: If the XML is cut short, or a box has a fault.
-    """
+    """Read an XML, and the size of its image; the image's suffix is that of the real file."""
     try:
         root = ET.fromstring(file.read_bytes())  # which says its encoding
     except (ET.ParseError, LookupError, OSError, ValueError) as error:
@@ -115,12 +103,9 @@ def read_image(source: Source, file: Path) -> Optional[LabeledImage]:
 
 
 def read_box(source: Source, entry: ET.Element, file: Path) -> LabeledBox:
-    """Read an ``object``; its edges are those that the XML says.
+    """Read an ``object`` with a name and a box, whose edges are those that the XML says.
 
     One that is ``difficult`` becomes a crowd: neither trained nor scored, as Pascal VOC does.
-
-    Raises:
-        ConfigError: If it has no name or no box.
     """
     name = (entry.findtext('name') or '').strip()
     if not name:

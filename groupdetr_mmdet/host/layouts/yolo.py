@@ -41,11 +41,7 @@ def load(file: Path) -> Dict[str, Any]:
 
 
 def read(source: Source, files: List[Path]) -> Dataset:
-    """Read what a file names; labels lie as YOLO looks for them.
-
-    Raises:
-        ConfigError: If there are several files that differ, or one has a fault.
-    """
+    """Read what a file names, one of several that are alike; labels lie as YOLO looks for them."""
     file, config = files[0], load(files[0])
     for other in files[1:]:
         if load(other) != config:
@@ -66,11 +62,7 @@ def read(source: Source, files: List[Path]) -> Dataset:
 
 
 def class_names(file: Path, config: Dict[str, Any]) -> List[str]:
-    """Names in the order of their numbers; where there is only how many, the numbers.
-
-    Raises:
-        ConfigError: If they are neither a list nor numbered from 0.
-    """
+    """Names in the order of their numbers, from 0; where there is only how many, the numbers."""
     names = config.get('names', config.get('nc'))
     if isinstance(names, int):
         names = [f'class_{i}' for i in range(names)]
@@ -88,9 +80,7 @@ def class_names(file: Path, config: Dict[str, Any]) -> List[str]:
 def find_images(source: Source, file: Path, config: Dict[str, Any], split: str) -> List[Path]:
     """Find the images of a split: those that the file names, or else by the names of folders.
 
-    Raises:
-        ConfigError: If the training images are not where the file says. Other splits are optional:
-            many files name a test set that was never there.
+    Splits but that for training are optional: many files name a test set that was never there.
     """
     if not any(config.get(x) for x in SPLITS):
         return [x for x in source.images if (source.split_of(x.parent) or 'train') == split]
@@ -169,11 +159,7 @@ def read_image(source: Source, path: Path, names: List[str],
 
 def read_line(words: List[str], names: List[str], size: Tuple[int, int],
               where: str) -> LabeledBox:
-    """Read ``class x y width height``, or the corners of a polygon, in parts of the image.
-
-    Raises:
-        ConfigError: If it is neither.
-    """
+    """Read ``class x y width height``, or the corners of a polygon, in parts of the image."""
     label, *values = (to_number(word, where) for word in words)
     is_box = len(values) == 4
     beyond = TOLERANCE if is_box else OUTSIDE
