@@ -1,11 +1,13 @@
 import functools
 import http.server
+import logging
 import threading
 from pathlib import Path
 from typing import List, Set, Tuple
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from tiny import tiny_config, write_tiny_coco
 
@@ -79,6 +81,15 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         threading.Thread(target=httpd.serve_forever, args=(.01, ), daemon=True).start()
         yield f'http://127.0.0.1:{httpd.server_port}'
         httpd.shutdown()
+
+
+@pytest.fixture
+def warnings_logged(caplog: pytest.LogCaptureFixture):
+    """Messages of the warnings that mmengine's logger gives."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield lambda: [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    logger.removeHandler(caplog.handler)
 
 
 @pytest.fixture

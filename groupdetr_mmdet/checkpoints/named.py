@@ -2,11 +2,10 @@
 from pathlib import Path
 from typing import Optional, Union
 
-from mmengine.runner import find_latest_checkpoint
-
 from ..errors import ConfigError
 
 NAMES = ('best', 'last')
+POINTER = 'last_checkpoint'  # the file in which mmengine names the checkpoint to resume
 
 
 def find_checkpoint(checkpoint: str, work_dir: Union[str, Path]) -> str:
@@ -27,7 +26,12 @@ def best_checkpoint(work_dir: Path) -> Optional[Path]:
 
 def last_checkpoint(work_dir: Path) -> Optional[Path]:
     """The checkpoint that ``last_checkpoint`` names; the directory may have been copied."""
-    if not (work_dir / 'last_checkpoint').is_file():
-        return None
-    path = Path(find_latest_checkpoint(str(work_dir)) or '')
-    return next((x for x in (work_dir / path.name, path) if x.is_file()), None)
+    path = named_checkpoint(work_dir)
+    return path and next((x for x in (work_dir / path.name, path) if x.is_file()), None)
+
+
+def named_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
+    """Path that ``last_checkpoint`` names, or None where it is missing or empty."""
+    pointer = Path(work_dir, POINTER)
+    name = pointer.read_text().strip() if pointer.is_file() else ''
+    return Path(name) if name else None

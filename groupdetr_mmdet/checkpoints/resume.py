@@ -16,10 +16,10 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from ..errors import ConfigError
 from ..host.files import INCOMPLETE, remove_abandoned, write_atomically
 from ..host.processes import unwrapped
+from .named import POINTER, named_checkpoint
 from .reading import is_whole, read_file
 
 STOPPED = 'stopped_checkpoint'  # in the message hub: written because the run had to stop
-POINTER = 'last_checkpoint'  # the file in which mmengine names the checkpoint to resume
 
 
 def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
@@ -40,13 +40,6 @@ def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
         latest = furthest_whole(
             [named] + [file for file in files if file.stat().st_mtime_ns > written])
     return latest or furthest_whole(files)
-
-
-def named_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
-    """Path that ``last_checkpoint`` names, or None where it is missing or empty."""
-    pointer = Path(work_dir, POINTER)
-    name = pointer.read_text().strip() if pointer.is_file() else ''
-    return Path(name) if name else None
 
 
 def furthest_whole(files: Iterable[Path]) -> Optional[str]:

@@ -1,13 +1,11 @@
 """Faults of a data set, each as one change of a sound one: refused, or counted in a warning."""
 import json
-import logging
 import math
 import os
 
 import cv2
 import numpy as np
 import pytest
-from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from PIL import Image
 from tiny import CLASSES, write_tiny_coco
@@ -25,14 +23,6 @@ def root(tmp_path):
     init_default_scope('mmdet')
     warn_once.cache_clear()
     return write_tiny_coco(tmp_path / 'coco')
-
-
-@pytest.fixture
-def warnings_logged(caplog):
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    yield lambda: [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    logger.removeHandler(caplog.handler)
 
 
 def build(root, test_mode=False, classes=CLASSES, scale=(64, 64), **loader):

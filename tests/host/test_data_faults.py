@@ -1,13 +1,11 @@
 """Faults of images and annotations: each gets one sentence that names the file and the fix."""
 import json
-import logging
 
 import cv2
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
@@ -36,15 +34,6 @@ def root(tmp_path):
                           iscrowd=0, bbox=[5 + i, 5, 10, 10]) for i in range(NUM_IMAGES)],
         categories=[dict(id=10 * (i + 1), name=name) for i, name in enumerate(CLASSES)]))
     return tmp_path
-
-
-@pytest.fixture
-def warnings_logged(caplog):
-    """Messages of the warnings that mmengine's logger gives."""
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    yield lambda: [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    logger.removeHandler(caplog.handler)
 
 
 def write(root, annotations):
