@@ -24,9 +24,9 @@ class Stopwatch:
         self.spans: List[Tuple[str, Any, Any]] = []
         if device.type == 'cuda':
             torch.cuda.synchronize(device)
-        self.start = self.last = self.mark()
+        self.start = self.last = self.now()
 
-    def mark(self) -> Any:
+    def now(self) -> Any:
         if self.device.type != 'cuda':
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -35,16 +35,16 @@ class Stopwatch:
 
     def lap(self, name: str) -> None:
         """End a part, and start the next."""
-        now = self.mark()
+        now = self.now()
         self.spans.append((name, self.last, now))
         self.last = now
 
     @contextlib.contextmanager
     def within(self, name: str) -> Iterator[None]:
         """Time something inside a part."""
-        start = self.mark()
+        start = self.now()
         yield
-        self.spans.append((name, start, self.mark()))
+        self.spans.append((name, start, self.now()))
 
     def seconds(self) -> Dict[str, float]:
         """Return the seconds of each name, and from the start to the last lap as 'total'."""

@@ -71,7 +71,7 @@ class GroupQueries(GroupDetector):
             assigner = assigner_config(train_cfg.get('assigner'), numbers)
             train_cfg = dict(train_cfg, assigner=assigner)
         bbox_head = without_numbers(bbox_head, 'bbox_head', numbers)
-        test_cfg = fill_test_cfg(test_cfg, numbers, bbox_head)
+        test_cfg = limit_detections(test_cfg, numbers, bbox_head)
         if test_cfg.get('each_group'):
             check_each_group(test_cfg['query_group'], separate_self_attn)
         decoder = without_numbers(decoder, 'decoder', numbers)
@@ -199,9 +199,9 @@ def add_group_rows(module: nn.Module, num_groups: int) -> None:
         module.reset_parameters()
 
 
-def fill_test_cfg(test_cfg: OptConfigType, numbers: Dict[str, int],
-                      bbox_head: ConfigType) -> dict:
-    """Fill ``query_group`` in, and ask for no more detections than its queries can make."""
+def limit_detections(test_cfg: OptConfigType, numbers: Dict[str, int],
+                     bbox_head: ConfigType) -> dict:
+    """Ask for no more detections than the queries of ``query_group``, 0 by default, can make."""
     test_cfg = dict(dict(query_group=0, max_per_img=100), **(test_cfg or {}))
     kept = check_query_group(test_cfg['query_group'], numbers['num_query_groups'])
     # A query detects in each class by a sigmoid, and in one by a softmax, the heads' default.

@@ -61,7 +61,7 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
     check_output('--out', out_file)
     runs = [read_run(*x) for x in zip(folders, labels or [None] * len(folders))]
     header, rows = comparison(runs)
-    checkpoint = find_checkpoint(checkpoint, work_dir) if checkpoint else latest(work_dir)
+    checkpoint = find_checkpoint(checkpoint, work_dir) if checkpoint else best_or_last(work_dir)
     cfg = read_config(work_dir)
     model, dataset, record = evaluate(cfg, checkpoint, work_dir)
     page = jinja2.Template(TEMPLATE.read_text(), autoescape=True).render(
@@ -83,7 +83,7 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
     return out_file
 
 
-def latest(work_dir: Path) -> str:
+def best_or_last(work_dir: Path) -> str:
     """The best checkpoint of a training, or the last one; ConfigError if there is neither."""
     path = best_checkpoint(work_dir) or last_checkpoint(work_dir)
     if path is None:

@@ -56,9 +56,9 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
     train, val, stability = [], [], []
     for file in files:
         entries = read_log(file)
-        train = join(train, [entry for entry in entries if 'loss' in entry])
-        val = join(val, [entry for entry in entries if AP in entry and entry['step']])
-        stability = join(stability, [entry for entry in entries if INSTABILITY in entry])
+        train = continue_log(train, [entry for entry in entries if 'loss' in entry])
+        val = continue_log(val, [entry for entry in entries if AP in entry and entry['step']])
+        stability = continue_log(stability, [entry for entry in entries if INSTABILITY in entry])
     if not train:
         raise ConfigError(f'WORK_DIR {work_dir} has no */vis_data/scalars.json of a training; '
                           'name the --work-dir of tools/train.py, with LocalVisBackend among '
@@ -83,7 +83,7 @@ def is_trained(log_dir: Path) -> bool:
     return log.is_file() and any('loss' in entry for entry in read_log(log))
 
 
-def join(earlier: List[dict], later: List[dict]) -> List[dict]:
+def continue_log(earlier: List[dict], later: List[dict]) -> List[dict]:
     """Continue a log by that of a resumed run, which may repeat its last part."""
     return [entry for entry in earlier if not later or entry['step'] < later[0]['step']] + later
 

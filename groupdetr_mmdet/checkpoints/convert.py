@@ -120,7 +120,7 @@ def convert(checkpoint: Any,
         how, target = f'group {query_group} kept', build_without_memory(stock_model(model))
     for name in adapted:
         note_action(actions, name, how)
-    complete(tensors, origins, actions, target, found)
+    check_tensors(tensors, origins, actions, target, found)
     check_finite(tensors, 'SRC')
     check_shared(tensors, target)
     meta = dict(entry_of(checkpoint, 'meta'))
@@ -351,8 +351,8 @@ def note_action(actions: list, name: str, what: str) -> None:
             actions[i] = (origin, new_name, f'{how}, {what}')
 
 
-def complete(tensors: Dict[str, Tensor], origins: Mapping[str, str], actions: list,
-             target: nn.Module, found: Found) -> None:
+def check_tensors(tensors: Dict[str, Tensor], origins: Mapping[str, str], actions: list,
+                  target: nn.Module, found: Found) -> None:
     """Check that all tensors are there, fit, and are no others; add BatchNorm's counters."""
     expected = target.state_dict()
     for name in expected.keys() - tensors.keys():

@@ -12,7 +12,7 @@ from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from rich.progress import track
 
 from ..analysis.agreement import add_agreement
-from ..deploy.inference import CocoIds, Inferencer, find_images, find_labels, keep
+from ..deploy.inference import CocoIds, Inferencer, filtered, find_images, find_labels
 from ..errors import ConfigError
 from ..host.files import write_atomically
 from ..host.preflight import check_groups, check_output
@@ -91,10 +91,10 @@ def main(args: argparse.Namespace) -> None:
     batches = [paths[i:i + args.batch_size] for i in range(0, len(paths), args.batch_size)]
     for batch in track(batches, description='Detecting'):
         for path, sample in inferencer.detect(batch):
-            sample.pred_instances = keep(sample.pred_instances, args.score_thr, labels)
+            sample.pred_instances = filtered(sample.pred_instances, args.score_thr, labels)
             if args.all_groups:
                 add_agreement(sample.pred_instances,
-                              keep(sample.group_instances, args.score_thr, labels),
+                              filtered(sample.group_instances, args.score_thr, labels),
                               inferencer.model.num_query_groups)
             results += ids.results(path, sample.pred_instances)
             if not args.no_vis:

@@ -160,7 +160,7 @@ class Inferencer(DetInferencer):
         mmcv.imwrite(self.visualizer.get_image()[..., ::-1], out_file)
 
 
-def keep(instances: InstanceData, score_thr: float, labels: Sequence[int]) -> InstanceData:
+def filtered(instances: InstanceData, score_thr: float, labels: Sequence[int]) -> InstanceData:
     """Keep the detections of some labels with at least some score."""
     wanted = torch.isin(instances.labels, instances.labels.new_tensor(labels))
     return instances[wanted & (instances.scores >= score_thr)]

@@ -70,7 +70,7 @@ def check_annotations(coco: Any, path: str, scored: bool) -> None:
             warning for each kind.
     """
     if not isinstance(coco, dict):
-        raise ConfigError(f'ann_file {path} holds {article(coco)} and not an object with images, '
+        raise ConfigError(f'ann_file {path} holds {kind_of(coco)} and not an object with images, '
                           "annotations and categories: write it in COCO's format.")
     for part in FIELDS:
         if part == 'annotations' and part not in coco and scored:
@@ -93,7 +93,7 @@ def check_annotations(coco: Any, path: str, scored: bool) -> None:
                       'counts as found: number annotations from 1.')
 
 
-def article(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """Name the type of a value that is of a wrong one."""
     return 'nothing' if value is None else f'a {type(value).__name__}'
 

@@ -55,20 +55,20 @@ class CheckedCOCO(COCO):
     def _check_classes(self, asked: List[str], in_file: List[str]) -> None:
         twice = [name for name, count in Counter(asked).items() if count > 1]
         if twice:
-            raise ConfigError(f'metainfo.classes of the dataset names {shown(twice)} more than '
+            raise ConfigError(f'metainfo.classes of the dataset names {quoted(twice)} more than '
                               'once: name every class once.')
         wrong = [name for name in asked if in_file.count(name) != 1]
         if wrong:
             categories = [category['name'] for category in self.cats.values()]
             raise ConfigError(
-                f'metainfo.classes of the dataset has {shown(wrong)}, which must be exactly one '
-                f'category each of ann_file {self.annotation_file}: it has {shown(categories)}, '
+                f'metainfo.classes of the dataset has {quoted(wrong)}, which must be exactly one '
+                f'category each of ann_file {self.annotation_file}: it has {quoted(categories)}, '
                 f'so correct metainfo=dict(classes=...), and num_classes with it.')
         if asked != in_file:
             warn_once(
                 f'Labels follow the categories of {self.annotation_file}, which are in another '
                 f'order than metainfo.classes, so names in pictures and tables will be swapped: '
-                f'write metainfo=dict(classes=({shown(in_file)})).')
+                f'write metainfo=dict(classes=({quoted(in_file)})).')
 
     def _announce_left_out(self, used: set) -> None:
         counts = Counter(ann['category_id'] for ann in self.anns.values()
@@ -78,10 +78,10 @@ class CheckedCOCO(COCO):
                      f'({count})' for key, count in counts.most_common()]
             warn_once(f'{sum(counts.values())} of {len(self.anns)} boxes in '
                       f'{self.annotation_file} are left out, since metainfo.classes does not '
-                      f'name their category: {shown(names)}.')
+                      f'name their category: {quoted(names)}.')
 
 
-def shown(names: Sequence[str], limit: int = 10) -> str:
+def quoted(names: Sequence[str], limit: int = 10) -> str:
     """Write out a list of names, the first few of a long one."""
     more = f' and {len(names) - limit} more' if len(names) > limit else ''
     return ', '.join(repr(str(name)) for name in names[:limit]) + more

@@ -54,7 +54,7 @@ class _DeformableAttention(torch.autograd.Function):
         bs, num_queries, num_heads = locations.shape[:3]
         out = value.new_zeros(bs * num_heads, value.size(-1), num_queries)
         for level, features in enumerate(feature_maps(value, shapes)):
-            for rows in chunks(features, weights):
+            for rows in query_chunks(features, weights):
                 out[..., rows] += attend(features, *of_level(locations, weights, level, rows))
         ctx.save_for_backward(value, locations, weights)
         ctx.shapes = shapes
@@ -69,7 +69,7 @@ class _DeformableAttention(torch.autograd.Function):
         grad_maps = []
         for level, features in enumerate(feature_maps(value, ctx.shapes)):
             grad_maps.append(torch.zeros_like(features))
-            for rows in chunks(features, weights):
+            for rows in query_chunks(features, weights):
                 inputs = [x.detach().requires_grad_() for x in
                           (features, *of_level(locations, weights, level, rows))]
                 with torch.enable_grad():
@@ -90,7 +90,7 @@ def feature_maps(value: Tensor, shapes: Sequence[Sequence[int]]) -> Iterator[Ten
         yield level.permute(0, 2, 3, 1).reshape(-1, value.size(-1), height, width)
 
 
-def chunks(features: Tensor, weights: Tensor) -> Iterator[slice]:
+def query_chunks(features: Tensor, weights: Tensor) -> Iterator[slice]:
     """Cut the queries so that fewer values are sampled than a cache or the level holds."""
     maps, dim = features.shape[:2]
     rows = max(1, max(SAMPLES_AT_ONCE, features.numel()) // (maps * dim * weights.size(-1)))
