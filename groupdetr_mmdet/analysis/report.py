@@ -19,7 +19,7 @@ from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoin
 from ..errors import ConfigError
 from ..group_detector import GroupDetector
 from ..host.files import write_atomically
-from ..host.preflight import check_config, check_output
+from ..host.preflight import check_paths, check_output
 from ..host.progress import quiet_runner
 from .group_metrics import (draw_groups, evaluate_each_group, groups_table, read_groups,
                             record_groups)
@@ -125,7 +125,7 @@ def evaluate(cfg: Config, checkpoint: str,
     if separate:
         evaluate_each_group(cfg, f'WORK_DIR {work_dir}')
     cfg.update(work_dir=str(work_dir / 'report'), load_from=checkpoint, resume=False)
-    check_config(cfg, modes=('test', ))
+    check_paths(cfg, modes=('test', ))
     record = read_groups(checkpoint) if separate else None
     with Console(stderr=True).status('Evaluating'), quiet_runner(cfg) as runner:
         if separate and record is None:

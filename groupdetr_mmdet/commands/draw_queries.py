@@ -7,7 +7,7 @@ from mmdet.registry import DATASETS
 from ..analysis.plots import prepare_picture
 from ..analysis.query_plots import draw_queries
 from ..errors import ConfigError
-from ..host.preflight import check_config
+from ..host.preflight import check_paths
 from .common import add_inference_arguments, load_detector, load_inference_config
 
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     prepare_picture(args.out)
     cfg = load_inference_config(args)
-    check_config(cfg, modes=('test', ))
+    check_paths(cfg, modes=('test', ))
     model = load_detector(cfg, args.checkpoint)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     wrong = [index for index in args.images if index not in range(len(dataset))]

@@ -8,7 +8,7 @@ from mmengine.dist import is_main_process
 from ..analysis.group_metrics import draw_groups, evaluate_each_group, record_groups, split_groups
 from ..checkpoints.named import find_checkpoint
 from ..errors import ConfigError
-from ..host.preflight import check_config, check_output, check_path
+from ..host.preflight import check_paths, check_output, check_path
 from ..host.runner import build_runner
 from .common import CHECKPOINT, add_runner_arguments, load_config
 
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> None:
         evaluate_each_group(cfg)
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
-    check_config(cfg, modes=('test',))
+    check_paths(cfg, modes=('test',))
     runner = build_runner(cfg)
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))

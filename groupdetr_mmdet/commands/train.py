@@ -14,7 +14,7 @@ from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoin
 from ..checkpoints.resume import announce_new_start
 from ..errors import ConfigError
 from ..host import dry_run, options
-from ..host.preflight import check_config
+from ..host.preflight import check_paths
 from ..host.processes import WorkDirLock, end_with_parent, launched_rank
 from ..host.progress import run_training
 from . import prepare
@@ -127,7 +127,7 @@ def main(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     apply_options(cfg, args)
     cfg.allow_missing = args.allow_missing or cfg.get('allow_missing', False)
-    check_config(cfg, modes=('train', 'val'))
+    check_paths(cfg, modes=('train', 'val'))
     if dry_run.is_slow(cfg):
         print(f'There is no GPU, and {args.config} takes long without one: groupdetr train '
               f'{args.config} --dry-run says how long, {dry_run.SMALL_CONFIG} is a small config.')

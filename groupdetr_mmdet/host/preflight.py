@@ -9,9 +9,10 @@ from mmengine.config import Config, ConfigDict
 
 from ..errors import ConfigError
 from ..group_detector import GroupDetector
+from .config_check import iter_dicts
 
 
-def check_config(cfg: Config, modes: Sequence[str] = ('train', 'val', 'test')) -> None:
+def check_paths(cfg: Config, modes: Sequence[str] = ('train', 'val', 'test')) -> None:
     """Check that every local file and directory that a config names is there.
 
     These are the annotation files and image directories of the data sets, also inside wrappers
@@ -29,9 +30,9 @@ def check_config(cfg: Config, modes: Sequence[str] = ('train', 'val', 'test')) -
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
             check_path(f'{mode}_evaluator.ann_file', evaluator.get('ann_file'))
     check_path('load_from', cfg.get('load_from'))
-    if 'train' in modes:
-        for key, checkpoint in iter_pretrained(cfg.get('model'), 'model'):
-            check_path(key, checkpoint)
+    for key, part in iter_dicts(cfg.get('model'), 'model') if 'train' in modes else ():
+        if part.get('type') == 'Pretrained':
+            check_path(f'{key}.checkpoint', part.get('checkpoint'))
 
 
 def iter_datasets(cfg: Optional[ConfigDict], key: str) -> Iterator[Tuple[str, ConfigDict]]:
@@ -57,18 +58,6 @@ def check_dataset(key: str, dataset: ConfigDict) -> None:
         check_path(f'{key}.ann_file', osp.join(root, dataset.ann_file), root_key)
     for name, prefix in (dataset.get('data_prefix') or {}).items():
         check_path(f'{key}.data_prefix.{name}', osp.join(root, prefix), root_key)
-
-
-def iter_pretrained(cfg: object, key: str) -> Iterator[Tuple[str, str]]:
-    """Yield the config key and the file of all pretrained weights inside a model's config."""
-    if isinstance(cfg, dict):
-        if cfg.get('type') == 'Pretrained':
-            yield f'{key}.checkpoint', cfg.get('checkpoint')
-        for name, value in cfg.items():
-            yield from iter_pretrained(value, f'{key}.{name}')
-    elif isinstance(cfg, (list, tuple)):
-        for i, value in enumerate(cfg):
-            yield from iter_pretrained(value, f'{key}[{i}]')
 
 
 def check_path(key: str, path: Optional[str], root_key: Optional[str] = None) -> None:

@@ -7,13 +7,13 @@ from mmengine.config import Config
 from tiny import tiny_config
 
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.preflight import check_config
+from groupdetr_mmdet.host.preflight import check_paths
 
 
 def complaint(*args) -> Optional[str]:
-    """Return what ``check_config`` finds wrong, or None."""
+    """Return what ``check_paths`` finds wrong, or None."""
     try:
-        check_config(*args)
+        check_paths(*args)
     except ConfigError as error:
         return str(error)
     return None
@@ -26,7 +26,7 @@ def test_config_with_all_its_files_passes(tiny_coco: Path):
 def test_missing_annotation_file(tiny_coco: Path):
     (tiny_coco / 'train.json').unlink()
     with pytest.raises(ConfigError) as error:
-        check_config(tiny_config(tiny_coco))
+        check_paths(tiny_config(tiny_coco))
     assert str(error.value) == (
         f'train_dataloader.dataset.ann_file: {tiny_coco}/train.json does not exist; put it there '
         'or correct train_dataloader.dataset.data_root or train_dataloader.dataset.ann_file.')
@@ -42,7 +42,7 @@ def test_missing_image_directory_inside_wrappers(tiny_coco: Path, wrap, key: str
     cfg.train_dataloader.dataset.data_prefix.img = 'pictures/'
     cfg.train_dataloader.dataset = wrap(cfg.train_dataloader.dataset)
     with pytest.raises(ConfigError, match=rf'train_dataloader.{key}.data_prefix.img: .*pictures'):
-        check_config(cfg)
+        check_paths(cfg)
 
 
 @pytest.mark.parametrize('key', [
@@ -54,7 +54,7 @@ def test_other_missing_files(tiny_coco: Path, key: str):
     cfg = tiny_config(tiny_coco)
     cfg.merge_from_dict({key: 'nowhere/file', 'model.backbone.init_cfg.type': 'Pretrained'})
     with pytest.raises(ConfigError, match=f'^{key}: nowhere/file does not exist; .*correct {key}'):
-        check_config(cfg)
+        check_paths(cfg)
 
 
 @pytest.mark.parametrize('mode', ['train', 'val', 'test'])
@@ -85,4 +85,4 @@ def test_several_evaluators(tiny_coco: Path):
     cfg = tiny_config(tiny_coco)
     cfg.val_evaluator = [cfg.val_evaluator, Config(dict(ann_file='nowhere.json'))._cfg_dict]
     with pytest.raises(ConfigError, match='val_evaluator.ann_file: nowhere.json'):
-        check_config(cfg)
+        check_paths(cfg)
