@@ -33,7 +33,7 @@ class GroupDABDETR(GroupQueries, DABDETR):
 
     @property
     def group_size(self) -> int:
-        """Rows of one group: each of its N anchors once for every pattern."""
+        """Rows of one group, each of its N anchors once for every pattern."""
         return self.num_queries * max(1, self.num_patterns)
 
     def pre_decoder(self, memory: Tensor) -> Tuple[Dict, Dict]:

@@ -30,7 +30,7 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
 
     @property
     def group_modules(self) -> List[str]:
-        """Besides the queries, in two stages, the encoder's head: see the base class."""
+        """The query embedding, or in two stages the encoder's head."""
         if not self.as_two_stage:
             return super().group_modules
         last = self.decoder.num_layers

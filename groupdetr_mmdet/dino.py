@@ -131,7 +131,7 @@ class GroupDINO(GroupDeformableDETR, DINO):
 
     @property
     def group_modules(self) -> List[str]:
-        """The encoder's head, as in two stages, and the queries: see the base class."""
+        """The encoder's head, as in two stages, and the content queries."""
         return super().group_modules + ['query_embedding']
 
     def _init_layers(self) -> None:
