@@ -1,6 +1,7 @@
 """The command line: which commands there are."""
 import argparse
 import importlib
+import sys
 import warnings
 from typing import Optional, Sequence
 
@@ -39,7 +40,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         '\n\ngroupdetr COMMAND --help says more.')
     parser.add_argument('command', choices=COMMANDS, metavar='COMMAND', help='one of those below')
     parser.add_argument('arguments', nargs=argparse.REMAINDER, help='what the command wants')
-    args = parser.parse_args(argv)
+    args = parser.parse_args((sys.argv[1:] if argv is None else argv) or ['--help'])
     run(args.command, args.arguments, f'groupdetr {args.command}')
 
 

@@ -3,6 +3,7 @@ Roboflow, Pascal VOC or labelImg, and the labels as COCO beside it. The folder s
 import argparse
 from collections import Counter
 from pathlib import Path
+from shlex import quote
 from typing import Iterator, List, Optional, Tuple
 
 import numpy as np
@@ -120,4 +121,4 @@ def spread(values: List[int]) -> str:
 def main(args: argparse.Namespace, out: Optional[Path] = None) -> None:
     out = Path(args.out) if args.out else default_out(args.data)
     prepare(args, args.data, out)
-    print(f'Next: groupdetr train {out}')
+    print(f'Next: groupdetr train {quote(str(out))}')

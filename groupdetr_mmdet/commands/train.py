@@ -3,6 +3,7 @@ writes a config first, as ``prepare`` does."""
 import argparse
 import os
 from pathlib import Path
+from shlex import quote
 from typing import Optional
 
 from mmengine.config import Config
@@ -103,11 +104,12 @@ def show_next(args: argparse.Namespace, runner: Runner) -> None:
     if written is None:
         return
     # These names mean the work directory that the config says.
-    name = written if args.work_dir else 'best' if best else 'last'
+    name = quote(str(written)) if args.work_dir else 'best' if best else 'last'
+    config = quote(args.config)
     print(f'Wrote {written}.\n'
-          f'Next: groupdetr test {args.config} {name}\n'
-          f'      groupdetr predict IMAGES {args.config} {name} --out found\n'
-          f'      groupdetr report {work_dir}')
+          f'Next: groupdetr test {config} {name}\n'
+          f'      groupdetr predict IMAGES {config} {name} --out found\n'
+          f'      groupdetr report {quote(str(work_dir))}')
 
 
 def claim_work_dir(cfg: Config, launcher: str) -> Optional[WorkDirLock]:

@@ -48,7 +48,7 @@ auto_scale_lr = dict(enable=True, base_batch_size={base_batch_size})
 default_hooks = dict(
     logger=dict(interval={log_interval}),
     checkpoint=dict(interval=1, max_keep_ckpts=2, save_best='coco/bbox_mAP'))
-load_from = {load_from!r}{why_weights}
+load_from = {load_from!r}  # {why_weights}
 """
 
 
@@ -132,7 +132,8 @@ def config_text(dataset: Dataset, stem: str, model: Model, load_from: Optional[s
         test='test' if dataset.splits.get('test') else 'val',
         lr=base.optim_wrapper.optimizer.lr, base_batch_size=base.auto_scale_lr.base_batch_size,
         log_interval=max(1, min(50, num_train // batch_size // 4)), load_from=load_from,
-        why_weights='  # its class layers are left out' if load_from else '')
+        why_weights='its class layers are left out' if load_from else
+        'the backbone alone begins with weights, of ImageNet')
 
 
 def wrap_names(names: Sequence[str]) -> str:

@@ -86,6 +86,8 @@ def test_weights_of_other_classes_lend_all_but_their_class_layers(family, groups
         expected = before[name] if name in names else saved[name]
         rows = len(x) // 3 if name in of_groups else None  # group 0 is never changed
         assert torch.equal(x[:rows], expected[:rows]) if x.dim() else torch.equal(x, expected)
+    a, b, c = next(iter(of_groups.values())).chunk(3)
+    assert not (torch.equal(a, b) or torch.equal(a, c) or torch.equal(b, c)), 'no groups tie'
 
 
 def test_weights_of_the_same_classes_are_kept():
