@@ -11,39 +11,37 @@ from .ops.attention import (FusedConditionalAttention, fuse_multihead_attention,
                             replace_attention)
 
 
-def attended_rows(num_queries: Optional[int], query: Tensor, attn_mask: Optional[Tensor]) -> int:
-    """Return the rows of the groups that attend to each other.
-
-    Args:
-        num_queries (int, optional): Queries of one group, N, or None where all groups are one.
-        query (Tensor): Shape (bs, K * N, dim).
-        attn_mask (Tensor, optional): Mask of one group, of N rows, or of more where denoising
-            queries ride along in each group.
-
-    Raises:
-        ConfigError: If all groups are one and there is a mask, which is that of a single group.
-    """
-    if num_queries is None and attn_mask is not None:
-        raise ConfigError('model.separate_self_attn=False has no mask for denoising queries: take '
-                          'a detector without them.')
-    if attn_mask is not None:
-        return attn_mask.size(-1)
-    return query.size(1) if num_queries is None else num_queries
-
-
-class GroupConditionalAttention(FusedConditionalAttention):
-    """Self-attention of Conditional and DAB-DETR inside each group (paper, Section 3.2).
-
-    The queries of a group attend to each other and to no other group.
+class InsideGroups:
+    """Mixin of self-attention that stays inside each group of queries (paper, Section 3.2).
 
     Args:
         num_queries (int, optional): Queries of one group, N; None: all groups attend as one.
-        kwargs: As for ``ConditionalAttention``.
+        args, kwargs: As for the attention, batch first.
     """
 
     def __init__(self, *args, num_queries: Optional[int], **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.num_queries = num_queries
+
+    def count_attended(self, query: Tensor, attn_mask: Optional[Tensor]) -> int:
+        """Return how many rows attend to each other, of queries of shape (bs, K * N, dim).
+
+        ``attn_mask`` is that of one group, of N rows, or of more where denoising queries ride
+        along in each group.
+
+        Raises:
+            ConfigError: If all groups are one and there is a mask, which is of a single group.
+        """
+        if attn_mask is None:
+            return self.num_queries or query.size(1)
+        if self.num_queries is None:
+            raise ConfigError('model.separate_self_attn=False has no mask for denoising queries: '
+                              'take a detector without them.')
+        return attn_mask.size(-1)
+
+
+class GroupConditionalAttention(InsideGroups, FusedConditionalAttention):
+    """Self-attention of Conditional and DAB-DETR inside each group."""
 
     def forward_attn(self,
                      query: Tensor,
@@ -51,28 +49,15 @@ class GroupConditionalAttention(FusedConditionalAttention):
                      value: Tensor,
                      attn_mask: Optional[Tensor] = None,
                      key_padding_mask: Optional[Tensor] = None) -> Tuple[Tensor, None]:
-        """Attend inside each group; the tensors have shape (bs, K * N, dim).
-
-        ``attn_mask`` is the mask of one group, so that its size is the size of a group wherever
-        more rows than the N queries ride along (denoising queries).
-        """
-        group_size = attended_rows(self.num_queries, query, attn_mask)
+        """Attend inside each group; the tensors have shape (bs, K * N, dim)."""
+        group_size = self.count_attended(query, attn_mask)
         folded = (fold_groups(x, group_size) for x in (query, key, value))
         out, _ = super().forward_attn(*folded, attn_mask=attn_mask)
         return unfold_groups(out, query.size(0)), None
 
 
-class GroupMultiheadAttention(MultiheadAttention):
-    """Self-attention of DETR, Deformable DETR and DINO inside each group (paper, Section 3.2).
-
-    Args:
-        num_queries (int, optional): Queries of one group, N; None: all groups attend as one.
-        kwargs: As for mmcv's ``MultiheadAttention``, batch first.
-    """
-
-    def __init__(self, *args, num_queries: Optional[int], **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.num_queries = num_queries
+class GroupMultiheadAttention(InsideGroups, MultiheadAttention):
+    """Self-attention of DETR, Deformable DETR and DINO inside each group."""
 
     def forward(self,
                 query: Tensor,
@@ -85,10 +70,9 @@ class GroupMultiheadAttention(MultiheadAttention):
                 **kwargs) -> Tensor:
         """Attend inside each group, and add the identity; the tensors have shape (bs, K * N, dim).
 
-        ``attn_mask``, True where a query may not look, is the mask of one group: shape (N, N), or
-        larger where denoising queries ride along in each group.
+        ``attn_mask`` is True where a query may not look.
         """
-        group_size = attended_rows(self.num_queries, query, attn_mask)
+        group_size = self.count_attended(query, attn_mask)
         folded = (x if x is None else fold_groups(x, group_size)
                   for x in (query, key, value, identity, query_pos, key_pos))
         return unfold_groups(super().forward(*folded, attn_mask=attn_mask), query.size(0))
@@ -112,10 +96,10 @@ def group_self_attention(decoder: nn.Module, num_queries: Optional[int]) -> None
         ConfigError: If a layer's ``self_attn`` is a kind of attention that cannot be grouped.
     """
     for layer in decoder.layers:
-        kind = type(layer.self_attn)
-        if kind in GROUP_ATTENTION.values():
+        if isinstance(layer.self_attn, InsideGroups):
             layer.self_attn.num_queries = num_queries
             continue
+        kind = type(layer.self_attn)
         if kind not in GROUP_ATTENTION:
             raise ConfigError(
                 f'model.decoder has self-attention of type {kind.__name__}, which has no groups: '
