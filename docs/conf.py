@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import pkgutil
 import re
+import shutil
 from pathlib import Path
 from typing import List, Optional
 
@@ -14,7 +15,8 @@ DOCS = Path(__file__).resolve().parent
 PAGES = {
     'benchmarks': DOCS / '../benchmarks/README.md',
     'changelog': DOCS / '../CHANGELOG.md',
-    'contributing': DOCS / '../CONTRIBUTING.md'
+    'contributing': DOCS / '../CONTRIBUTING.md',
+    'tutorial': DOCS / '../examples/tutorial.ipynb',
 }
 ROOMS = ('ops', 'host', 'checkpoints', 'analysis', 'deploy', 'commands')
 
@@ -22,11 +24,17 @@ project = 'groupdetr_mmdet'
 author = 'The groupdetr_mmdet contributors'
 release = importlib.metadata.version('groupdetr-mmdet')
 extensions = [
-    'myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.viewcode',
+    'myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.viewcode',
     'sphinx_copybutton'
 ]
 exclude_patterns = ['_build']
+highlight_language = 'none'  # of blocks that name no language: commands, output
 myst_heading_anchors = 3
+
+os.environ['GROUPDETR_QUICK_TUTORIAL'] = '1'
+nb_execution_mode = 'force'
+nb_execution_in_temp = nb_execution_raise_on_error = nb_merge_streams = True
+nb_execution_timeout = 600  # seconds of a cell
 
 autodoc_member_order = 'bysource'
 autodoc_inherit_docstrings = False
@@ -41,6 +49,8 @@ nitpick_ignore_regex = [  # classes of others, whose lists of names are on the n
 html_theme = 'pydata_sphinx_theme'
 html_title = project
 html_theme_options = dict(navigation_with_keys=False, secondary_sidebar_items=['page-toc'])
+html_context = dict(default_mode='auto')
+html_static_path, html_css_files, html_favicon = ['static'], ['site.css'], 'static/icon.svg'
 html_copy_source = False
 
 
@@ -50,7 +60,8 @@ def write_api() -> None:
     folder.mkdir(exist_ok=True)
     (folder / 'index.md').write_text('\n'.join([
         '# API by room', '', 'What a user needs is imported from `groupdetr_mmdet` itself, and '
-        'is registered under the name of its class.', '', '```{toctree}', 'core', *ROOMS, '```']))
+        'is registered under the name of its class.', '', '```{toctree}', ':maxdepth: 1', 'core',
+        *ROOMS, '```']))
     (folder / 'core.md').write_text(api_page('groupdetr_mmdet', 'The core'))
     for room in ROOMS:
         (folder / f'{room}.md').write_text(api_page(f'groupdetr_mmdet.{room}', room))
@@ -72,7 +83,7 @@ def api_page(package: str, title: str) -> str:
 def read_page(app: object, page: str, source: List[str]) -> None:
     """Take the text of a page from its file, and let its links lead to pages of the site."""
     file = PAGES.get(page, DOCS / f'{page}.md').resolve()
-    pages = {path.resolve(): DOCS / f'{name}.md' for name, path in PAGES.items()}
+    pages = {path.resolve(): DOCS / f'{name}{path.suffix}' for name, path in PAGES.items()}
 
     def link(match: re.Match) -> str:
         target = (file.parent / match[1]).resolve()
@@ -94,5 +105,6 @@ def find_by_last_name(app: object, env: object, node: object,
 
 def setup(app: object) -> None:
     write_api()
+    shutil.copy(PAGES['tutorial'], DOCS)
     app.connect('source-read', read_page)
     app.connect('missing-reference', find_by_last_name)

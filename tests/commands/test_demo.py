@@ -1,6 +1,7 @@
 """The generated data set is what it says, and the demo runs from nothing to its pictures."""
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,19 @@ def test_demo_ends_with_pictures_and_a_comparison(tmp_path: Path) -> None:
     html = (work_dir / 'report.html').read_text()
     assert '<td>cond_detr_demo</td>' in html and '<td>group_cond_detr_demo</td>' in html
     assert any(line.startswith('  work_dirs/demo/report.html: ') for line in report)
+    run_the_quick_start(tmp_path)
+
+
+def run_the_quick_start(folder: Path) -> None:
+    """Run what the page says can be done with what the demo has trained, here one epoch."""
+    page = (ROOT / 'docs/quickstart.md').read_text()
+    block = page.partition('on what the demo has drawn and trained:\n\n```\n')[2]
+    lines = block.partition('```')[0].replace('epoch_10', 'epoch_1').splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        subprocess.run([sys.executable, '-m', 'groupdetr_mmdet', *shlex.split(line)[1:]],
+                       cwd=folder, check=True)
+    assert (folder / 'found/results.json').is_file() and (folder / 'runs.png').is_file()
 
 
 @pytest.mark.slow

@@ -1,63 +1,91 @@
 """What the documentation says is there: files, modules, configs with their AP, and commands."""
 import argparse
 import importlib
+import itertools
+import json
 import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Iterator, Tuple
+from typing import Iterator, List, Tuple
 
 import pytest
+import torch
 import yaml
+from builders import make_batch
+from mmdet.registry import MODELS
+from mmengine.config import Config
 
-import benchmarks.__main__ as benchmark
-from benchmarks import plots
 from groupdetr_mmdet.commands.cli import COMMANDS
+from groupdetr_mmdet.host.configs import find_config, read_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md')),
          ROOT / 'benchmarks/README.md']
-BENCHMARKS = dict(benchmark=benchmark, plot_benchmark=plots)
+BENCHMARKS = dict(benchmark='benchmarks.__main__', plot_benchmark='benchmarks.plots')
+# script -> its command, how many arguments are its own, and which of these are the command's
+SCRIPTS = dict(dist_train=('train', 2, [0]), dist_test=('test', 3, [0, 1]),
+               slurm_train=('train', 4, [2]), slurm_test=('test', 4, [2, 3]))
+COMMAND = (r'(?:groupdetr(?= [a-z])|python (?:tools/\w+\.py|-m benchmarks\.\w+)|'
+           r'(?:[A-Z_]+=\S+ )*tools/\w+\.sh)')
+PREPARED = ('mine.py', 'yolo.py', 'photos', 'bccd_yolo')  # a user's own in the examples
 
 
 def commands(page: Path) -> Iterator[str]:
-    """Yield the command lines of this package in a page's blocks of code."""
+    """Yield the command lines of this repository in a page, in blocks and in sentences."""
     text = page.read_text()
     blocks = re.findall(r'^```\w*\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
     blocks += re.findall(r'(?:^    .*\n)+', text, re.MULTILINE)
     for line in '\n'.join(blocks).replace('\\\n', ' ').splitlines():
-        if re.match(r'\s*(groupdetr(?= [a-z])|python tools/\w+\.py) ', line):
+        if re.match(rf'\s*{COMMAND}', line):
             yield line.strip()
+    yield from re.findall(rf'`({COMMAND} [^`\s]+ [^`\n]+)`', text)
 
 
-def command_and_arguments(line: str) -> Tuple[str, list]:
+def command_and_arguments(line: str) -> Tuple[str, List[str]]:
     """Name the command that a line runs, by its own name or by a script of ``tools/``."""
-    program, *words = shlex.split(line, comments=True)
-    name, *arguments = words
-    if program == 'groupdetr':
-        return name, arguments
-    script = ROOT / name
-    said = re.search(r"run\('([\w-]+)'", script.read_text())
-    return (said[1] if said else script.stem), arguments
+    words = shlex.split(line, comments=True)
+    program, *arguments = itertools.dropwhile(lambda word: '=' in word, words)
+    if program.endswith('.sh'):
+        command, taken, kept = SCRIPTS[Path(program).stem]
+        return command, [*(arguments[i] for i in kept), *arguments[taken:]]
+    if arguments[0] == '-m':
+        return arguments[1], arguments[2:]
+    if program == 'python':
+        script = ROOT / arguments.pop(0)
+        said = re.search(r"run\('([\w-]+)'", script.read_text())
+        return (said[1] if said else BENCHMARKS[script.stem]), arguments
+    return arguments[0], arguments[1:]
+
+
+def parse(line: str, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
+    """Parse a command line as its command does."""
+    name, arguments = command_and_arguments(line)
+    if name.startswith('benchmarks.'):
+        module = importlib.import_module(name)
+        monkeypatch.setattr(sys, 'argv', [name, *arguments])
+        return module.parse_args() if arguments else argparse.Namespace()
+    assert name in COMMANDS, line
+    module = importlib.import_module(f'groupdetr_mmdet.commands.{name.replace("-", "_")}')
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    return parser.parse_intermixed_args(arguments)
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_are_ones_that_the_command_line_takes(page: Path, monkeypatch):
     for line in commands(page):
-        name, arguments = command_and_arguments(line)
         try:
-            if name in BENCHMARKS:
-                monkeypatch.setattr(sys, 'argv', [name, *arguments])
-                BENCHMARKS[name].parse_args()
-                continue
-            assert name in COMMANDS, line
-            module = importlib.import_module(
-                f'groupdetr_mmdet.commands.{name.replace("-", "_")}')
-            parser = argparse.ArgumentParser()
-            module.add_arguments(parser)
-            parser.parse_intermixed_args(arguments)
+            args = parse(line, monkeypatch)
         except SystemExit:
             pytest.fail(f'{page.name}: the command line refuses: {line}')
+        config = getattr(args, 'config', None)
+        if config and not re.match('[A-Z_]+$', config) and config not in PREPARED:
+            find_config(config)
+            needs_coco = 'data/coco' in str(read_config(config).get('data_root'))
+            if needs_coco and {'train', 'test', 'report'} & {*line.split()}:
+                said = page.read_text().partition(line)[0]
+                assert 'COCO' in said + line, f'{page.name} does not say what {line} needs'
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -103,4 +131,36 @@ def test_every_page_has_a_place_on_the_site():
         r'```{toctree}\n(.*?)```', '\n'.join(page.read_text() for page in ROOT.glob('docs/*.md')),
         re.DOTALL)), re.MULTILINE)
     assert pages <= set(listed)
-    assert set(listed) - pages == {'api/index'}, 'which conf.py writes'
+    assert set(listed) - pages == {'api/index', 'tutorial'}, 'which conf.py writes'
+
+
+def python_block(page: str, words: str) -> str:
+    """The block of Python in a page that has these words."""
+    blocks = re.findall(r'^```python\n(.*?)^```', (ROOT / page).read_text(),
+                        re.DOTALL | re.MULTILINE)
+    return next(block for block in blocks if words in block)
+
+
+@pytest.mark.slow
+def test_a_detr_of_ones_own_gets_groups_as_the_page_says():
+    names = {}
+    exec(python_block('docs/families.md', 'class GroupDETR'), names)
+    detector, (inputs, samples) = names['detector'], make_batch()
+    losses = detector.train().loss(inputs, samples)
+    sum(x for name, x in losses.items() if 'loss' in name).backward()
+    groups = detector.query_embedding.weight.grad.chunk(3)
+    assert all(group.any() for group in groups) and not torch.equal(*groups[:2])
+    inference = detector.eval().forward_transformer(detector.extract_feat(inputs), samples)
+    assert inference['hidden_states'].size(2) == detector.num_queries
+
+
+def test_a_config_gets_groups_as_the_readme_says(tmp_path: Path):
+    (tmp_path / 'mine.py').write_text(python_block('README.md', "type='GroupConditionalDETR'"))
+    model = MODELS.build(Config.fromfile(tmp_path / 'mine.py').model)
+    assert len(model.query_embedding.weight) == 11 * model.num_queries
+
+
+def test_the_tutorial_is_committed_without_outputs():
+    cells = json.loads((ROOT / 'examples/tutorial.ipynb').read_text())['cells']
+    code = [cell for cell in cells if cell['cell_type'] == 'code']
+    assert code and not any(cell['outputs'] or cell['execution_count'] for cell in code)
