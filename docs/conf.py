@@ -37,7 +37,7 @@ nb_execution_in_temp = nb_execution_raise_on_error = nb_merge_streams = True
 nb_execution_timeout = 600  # seconds of a cell
 
 autodoc_member_order = 'bysource'
-autodoc_inherit_docstrings = False
+autodoc_inherit_docstrings = add_module_names = False
 napoleon_use_ivar = True
 napoleon_use_param = napoleon_use_rtype = False  # types in a docstring are words, not links
 nitpick_ignore_regex = [  # classes of others, whose lists of names are on the network
@@ -52,6 +52,7 @@ html_theme_options = dict(navigation_with_keys=False, secondary_sidebar_items=['
 html_context = dict(default_mode='auto')
 html_static_path, html_css_files, html_favicon = ['static'], ['site.css'], 'static/icon.svg'
 html_copy_source = False
+html_sidebars = dict(benchmarks=[])  # a page that is a section of its own
 
 
 def write_api() -> None:

@@ -39,7 +39,7 @@ def commands(page: Path) -> Iterator[str]:
     for line in '\n'.join(blocks).replace('\\\n', ' ').splitlines():
         if re.match(rf'\s*{COMMAND}', line):
             yield line.strip()
-    yield from re.findall(rf'`({COMMAND} [^`\s]+ [^`\n]+)`', text)
+    yield from re.findall(rf'`({COMMAND} [^`\s]+ [^-`\s][^`\n]*)`', text)
 
 
 def command_and_arguments(line: str) -> Tuple[str, List[str]]:
