@@ -34,7 +34,7 @@ myst_heading_anchors = 3
 os.environ['GROUPDETR_QUICK_TUTORIAL'] = '1'
 nb_execution_mode = 'force'
 nb_execution_in_temp = nb_execution_raise_on_error = nb_merge_streams = True
-nb_execution_timeout = 600  # seconds of a cell
+nb_execution_timeout = 1800  # seconds of a cell, on a busy machine
 
 autodoc_member_order = 'bysource'
 autodoc_inherit_docstrings = add_module_names = False
