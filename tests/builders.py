@@ -6,6 +6,7 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
+from torch import nn
 
 import groupdetr_mmdet  # noqa: F401
 
@@ -132,6 +133,14 @@ def collate(images: Sequence[torch.Tensor],
             labels=labels, bboxes=corners * corners.new_tensor([w, h, w, h]))
         samples.append(sample)
     return inputs, samples
+
+
+def perturbed(model: nn.Module) -> nn.Module:
+    """Let nothing of a model be equal or zero by initialization."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += .05 * torch.randn_like(parameter)
+    return model
 
 
 def group_rows(group: int, group_size: int) -> slice:

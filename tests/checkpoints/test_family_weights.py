@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from builders import build, make_batch
+from builders import build, make_batch, perturbed
 from family_builders import FAMILIES as BOX_FAMILIES
 from family_builders import ONE_WIDTH, STOCK, family_config
 from mask_builders import mask2former_config
@@ -38,11 +38,7 @@ def config_of(family: str, num_query_groups=K) -> ConfigDict:
 
 def weights(config) -> dict:
     """Of a model in which no two tensors are equal."""
-    model = build(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += .05 * torch.randn_like(parameter)
-    return model.state_dict()
+    return perturbed(build(config)).state_dict()
 
 
 def load(config, state_dict: dict) -> torch.nn.Module:

@@ -5,7 +5,7 @@ from typing import List, Optional
 
 import pytest
 import torch
-from builders import build, make_batch
+from builders import build, make_batch, perturbed
 from family_builders import FAMILIES, ONE_WIDTH, STOCK, family_config
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from mmdet.models.layers import CdnQueryGenerator
@@ -37,12 +37,7 @@ def same_noise(monkeypatch) -> None:
 
 
 def make(family: str, **kwargs) -> nn.Module:
-    """A model with nothing equal or zero by initialization."""
-    model = build(family_config(family, **kwargs))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += .05 * torch.randn_like(parameter)
-    return model
+    return perturbed(build(family_config(family, **kwargs)))
 
 
 def predict(model: nn.Module) -> List[Tensor]:

@@ -1,7 +1,7 @@
 """Mask2Former with groups: what holds for groups in every family, and mmdet's own with one."""
 import pytest
 import torch
-from builders import build
+from builders import build, perturbed
 from mask_builders import make_mask_batch, mask2former_config, same_points
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from torch import nn
@@ -17,12 +17,7 @@ def drawn_points(monkeypatch) -> None:
 
 
 def make(num_query_groups=K, **kwargs) -> nn.Module:
-    """A model with nothing equal or zero by initialization."""
-    model = build(mask2former_config(num_query_groups, **kwargs))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += .05 * torch.randn_like(parameter)
-    return model
+    return perturbed(build(mask2former_config(num_query_groups, **kwargs)))
 
 
 def one_group(model: nn.Module, group: int) -> nn.Module:
