@@ -94,6 +94,8 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
         cfg.resume = True
         cfg.load_from = (None if args.resume in ('auto', 'last') else
                          find_checkpoint(args.resume, cfg.work_dir))
+    cfg.allow_missing = args.allow_missing or cfg.get('allow_missing', False)
+    options.fetch_once(cfg)
 
 
 def show_next(args: argparse.Namespace, runner: Runner) -> None:
@@ -128,7 +130,6 @@ def main(args: argparse.Namespace) -> None:
     args.config = config_of_data(args)
     cfg = load_config(args)
     apply_options(cfg, args)
-    cfg.allow_missing = args.allow_missing or cfg.get('allow_missing', False)
     check_paths(cfg, modes=('train', 'val'))
     if dry_run.is_slow(cfg):
         print(f'There is no GPU, and {args.config} takes long without one: groupdetr train '

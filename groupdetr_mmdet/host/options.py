@@ -107,6 +107,13 @@ def keep_best(cfg: Config) -> None:
         hook.setdefault('save_best', 'auto')
 
 
+def fetch_once(cfg: Config) -> None:
+    """Load no weights into the backbone where ``load_from`` brings those of the whole model."""
+    backbone = cfg.model.get('backbone')
+    if backbone and cfg.get('load_from') and not (cfg.get('resume') or cfg.allow_missing):
+        backbone.init_cfg = None
+
+
 def add_hook(cfg: Config, **hook) -> None:
     """Add a hook to those of the config."""
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]

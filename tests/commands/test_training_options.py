@@ -129,6 +129,7 @@ def test_a_training_begins_with_weights_of_other_classes(trained, tiny_coco, tmp
         cfg[f'{mode}_dataloader'].dataset.metainfo = dict(classes=('red', 'green'))
     cfg.model.bbox_head.num_classes = 2
     cfg.load_from = str(work_dir / 'epoch_3.pth')
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='no_longer_needed.pth')
     cfg.dump(tmp_path / 'two.py')
     assert run_tool('train', tmp_path / 'two.py', '--work-dir', tmp_path / 'work', '--epochs', 1,
                     '--cfg-options', 'optim_wrapper.optimizer.lr=0.') == 0
