@@ -1,59 +1,139 @@
-"""Export the detectors of configs to ONNX, and print how far onnxruntime and OpenVINO are from
-PyTorch, on images of several sizes, alone and padded to one batch."""
+"""Measure how far a detector is from its other forms: mmdet's detector whose weights came in, the
+one that went out, and the ONNX file in onnxruntime and OpenVINO.
+
+Weights are random. Boxes and scores are compared on images of several sizes, alone and padded to
+one batch."""
 import argparse
-import importlib.util
+import copy
+import sys
 import tempfile
+from contextlib import redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Dict
+from typing import Dict, List, Optional
 
-from rich.console import Console
-from rich.table import Table
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import ConfigDict
+from torch import nn
 
+from groupdetr_mmdet.checkpoints.convert import convert
+from groupdetr_mmdet.checkpoints.stock import stock_model
 from groupdetr_mmdet.commands.cli import end_mistakes
-from groupdetr_mmdet.deploy.export import check_onnx, export_onnx, openvino_model
+from groupdetr_mmdet.deploy.export import (CHECKED_BATCHES, Detections, check_onnx, export_onnx,
+                                           largest_differences, openvino_model, random_batch)
 from groupdetr_mmdet.errors import ConfigError
 
 from .arguments import load_config
-from .cases import Case, build_model
+from .cases import quiet
 
-CONFIGS = ('group_cond_detr_r50_12e', 'group_dab_detr_r50_12e', 'group_deformable_detr_r50_12e',
-           'group_deformable_detr_refine_r50_12e',
-           'group_deformable_detr_refine_two_stage_r50_12e', 'group_dino_4scale_r50_12e')
+CONFIGS = (
+    'group_cond_detr_r50_12e', 'group_dab_detr_r50_12e', 'group_dn_detr_r50_12e',
+    'group_deformable_detr_r50_12e', 'group_deformable_detr_refine_r50_12e',
+    'group_deformable_detr_refine_two_stage_r50_12e', 'group_dab_deformable_detr_r50_12e',
+    'group_dino_4scale_r50_12e', 'group_mask2former_r50_12e')
+FORMS = ('in', 'out', 'onnxruntime', 'OpenVINO')
+NOISE = .02  # on all weights of the head, so that queries and classes differ
+
+Differences = Dict[str, float]
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='benchmarks.exports', description=__doc__)
     parser.add_argument('configs', nargs='*', default=CONFIGS,
                         help='configs of our detectors, or shipped names (default: one of each '
-                        'family); the weights are random')
+                        'family)')
     return parser.parse_args()
 
 
-def measure(config: str) -> Dict[str, Dict[str, float]]:
-    """Export one detector, and compare each runtime."""
-    cfg = load_config(config)
-    case = Case('inference', 'ours', None, cfg.model.num_query_groups, cfg.model.num_queries, 0)
-    detector = build_model(cfg, case).eval()
-    with tempfile.TemporaryDirectory() as folder:
+@torch.no_grad()
+def build(model: ConfigDict) -> nn.Module:
+    """Build a detector with random weights."""
+    model = copy.deepcopy(model)  # mmdet writes into configs
+    model.backbone.pop('init_cfg', None)
+    torch.manual_seed(0)
+    detector = MODELS.build(model).eval()
+    with quiet():
+        detector.init_weights()
+    for parameter in getattr(detector, 'bbox_head', detector).parameters():
+        parameter += NOISE * torch.randn_like(parameter)
+    return detector
+
+
+def measure(model: ConfigDict) -> Dict[str, Optional[Differences]]:
+    """Compare a detector with each of ``FORMS``; None where there is no such form.
+
+    Where mmdet has no such detector, the weights come in from one of ours without groups.
+    """
+    try:
+        stock = stock_model(model)
+    except ConfigError:
+        stock = None
+    found = dict.fromkeys(FORMS)
+    without = build(stock or ConfigDict(model, num_query_groups=1))
+    detector = build(model)
+    detector.load_state_dict(convert(dict(state_dict=without.state_dict()), model).state_dict)
+    found['in'] = compare(detector, without)
+    detector, group = build(model), model.num_query_groups - 1
+    if stock is not None:
+        went = convert(dict(state_dict=detector.state_dict()), model, to='mmdet',
+                       query_group=group)
+        without.load_state_dict(went.state_dict)
+        with detector.using_groups(group):
+            found['out'] = compare(without, detector)
+    if model.type != 'GroupMask2Former':
+        found.update(compare_exports(detector))
+    return found
+
+
+def compare_exports(detector: nn.Module) -> Dict[str, Differences]:
+    """Export a detector, and compare each runtime."""
+    # What it does goes where it does not stand in the table.
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         path = Path(folder, 'detector.onnx')
-        differences = {'onnxruntime': export_onnx(detector, path, {})}
-        if importlib.util.find_spec('openvino'):
-            differences['OpenVINO'] = check_onnx(str(path), detector, load=openvino_model)
-    return differences
+        found = {'onnxruntime': export_onnx(detector, path, {})}
+        if find_spec('openvino'):
+            found['OpenVINO'] = check_onnx(str(path), detector, load=openvino_model)
+    return found
+
+
+def compare(first: nn.Module, second: nn.Module) -> Differences:
+    """Find the largest differences of two detectors, in the better half of the first's detections.
+
+    Any of the others may have just missed the second's limit of detections.
+    """
+    found = []
+    for sizes in CHECKED_BATCHES:
+        for a, b, size in zip(detect(first, sizes), detect(second, sizes), sizes):
+            half = Detections(*(x[:len(x) // 2] for x in a))
+            found.append(largest_differences(half, b, max(size)))
+    return {key: max(x[key] for x in found) for key in found[0]}
+
+
+@torch.no_grad()
+def detect(detector: nn.Module, sizes: List[tuple]) -> List[Detections]:
+    """Detect objects in random images, in the order of falling scores."""
+    images, _ = random_batch(sizes)
+    shape = tuple(images.shape[-2:])
+    samples = [DetDataSample(metainfo=dict(img_shape=size, batch_input_shape=shape))
+               for size in sizes]
+    found = [x.pred_instances for x in detector.predict(images, samples, rescale=False)]
+    return [Detections(x.bboxes, x.scores, x.labels)
+            for x in (x[x.scores.argsort(descending=True)] for x in found)]
 
 
 def main() -> None:
     args = parse_args()
-    table = Table('config', 'runtime', 'boxes, pixels', 'scores')
+    print('Largest differences of boxes, in pixels, and of scores\n')
+    print(f'| config | {" | ".join(FORMS)} |', '|---' * 5 + '|', sep='\n', flush=True)
     for config in args.configs:
         try:
-            measured = measure(config)
+            measured = measure(load_config(config).model)
         except RuntimeError as error:
             raise ConfigError(f'CONFIG {config}: {error}') from error
-        for runtime, found in measured.items():
-            table.add_row(Path(config).stem, runtime, f'{found["pixels"]:.1g}',
-                          f'{found["score"]:.1g}')
-    Console(width=120).print(table)
+        cells = (f'{x["pixels"]:.0e}, {x["score"]:.0e}' if x else '-' for x in measured.values())
+        print(f'| {Path(config).stem} | {" | ".join(cells)} |', flush=True)
 
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..ops.recompute import LAYER_OPTIONS
+from ..registry import SCOPE
 
 WIDTH = 256  # of mmdet's ConditionalDETR and two-stage detectors, whatever their config says
 OUR_KEYS = ('separate_self_attn', 'new_group_noise', 'train_cfg')
@@ -64,12 +65,16 @@ def build_without_memory(model: Mapping) -> nn.Module:
 
 
 def with_parents(cfg: Any) -> Any:
-    """Copy a config, without ``ANYWHERE``, with the classes of mmdet in the place of ours."""
+    """Copy a config, without ``ANYWHERE``, with the classes of mmdet in the place of ours.
+
+    What inherits ``groupdetr_mmdet::NAME`` has our scope in each of its parts.
+    """
     if isinstance(cfg, (list, tuple)):
         return type(cfg)(with_parents(x) for x in cfg)
     if not isinstance(cfg, dict):
         return cfg
-    copied = {key: with_parents(value) for key, value in cfg.items() if key not in ANYWHERE}
+    copied = {key: with_parents(value) for key, value in cfg.items()
+              if key not in ANYWHERE and (key, value) != ('_scope_', SCOPE)}
     ours = next(classes_of_ours(cfg.get('type')), None)
     if ours is not None:
         copied['type'] = parent_of(ours).__name__

@@ -1,8 +1,9 @@
-"""The command that measures how far the runtimes are from PyTorch."""
+"""The command that measures how far a detector is from its other forms."""
 import sys
 
 import pytest
 from family_builders import family_config
+from mask_builders import mask2former_config
 from mmengine.config import Config
 
 import benchmarks.exports as command
@@ -15,25 +16,50 @@ def run(monkeypatch, *configs) -> None:
     end_mistakes(command.main)
 
 
+def write_config(path, model):
+    Config(dict(model=model, default_scope='mmdet')).dump(path)
+    return path
+
+
 @pytest.fixture
 def config(tmp_path):
     pytest.importorskip('onnxruntime')
-    Config(dict(model=family_config('deformable', 3), default_scope='mmdet')).dump(
-        tmp_path / 'mine.py')
-    return tmp_path / 'mine.py'
+    return write_config(tmp_path / 'mine.py', family_config('deformable', 3))
 
 
-def test_a_row_for_every_runtime(config, monkeypatch, capsys):
+def cells(out: str, name: str) -> list:
+    row, = (line for line in out.splitlines() if f'| {name} |' in line)
+    return [cell.strip() for cell in row.split('|')[2:-1]]
+
+
+@pytest.mark.slow
+def test_every_form_of_a_detector_is_near(config, monkeypatch, capsys):
     run(monkeypatch, config)
-    rows = [line for line in capsys.readouterr().out.splitlines() if 'mine' in line]
-    assert ['onnxruntime' in row for row in rows] == [True, False][:len(rows)]
-    for row in rows:
-        pixels, score = (float(x) for x in row.strip('│ ').split('│')[-2:])
-        assert 0 <= pixels < 1e-2 and 0 <= score < 1e-5
+    found = cells(capsys.readouterr().out, 'mine')
+    assert len(found) == 4
+    for cell in found[:3] if found[3] == '-' else found:
+        pixels, score = map(float, cell.split(','))
+        assert pixels < 1e-2 and score < 1e-5
 
 
-def test_a_file_that_detects_something_else_fails(config, monkeypatch, capsys):
-    monkeypatch.setattr(export, 'SCORE_TOLERANCE', -1)
+def test_forms_that_there_are_not(tmp_path, monkeypatch, capsys):
+    """Masks are not exported, and mmdet has no DN-DETR."""
+    configs = {'masks': mask2former_config(3), 'dn': family_config('dn', 3)}
+    monkeypatch.setattr(command, 'compare_exports', lambda detector: dict.fromkeys(
+        ('onnxruntime', 'OpenVINO'), dict(pixels=1, score=2)))
+    run(monkeypatch, *(write_config(tmp_path / f'{x}.py', model) for x, model in configs.items()))
+    said = capsys.readouterr().out
+    assert cells(said, 'masks')[2:] == ['-', '-'] and '-' not in cells(said, 'masks')[:2]
+    assert cells(said, 'dn')[1:] == ['-', '1e+00, 2e+00', '1e+00, 2e+00']
+
+
+def test_a_form_that_detects_something_else_fails(config, monkeypatch, capsys):
+    for module in (export, command):
+        monkeypatch.setattr(module, 'largest_differences', differ)
     with pytest.raises(SystemExit):
         run(monkeypatch, config)
-    assert 'mine.py: The ONNX model does not find' in capsys.readouterr().err
+    assert 'mine.py: something else' in capsys.readouterr().err
+
+
+def differ(*args):
+    raise RuntimeError('something else')

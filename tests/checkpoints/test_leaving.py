@@ -44,6 +44,9 @@ def folder(tmp_path_factory) -> Path:
         config = tiny_config(data)
         preprocessor = config.model.data_preprocessor
         config.model = dict(model_config(family), data_preprocessor=preprocessor)
+        for part in (config.model, config.model.backbone, config.test_dataloader,
+                     config.test_evaluator):  # as from a base groupdetr_mmdet::NAME
+            part._scope_ = 'groupdetr_mmdet'
         config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='nowhere.pth')
         config.dump(folder / f'{family}_ours.py')
         config.model.backbone.init_cfg = None
