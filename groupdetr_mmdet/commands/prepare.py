@@ -63,8 +63,6 @@ def prepare(args: argparse.Namespace, data: str, out: Path) -> None:
     complete_splits(dataset, choices['val_fraction'], choices['seed'])
     write_training(dataset, out, model, load_from)
     show(dataset)
-    if get_device() == 'cpu' and choices['model'] != 'small':
-        print('There is no GPU, and a ResNet-50 takes long without one: --model small does not.')
     print(f'Wrote {out} and {", ".join(f"{out.stem}_{split}.json" for split in dataset.splits)}.')
 
 
@@ -121,4 +119,6 @@ def spread(values: List[int]) -> str:
 def main(args: argparse.Namespace, out: Optional[Path] = None) -> None:
     out = Path(args.out) if args.out else default_out(args.data)
     prepare(args, args.data, out)
+    if get_device() == 'cpu' and args.model != 'small':
+        print('There is no GPU, and a ResNet-50 takes long without one: --model small does not.')
     print(f'Next: groupdetr train {quote(str(out))}')

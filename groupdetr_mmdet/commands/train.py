@@ -133,7 +133,8 @@ def main(args: argparse.Namespace) -> None:
     check_paths(cfg, modes=('train', 'val'))
     if dry_run.is_slow(cfg):
         print(f'There is no GPU, and {args.config} takes long without one: groupdetr train '
-              f'{args.config} --dry-run says how long, {dry_run.SMALL_CONFIG} is a small config.')
+              f'{quote(args.config)} --dry-run says how long, {dry_run.SMALL_CONFIG} is a small '
+              'config, and groupdetr prepare DATA --model small writes one.')
     if args.dry_run:
         print_table((f'{dry_run.TIMED} steps on {get_device()}', ''),
                     dry_run.describe(dry_run.measure(cfg), cfg))
