@@ -1,7 +1,7 @@
 """Mask2Former with groups of queries: instance and panoptic segmentation."""
+import contextlib
 import functools
-from typing import Callable, Dict, Iterable, List, Optional, Tuple
-from unittest import mock
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from mmdet.models.dense_heads import Mask2FormerHead, mask2former_head
 from mmdet.models.detectors import Mask2Former
@@ -88,8 +88,19 @@ class GroupMask2FormerHead(DecodedGroups, Mask2FormerHead):
     def _loss_by_feat_single(self, *args) -> Tuple[Tensor, Tensor, Tensor]:
         """Supervise a layer; the normalizer is averaged over ranks once a step, see ``Turn``."""
         average = functools.partial(self.turn.once_a_step, mask2former_head.reduce_mean)
-        with mock.patch.object(mask2former_head, 'reduce_mean', average):
+        with averaging_by(average):
             return super()._loss_by_feat_single(*args)
+
+
+@contextlib.contextmanager
+def averaging_by(average: Callable) -> Iterator[None]:
+    """Let mmdet's head average over ranks by another function; it calls one of its module."""
+    stock = mask2former_head.reduce_mean
+    mask2former_head.reduce_mean = average
+    try:
+        yield
+    finally:
+        mask2former_head.reduce_mean = stock
 
 
 @MODELS.register_module()

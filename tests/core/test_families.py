@@ -181,6 +181,7 @@ def test_inference_is_that_of_the_stock_detector_with_a_group(family, group):
         assert len(ours.pred_instances) == 20
         assert torch.equal(ours.pred_instances.labels, theirs.pred_instances.labels)
         assert_equal([ours.pred_instances.bboxes], [theirs.pred_instances.bboxes], atol=1e-3)
+        assert_equal([ours.pred_instances.scores], [theirs.pred_instances.scores])
 
 
 @torch.no_grad()
