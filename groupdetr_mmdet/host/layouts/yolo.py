@@ -55,8 +55,9 @@ def read(source: Source, files: List[Path]) -> Dataset:
     images = [path for paths in by_split.values() for path in paths]
     labels = {label_file(path) for path in images}
     folders = {label.parent for label in labels} - {path.parent for path in images}
+    labels.add(file)
     for label in source.files:
-        if label.suffix == '.txt' and label.parent in folders and label not in {*labels, file}:
+        if label.suffix == '.txt' and label.parent in folders and label not in labels:
             source.note('label files without image, left out', label)
     return Dataset(f'YOLO, {file.name}', names, splits, source.notes)
 
