@@ -32,6 +32,7 @@ highlight_language = 'none'  # of blocks that name no language: commands, output
 myst_heading_anchors = 3
 
 os.environ['GROUPDETR_QUICK_TUTORIAL'] = '1'
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # threads of so small a model wait for each other
 nb_execution_mode = 'force'
 nb_execution_in_temp = nb_execution_raise_on_error = nb_merge_streams = True
 nb_execution_timeout = 1800  # seconds of a cell, on a busy machine
