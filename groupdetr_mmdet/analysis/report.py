@@ -19,7 +19,7 @@ from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoin
 from ..errors import ConfigError
 from ..group_detector import GroupDetector
 from ..host.files import write_atomically
-from ..host.preflight import check_paths, check_output
+from ..host.preflight import check_output, check_path, check_paths
 from ..host.progress import quiet_runner
 from .group_metrics import (draw_groups, evaluate_each_group, groups_table, read_groups,
                             record_groups)
@@ -62,6 +62,7 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
     runs = [read_run(*x) for x in zip(folders, labels or [None] * len(folders))]
     header, rows = comparison(runs)
     checkpoint = find_checkpoint(checkpoint, work_dir) if checkpoint else best_or_last(work_dir)
+    check_path('--checkpoint', checkpoint)
     cfg = read_config(work_dir)
     model, dataset, record = evaluate(cfg, checkpoint, work_dir)
     page = jinja2.Template(TEMPLATE.read_text(), autoescape=True).render(

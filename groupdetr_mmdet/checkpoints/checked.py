@@ -2,6 +2,7 @@
 
 mmengine's loaders write what does not fit into the log and go on, with a random model.
 """
+import logging
 from typing import Any, Dict
 
 from mmdet.registry import WEIGHT_INITIALIZERS
@@ -10,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.model import PretrainedInit, update_init_info
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -41,6 +42,7 @@ class CheckedWeightsHook(Hook):
             tensors = weights_of(checkpoint, f'--resume: {path}')
             check_names(model, tensors, path)
             check_progress(checkpoint, path)
+            announce_rest(checkpoint, runner, path)
             if all(x.shape == tensors[name].shape for name, x in model.state_dict().items()):
                 check_optimizer(checkpoint.get('optimizer'), runner.optim_wrapper, path)
             return
@@ -64,6 +66,21 @@ def check_progress(checkpoint: Dict[str, Any], path: str) -> None:
     if not isinstance(meta, dict) or not {'epoch', 'iter'} <= meta.keys():
         raise ConfigError(f'--resume: {path} holds weights and no training to go on with: begin a '
                           'new one with load_from.')
+
+
+def announce_rest(checkpoint: Dict[str, Any], runner: Runner, path: str) -> None:
+    """Log that the training is finished, or that its optimizer begins anew."""
+    loop = runner.train_loop
+    done, wanted = ((checkpoint['meta']['epoch'], loop.max_epochs)
+                    if isinstance(loop, EpochBasedTrainLoop) else
+                    (checkpoint['meta']['iter'], loop.max_iters))
+    if done >= wanted:
+        key = 'max_epochs' if isinstance(loop, EpochBasedTrainLoop) else 'max_iters'
+        print_log(f'{path} is of a finished training, {done} of train_cfg.{key}={wanted}: raise '
+                  'it to train on.', logger='current', level=logging.WARNING)
+    if not checkpoint.get('optimizer'):
+        print_log(f'{path} has no state of the optimizer, as the best checkpoints have none: the '
+                  'optimizer starts anew.', logger='current', level=logging.WARNING)
 
 
 def check_optimizer(saved: Any, wrapper: Any, path: str) -> None:

@@ -27,7 +27,7 @@ class OtherClassesHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Give the checkpoint the model's own class layers, in place."""
-        if not runner.cfg.get('resume'):
+        if not runner.cfg.get('resume') and isinstance(checkpoint, dict):  # else it is refused
             keep_class_layers(unwrapped(runner.model), checkpoint.get('state_dict', checkpoint))
 
 

@@ -12,10 +12,12 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
 
 from ..errors import ConfigError
 from ..host.files import INCOMPLETE, remove_abandoned, write_atomically
 from ..host.processes import unwrapped
+from .fine_tuning import CLASS_LAYERS
 from .named import POINTER, named_checkpoint
 from .reading import is_whole, read_file
 
@@ -78,7 +80,10 @@ def repair_pointer(work_dir: Union[str, Path]) -> None:
             f'{Path(work_dir, POINTER)} names {named}, which is missing or cut short, and there '
             f'is no other whole checkpoint to resume: bring it back, or remove {POINTER} to train '
             f'from the start.')
-    if latest is not None and (named is None or str(named) != latest):
+    if latest is None:
+        print_log(f'{work_dir} has no checkpoint to resume: the training starts at its beginning.',
+                  logger='current', level=logging.WARNING)
+    elif named is None or str(named) != latest:
         print_log(f'{POINTER} names {named or "nothing"}, which is missing, cut short or not the '
                   f'latest: resuming from {latest}.', logger='current', level=logging.WARNING)
         write_atomically(Path(work_dir, POINTER), latest.encode())
@@ -154,8 +159,8 @@ class AtomicCheckpointHook(CheckpointHook):
             barrier()
         elif os.path.isfile(path) and not is_whole(path):
             raise ConfigError(
-                f'load_from={path!r} is cut short or damaged and cannot be resumed: name another '
-                f'checkpoint, or none to resume from the latest whole one in {runner.work_dir}.')
+                f'--resume: {path} is cut short, damaged, or no checkpoint: name another one, or '
+                f'none to resume from the latest whole one in {runner.work_dir}.')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Go on in the same order of images, and refuse what misfits the optimizer's state.
@@ -172,14 +177,15 @@ class AtomicCheckpointHook(CheckpointHook):
         sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
         if hasattr(sampler, 'seed'):
             sampler.seed = checkpoint['meta'].get('seed', sampler.seed)
-        for name, parameter in unwrapped(runner.model).named_parameters():
+        model = unwrapped(runner.model)
+        for name, parameter in model.named_parameters():
             saved = checkpoint['state_dict'].get(name, parameter)
             if saved.shape != parameter.shape:
                 raise ConfigError(
                     f'--resume: {name} has shape {tuple(saved.shape)} in the checkpoint and '
                     f'{tuple(parameter.shape)} in the model, and the optimizer cannot go on with '
-                    'it: resume with the num_query_groups of the checkpoint, or start a new run '
-                    'from it with load_from.')
+                    f'it: resume with the {key_of(name, model)} of the checkpoint, or start a new '
+                    'run from it with load_from.')
 
     def before_train(self, runner: Runner) -> None:
         """Prepare directories and bookkeeping, and clear away what a killed run left."""
@@ -271,6 +277,14 @@ class AtomicCheckpointHook(CheckpointHook):
             self.file_backend.remove(path)
         elif self.file_backend.isdir(path):  # DeepSpeed's checkpoints are directories
             self.file_backend.rmtree(path)
+
+
+def key_of(parameter: str, model: nn.Module) -> str:
+    """What in the config says the shape of a parameter."""
+    if CLASS_LAYERS.search(parameter):
+        return 'num_classes'
+    of_groups = dict(model.group_parameters()) if hasattr(model, 'group_parameters') else {}
+    return 'num_queries and num_query_groups' if parameter in of_groups else 'model'
 
 
 def announce_new_start(work_dir: Union[str, Path]) -> None:

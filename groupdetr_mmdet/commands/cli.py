@@ -5,6 +5,8 @@ import sys
 import warnings
 from typing import Optional, Sequence
 
+import matplotlib
+
 from .mistakes import end_mistakes
 
 # Of each a module of this room, with - for _: its docstring is the help, its `add_arguments` and
@@ -54,6 +56,7 @@ def run(command: str, argv: Optional[Sequence[str]] = None, prog: Optional[str] 
     """
     for noise in NOISE:
         warnings.filterwarnings('ignore', noise)
+    matplotlib.rcParams['text.parse_math'] = False  # names may hold $
     module = importlib.import_module(f'.{command.replace("-", "_")}', __package__)
     parser = argparse.ArgumentParser(prog=prog, description=module.__doc__)
     module.add_arguments(parser)

@@ -7,6 +7,7 @@ says. An exception out of this package's own code is a bug, whatever it says.
 import errno
 import inspect
 import logging
+import os
 import re
 import signal
 import sys
@@ -14,16 +15,21 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Optional
 
 import torch
 from mmengine.dist import is_distributed
+from mmengine.runner import BaseLoop, Runner
+from torch import nn
 
 from ..errors import ConfigError
+from ..host.blame import failing_library, first_line, frames
 from ..host.config_check import nearest, parameters_of
 from ..host.processes import launched_rank
 
 MISTAKE = 2  # the status
+TRACEBACK = 'GROUPDETR_TRACEBACK'  # an environment variable that asks for it, above the sentence
+TOLD = 'GROUPDETR_TOLD'  # another: the file that the first process to tell a mistake makes
 INTERRUPTED = 130  # what shells call Ctrl+C
 PACKAGE = str(Path(__file__).parents[1])
 BUILDERS = {'build_from_cfg', 'build_model_from_cfg', 'build_runner_from_cfg', 'build_runner',
@@ -39,7 +45,7 @@ WRITES = {
     errno.EPERM: 'correct its permissions, or name another place',
     errno.ENOTDIR: 'a file is in the place of a folder: name another place',
     errno.EEXIST: 'a file is in its place: name another place',
-    errno.ENOENT: 'put it there; a work directory must stay while a run uses it',
+    errno.ENOENT: 'it is not there, or was removed while the command ran: name a place that is',
     errno.EISDIR: 'name a file and not a folder',
     errno.ENAMETOOLONG: 'name a shorter path',
     errno.EMFILE: 'raise the limit of open files (ulimit -n), or lower num_workers',
@@ -64,28 +70,43 @@ def end_mistakes(command: Callable[[], None]) -> None:
         said = sentence(error)
         if said is None:
             raise
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the launcher may end this process now
         time.sleep(waiting_time(error))
-        print('error:', said, file=sys.stderr)
-        sys.stderr.flush()
+        if tells_first():
+            print('error:', said, file=sys.stderr)
+            sys.stderr.flush()
         sys.exit(MISTAKE)
 
 
 def waiting_time(error: Exception) -> float:
-    """Seconds to wait for another process of the run to tell the same.
+    """Seconds to wait for another process of the run to tell the reason, or the same.
 
-    It ends, and the launcher then ends this one. A mistake may be known to one process alone, as
-    that in an image of its share; then this one says it after a while.
+    It ends, and the launcher then ends this one.
     """
     if lost_a_peer(error):
         return 30
-    rank = launched_rank()
+    rank = 0 if TOLD in os.environ else launched_rank()
     return 10 + min(rank, 20) / 2 if rank else 0
+
+
+def tells_first() -> bool:
+    """Whether no other process of this launcher has told a mistake."""
+    if TOLD not in os.environ:
+        return True
+    try:
+        os.close(os.open(os.environ[TOLD], os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    except OSError:  # the launcher is gone, and its folder
+        pass
+    return True
 
 
 def sentence(error: BaseException) -> Optional[str]:
     """What to tell the user, or None for a bug, whose traceback is told."""
-    for tell in (told, number, peer, system, package, memory, worker, built):
+    for tell in (told, number, peer, system, package, memory, worker, built, first_step):
         said = tell(error)
         if said:
             return ' '.join(said.split())
@@ -178,13 +199,40 @@ def built(error: BaseException) -> Optional[str]:
                        r'required \S+ arguments?: (.*))', str(error))
     if keyword and isinstance(error, TypeError):
         return misspelt(keyword, stack[-1])
-    if stack[-1].f_code.co_filename.startswith(PACKAGE) or \
-            isinstance(error, AttributeError) and not PLAIN.match(str(error)):
+    if stack[-1].f_code.co_filename.startswith(PACKAGE) or isinstance(error, AttributeError) and \
+            not PLAIN.match(str(error)) and failing_library(error) is None:
         return None
     types = [frame.f_locals.get('obj_type') for frame in building]
     names = [getattr(x, '__name__', x) for x in types if x]
     return (f'{names[-1] if names else "A part of the config"} cannot be built as the config says '
             f'({first_line(error)}): correct its values.')
+
+
+def first_step(error: BaseException) -> Optional[str]:
+    """What a library refuses at the start of a run: values that it took when it was built."""
+    runner = next((x for x in map(starting, frames(error)) if x), None)
+    at = failing_library(error)
+    if runner is None or at is None or not isinstance(error, REFUSED) or \
+            re.search('CUDA|NCCL|cuDNN', str(error)):
+        return None
+    names = {module: name for name, module in runner.model.named_modules()}
+    modules = [names[x] for x in (frame.f_locals.get('self') for frame in frames(error))
+               if isinstance(x, nn.Module) and names.get(x)]
+    part = f'model.{modules[-1].split(".")[0]}' if modules else 'A part'
+    return (f'{part} does not work as the config says: {at.f_code.co_name} of '
+            f'{at.f_globals["__name__"]} fails when it starts ({first_line(error)}); correct its '
+            f'values. {TRACEBACK}=1 shows where.')
+
+
+def starting(frame: FrameType) -> Optional[Runner]:
+    """The runner whose first step or first hooks a call is, None for another call."""
+    owner = frame.f_locals.get('self')
+    if frame.f_code.co_name == 'run_iter' and isinstance(owner, BaseLoop):
+        is_first = not frame.f_locals.get('idx') and owner.runner.epoch <= 1
+        return owner.runner if is_first else None
+    if frame.f_code.co_name == 'call_hook' and isinstance(owner, Runner):
+        return owner if frame.f_locals['fn_name'].startswith('before_') else None
+    return None
 
 
 def misspelt(found: 're.Match', frame: FrameType) -> str:
@@ -199,14 +247,3 @@ def misspelt(found: 're.Match', frame: FrameType) -> str:
     near = nearest(unknown, parameters_of(cls) or ()) if cls else ''
     return (f'{unknown} is unknown, {owner} has no such parameter' +
             (f'; {near}: correct it.' if near else ': correct or remove it in the config.'))
-
-
-def frames(error: BaseException) -> List[FrameType]:
-    """The calls that led to an exception, the innermost last."""
-    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error, at most 200 characters of it."""
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200].rstrip(' .:')

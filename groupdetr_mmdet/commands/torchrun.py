@@ -3,22 +3,34 @@
 On SIGTERM or SIGUSR1 it tells its processes to stop, which write a checkpoint, and ends with
 their status 75; it gives them 30 seconds.
 """
+import logging
 import os
 import signal
 import sys
+import tempfile
+from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
 from ..checkpoints.preemption import STOPPED_STATUS
-from .mistakes import MISTAKE, end_mistakes
+from .mistakes import MISTAKE, TOLD, end_mistakes
+
+
+def run() -> None:
+    """Run the processes; the first that tells a mistake is the only one that does."""
+    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory(prefix='groupdetr-') as folder:
+        os.environ[TOLD] = str(Path(folder, 'told'))
+        main()
+
 
 if __name__ == '__main__':
     if hasattr(signal, 'SIGUSR1'):
         signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
-        end_mistakes(main)
+        end_mistakes(run)
     except SignalException:
         sys.exit(STOPPED_STATUS)
     except ChildFailedError as error:

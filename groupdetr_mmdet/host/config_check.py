@@ -6,7 +6,8 @@ makes no sense when it is used, maybe after an epoch. Here the whole config is l
 import difflib
 import inspect
 from functools import cache
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import (Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence,
+                    Tuple)
 
 import mmdet.registry
 import mmengine.registry
@@ -14,13 +15,16 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import DefaultScope, Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
 from ..errors import ConfigError
+from .kinds import check_integer, check_kind, check_number
 
 PARTS = ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator',
          'test_evaluator', 'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper', 'param_scheduler',
-         'default_hooks', 'custom_hooks', 'visualizer', 'log_processor')
+         'default_hooks', 'custom_hooks', 'visualizer', 'log_processor', 'env_cfg',
+         'auto_scale_lr')
 # Parts that are built by a function which takes some of the keys first.
 NOT_BUILT_ALONE = ('norm_cfg', 'conv_cfg', 'act_cfg', 'upsample_cfg', 'init_cfg', 'override',
                    'dropout_layer', 'pad_cfg', 'pool_cfg', 'plugins', 'dcn', 'cfg',
@@ -37,6 +41,18 @@ TAKEN_BY_RUNNER = dict(
 LOADER_KEYS = {'dataset', 'sampler', 'batch_sampler', 'collate_fn', 'worker_init_fn',
                'num_batch_per_epoch', *inspect.signature(DataLoader).parameters}
 OPTIM_KEYS = {'constructor', 'paramwise_cfg', 'optimizer'}
+IMPLIED = dict(val_cfg='ValLoop', test_cfg='TestLoop', log_processor='LogProcessor')
+# Parts that take any name: of those that are known, a name that is almost one is refused.
+FREE = {
+    'model.train_cfg': ('assigner', 'sampler'),
+    'model.test_cfg': ('max_per_img', 'query_group', 'each_group'),
+    'metainfo': ('classes', 'palette'), 'filter_cfg': ('filter_empty_gt', 'min_size'),
+    'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
+    'dist_cfg': ('backend', 'timeout'), 'auto_scale_lr': ('enable', 'base_batch_size'),
+}
+PARAMWISE_KEYS = {'custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult',
+                  'flat_decay_mult', 'dwconv_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate'}
+MULTIPLIERS = 'lr_mult', 'decay_mult'
 
 
 def check_values(cfg: Config) -> None:
@@ -70,9 +86,12 @@ def nearest(name: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 def check_top_level(cfg: Config) -> None:
     """A config may have variables of its own, but hardly one named almost as a part of it."""
-    known = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
+    known = dict(inspect.signature(Runner.__init__).parameters)
+    del known['self'], known['cfg']
     for name, value in cfg.items():
-        near = difflib.get_close_matches(name, known - set(cfg), n=1, cutoff=0.9)
+        if name in known:
+            check_kind(name, value, known[name])
+        near = difflib.get_close_matches(name, known.keys() - cfg.keys(), n=1, cutoff=0.9)
         if name not in known and near and isinstance(value, (dict, list)):
             raise ConfigError(f'{name} is no part of a config, and {near[0]} is missing: correct '
                               'the name.')
@@ -94,11 +113,16 @@ def iter_dicts(value: Any, key: str) -> Iterator[Tuple[str, dict]]:
 def check_dict(key: str, value: dict) -> None:
     """Check one dict: its type against the registries, its keys against the type."""
     name = key.rsplit('.', 1)[-1].split('[')[0]
+    for weight in ('loss_weight', 'weight'):
+        if weight in value and key.startswith('model.'):
+            check_number(f'{key}.{weight}', value[weight], 0)
     if key.endswith('_dataloader'):
         check_keys(key, value, LOADER_KEYS, 'a data loader')
-    if 'type' not in value:
+        check_kinds(key, value, inspect.signature(DataLoader).parameters)
+    check_near_names(key, value, FREE.get(key) or FREE.get(name) or ())
+    if 'type' not in value and key not in IMPLIED:
         return
-    classes = find_classes(value['type'])
+    classes = find_classes(value.get('type', IMPLIED.get(key)))
     if not classes and (key.startswith('model.') and name not in REGISTERED or
                         isinstance(value['type'], str) and '.' in value['type']):
         return
@@ -110,15 +134,29 @@ def check_dict(key: str, value: dict) -> None:
                           ', or import what registers it by custom_imports.')
     if name in NOT_BUILT_ALONE:
         return
-    signatures = [parameters_of(cls) for cls in classes]
-    if any(signature is None for signature in signatures):
-        return
-    parameters = {name: x for signature in signatures for name, x in signature.items()}
-    taken = TAKEN_BY_RUNNER.get(key.split('.')[0].split('[')[0], ())
-    check_keys(key, value, {*parameters, *taken}, str(classes[0].__name__))
-    for name, parameter in parameters.items():
-        if name in value and len(classes) == 1:
-            check_kind(f'{key}.{name}', value[name], parameter.annotation)
+    signatures = [signature_of(cls) for cls in classes]
+    parameters = {name: x for signature, _ in signatures for name, x in signature.items()}
+    if all(closed for _, closed in signatures):
+        taken = TAKEN_BY_RUNNER.get(key.split('.')[0].split('[')[0], ())
+        check_keys(key, value, {*parameters, *taken}, str(classes[0].__name__))
+    else:
+        check_near_names(key, value, parameters)
+    check_kinds(key, value, signatures[0][0])
+
+
+def check_kinds(key: str, value: dict, parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Check the kinds of all values of a dict that are written for these parameters."""
+    for name in value.keys() & parameters.keys():
+        check_kind(f'{key}.{name}', value[name], parameters[name])
+
+
+def check_near_names(key: str, value: dict, known: Iterable[str]) -> None:
+    """Refuse a name that is almost a known one, where others may be given, too."""
+    for name in value.keys() - set(known):
+        near = difflib.get_close_matches(str(name), set(known), n=1, cutoff=0.85)
+        if near:
+            raise ConfigError(f'{key}.{name} is unknown; the nearest name is {near[0]}: correct '
+                              'it.')
 
 
 def check_keys(key: str, value: dict, known: Iterable[str], owner: str) -> None:
@@ -144,19 +182,25 @@ def find_classes(type_: Any) -> List[Callable]:
     """The classes or functions that a ``type`` can name: several registries may know the name."""
     if not isinstance(type_, str):
         return [type_] if callable(type_) else []
-    found = []
-    for registry in registries():
-        known = registry.get(type_)
-        if known is not None and known not in found:
-            found.append(known)
-    return found
+    _, name = Registry.split_scope_key(type_)
+    found = [x.module_dict[name] for x in registries() if name in x.module_dict]
+    if not found:  # of another scope, or importable; mmengine looks long
+        found = [x.get(type_) for x in registries()]
+    return [x for i, x in enumerate(found) if x is not None and x not in found[:i]]
+
+
+def parameters_of(cls: Callable) -> Optional[Dict[str, inspect.Parameter]]:
+    """Parameters of a class, or None where it takes any."""
+    parameters, closed = signature_of(cls)
+    return parameters if closed else None
 
 
 @cache
-def parameters_of(cls: Callable) -> Optional[Dict[str, inspect.Parameter]]:
+def signature_of(cls: Callable) -> Tuple[Dict[str, inspect.Parameter], bool]:
     """Parameters of a class, along its parents as far as ``**kwargs`` are handed on to them.
 
-    None where the last one takes any.
+    Returns:
+        tuple[dict, bool]: The parameters, and whether it takes no others.
     """
     owners = [x for x in cls.__mro__ if '__init__' in vars(x)] if inspect.isclass(cls) else [cls]
     parameters: Dict[str, inspect.Parameter] = {}
@@ -166,36 +210,17 @@ def parameters_of(cls: Callable) -> Optional[Dict[str, inspect.Parameter]]:
         try:
             own = inspect.signature(init).parameters
         except (TypeError, ValueError):
-            return None
+            return {}, False
         for name, parameter in own.items():
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 parameters.setdefault(name, parameter)
         closed = closed or not any(x.kind == x.VAR_KEYWORD for x in own.values())
-    return parameters if closed else None
-
-
-def check_kind(key: str, value: Any, annotation: Any) -> None:
-    """Check numbers: a text, a truth value or a fraction where a class says ``int``, and so on."""
-    wrong = (annotation is int and (isinstance(value, (bool, str)) or
-                                    isinstance(value, float) and not value.is_integer()) or
-             annotation is float and isinstance(value, (bool, str)) or
-             annotation is bool and isinstance(value, str))
-    if wrong:
-        kind = {int: 'an integer', float: 'a number', bool: 'True or False'}[annotation]
-        raise ConfigError(f'{key}={value!r} must be {kind}.')
+    return parameters, closed
 
 
 # Values that mmengine and mmdet take and that make no sense
 
-INTEGER = 'an integer of at least {}'
-
-
-def is_integer(value: Any, least: int) -> bool:
-    """Whether a value is an integer of at least ``least``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-RANGES: Sequence[Tuple[str, Union[int, float]]] = (
+INTEGERS: Sequence[Tuple[str, int]] = (
     ('model.num_queries', 1), ('model.num_query_groups', 1), ('model.bbox_head.num_classes', 1),
     ('model.test_cfg.max_per_img', 1), ('model.encoder.num_layers', 1),
     ('model.decoder.num_layers', 1),
@@ -203,22 +228,43 @@ RANGES: Sequence[Tuple[str, Union[int, float]]] = (
     ('test_dataloader.batch_size', 1), ('train_dataloader.num_workers', 0),
     ('val_dataloader.num_workers', 0), ('test_dataloader.num_workers', 0),
     ('train_cfg.max_epochs', 1), ('train_cfg.max_iters', 1), ('train_cfg.val_interval', 1),
-    ('optim_wrapper.accumulative_counts', 1))
+    ('optim_wrapper.accumulative_counts', 1), ('default_hooks.logger.interval', 1),
+    ('auto_scale_lr.base_batch_size', 1), ('log_processor.window_size', 1),
+    ('model.data_preprocessor.pad_size_divisor', 1), ('model.neck.out_channels', 1),
+    ('model.backbone.base_channels', 1))
+NEEDED = ('data_preprocessor', 'backbone', 'neck', 'encoder', 'decoder', 'positional_encoding',
+          'bbox_head')
 
 
 def check_ranges(cfg: Config) -> None:
     """Check numbers that are taken and then train nothing, or fail in the middle of a run."""
-    for key, least in RANGES:
+    for key, least in INTEGERS:
         value, given = look_up(cfg, key)
-        if given and not is_integer(value, least):
-            raise ConfigError(f'{key}={value!r} must be {INTEGER.format(least)}.')
+        if given:
+            check_integer(key, value, least)
+    for key, above in (('optim_wrapper.optimizer.lr', False),
+                       ('optim_wrapper.clip_grad.max_norm', True),
+                       ('env_cfg.dist_cfg.timeout', True)):
+        value, given = look_up(cfg, key)
+        if given:
+            check_number(key, value, 0, above)
+    for number in look_up(cfg, 'model.data_preprocessor.std')[0] or ():
+        check_number('A number of model.data_preprocessor.std', number, 0, above=True)
+    for key, but in (('default_hooks.checkpoint.interval', -1), ('randomness.seed', None)):
+        value, given = look_up(cfg, key)
+        if given and value != but:
+            check_integer(key, value, 0 if but is None else 1)
     group, given = look_up(cfg, 'model.test_cfg.query_group')
-    if given and group != 'all' and not is_integer(group, 0):
-        raise ConfigError(f"model.test_cfg.query_group={group!r} must be the index of a group, or "
-                          "'all'.")
-    rate, given = look_up(cfg, 'optim_wrapper.optimizer.lr')
-    if given and (isinstance(rate, (bool, str)) or not rate >= 0 or rate == float('inf')):
-        raise ConfigError(f'optim_wrapper.optimizer.lr={rate!r} must be a number of at least 0.')
+    if given and group != 'all':
+        try:
+            check_integer('model.test_cfg.query_group', group, 0)
+        except ConfigError:
+            raise ConfigError(f'model.test_cfg.query_group={group!r} must be the index of a group,'
+                              " or 'all'.") from None
+    for part in NEEDED if 'decoder' in cfg.model else ():
+        if part in cfg.model and not isinstance(cfg.model[part], dict):
+            raise ConfigError(f'model.{part}={cfg.model[part]!r} must be a dict: the detector '
+                              'needs this part.')
     for mode in ('train', 'val', 'test'):
         parts = [f'{mode}_dataloader', f'{mode}_cfg',
                  'optim_wrapper' if mode == 'train' else f'{mode}_evaluator']
@@ -227,13 +273,17 @@ def check_ranges(cfg: Config) -> None:
         if given_parts and missing:
             raise ConfigError(f'{missing[0]} is None and {given_parts[0]} is not: give all of '
                               f'{", ".join(parts)}, or set all of them to None.')
+    for mode in ('val', 'test'):
+        if look_up(cfg, f'{mode}_dataloader.drop_last')[0]:
+            raise ConfigError(f'{mode}_dataloader.drop_last=True leaves images out of the score: '
+                              'set it to False.')
     check_loop(cfg.get('train_cfg'))
 
 
 def check_matching(cfg: Config) -> None:
     """Check that a model that is trained has an assigner with costs."""
     train_cfg, given = look_up(cfg, 'model.train_cfg')
-    if given and train_cfg is None and cfg.get('train_dataloader'):
+    if given and train_cfg is None and cfg.get('train_dataloader') and 'decoder' in cfg.model:
         raise ConfigError('model.train_cfg is None, and a training needs its assigner: write '
                           "model.train_cfg=dict(assigner=dict(type='GroupHungarianAssigner', "
                           'match_costs=[...])).')
@@ -244,15 +294,25 @@ def check_matching(cfg: Config) -> None:
 
 
 def check_head(cfg: Config) -> None:
-    """Check that DINO with groups has the head that keeps the groups' proposals apart."""
-    model, head = (look_up(cfg, key)[0] for key in ('model.type', 'model.bbox_head.type'))
-    if model == 'GroupDINO' and head == 'DINOHead':
-        raise ConfigError('model.bbox_head.type=DINOHead takes the groups of GroupDINO for one: '
-                          'use GroupDINOHead.')
+    """Check that the head is that of the detector, which mmdet gives the detector's name.
+
+    DINO with groups needs that of this package, which keeps the groups' proposals apart.
+    """
+    detector, head = (find_classes(look_up(cfg, key)[0])
+                      for key in ('model.type', 'model.bbox_head.type'))
+    if not (detector and head and all(map(inspect.isclass, detector + head))):
+        return
+    known = mmdet.registry.MODELS.module_dict
+    wanted = next((known[f'{x.__name__}Head'] for x in detector[0].__mro__
+                   if f'{x.__name__}Head' in known and
+                   (x.__module__.startswith('mmdet.') or x.__name__ == 'GroupDINO')), head[0])
+    if not issubclass(head[0], wanted) and 'decoder' in cfg.model:
+        raise ConfigError(f'model.bbox_head.type={head[0].__name__} is not the head of '
+                          f'{detector[0].__name__}: use {wanted.__name__}.')
 
 
 def check_widths(cfg: Config) -> None:
-    """Check that the parts of a transformer have one width."""
+    """Check that the parts of a transformer have one width, which its heads divide."""
     found = {}
     for part in ('encoder.layer_cfg.self_attn_cfg', 'encoder.layer_cfg.ffn_cfg',
                  'decoder.layer_cfg.self_attn_cfg', 'decoder.layer_cfg.cross_attn_cfg',
@@ -261,6 +321,16 @@ def check_widths(cfg: Config) -> None:
         width, given = look_up(cfg, key)
         if given:
             found[key] = width
+        for name in ('num_heads', 'feedforward_channels'):
+            value, given = look_up(cfg, f'model.{part}.{name}')
+            if given:
+                check_integer(f'model.{part}.{name}', value, 1)
+            if given and name == 'num_heads' and isinstance(width, int) and width % value:
+                raise ConfigError(f'model.{part}.num_heads={value} must divide embed_dims='
+                                  f'{width}.')
+    width, given = look_up(cfg, 'model.neck.out_channels')
+    if given and 'decoder' in cfg.model:
+        found['model.neck.out_channels'] = width
     (first, width), *others = found.items() or [('', None)]
     for key, other in others:
         if other != width:
@@ -303,6 +373,30 @@ def check_precision(cfg: Config) -> None:
         cls, = find_classes(wrapper.get('type', 'OptimWrapper'))
         check_keys('optim_wrapper', wrapper, OPTIM_KEYS | set(parameters_of(cls) or ()),
                    cls.__name__)
+        check_clipping(wrapper.get('clip_grad'))
+        if 'constructor' not in wrapper:
+            check_multipliers(wrapper.get('paramwise_cfg'))
+
+
+def check_clipping(clip_grad: Any) -> None:
+    """Check the arguments of the function that clips gradients; the parent calls it late."""
+    if isinstance(clip_grad, dict):
+        key, clip = 'optim_wrapper.clip_grad', clip_grad.get('type', 'norm')
+        parameters = inspect.signature(
+            clip_grad_value_ if clip == 'value' else clip_grad_norm_).parameters
+        check_keys(key, clip_grad, parameters, f'clip_grad_{clip}_')
+        check_kinds(key, clip_grad, parameters)
+
+
+def check_multipliers(paramwise: Any) -> None:
+    """Check what is said of single parameters; mmengine ignores what it does not know."""
+    if not isinstance(paramwise, dict):
+        return
+    key = 'optim_wrapper.paramwise_cfg'
+    check_keys(key, paramwise, PARAMWISE_KEYS, 'the optimizer')
+    for name, value in (paramwise.get('custom_keys') or {}).items():
+        if isinstance(value, dict):
+            check_keys(f'{key}.custom_keys.{name}', value, MULTIPLIERS, 'the optimizer')
 
 
 def check_option(cfg: Config, key: str) -> None:
@@ -312,6 +406,9 @@ def check_option(cfg: Config, key: str) -> None:
     """
     known = {*cfg, *inspect.signature(Runner.__init__).parameters, 'runner_type'} - {'self', 'cfg'}
     part = key.split('.')[0]
+    if part == 'custom_imports':
+        raise ConfigError(f'--cfg-options {key}: imports happen when the config is read: write '
+                          'custom_imports into the file.')
     if part not in known:
         near = nearest(part, known)
         raise ConfigError(f'--cfg-options {key}: the config has no {part}' +

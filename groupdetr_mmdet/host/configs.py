@@ -9,6 +9,7 @@ from mmengine.config import Config, DictAction
 
 from ..errors import ConfigError
 from .config_check import check_option
+from .files import irregular
 
 WEIGHTS = ('.pth', '.pt', '.ckpt', '.safetensors')
 SHIPPED = Path(__file__).parents[1] / '.mim/configs/group_detr'
@@ -30,8 +31,8 @@ def find_config(config: str, key: str = 'CONFIG') -> str:
     """
     if osp.isfile(config):
         return config
-    if osp.isdir(config):
-        raise ConfigError(f'{key}: {config} is a directory and not a config: name a file.')
+    if irregular(config):
+        raise ConfigError(f'{key}: {config} is {irregular(config)} and not a config: name a file.')
     shipped = shipped_configs()
     by_stem = {file.stem: name for name, file in shipped.items()}
     name = config[:-3] if config.endswith('.py') else config

@@ -8,13 +8,14 @@ import json
 from collections import Counter
 from typing import Any, List, Optional, Sequence
 
-import cv2
+from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.registry import DATASETS
 
 from ..errors import ConfigError
 from .annotations import check_annotations, warn_once
+from .blame import failing_library, first_line, frames
 from .images import check_files
 
 
@@ -156,19 +157,22 @@ class CheckedCocoDataset(CocoDataset):
             f'by filter_cfg={self.filter_cfg}; correct the file, metainfo.classes or filter_cfg.')
 
     def prepare_data(self, idx: int) -> Any:
-        """Run an image through the pipeline, and say it when OpenCV fails on it."""
+        """Run an image through the pipeline, and say it when a transform of a library fails on it.
+        """
         try:
             return super().prepare_data(idx)
-        except cv2.error as error:
+        except Exception as error:
+            if isinstance(error, ConfigError) or failing_library(error) is None:
+                raise
             image = self.get_data_info(idx)
-            scales = [f'{type(x).__name__}({getattr(x, "scale", None) or x.scales})'
-                      for x in self.pipeline.transforms
-                      if getattr(x, 'scale', None) or getattr(x, 'scales', None)]
+            step = next(x for x in reversed([frame.f_locals.get('self') for frame in
+                                             frames(error)]) if isinstance(x, BaseTransform))
+            scale = f' to scale={step.scale}' if getattr(step, 'scale', None) else ''
             raise ConfigError(
                 f'Image {image["img_path"]} of {image["width"]} x {image["height"]} pixels cannot '
-                f'go through the pipeline ({error.err}), whose scales are '
-                f'{", ".join(scales) or "in its branches"}: leave it out of ann_file or change '
-                'them.') from error
+                f'go through {type(step).__name__}{scale} of the pipeline '
+                f'({type(error).__name__}: {first_line(error)}): correct the pipeline, or leave '
+                'the image out of ann_file.') from error
 
 
 def count_objects(image: dict) -> int:

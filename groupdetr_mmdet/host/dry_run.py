@@ -119,4 +119,5 @@ def describe(measured: Measured, cfg: Config) -> List[Tuple[str, str]]:
 
 def is_slow(cfg: Config) -> bool:
     """Whether a CPU trains with a large backbone."""
-    return not torch.cuda.is_available() and cfg.model.get('backbone', {}).get('depth', 0) >= 50
+    return not torch.cuda.is_available() and \
+        cfg.model.get('backbone', {}).get('depth') in (50, 101, 152)

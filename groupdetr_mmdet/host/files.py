@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 import os
+import stat
 from pathlib import Path
 from typing import Union
 
@@ -43,6 +44,19 @@ def is_running(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def irregular(path: Union[str, Path]) -> str:
+    """What is at a path instead of a file: a folder, or what a reader would wait on for ever.
+
+    Returns:
+        str: Such as 'a folder' or 'a named pipe'; '' for a file, or where nothing is.
+    """
+    if os.path.isfile(path) or not os.path.exists(path):
+        return ''
+    mode = os.stat(path).st_mode
+    kinds = {stat.S_ISFIFO: 'a named pipe', stat.S_ISSOCK: 'a socket', stat.S_ISDIR: 'a folder'}
+    return next((name for matches, name in kinds.items() if matches(mode)), 'a device')
 
 
 def sync_directory(path: Path) -> None:

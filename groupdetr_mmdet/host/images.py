@@ -1,7 +1,6 @@
 """Image files: loaded with a sentence for what is wrong, and checked before they are loaded."""
 import os
 import os.path as osp
-import stat
 from collections import defaultdict
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -14,6 +13,7 @@ from PIL import ExifTags, Image
 
 from ..errors import ConfigError
 from .annotations import warn_once
+from .files import irregular
 
 JPEG_START, JPEG_SCAN, JPEG_END = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
 PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xae\x42\x60\x82'
@@ -85,15 +85,10 @@ def fault(path: str, error: Exception) -> str:
 
 
 def check_regular(path: str) -> None:
-    """Refuse a named pipe, a device or a socket, on which a reader would wait for ever."""
-    if osp.exists(path) and not (osp.isfile(path) or osp.isdir(path)):
-        raise OSError(f'it is {irregular(os.stat(path).st_mode)} and not a regular file')
-
-
-def irregular(mode: int) -> str:
-    """Say what a file is that is no regular one, by its mode."""
-    kinds = {stat.S_ISFIFO: 'a named pipe', stat.S_ISSOCK: 'a socket', stat.S_ISDIR: 'a folder'}
-    return next((name for matches, name in kinds.items() if matches(mode)), 'a device')
+    """Refuse what is no file: on a named pipe or a device a reader would wait for ever."""
+    kind = irregular(path)
+    if kind:
+        raise OSError(f'it is {kind} and not a file')
 
 
 def check_size(results: dict, size: Tuple[int, int]) -> None:

@@ -83,7 +83,7 @@ def average_weights(cfg: Config) -> None:
 def stop_early(cfg: Config, patience: int) -> None:
     """End a training when that many validations in a row were not better than the best."""
     check_positive('--early-stop', patience)
-    metric = (cfg.default_hooks.get('checkpoint') or {}).get('save_best', 'auto')
+    metric = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best', 'auto')
     add_hook(cfg, type='EarlyStoppingHook', monitor=AP if metric == 'auto' else metric,
              rule='greater', min_delta=LEAST_GAIN, patience=patience)
 
@@ -101,8 +101,8 @@ def log_to(cfg: Config, backend: str) -> None:
 
 def keep_best(cfg: Config) -> None:
     """Keep the best checkpoint, where the config does not say which ones."""
-    hooks = cfg.setdefault('default_hooks', {})
-    hook = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    cfg.default_hooks = cfg.get('default_hooks') or {}
+    hook = cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
     if hook and cfg.get('val_dataloader'):
         hook.setdefault('save_best', 'auto')
 

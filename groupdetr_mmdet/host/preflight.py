@@ -10,6 +10,7 @@ from mmengine.config import Config, ConfigDict
 from ..errors import ConfigError
 from ..group_detector import GroupDetector
 from .config_check import iter_dicts
+from .files import irregular
 
 
 def check_paths(cfg: Config, modes: Sequence[str] = ('train', 'val', 'test')) -> None:
@@ -23,13 +24,19 @@ def check_paths(cfg: Config, modes: Sequence[str] = ('train', 'val', 'test')) ->
         cfg (Config): The whole config.
         modes (Sequence[str]): Which of 'train', 'val' and 'test' will run.
     """
+    if not cfg.get(f'{modes[0]}_dataloader'):
+        raise ConfigError(f'{modes[0]}_dataloader is missing: write it into the config.')
     for mode in modes:
         for key, dataset in iter_datasets(cfg.get(f'{mode}_dataloader'), f'{mode}_dataloader'):
             check_dataset(key, dataset)
         evaluators = cfg.get(f'{mode}_evaluator') or []
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            if not isinstance(evaluator, dict):
+                raise ConfigError(f'{mode}_evaluator has {evaluator!r}, and a metric is a dict '
+                                  'with its type: correct it.')
             check_path(f'{mode}_evaluator.ann_file', evaluator.get('ann_file'))
-    check_path('load_from', cfg.get('load_from'))
+    if not osp.isdir(cfg.get('load_from') or ''):  # as DeepSpeed's checkpoints are
+        check_path('--resume' if cfg.get('resume') else 'load_from', cfg.get('load_from'))
     for key, part in iter_dicts(cfg.get('model'), 'model') if 'train' in modes else ():
         if part.get('type') == 'Pretrained':
             check_path(f'{key}.checkpoint', part.get('checkpoint'))
@@ -57,20 +64,29 @@ def check_dataset(key: str, dataset: ConfigDict) -> None:
     if dataset.get('ann_file'):
         check_path(f'{key}.ann_file', osp.join(root, dataset.ann_file), root_key)
     for name, prefix in (dataset.get('data_prefix') or {}).items():
-        check_path(f'{key}.data_prefix.{name}', osp.join(root, prefix), root_key)
+        check_path(f'{key}.data_prefix.{name}', osp.join(root, prefix), root_key, folder=True)
 
 
-def check_path(key: str, path: Optional[str], root_key: Optional[str] = None) -> None:
-    """Check that a path exists, unless it is empty or an address such as 'https://...'.
+def check_path(key: str, path: Optional[str], root_key: Optional[str] = None,
+               folder: bool = False) -> None:
+    """Check that a file or folder is there, unless the path is empty or an address.
 
     Args:
         key (str): The config key or argument that names the path.
         path (str, optional): The file or directory.
         root_key (str, optional): The config key of the directory that the path starts with.
+        folder (bool): Whether it must be a folder, and not a file. Defaults to False.
     """
-    if path and '://' not in path and not osp.exists(osp.expanduser(path)):
-        keys = f'{root_key} or {key}' if root_key else key
+    if not path or '://' in path:
+        return
+    place = osp.expanduser(path)
+    keys = f'{root_key} or {key}' if root_key else key
+    if not osp.exists(place):
         raise ConfigError(f'{key}: {path} does not exist; put it there or correct {keys}.')
+    if folder != osp.isdir(place) or not folder and irregular(place):
+        wanted = 'folder' if folder else 'file'
+        raise ConfigError(f'{key}: {path} is {irregular(place) or "a file"} and not a {wanted}: '
+                          f'correct {keys}.')
 
 
 def check_output(key: str, path: Union[str, Path]) -> None:

@@ -1,7 +1,10 @@
 """Checks of model and data together, made when a run has built both and before its first step."""
 import logging
+from pathlib import Path
 from typing import Any, Iterator, Optional, Tuple
 
+from mmdet.evaluation import CocoMetric
+from mmengine.dataset import BaseDataset
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -11,6 +14,9 @@ from mmengine.runner import BaseLoop, Runner
 from ..errors import ConfigError
 from .annotations import check_annotations
 from .processes import unwrapped
+
+COCO_ITEMS = {'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@100', 'AR@300', 'AR@1000',
+              'AR_s@1000', 'AR_m@1000', 'AR_l@1000'}
 
 
 @HOOKS.register_module()
@@ -28,9 +34,13 @@ class RunCheckHook(Hook):
         model = unwrapped(runner.model)
         classes_of_training = None
         for mode, loop in built_loops(runner):
+            check_sample(loop.dataloader.dataset, model, mode)
             for dataset in leaves(loop.dataloader.dataset):
                 classes = dataset.metainfo.get('classes') if hasattr(dataset, 'metainfo') else None
                 check_num_classes(model, classes, mode)
+                if mode != 'train' and not getattr(dataset, 'test_mode', True):
+                    raise ConfigError(f'{mode}_dataloader.dataset.test_mode=False leaves images '
+                                      'out of the score: set it to True.')
                 if mode == 'train':
                     classes_of_training = classes
                     warn_of_few_queries(model, dataset)
@@ -40,6 +50,7 @@ class RunCheckHook(Hook):
                         f'{classes_of_training}: give both the same metainfo.classes.')
             if mode != 'train':
                 check_metrics(loop.evaluator, loop.dataloader.dataset, mode)
+                check_masks(loop.evaluator, model, mode)
 
 
 def built_loops(runner: Runner) -> Iterator[Tuple[str, BaseLoop]]:
@@ -60,13 +71,42 @@ def leaves(dataset: Any) -> Iterator[Any]:
 
 def check_num_classes(model: Any, classes: Optional[tuple], mode: str) -> None:
     """Refuse a head whose number of classes is not that of the data."""
+    if classes is not None and not classes:
+        raise ConfigError(f'{mode}_dataloader.dataset.metainfo.classes={classes} is empty: name '
+                          'the classes.')
     num_classes = getattr(getattr(model, 'bbox_head', None), 'num_classes', None)
-    if classes and num_classes is not None and num_classes != len(classes):
+    if classes is not None and num_classes is not None and num_classes != len(classes):
         raise ConfigError(
             f'model.bbox_head.num_classes={num_classes} and the {len(classes)} classes of '
             f'{mode}_dataloader ({", ".join(map(str, classes[:5]))}'
             f'{", ..." if len(classes) > 5 else ""}) differ: set num_classes={len(classes)}, or '
             f'correct metainfo.classes of the dataset.')
+
+
+def check_sample(dataset: Any, model: Any, mode: str) -> None:
+    """Check that the pipeline of a data set gives what mmdet's detectors take."""
+    if not isinstance(dataset, BaseDataset) or not len(dataset):
+        return
+    sample, key = dataset[0], f'{mode}_dataloader.dataset.pipeline'
+    if not isinstance(sample, dict) or not {'inputs', 'data_samples'} <= sample.keys():
+        raise ConfigError(f'{key} does not give inputs and data_samples: let it have '
+                          'LoadImageFromFile, and end with PackDetInputs.')
+    if 'img_shape' not in sample['data_samples']:
+        raise ConfigError(f'{key} does not keep img_shape: name it in meta_keys of PackDetInputs.')
+    objects = sample['data_samples'].get('gt_instances', ())
+    if mode == 'train' and hasattr(model, 'bbox_head') and not (
+            'labels' in objects and 'bboxes' in objects):
+        raise ConfigError(f'{key} gives no boxes to train on: let it have LoadAnnotations with '
+                          'with_bbox=True.')
+
+
+def check_masks(evaluator: Evaluator, model: Any, mode: str) -> None:
+    """Check that masks are measured of detectors that find them."""
+    for metric in evaluator.metrics:
+        if isinstance(metric, CocoMetric) and 'segm' in metric.metrics and \
+                hasattr(model, 'bbox_head') and not getattr(model, 'with_mask', False):
+            raise ConfigError(f"{mode}_evaluator.metric={metric.metrics} has 'segm', and "
+                              f"{type(model).__name__} finds no masks: write metric='bbox'.")
 
 
 def warn_of_few_queries(model: Any, dataset: Any) -> None:
@@ -79,20 +119,37 @@ def warn_of_few_queries(model: Any, dataset: Any) -> None:
                   logger='current', level=logging.WARNING)
 
 
+def check_asked(metric: CocoMetric, mode: str) -> None:
+    """Check what is asked of a COCO metric, which it looks at when all images are through."""
+    if not metric.metrics:
+        raise ConfigError(f"{mode}_evaluator.metric is empty: write metric='bbox'.")
+    unknown = set(metric.metric_items or ()) - COCO_ITEMS
+    if unknown:
+        raise ConfigError(f'{mode}_evaluator.metric_items has {min(unknown)!r}: choose from '
+                          f'{", ".join(sorted(COCO_ITEMS))}.')
+    if metric._coco_api is None:
+        raise ConfigError(f'{mode}_evaluator.ann_file is missing: name that of {mode}_dataloader.')
+
+
 def check_metrics(evaluator: Evaluator, dataset: Any, mode: str) -> None:
     """Check what a COCO metric compares with: it reads an annotation file of its own."""
     for metric in evaluator.metrics:
-        coco = getattr(metric, '_coco_api', None)
-        if coco is None or metric.format_only:
+        if not isinstance(metric, CocoMetric) or metric.format_only:
+            continue
+        check_asked(metric, mode)
+        coco = metric._coco_api
+        if coco is None:
             continue
         name = f'{mode}_evaluator.ann_file'
         check_annotations(coco.dataset, f'of {mode}_evaluator', scored=True)
         if 'annotations' not in coco.dataset:
             raise ConfigError(f'{name} has no annotations to compare with: name another file, or '
                               'set format_only=True to write the detections only.')
-        ids = {sample['img_id'] for part in leaves(dataset) if hasattr(part, 'get_data_info')
-               for sample in map(part.get_data_info, range(min(len(part), 100)))}
-        unknown = sorted(ids - set(coco.imgs), key=str)
-        if unknown:
-            raise ConfigError(f'{name} does not know the image with id {unknown[0]!r} of '
-                              f'{mode}_dataloader: name the same ann_file in both.')
+        for part in leaves(dataset):
+            for index in range(min(len(part), 100) if hasattr(part, 'get_data_info') else 0):
+                sample = part.get_data_info(index)
+                known = coco.imgs.get(sample['img_id'], {}).get('file_name', '')
+                if Path(known).name != Path(sample['img_path']).name:
+                    raise ConfigError(
+                        f'{name} does not know {sample["img_path"]} with id {sample["img_id"]!r} '
+                        f'of {mode}_dataloader: name the same ann_file in both.')

@@ -3,6 +3,7 @@ from typing import Any, Type
 
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
+from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import RUNNERS
@@ -17,6 +18,7 @@ TYPES = {  # what a config says, and what it gets
                                     (CheckpointHook, 'AtomicCheckpointHook'),
                                     (EpochBasedTrainLoop, 'ResumableTrainLoop'))
     for name in (theirs, theirs.__name__, f'mmdet.{theirs.__name__}')}
+METRICS = ('CocoMetric', 'mmdet.CocoMetric', CocoMetric, 'mmdet.GroupCocoMetric')
 FROZEN = 600  # seconds after which processes that wait for another one end the run
 
 
@@ -38,10 +40,24 @@ def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
 def prepare_run(cfg: Config) -> None:
     """Let a config ask for all that :func:`build_runner` adds."""
     check_data(cfg)
+    if cfg.get('launcher', 'none') != 'none':
+        collect_by_messages(cfg)
     if cfg.get('train_cfg'):
         make_resumable(cfg)
     dist_cfg = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', dict(backend='nccl'))
     dist_cfg.setdefault('timeout', FROZEN)
+
+
+def collect_by_messages(cfg: Config) -> None:
+    """Let processes send each other their detections, on a CPU, too.
+
+    mmengine's other way writes them into a folder ``.dist_test``, which stays when a run fails.
+    """
+    for mode in ('val', 'test'):
+        evaluators = cfg.get(f'{mode}_evaluator') or []
+        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            if isinstance(evaluator, dict) and evaluator.get('type') in METRICS:
+                evaluator.setdefault('collect_device', 'gpu')
 
 
 def check_data(cfg: Config) -> None:
@@ -60,7 +76,8 @@ def make_resumable(cfg: Config) -> None:
     Where it has mmengine's ``CheckpointHook``, ``EpochBasedTrainLoop`` and batches, it gets
     ``AtomicCheckpointHook``, ``ResumableTrainLoop`` and ``ResumableBatchSampler``.
     """
-    replace_type(cfg.setdefault('default_hooks', {}).setdefault(
+    cfg.default_hooks = cfg.get('default_hooks') or {}
+    replace_type(cfg.default_hooks.setdefault(
         'checkpoint', dict(type='CheckpointHook', interval=1)))
     loop = cfg.train_cfg
     if 'type' not in loop and loop.get('by_epoch', True):

@@ -1,0 +1,89 @@
+"""Kinds of the values in a config, against what annotations and defaults say."""
+import inspect
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Optional, Set, Union
+
+from ..errors import ConfigError
+
+NoneType = type(None)
+KINDS = {bool: 'True or False', int: 'an integer', float: 'a number', str: 'a text',
+         dict: 'a dict', list: 'a list', NoneType: 'None'}
+# A config writes objects of these classes as a dict with a type.
+BUILT = ('mmengine.', 'mmdet.', 'mmcv.', 'torch.nn.', 'torch.utils.', 'torch.optim.')
+BY_DEFAULT = {  # what a parameter without annotation takes, by the kind of its default
+    bool: {bool, int, NoneType}, int: {int, float, list, NoneType},
+    float: {int, float, list, NoneType}, list: {list, dict, int, float, NoneType}}
+
+
+def check_number(key: str, value: Any, least: float, above: bool = False) -> None:
+    """Check that a value is a finite number of at least ``least``, or above it.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if kind_of(value) not in (int, float) or not least <= value < math.inf or \
+            above and value == least:
+        raise ConfigError(f'{key}={value!r} must be a number {"above" if above else "of at least"}'
+                          f' {least}.')
+
+
+def check_integer(key: str, value: Any, least: int) -> None:
+    """Check that a value is an integer of at least ``least``.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if kind_of(value) is not int or value < least:
+        raise ConfigError(f'{key}={value!r} must be an integer of at least {least}.')
+
+
+def kind_of(value: Any) -> Optional[type]:
+    """Kind of a plain value; None for any other object, such as a class."""
+    return next((kind for kind, types in (
+        (bool, bool), (int, int), (float, float), (str, str), (dict, Mapping),
+        (list, (list, tuple)), (NoneType, NoneType)) if isinstance(value, types)), None)
+
+
+def kinds_of(annotation: Any) -> Set[Optional[type]]:
+    """Kinds of the values that an annotation allows, None among them where it allows others."""
+    if isinstance(annotation, str) or annotation in (Any, inspect.Parameter.empty):
+        return {None}
+    origin = typing.get_origin(annotation) or annotation
+    if origin in (Union, getattr(types, 'UnionType', Union)):
+        return set().union(*map(kinds_of, typing.get_args(annotation)))
+    if origin is Literal:
+        return {kind_of(value) for value in typing.get_args(annotation)}
+    if origin is float:
+        return {int, float}
+    if not inspect.isclass(origin):
+        return {None}
+    if origin.__module__.startswith(BUILT):
+        return {dict}
+    return {next((kind for kind, kinds in (
+        (bool, bool), (int, int), (str, str), (NoneType, NoneType), (dict, Mapping),
+        (list, Sequence)) if issubclass(origin, kinds)), None)}
+
+
+def check_kind(key: str, value: Any, parameter: inspect.Parameter) -> None:
+    """Check the kind of a value against the annotation of its parameter, or against its default.
+
+    Raises:
+        ConfigError: If it is, say, a text where the class takes numbers, or is NaN.
+    """
+    if value != value:
+        raise ConfigError(f'{key}={value!r} must be a number.')
+    kinds = kinds_of(parameter.annotation)
+    if parameter.annotation is parameter.empty and parameter.default is not None:
+        kinds = BY_DEFAULT.get(kind_of(parameter.default), {None})
+    kind = kind_of(value)
+    allowed = ' or '.join(KINDS[x] for x in KINDS if x in kinds)
+    if {dict, list} & kinds:  # libraries write one and take the other, too
+        kinds = kinds | {dict, list}
+    if None in kinds or kind is None or kind in kinds or kind is kind_of(parameter.default) or \
+            kind is int and bool in kinds or \
+            kind is float and int in kinds and value.is_integer():
+        return
+    raise ConfigError(f'{key}={value!r} must be {allowed}.')
