@@ -4,6 +4,7 @@ import logging
 import threading
 from pathlib import Path
 from typing import List, Set, Tuple
+from unittest import mock
 
 import pytest
 import torch
@@ -56,6 +57,13 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
 def mmdet_scope() -> None:
     """Let no file inherit the scope that the last runner of another one left."""
     init_default_scope('mmdet')
+
+
+@pytest.fixture(autouse=True, scope='session')
+def unformatted_configs():
+    """Spare the second in which yapf lays out a config, at every start and in every checkpoint."""
+    with mock.patch('mmengine.config.config.FormatCode', lambda text, **_: (text, True)):
+        yield
 
 
 @pytest.fixture

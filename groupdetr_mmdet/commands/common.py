@@ -15,12 +15,14 @@ from ..analysis.group_metrics import choose_group, query_group
 from ..checkpoints.loading import load_weights
 from ..checkpoints.named import find_checkpoint
 from ..checkpoints.reading import read_checkpoint
+from ..errors import ConfigError
 from ..group_detector import GroupDetector
 from ..host.config_check import check_values
 from ..host.configs import Options, merge_options, read_config
 from ..host.options import set_amp
 from ..host.preflight import check_groups
 
+LAUNCHED = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_LOCAL_RANK')
 CONFIG = 'config file, or the name of a shipped config'
 CHECKPOINT = 'checkpoint file, or best or last of the training of CONFIG'
 
@@ -64,6 +66,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if vars(args).get('amp'):  # which has keys that are unknown without it
         set_amp(cfg)
     check_values(cfg)
+    check_launcher(cfg.launcher)
     cfg.work_dir = args.work_dir or default_work_dir(cfg, args.config)
     return cfg
 
@@ -74,6 +77,18 @@ def print_table(header: Sequence, rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+def check_launcher(launcher: str) -> None:
+    """Check that a launcher started this process.
+
+    Raises:
+        ConfigError: If it has not set what it says to its processes.
+    """
+    if launcher in LAUNCHED and LAUNCHED[launcher] not in os.environ:
+        raise ConfigError(f'--launcher {launcher}: {LAUNCHED[launcher]} is not set, as that '
+                          'launcher sets it: start by tools/dist_train.sh, or leave --launcher '
+                          'out.')
 
 
 def default_work_dir(cfg: Config, config: str) -> str:

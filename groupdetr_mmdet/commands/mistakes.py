@@ -34,7 +34,8 @@ INTERRUPTED = 130  # what shells call Ctrl+C
 PACKAGE = str(Path(__file__).parents[1])
 BUILDERS = {'build_from_cfg', 'build_model_from_cfg', 'build_runner_from_cfg', 'build_runner',
             'from_cfg', 'build_dataloader', 'build_optim_wrapper', 'build_param_scheduler',
-            'build_train_loop', 'build_val_loop', 'build_test_loop', 'build_evaluator'}
+            'build_train_loop', 'build_val_loop', 'build_test_loop', 'build_evaluator',
+            'init_weights'}
 REFUSED = (TypeError, ValueError, KeyError, AssertionError, AttributeError, IndexError,
            NotImplementedError, RuntimeError, ZeroDivisionError)
 WRITES = {

@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
 from ..errors import ConfigError
-from .kinds import check_integer, check_kind, check_number
+from .kinds import NoneType, check_integer, check_kind, check_number, kind_of
 
 PARTS = ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator',
          'test_evaluator', 'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper', 'param_scheduler',
@@ -254,6 +254,9 @@ def check_ranges(cfg: Config) -> None:
         value, given = look_up(cfg, key)
         if given and value != but:
             check_integer(key, value, 0 if but is None else 1)
+    for name, hook in (cfg.get('default_hooks') or {}).items():
+        if kind_of(hook) not in (dict, NoneType, None):
+            raise ConfigError(f'default_hooks.{name}={hook!r} must be a dict or None.')
     group, given = look_up(cfg, 'model.test_cfg.query_group')
     if given and group != 'all':
         try:
@@ -268,10 +271,10 @@ def check_ranges(cfg: Config) -> None:
     for mode in ('train', 'val', 'test'):
         parts = [f'{mode}_dataloader', f'{mode}_cfg',
                  'optim_wrapper' if mode == 'train' else f'{mode}_evaluator']
-        given_parts = [part for part in parts if cfg.get(part) is not None]
+        given_parts = [part for part in parts if cfg.get(part) not in (None, [])]
         missing = [part for part in parts if part not in given_parts]
         if given_parts and missing:
-            raise ConfigError(f'{missing[0]} is None and {given_parts[0]} is not: give all of '
+            raise ConfigError(f'{missing[0]} is missing and {given_parts[0]} is not: give all of '
                               f'{", ".join(parts)}, or set all of them to None.')
     for mode in ('val', 'test'):
         if look_up(cfg, f'{mode}_dataloader.drop_last')[0]:

@@ -162,7 +162,8 @@ class CheckedCocoDataset(CocoDataset):
         try:
             return super().prepare_data(idx)
         except Exception as error:
-            if isinstance(error, ConfigError) or failing_library(error) is None:
+            if isinstance(error, ConfigError) or not isinstance(error, KeyError) and \
+                    failing_library(error) is None:
                 raise
             image = self.get_data_info(idx)
             step = next(x for x in reversed([frame.f_locals.get('self') for frame in

@@ -207,7 +207,7 @@ def find_missing(paths: Sequence[str]) -> List[str]:
 
 def check_resize(images: Sequence[dict], resize: Resize) -> None:
     """Check that no side of an image becomes 0 when it is resized to a fixed scale."""
-    if not resize.keep_ratio or resize.scale is None:
+    if not resize.keep_ratio or not isinstance(resize.scale, (tuple, list)):
         return
     sizes = np.array([(image['width'], image['height']) for image in images], float)
     factors = np.minimum(max(resize.scale) / sizes.max(1), min(resize.scale) / sizes.min(1))

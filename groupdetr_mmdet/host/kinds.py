@@ -11,6 +11,7 @@ from ..errors import ConfigError
 NoneType = type(None)
 KINDS = {bool: 'True or False', int: 'an integer', float: 'a number', str: 'a text',
          dict: 'a dict', list: 'a list', NoneType: 'None'}
+WRITTEN = dict(bool=bool, int=int, float=float, str=str)  # annotations that are not evaluated
 # A config writes objects of these classes as a dict with a type.
 BUILT = ('mmengine.', 'mmdet.', 'mmcv.', 'torch.nn.', 'torch.utils.', 'torch.optim.')
 BY_DEFAULT = {  # what a parameter without annotation takes, by the kind of its default
@@ -49,6 +50,7 @@ def kind_of(value: Any) -> Optional[type]:
 
 def kinds_of(annotation: Any) -> Set[Optional[type]]:
     """Kinds of the values that an annotation allows, None among them where it allows others."""
+    annotation = WRITTEN.get(annotation, annotation)
     if isinstance(annotation, str) or annotation in (Any, inspect.Parameter.empty):
         return {None}
     origin = typing.get_origin(annotation) or annotation
@@ -76,14 +78,16 @@ def check_kind(key: str, value: Any, parameter: inspect.Parameter) -> None:
     if value != value:
         raise ConfigError(f'{key}={value!r} must be a number.')
     kinds = kinds_of(parameter.annotation)
+    shown = kinds - {int} if float in kinds else kinds
     if parameter.annotation is parameter.empty and parameter.default is not None:
+        shown = {kind_of(parameter.default)}
         kinds = BY_DEFAULT.get(kind_of(parameter.default), {None})
     kind = kind_of(value)
-    allowed = ' or '.join(KINDS[x] for x in KINDS if x in kinds)
     if {dict, list} & kinds:  # libraries write one and take the other, too
         kinds = kinds | {dict, list}
     if None in kinds or kind is None or kind in kinds or kind is kind_of(parameter.default) or \
             kind is int and bool in kinds or \
             kind is float and int in kinds and value.is_integer():
         return
+    allowed = ' or '.join(KINDS[x] for x in KINDS if x in shown)
     raise ConfigError(f'{key}={value!r} must be {allowed}.')

@@ -9,9 +9,11 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from running import run_tool
+from tiny import tiny_config
 
-from groupdetr_mmdet.commands.mistakes import end_mistakes, sentence
+from groupdetr_mmdet.commands.mistakes import TOLD, TRACEBACK, end_mistakes, sentence
 from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.host.runner import collect_by_messages
 
 
 def caught(command):
@@ -81,6 +83,29 @@ def test_a_bug_of_this_package_while_a_config_is_built_keeps_its_traceback(monke
     monkeypatch.setattr(GroupConditionalDETR, '_init_layers', lambda self: self.nothing)
     error = caught(lambda: MODELS.build(detector_config()))
     assert sentence(error) is None
+
+
+def test_of_several_processes_one_tells(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(TOLD, str(tmp_path / 'told'))
+    for rank in '10':
+        monkeypatch.setenv('RANK', rank)
+        with pytest.raises(SystemExit, match='2'):
+            end_mistakes(raising(ConfigError('a is wrong; set b.')))
+    assert capsys.readouterr().err == 'error: a is wrong; set b.\n'
+
+
+def test_a_traceback_can_be_asked_for(monkeypatch, capsys):
+    monkeypatch.setenv(TRACEBACK, '1')
+    with pytest.raises(SystemExit, match='2'):
+        end_mistakes(raising(ConfigError('a is wrong; set b.')))
+    said = capsys.readouterr().err
+    assert 'Traceback' in said and said.endswith('error: a is wrong; set b.\n')
+
+
+def test_processes_send_each_other_their_detections(tiny_coco):
+    cfg = tiny_config(tiny_coco)
+    collect_by_messages(cfg)
+    assert cfg.val_evaluator.collect_device == cfg.test_evaluator.collect_device == 'gpu'
 
 
 def test_ctrl_c_ends_without_a_traceback(capsys):

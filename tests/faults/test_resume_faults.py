@@ -1,0 +1,91 @@
+"""What ``--resume`` is given and cannot go on with, or goes on with in an unusual way."""
+import pytest
+import torch
+from mmengine.config import Config
+from running import run_tool
+from tiny import tiny_config, write_tiny_coco
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A folder with a config and the work directory of its training of two epochs."""
+    folder = tmp_path_factory.mktemp('trained')
+    tiny_config(write_tiny_coco(folder / 'coco')).dump(folder / 'mine.py')
+    assert run_tool('train', folder / 'mine.py', '--work-dir', folder / 'work') == 0
+    return folder
+
+
+def text(path, checkpoint):
+    path.write_text('hello world')
+
+
+def cut(path, checkpoint):
+    torch.save(checkpoint, path)
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def changed(change):
+    def write(path, checkpoint):
+        torch.save(change(checkpoint) or checkpoint, path)
+
+    return write
+
+
+# What is resumed, --cfg-options, and what is said.
+REFUSED = {
+    'text': (text, [], '--resume: {path} is cut short, damaged, or no checkpoint'),
+    'cut': (cut, [], '--resume: {path} is cut short, damaged, or no checkpoint'),
+    'folder': (lambda path, _: path.mkdir(), [], '{path} is a folder'),
+    'missing': (lambda path, _: None, [], '--resume: {path} does not exist'),
+    'list': (changed(lambda x: [1]), [], 'holds no state dict'),
+    'weights alone': (changed(lambda x: x['state_dict']), [], 'no training to go on with'),
+    'other N': (changed(dict), ['model.num_queries=20'], 'num_queries and num_query_groups'),
+    'other K': (changed(dict), ['model.num_query_groups=2'], 'num_queries and num_query_groups'),
+    'other layers': (changed(dict), ['model.decoder.num_layers=3'], 'is of another model'),
+    'other optimizer': (changed(dict), ['optim_wrapper.optimizer.type=RMSprop'],
+                        'the state of another optimizer'),
+}
+ANNOUNCED = {
+    'finished': (changed(dict), 2, 'is of a finished training, 2 of train_cfg.max_epochs=2'),
+    'no optimizer': (changed(lambda x: x.pop('optimizer') and None), 3,
+                     'has no state of the optimizer'),
+}
+
+
+def resume(trained, tmp_path, write, *options):
+    checkpoint = torch.load(trained / 'work/epoch_2.pth', weights_only=False)
+    write(tmp_path / 'x.pth', checkpoint)
+    return run_tool('train', trained / 'mine.py', '--work-dir', tmp_path / 'work', '--resume',
+                    tmp_path / 'x.pth', *(['--cfg-options', *options] if options else []))
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_what_cannot_be_resumed_is_refused_with_the_real_key(trained, tmp_path, capfd, name):
+    write, options, words = REFUSED[name]
+    assert resume(trained, tmp_path, write, *options) == 2
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith('error: ') and words.format(path=tmp_path / 'x.pth') in last
+
+
+def test_other_classes_are_said_by_their_key(trained, tmp_path, capfd):
+    cfg = Config.fromfile(trained / 'mine.py')
+    cfg.model.bbox_head.num_classes = 2
+    for mode in ('train', 'val', 'test'):
+        cfg[f'{mode}_dataloader'].dataset.metainfo.classes = ('red', 'green')
+    cfg.dump(tmp_path / 'other.py')
+    assert run_tool('train', tmp_path / 'other.py', '--work-dir', tmp_path / 'work', '--resume',
+                    trained / 'work/epoch_2.pth') == 2
+    assert 'resume with the num_classes' in capfd.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize('name', ANNOUNCED)
+def test_an_unusual_resumption_is_announced(trained, tmp_path, capfd, name):
+    write, epochs, words = ANNOUNCED[name]
+    assert resume(trained, tmp_path, write, f'train_cfg.max_epochs={epochs}') == 0
+    assert words in ''.join(capfd.readouterr())
+
+
+def test_an_empty_directory_is_announced(trained, tmp_path, capfd):
+    assert run_tool('train', trained / 'mine.py', '--work-dir', tmp_path / 'work', '--resume',
+                    '--cfg-options', 'train_cfg.max_epochs=1') == 0
+    assert 'has no checkpoint to resume' in ''.join(capfd.readouterr())
