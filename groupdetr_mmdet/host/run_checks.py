@@ -151,5 +151,6 @@ def check_metrics(evaluator: Evaluator, dataset: Any, mode: str) -> None:
                 known = coco.imgs.get(sample['img_id'], {}).get('file_name', '')
                 if Path(known).name != Path(sample['img_path']).name:
                     raise ConfigError(
-                        f'{name} does not know {sample["img_path"]} with id {sample["img_id"]!r} '
-                        f'of {mode}_dataloader: name the same ann_file in both.')
+                        f'{name} does not know the image with id {sample["img_id"]!r} of '
+                        f'{mode}_dataloader, {sample["img_path"]}: name the same ann_file in '
+                        'both.')

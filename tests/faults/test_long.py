@@ -17,6 +17,7 @@ from mmengine.registry import HOOKS
 from running import free_port, run_tool
 from tiny import tiny_config, write_tiny_coco
 
+import groupdetr_mmdet.commands.train  # noqa: F401  so that a forked process has it
 from groupdetr_mmdet.checkpoints.preemption import STOPPED_STATUS
 from groupdetr_mmdet.checkpoints.reading import is_whole
 
@@ -93,7 +94,7 @@ def fork(config, work_dir, **options):
 
 def test_a_run_killed_at_50_random_moments_ends_as_one_that_was_not(config, tmp_path):
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-    options, start_time = {'train_cfg.max_epochs': 50}, time.time()
+    options, start_time = {'train_cfg.max_epochs': 20}, time.time()
     process = fork(config, whole, **options)
     wait_for(lambda: list(whole.glob('iter_*.pth')))
     first, rng, resumed = time.time(), random.Random(0), set()

@@ -59,6 +59,10 @@ def the_metric_has_other_annotations(cfg, tiny_coco):
     cfg.val_evaluator.ann_file = f'{tiny_coco}/train.json'
 
 
+def the_metric_has_other_images_of_the_same_ids(cfg, tiny_coco):
+    cfg.val_evaluator.ann_file = f'{tiny_coco}/train.json'
+
+
 FAULTS = {
     num_classes_of_the_model: 'model.bbox_head.num_classes=4 and the 3 classes of train_dataload',
     classes_of_val: 'model.bbox_head.num_classes=3 and the 2 classes of val_dataloader',
@@ -66,6 +70,7 @@ FAULTS = {
     a_val_image_is_missing: '1 of 4 images',
     a_val_box_is_broken: 'id 2',
     the_metric_has_other_annotations: 'val_evaluator.ann_file does not know the image with id 0',
+    the_metric_has_other_images_of_the_same_ids: 'does not know the image with id 0',
 }
 
 
