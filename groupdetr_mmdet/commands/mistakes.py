@@ -25,7 +25,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..host.blame import failing_library, first_line, frames
 from ..host.config_check import nearest, parameters_of
-from ..host.processes import launched_rank
+from ..host.processes import launched_rank, unwrapped
 
 MISTAKE = 2  # the status
 TRACEBACK = 'GROUPDETR_TRACEBACK'  # an environment variable that asks for it, above the sentence
@@ -216,7 +216,7 @@ def first_step(error: BaseException) -> Optional[str]:
     if runner is None or at is None or not isinstance(error, REFUSED) or \
             re.search('CUDA|NCCL|cuDNN', str(error)):
         return None
-    names = {module: name for name, module in runner.model.named_modules()}
+    names = {module: name for name, module in unwrapped(runner.model).named_modules()}
     modules = [names[x] for x in (frame.f_locals.get('self') for frame in frames(error))
                if isinstance(x, nn.Module) and names.get(x)]
     part = f'model.{modules[-1].split(".")[0]}' if modules else 'A part'

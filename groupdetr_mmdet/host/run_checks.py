@@ -3,7 +3,7 @@ import logging
 from pathlib import Path
 from typing import Any, Iterator, Optional, Tuple
 
-from mmdet.evaluation import CocoMetric
+from mmdet.evaluation import CocoMetric, LVISMetric
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
@@ -124,11 +124,9 @@ def check_asked(metric: CocoMetric, mode: str) -> None:
     if not metric.metrics:
         raise ConfigError(f"{mode}_evaluator.metric is empty: write metric='bbox'.")
     unknown = set(metric.metric_items or ()) - COCO_ITEMS
-    if unknown:
+    if unknown and not isinstance(metric, LVISMetric):  # which has items of its own
         raise ConfigError(f'{mode}_evaluator.metric_items has {min(unknown)!r}: choose from '
                           f'{", ".join(sorted(COCO_ITEMS))}.')
-    if metric._coco_api is None:
-        raise ConfigError(f'{mode}_evaluator.ann_file is missing: name that of {mode}_dataloader.')
 
 
 def check_metrics(evaluator: Evaluator, dataset: Any, mode: str) -> None:
@@ -139,6 +137,9 @@ def check_metrics(evaluator: Evaluator, dataset: Any, mode: str) -> None:
         check_asked(metric, mode)
         coco = metric._coco_api
         if coco is None:
+            if 'instances' not in dataset[0]['data_samples']:  # which would do
+                raise ConfigError(f'{mode}_evaluator.ann_file is missing: name that of '
+                                  f'{mode}_dataloader.')
             continue
         name = f'{mode}_evaluator.ann_file'
         check_annotations(coco.dataset, f'of {mode}_evaluator', scored=True)
