@@ -45,7 +45,6 @@ IMPLIED = dict(val_cfg='ValLoop', test_cfg='TestLoop', log_processor='LogProcess
 # Parts that take any name: of those that are known, a name that is almost one is refused.
 FREE = {
     'model.train_cfg': ('assigner', 'sampler'),
-    'model.test_cfg': ('max_per_img', 'query_group', 'each_group'),
     'metainfo': ('classes', 'palette'), 'filter_cfg': ('filter_empty_gt', 'min_size'),
     'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
     'dist_cfg': ('backend', 'timeout'), 'auto_scale_lr': ('enable', 'base_batch_size'),
@@ -264,6 +263,9 @@ def check_ranges(cfg: Config) -> None:
         except ConfigError:
             raise ConfigError(f'model.test_cfg.query_group={group!r} must be the index of a group,'
                               " or 'all'.") from None
+    if {'decoder', 'bbox_head'} <= cfg.model.keys():  # the others have other settings
+        check_near_names('model.test_cfg', cfg.model.get('test_cfg') or {},
+                         ('max_per_img', 'query_group', 'each_group'))
     for part in NEEDED if 'decoder' in cfg.model else ():
         if part in cfg.model and not isinstance(cfg.model[part], dict):
             raise ConfigError(f'model.{part}={cfg.model[part]!r} must be a dict: the detector '

@@ -83,7 +83,7 @@ def check_kind(key: str, value: Any, parameter: inspect.Parameter) -> None:
         shown = {kind_of(parameter.default)}
         kinds = BY_DEFAULT.get(kind_of(parameter.default), {None})
     kind = kind_of(value)
-    if {dict, list} & kinds:  # libraries write one and take the other, too
+    if {dict, list, int, float} & kinds:  # libraries write one and take others, too
         kinds = kinds | {dict, list}
     if None in kinds or kind is None or kind in kinds or kind is kind_of(parameter.default) or \
             kind is int and bool in kinds or \
