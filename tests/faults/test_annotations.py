@@ -92,7 +92,7 @@ ALWAYS_REFUSED = {
     'file_name null': (first('images', file_name=None), 'file_name of the image with id 1'),
     'file_name empty': (first('images', file_name=''), 'file_name of the image with id 1'),
     'file_name with NUL': (first('images', file_name='a\0.jpg'), 'file_name of the image'),
-    'file_name a folder': (first('images', file_name='.'), 'Is a directory'),
+    'file_name a folder': (first('images', file_name='.'), 'a folder and not a file'),
     'file_name elsewhere': (first('images', file_name='no.jpg'), '1 of 8 images of ann_file'),
     'category name null': (first('categories', name=None), 'name of the category with id 2'),
     'no bbox': (without('annotations', 'bbox'), "lacks the field 'bbox' in the annotation"),
