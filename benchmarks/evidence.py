@@ -1,0 +1,322 @@
+"""Train what docs/choose-k.md reports: AP by K, by epochs and by time, several seeds each.
+
+Every training runs in a process of its own, on one thread. Finished ones are kept in a JSON file,
+so that the command goes on where it was stopped; the pictures and tables are made from that file.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+
+import numpy as np
+from mmdet.registry import HOOKS
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from groupdetr_mmdet.analysis.runs import AP, read_run
+from groupdetr_mmdet.checkpoints.named import find_checkpoint, last_checkpoint
+from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.host import options
+from groupdetr_mmdet.host.configs import read_config
+from groupdetr_mmdet.host.files import write_atomically
+from groupdetr_mmdet.host.progress import run_training
+from groupdetr_mmdet.host.shapes import make_shapes
+from groupdetr_mmdet.turns import AllGroups
+
+RESULTS = Path(__file__).with_name('evidence.json')
+Results = Dict[str, Dict[str, Any]]
+SEEDS = (0, 1, 2)
+QUIET = 0.1  # part of the steps that other processes slow down least
+K_ON_SHAPES = (1, 2, 3, 6, 11)
+K_ON_CELLS = (1, 3, 11)
+SHAPES, CELLS = 'demo/group_cond_detr_demo', 'group_cond_detr_mbv2_bccd'
+SMALL_CELLS = 'demo/group_cond_detr_bccd_demo'
+EPOCHS = {SHAPES: 8, CELLS: 12, SMALL_CELLS: 30}
+
+
+class Training(NamedTuple):
+    """One training.
+
+    Attributes:
+        study (str): The question that it is for.
+        label (str): What its curve is called; trainings of one label differ in their seeds.
+        seed (int): Of the weights, the order of the images and their flips.
+        num_groups (int): K.
+        epochs (int): How long.
+        config (str): Name of a shipped config.
+        settings (dict): What else is set in the config.
+        amp (bool): Whether it computes in bfloat16.
+        start (str, optional): Name of the training whose last weights it begins with.
+    """
+    study: str
+    label: str
+    seed: int
+    num_groups: int
+    epochs: int
+    config: str = SHAPES
+    settings: Dict[str, Any] = {}
+    amp: bool = False
+    start: Optional[str] = None
+
+    @property
+    def name(self) -> str:
+        return f'{self.study}/{self.label}/{self.seed}'.replace(' ', '')
+
+
+def by_k(results: Results) -> List[Training]:
+    """Every K after the same epochs."""
+    return [Training('by-k', f'K = {k}', seed, k, EPOCHS[SHAPES])
+            for seed in SEEDS for k in K_ON_SHAPES]
+
+
+def equal_time(results: Results) -> List[Training]:
+    """Every K for as long as K = 6 takes for the epochs of :func:`by_k`."""
+    def seconds(k: int) -> float:
+        runs = [results.get(run.name) for run in by_k(results) if run.num_groups == k]
+        return float(np.median([run['seconds_per_step'] for run in runs if run]))
+
+    return [Training('equal-time', f'K = {k}', seed, k,
+                     round(EPOCHS[SHAPES] * seconds(6) / seconds(k)))
+            for seed in SEEDS for k in (1, 3, 11)]
+
+
+def cells(results: Results) -> List[Training]:
+    """K on blood cells, from a backbone trained on ImageNet."""
+    return [Training('cells', f'K = {k}', seed, k, EPOCHS[CELLS], CELLS)
+            for seed in SEEDS[:2] for k in K_ON_CELLS]
+
+
+def fine_tuning(results: Results) -> List[Training]:
+    """A stock detector of shapes, fine-tuned on blood cells with and without groups."""
+    stock = Training('fine-tuning', 'pretraining', 0, 1, 20, settings={'model.num_queries': 40})
+    return [stock] + [
+        Training('fine-tuning', f'K = {k}', seed, k, EPOCHS[SMALL_CELLS], SMALL_CELLS,
+                 start=stock.name)
+        for seed in SEEDS[:2] for k in (1, 3, 6, 11)]
+
+
+def cheaper(results: Results) -> List[Training]:
+    """Other ways to the cost of K = 3: groups that are left out of a step, or of an epoch."""
+    modes = {'3 of 6, drawn each step': dict(mode='drawn'),
+             '6 in the first epochs, then 1': dict(mode='early'),
+             '3 of 6 in turns, gradients of two added': dict(mode='turns')}
+    return [Training('cheaper', label, seed, 6, EPOCHS[SHAPES],
+                     settings=some_groups(**mode))
+            for seed in SEEDS[:2] for label, mode in modes.items()]
+
+
+def ablation(results: Results) -> List[Training]:
+    """The paper's Table 7 on shapes, the naive detector with two K."""
+    naive = 'ablation/group_cond_detr_naive_demo'
+    joint = 'ablation/group_cond_detr_joint_attn_demo'
+    return [Training('ablation', label, seed, k, EPOCHS[SHAPES], config)
+            for seed in SEEDS[:1] for label, k, config in (
+                ('naive, K = 6', 6, naive), ('naive, K = 11', 11, naive),
+                ('joint attention, K = 6', 6, joint))]
+
+
+def bfloat16(results: Results) -> List[Training]:
+    """The demo in bfloat16."""
+    return [Training('bfloat16', 'K = 6', seed, 6, EPOCHS[SHAPES], amp=True)
+            for seed in SEEDS[:2]]
+
+
+STUDIES: Dict[str, Callable[[Results], List[Training]]] = {
+    'by-k': by_k, 'fine-tuning': fine_tuning, 'equal-time': equal_time, 'cheaper': cheaper,
+    'ablation': ablation, 'bfloat16': bfloat16, 'cells': cells}
+
+def some_groups(mode: str) -> Dict[str, Any]:
+    """Settings that compute three of six groups a step."""
+    settings = {'custom_hooks': [dict(type='SomeGroupsHook', mode=mode)]}
+    if mode == 'turns':  # an update still has the images of one batch
+        settings.update({'train_dataloader.batch_size': 4,
+                         'optim_wrapper.accumulative_counts': 2})
+    return settings
+
+
+class SomeGroups(AllGroups):
+    """A step of some groups, which is a step of a detector that has no others."""
+
+    def __init__(self, groups: range) -> None:
+        self.groups = groups
+
+
+@HOOKS.register_module()
+class SomeGroupsHook(Hook):
+    """Compute some of the groups in each step, at half of their cost on average.
+
+    Args:
+        mode (str): 'drawn': half of the groups, at random; 'turns': one half after the other;
+            'early': all in the first two fifths of the epochs, and one later.
+    """
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        model, half = runner.model, runner.model.num_query_groups // 2
+        first = {'drawn': np.random.default_rng([runner.seed, runner.iter]).integers(half + 1),
+                 'turns': runner.iter % 2 * half, 'early': 0}[self.mode]
+        early = runner.epoch < 0.4 * runner.max_epochs
+        count = half if self.mode != 'early' else model.num_query_groups if early else 1
+        model.turn = model.bbox_head.turn = SomeGroups(range(first, first + count))
+
+
+@HOOKS.register_module()
+class CpuTimeHook(Hook):
+    """Log the CPU seconds of each step, which other processes change little."""
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self.start = time.process_time()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
+                         outputs: Optional[dict] = None) -> None:
+        runner.message_hub.update_scalar('train/cpu_time', time.process_time() - self.start)
+
+
+class Places(NamedTuple):
+    """Where data, backbone and work directories are."""
+    shapes: Path
+    cells: Path
+    backbone: str
+    work: Path
+
+
+def training_config(training: Training, places: Places) -> Config:
+    """Config of a training."""
+    cfg = read_config(training.config)
+    root = places.cells if training.config in (CELLS, SMALL_CELLS) else places.shapes
+    for mode in ('train', 'val', 'test'):
+        cfg[f'{mode}_dataloader'].dataset.data_root = f'{root}/'
+    for mode in ('val', 'test'):
+        cfg[f'{mode}_evaluator'].ann_file = str(root / 'val.json')
+    if training.config == CELLS:
+        cfg.model.backbone.init_cfg.checkpoint = str(places.backbone)
+    cfg.merge_from_dict(training.settings)  # hooks are added below
+    cfg.work_dir = str(places.work / training.name)
+    cfg.model.num_query_groups = training.num_groups
+    cfg.randomness.seed = training.seed
+    if training.start:
+        cfg.load_from = find_checkpoint('last', str(places.work / training.start))
+    options.set_epochs(cfg, training.epochs)
+    if training.amp:
+        options.set_amp(cfg)
+    for hook in ('CpuTimeHook', 'OtherClassesHook'):
+        options.add_hook(cfg, type=hook)
+    cfg.resume = last_checkpoint(Path(cfg.work_dir)) is not None
+    return cfg
+
+
+def train(training: Training, places: Places) -> Dict[str, Any]:
+    """Run a training in this process, or go on with it, and say what came out.
+
+    Returns:
+        dict: Its epochs, K, CPU seconds of a step, steps of an epoch, and a curve of
+        ``[epoch, AP, AP50]``.
+    """
+    run_training(training_config(training, places))
+    run = read_run(places.work / training.name)
+    return dict(
+        num_groups=training.num_groups, epochs=training.epochs, seed=training.seed,
+        seconds_per_step=float(np.quantile([entry['cpu_time'] for entry in run.train], QUIET)),
+        steps_per_epoch=run.train[-1]['step'] / run.train[-1]['epoch'],
+        curve=[[entry['step'], entry[AP], entry[f'{AP}_50']] for entry in run.val])
+
+
+def run_alone(training: Training, places: Places) -> Dict[str, Any]:
+    """Run a training in a process of its own, of one thread; its output goes into a file.
+
+    Raises:
+        ConfigError: If it fails.
+    """
+    work_dir = places.work / training.name
+    work_dir.mkdir(parents=True, exist_ok=True)
+    job = json.dumps([training, [str(place) for place in places]])
+    with open(work_dir / 'output.txt', 'a') as output:
+        done = subprocess.run(
+            [sys.executable, '-m', 'benchmarks.evidence', '--job', job], stdout=output,
+            stderr=subprocess.STDOUT, env=dict(os.environ, OMP_NUM_THREADS='1'))
+    if done.returncode:
+        raise ConfigError(f'{training.name} ended with status {done.returncode}; '
+                          f'{work_dir}/output.txt says why.')
+    return json.loads((work_dir / 'result.json').read_text())
+
+
+def run_job(job: str) -> None:
+    """Do in a process what :func:`run_alone` asks of it."""
+    training, places = json.loads(job)
+    shapes, cells, backbone, work = places
+    training, places = Training(*training), Places(Path(shapes), Path(cells), backbone, Path(work))
+    result = train(training, places)
+    write_atomically(places.work / training.name / 'result.json', json.dumps(result).encode())
+
+
+def cost(training: Training) -> float:
+    """Roughly how long a training takes, in any unit, for the time that remains."""
+    return training.epochs * (1 + training.num_groups / 4) * (4 if training.config == CELLS else 1)
+
+
+def run_study(trainings: List[Training], places: Places, file: Path, jobs: int,
+              progress: Progress) -> None:
+    """Run the trainings of a study that the file does not have, and add them to it."""
+    missing = [x for x in trainings if x.name not in read_results(file)]
+    task = progress.add_task(trainings[0].study, total=sum(map(cost, missing)))
+    first = [x for x in missing if any(x.name == other.start for other in missing)]
+    for stage in (first, [x for x in missing if x not in first]):
+        with ThreadPoolExecutor(jobs) as pool:
+            for training, result in zip(stage, pool.map(lambda x: run_alone(x, places), stage)):
+                add_result(file, training.name, result)
+                progress.advance(task, cost(training))
+
+
+def read_results(file: Path) -> Results:
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def add_result(file: Path, name: str, result: Dict[str, Any]) -> None:
+    results = dict(read_results(file), **{name: result})
+    lines = (f'{json.dumps(key)}: {json.dumps(results[key])}' for key in sorted(results))
+    write_atomically(file, ('{\n' + ',\n'.join(lines) + '\n}\n').encode())
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog='benchmarks.evidence', description=__doc__)
+    parser.add_argument('--studies', nargs='+', choices=STUDIES, default=list(STUDIES))
+    parser.add_argument('--jobs', type=int, default=1, help='trainings at a time, a core each')
+    parser.add_argument('--shapes', type=Path, default=Path('data/shapes'),
+                        help='where the generated images go (default: %(default)s)')
+    parser.add_argument('--cells', type=Path, default=Path('data/bccd'),
+                        help='blood cells, see docs/blood-cells.md (default: %(default)s)')
+    parser.add_argument('--backbone', default='open-mmlab://mmdet/mobilenet_v2',
+                        help='weights for the blood cells (default: %(default)s)')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evidence'))
+    parser.add_argument('--results', type=Path, default=RESULTS,
+                        help='file of what came out, to which is added (default: %(default)s)')
+    parser.add_argument('--job', help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    if args.job:
+        return run_job(args.job)
+    places = Places(args.shapes, args.cells, args.backbone, args.work_dir)
+    make_shapes(str(places.shapes))
+    columns = (TextColumn('{task.description}'), BarColumn(), TextColumn('{task.percentage:.0f}%'),
+               TimeElapsedColumn(), TextColumn('eta'), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        for name in args.studies:
+            trainings = STUDIES[name](read_results(args.results))
+            run_study(trainings, places, args.results, args.jobs, progress)
+
+
+if __name__ == '__main__':
+    end_mistakes(main)

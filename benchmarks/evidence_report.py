@@ -1,0 +1,167 @@
+"""Write the tables and pictures of the documentation from what ``python -m benchmarks.evidence``
+measured."""
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from groupdetr_mmdet.analysis.plots import line_style
+from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.host.files import write_atomically
+
+from .evidence import RESULTS
+
+DOCS = Path(__file__).parents[1] / 'docs'
+PAGE = 'choose-k.md'
+HEADER = ('trained', 'epochs', 'CPU minutes', 'AP', 'AP50', 'seeds')
+
+
+class Curve(NamedTuple):
+    """The trainings that differ in their seeds alone.
+
+    Attributes:
+        label (str): What they have in common.
+        epochs (ndarray): When they were evaluated.
+        minutes (ndarray): CPU minutes of training until then.
+        ap (ndarray): Shape (seeds, evaluations).
+        ap50 (ndarray): As ``ap``.
+    """
+    label: str
+    epochs: np.ndarray
+    minutes: np.ndarray
+    ap: np.ndarray
+    ap50: np.ndarray
+
+
+def read_curves(path: Path) -> Dict[str, List[Curve]]:
+    """Read the curves of each study, by rising K.
+
+    Raises:
+        ConfigError: If there is no such file.
+    """
+    if not path.is_file():
+        raise ConfigError(f'--results {path} is not there: run python -m benchmarks.evidence '
+                          'first.')
+    runs = defaultdict(list)
+    for name, run in json.loads(path.read_text()).items():
+        study, label, _ = name.split('/')
+        runs[study, run['num_groups'], label].append(run)
+    studies = defaultdict(list)
+    for (study, k, label), seeds in sorted(runs.items()):
+        if (study, k) == ('by-k', 6):  # whose time is that of the others, too
+            studies['equal-time'].append(to_curve(label, seeds))
+        studies[study].append(to_curve(label, seeds))
+    studies['equal-time'].sort(key=lambda curve: int(curve.label.split()[-1]))
+    return studies
+
+
+def to_curve(label: str, seeds: List[Dict[str, Any]]) -> Curve:
+    points = np.array([run['curve'] for run in seeds])  # (seeds, evaluations, 3)
+    seconds = np.median([run['seconds_per_step'] * run['steps_per_epoch'] for run in seeds])
+    epochs = points[0, :, 0]
+    return Curve(label.replace('=', ' = '), epochs, epochs * seconds / 60, points[..., 1],
+                 points[..., 2])
+
+
+def to_row(curve: Curve) -> Tuple[str, ...]:
+    """Say what a curve ends with: mean, and least to most where there are several seeds."""
+    return (curve.label, f'{curve.epochs[-1]:g}', f'{curve.minutes[-1]:.1f}',
+            spread(curve.ap[:, -1]), spread(curve.ap50[:, -1]), str(len(curve.ap)))
+
+
+def spread(values: np.ndarray) -> str:
+    if len(values) == 1:
+        return f'{values[0]:.3f}'
+    return f'{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})'
+
+
+def to_markdown(curves: List[Curve]) -> str:
+    rows = [HEADER, ['---'] * len(HEADER), *map(to_row, curves)]
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
+def fill_page(text: str, studies: Dict[str, List[Curve]]) -> str:
+    """Write the table of each study between the two comments that name it.
+
+    Raises:
+        ConfigError: If the page has no such comments.
+    """
+    for study, curves in studies.items():
+        begin, end = f'<!-- {study} -->\n\n', f'\n\n<!-- end of {study} -->'
+        if begin not in text or end not in text:
+            raise ConfigError(f'{PAGE} has no place for a table: write {begin.strip()} and '
+                              f'{end.strip()} where it goes.')
+        before, rest = text.split(begin)
+        text = before + begin + to_markdown(curves) + rest[rest.index(end):]
+    return text
+
+
+# picture -> panels: title, study, what is on the x axis
+Panels = List[Tuple[str, str, str]]
+PICTURES: Dict[str, Panels] = {
+    'evidence_shapes.png': [
+        ('Equal epochs', 'by-k', 'epochs'), ('Equal epochs, by time', 'by-k', 'minutes'),
+        ('Schedules of equal time', 'equal-time', 'minutes')],
+    'evidence_fine_tuning.png': [
+        ('Fine-tuning, by epoch', 'fine-tuning', 'epochs'),
+        ('Fine-tuning, by time', 'fine-tuning', 'minutes')],
+}
+
+
+def draw(panels: Panels, studies: Dict[str, List[Curve]], out_file: Path) -> None:
+    """Draw the mean AP of each curve, and from the least to the most of its seeds."""
+    fig, axes = plt.subplots(1, len(panels), sharey=True, figsize=(4.4 * len(panels), 4),
+                             layout='constrained')
+    labels = dict.fromkeys(
+        curve.label for _, study, _ in panels for curve in by_groups(studies[study]))
+    styles = {label: line_style(index) for index, label in enumerate(labels)}
+    for ax, (title, study, x) in zip(axes, panels):
+        for curve in by_groups(studies[study]):
+            draw_curve(ax, curve, x, styles[curve.label])
+        ax.set(title=title, xlim=(0, None),
+               xlabel='epochs' if x == 'epochs' else 'CPU minutes of training')
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.grid(alpha=.3)
+    axes[0].set(ylabel='AP (IoU 0.50:0.95)', ylim=(0, None))
+    axes[0].legend()
+    fig.savefig(out_file, dpi=110)
+    plt.close(fig)
+
+
+def by_groups(curves: List[Curve]) -> Iterator[Curve]:
+    """Yield those that are told by K alone."""
+    return (curve for curve in curves if curve.label.startswith('K = '))
+
+
+def draw_curve(ax: Axes, curve: Curve, x: str, style: dict) -> None:
+    places = getattr(curve, x)
+    ax.plot(places, curve.ap.mean(0), label=curve.label, marker='o', markersize=3, **style)
+    ax.fill_between(places, curve.ap.min(0), curve.ap.max(0), alpha=.15, color=style['color'])
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog='benchmarks.evidence_report', description=__doc__)
+    parser.add_argument('--results', type=Path, default=RESULTS)
+    parser.add_argument('--docs', type=Path, default=DOCS, help='folder of the documentation')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    studies = read_curves(args.results)
+    page = args.docs / PAGE
+    write_atomically(page, fill_page(page.read_text(), studies).encode())
+    for name, panels in PICTURES.items():
+        draw(panels, studies, args.docs / 'images' / name)
+    print(f'Wrote the tables of {page} and {", ".join(PICTURES)}')
+
+
+if __name__ == '__main__':
+    end_mistakes(main)

@@ -1,0 +1,85 @@
+"""The trainings behind docs/choose-k.md, with a handful of images."""
+import functools
+import json
+from pathlib import Path
+
+import pytest
+from mmdet.visualization import DetLocalVisualizer
+
+from benchmarks import evidence, evidence_report
+from benchmarks.evidence import SHAPES, Training, some_groups
+from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.group_queries import GroupQueries
+from groupdetr_mmdet.host.shapes import make_shapes
+
+DOCS = evidence_report.DOCS
+TRAININGS = {
+    'by-k': [Training('by-k', 'K = 2', 0, 2, 1), Training('by-k', 'K = 6', 0, 6, 1)],
+    'cheaper': [Training('cheaper', mode, 0, 6, 1, settings=some_groups(mode))
+                for mode in ('drawn', 'turns', 'early')],
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run a study in this process; returns what is in the file of results."""
+    def train(*args) -> dict:
+        DetLocalVisualizer._instance_dict.clear()  # or it writes where the last training did
+        return evidence.train(*args)
+
+    monkeypatch.setattr(evidence, 'run_alone', train)
+    monkeypatch.setattr(evidence, 'make_shapes',
+                        functools.partial(make_shapes, num_train=16, num_val=4, size=64))
+
+    def run(study: str) -> dict:
+        monkeypatch.setattr(evidence, 'STUDIES', {study: lambda results: TRAININGS[study]})
+        monkeypatch.setattr('sys.argv', [
+            'evidence', '--shapes', str(tmp_path / 'shapes'), '--studies', study,
+            '--work-dir', str(tmp_path / 'work'), '--results', str(tmp_path / 'results.json')])
+        evidence.main()
+        return json.loads((tmp_path / 'results.json').read_text())
+
+    return run
+
+
+@pytest.mark.slow
+def test_results_are_kept_and_not_trained_again(run, monkeypatch):
+    first = run('by-k')
+    assert list(first) == ['by-k/K=2/0', 'by-k/K=6/0']
+    for result in first.values():
+        assert [point[0] for point in result['curve']] == [1] and result['steps_per_epoch'] == 2
+        assert result['seconds_per_step'] > 0
+    monkeypatch.setattr(evidence, 'run_alone', None)
+    assert run('by-k') == first
+
+
+@pytest.mark.slow
+def test_some_groups_are_computed_and_one_is_kept(run, monkeypatch):
+    decoded = []
+    pre_decoder = GroupQueries.pre_decoder
+    monkeypatch.setattr(GroupQueries, 'pre_decoder', lambda self, *args, **kwargs: decoded.append(
+        list(self.decoded_groups) if self.training else 'kept') or pre_decoder(
+            self, *args, **kwargs))
+    run('cheaper')
+    drawn, turns, early = (decoded[:2], decoded[3:7], decoded[8:10])
+    assert {len(groups) for groups in drawn} == {3}
+    assert turns == [[0, 1, 2], [3, 4, 5]] * 2
+    assert early == [list(range(6))] * 2
+
+
+def test_equal_time_follows_the_measured_cost():
+    results = {run.name: dict(seconds_per_step=1 + run.num_groups) for run in evidence.by_k({})}
+    epochs = {run.num_groups: run.epochs for run in evidence.equal_time(results)}
+    assert epochs == {1: evidence.EPOCHS[SHAPES] * 7 / 2, 3: evidence.EPOCHS[SHAPES] * 7 / 4,
+                      11: round(evidence.EPOCHS[SHAPES] * 7 / 12)}
+
+
+def test_the_documentation_says_what_was_measured():
+    page = (DOCS / evidence_report.PAGE).read_text()
+    assert evidence_report.fill_page(page, evidence_report.read_curves(evidence.RESULTS)) == page
+
+
+def test_a_page_without_a_place_for_a_table_is_refused():
+    curves = evidence_report.read_curves(evidence.RESULTS)
+    with pytest.raises(ConfigError, match='no place for a table: write <!-- '):
+        evidence_report.fill_page('', curves)
