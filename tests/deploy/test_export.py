@@ -11,6 +11,7 @@ import torch
 from builders import build, detector_config
 from deploy_models import build_detector, write_detector
 from family_builders import FAMILIES, ONE_WIDTH, family_config
+from mask_builders import mask2former_config
 from mmengine.config import Config
 from running import run_tool
 from tiny import CLASSES
@@ -202,8 +203,9 @@ def test_what_cannot_be_exported_gets_a_sentence(files, tmp_path, capsys, monkey
         (tmp_path / 'a.onnx').mkdir(exist_ok=True)
         assert run_tool('export_onnx', files.config, files.checkpoint, out) == 2
         assert f'OUT {out} ' in (error := capsys.readouterr().err) and reason in error
-    with pytest.raises(ConfigError, match='model.type=Linear'):
-        OnnxDetector(torch.nn.Linear(1, 1))
+    for detector in (torch.nn.Linear(1, 1), build(mask2former_config())):
+        with pytest.raises(ConfigError, match=f'model.type={type(detector).__name__} cannot be'):
+            OnnxDetector(detector)
     for options, sentence in {
             '--opset 13': '--opset 13 is not possible: GridSample',
             '--cfg-options model.bbox_head.num_classes=4': 'error: ',
