@@ -89,8 +89,7 @@ def measure(model: ConfigDict) -> Dict[str, Optional[Differences]]:
 
 def compare_exports(detector: nn.Module) -> Dict[str, Differences]:
     """Export a detector, and compare each runtime."""
-    # What it does goes where it does not stand in the table.
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, 'detector.onnx')
         found = {'onnxruntime': export_onnx(detector, path, {})}
         if find_spec('openvino'):
@@ -129,7 +128,8 @@ def main() -> None:
     print(f'| config | {" | ".join(FORMS)} |', '|---' * 5 + '|', sep='\n', flush=True)
     for config in args.configs:
         try:
-            measured = measure(load_config(config).model)
+            with redirect_stdout(sys.stderr):  # of logs, which have no place in the table
+                measured = measure(load_config(config).model)
         except RuntimeError as error:
             raise ConfigError(f'CONFIG {config}: {error}') from error
         cells = (f'{x["pixels"]:.0e}, {x["score"]:.0e}' if x else '-' for x in measured.values())

@@ -386,9 +386,11 @@ def test_publish_keeps_the_averaged_weights_alone(tmp_path):
         torch.testing.assert_close(content['state_dict'][name], averaged[name])
 
 
-def test_publish_takes_the_averaged_weights_of_detrex(tmp_path):
-    checkpoint = detrex_checkpoint()
-    checkpoint['ema_state'] = {name: x + 1 for name, x in checkpoint['model'].items()}
+@pytest.mark.parametrize('key, make', [('ema_state', detrex_checkpoint),
+                                       ('ema_model', official_checkpoint)])
+def test_publish_takes_the_averaged_weights_of_other_codebases(key, make):
+    checkpoint = make()
+    checkpoint[key] = {f'module.{name}': x + 1 for name, x in checkpoint['model'].items()}
     plain = convert(checkpoint).state_dict[ROWS]
     averaged = convert(checkpoint, publish=True).state_dict[ROWS]
     assert torch.equal(plain + 1, averaged)
