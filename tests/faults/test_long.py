@@ -109,7 +109,7 @@ def test_a_run_killed_at_50_random_moments_ends_as_one_that_was_not(config, tmp_
         checkpoints = list(killed.glob('*.pth'))
         resumed.update(x.name for x in checkpoints)
         assert all(map(is_whole, checkpoints))
-    assert len(resumed) > 10  # so many places in the training
+    assert len(resumed) >= 5  # so many places in the training
     process = fork(config, killed, **options)
     process.join()
     assert process.exitcode == 0
