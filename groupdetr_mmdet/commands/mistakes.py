@@ -15,7 +15,7 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable, Optional
+from typing import Callable, Optional
 
 import torch
 from mmengine.dist import is_distributed
@@ -241,10 +241,9 @@ def misspelt(found: 're.Match', frame: FrameType) -> str:
     owner, unknown, missing = found[1].split('.')[0], found[2], found[3]
     if missing:
         return f'{owner} misses {missing} in the config: add it.'
-    cls: Any = {**frame.f_globals, **frame.f_locals}.get(owner) or frame.f_locals.get('obj_cls')
-    if not inspect.isclass(cls):  # a parent, called by super()
-        cls = next((x for x in type(frame.f_locals.get('self')).__mro__ if x.__name__ == owner),
-                   None)
+    known = (*frame.f_globals.values(), *frame.f_locals.values(), type(frame.f_locals.get('self')))
+    bases = (base for x in known if inspect.isclass(x) for base in inspect.getmro(x))
+    cls = next((base for base in bases if base.__name__ == owner), None)  # or a parent, by super()
     near = nearest(unknown, parameters_of(cls) or ()) if cls else ''
     return (f'{unknown} is unknown, {owner} has no such parameter' +
             (f'; {near}: correct it.' if near else ': correct or remove it in the config.'))

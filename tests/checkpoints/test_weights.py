@@ -277,5 +277,5 @@ def test_an_address_that_nobody_serves_is_named(way, files):
 
 
 def test_a_folder_is_nothing_to_resume(files, tmp_path):
-    with pytest.raises(ConfigError, match='cannot be read as a checkpoint .*directory'):
+    with pytest.raises(ConfigError, match='is a folder and not a file'):
         load(files, tmp_path, resume=True)

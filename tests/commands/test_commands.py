@@ -184,13 +184,13 @@ def test_mistake_ends_in_one_sentence(trained: Trained, tmp_path: Path):
 def test_mistake_of_several_processes_ends_in_one_sentence(trained: Trained, tmp_path: Path):
     out = run(TOOLS / 'dist_train.sh', trained.config, 2, '--resume', 'nowhere.pth',
               '--work-dir', tmp_path, status=2, PORT=free_port())
-    assert out.count('error: load_from: nowhere.pth does not exist; ') == 1
+    assert out.count('error: --resume: nowhere.pth does not exist; ') == 1
     assert 'Traceback' not in out
 
 
 @pytest.mark.parametrize('command, error', [
     ('train.py nowhere.py', 'CONFIG: nowhere.py does not exist; '),
-    ('train.py {config} --resume nowhere.pth', 'load_from: nowhere.pth does not exist; '),
+    ('train.py {config} --resume nowhere.pth', '--resume: nowhere.pth does not exist; '),
     ('train.py {config} --auto-scale-lr --cfg-options auto_scale_lr=None',
      '--auto-scale-lr: the config does not say auto_scale_lr.base_batch_size; '),
     pytest.param('train.py {config} --amp --cfg-options optim_wrapper.dtype=float16',

@@ -65,7 +65,7 @@ FAULTS = {
     'garbage': (lambda path: path.write_bytes(bytes(range(256)) * 4), 'not an image'),
     'web page': (lambda path: path.write_text('<html>404 Not Found</html>'), 'not an image'),
     'cut in half': (lambda path: path.write_bytes(half(path)), 'cut short'),
-    'directory': (lambda path: (path.unlink(), path.mkdir()), 'Is a directory'),
+    'directory': (lambda path: (path.unlink(), path.mkdir()), 'a folder'),
 }
 
 
