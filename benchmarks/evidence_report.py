@@ -66,7 +66,7 @@ def to_curve(label: str, seeds: List[Dict[str, Any]]) -> Curve:
     points = np.array([run['curve'] for run in seeds])  # (seeds, evaluations, 3)
     seconds = np.median([run['seconds_per_step'] * run['steps_per_epoch'] for run in seeds])
     epochs = points[0, :, 0]
-    return Curve(label.replace('=', ' = '), epochs, epochs * seconds / 60, points[..., 1],
+    return Curve(label, epochs, epochs * seconds / 60, points[..., 1],
                  points[..., 2])
 
 

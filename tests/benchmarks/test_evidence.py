@@ -45,7 +45,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.slow
 def test_results_are_kept_and_not_trained_again(run, monkeypatch):
     first = run('by-k')
-    assert list(first) == ['by-k/K=2/0', 'by-k/K=6/0']
+    assert list(first) == ['by-k/K = 2/0', 'by-k/K = 6/0']
     for result in first.values():
         assert [point[0] for point in result['curve']] == [1] and result['steps_per_epoch'] == 2
         assert result['seconds_per_step'] > 0

@@ -97,7 +97,8 @@ def test_stock_classes_of_a_config_are_checked_too(cfg):
 def test_more_objects_than_queries_are_announced(cfg, tiny_coco, tmp_path, capfd):
     cfg.model.num_queries = 2
     cfg.train_cfg.max_epochs = 1
-    cfg.dump(tmp_path / 'mine.py')
-    assert run_tool('train', tmp_path / 'mine.py', '--work-dir', tmp_path / 'work') == 0
+    config = tmp_path / 'few_queries.py'  # trainings of one name in one second share their logger
+    cfg.dump(config)
+    assert run_tool('train', config, '--work-dir', tmp_path / 'work') == 0
     out = capfd.readouterr()
     assert 'has 3 objects, more than model.num_queries=2' in out.err + out.out
