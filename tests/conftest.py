@@ -53,6 +53,12 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     SLOW_TESTS.write_text('\n'.join(sorted(slow)) + '\n')
 
 
+@pytest.fixture(autouse=True)
+def own_logger() -> None:
+    """Let no test write to the logger of another: runs of one name in one second share theirs."""
+    MMLogger._instance_dict.clear()
+
+
 @pytest.fixture(autouse=True, scope='module')
 def mmdet_scope() -> None:
     """Let no file inherit the scope that the last runner of another one left."""
