@@ -150,7 +150,8 @@ def test_a_detr_of_ones_own_gets_groups_as_the_page_says():
     sum(x for name, x in losses.items() if 'loss' in name).backward()
     groups = detector.query_embedding.weight.grad.chunk(3)
     assert all(group.any() for group in groups) and not torch.equal(*groups[:2])
-    inference = detector.eval().forward_transformer(detector.extract_feat(inputs), samples)
+    assert len(detector.eval().predict(inputs, samples)) == len(samples)
+    inference = detector.forward_transformer(detector.extract_feat(inputs), samples)
     assert inference['hidden_states'].size(2) == detector.num_queries
 
 

@@ -1,5 +1,4 @@
 """The families' configs are mmdet's, and the assigner alone works in stock configs."""
-import re
 from pathlib import Path
 
 import pytest
@@ -93,16 +92,3 @@ def test_the_assigner_alone_matches_every_object_once_in_each_group(family):
         groups = pairs.rows[layer] % 6 // 2
         assert sorted(zip(pairs.gts[layer].tolist(), groups.tolist())) == [
             (gt, group) for gt in range(3) for group in range(3)]
-
-
-def test_the_example_of_the_docs_runs():
-    text = (ROOT / 'docs/families.md').read_text()
-    text = text.split('## Groups for a DETR of your own')[1].split('\n## ')[0]
-    namespace = {}
-    for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL):
-        exec(block, namespace)
-    model = namespace['detector']
-    assert model.query_embedding.weight.shape[0] == 3 * model.num_queries
-    losses = model.loss(*make_batch(num_classes=namespace['model']['bbox_head']['num_classes']))
-    assert all(torch.isfinite(x).all() for x in losses.values())
-    assert len(model.eval().predict(*make_batch())) == 2
