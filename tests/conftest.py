@@ -13,7 +13,7 @@ from mmengine.registry import init_default_scope
 from tiny import tiny_config, write_tiny_coco
 
 SLOW_TESTS = Path(__file__).with_name('slow_tests.txt')
-SLOW_SECONDS = 2.
+SLOW_SECONDS = 1.
 SET_UP = ' (set-up)'
 
 
