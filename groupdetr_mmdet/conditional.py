@@ -5,18 +5,16 @@ import torch
 from mmdet.models.dense_heads import ConditionalDETRHead
 from mmdet.models.detectors import ConditionalDETR
 from mmdet.models.layers import (ConditionalDetrTransformerDecoder,
-                                 ConditionalDetrTransformerDecoderLayer, DetrTransformerEncoder,
-                                 SinePositionalEncoding, inverse_sigmoid)
+                                 ConditionalDetrTransformerDecoderLayer, inverse_sigmoid)
 from mmdet.models.layers.transformer.utils import coordinate_to_encoding
 from mmdet.registry import MODELS
 from mmengine.model import ModuleList, constant_init
-from torch import Tensor, nn
+from torch import Tensor
 
 from .attention import GroupConditionalAttention
 from .criterion import GroupCriterion
-from .errors import ConfigError
 from .group_queries import GroupQueries
-from .ops.attention import FusedConditionalAttention, fuse_layer
+from .ops.attention import FusedConditionalAttention
 
 
 @MODELS.register_module()
@@ -31,7 +29,6 @@ class GroupConditionalDetrTransformerDecoderLayer(ConditionalDetrTransformerDeco
         super()._init_layers()
         self.self_attn = GroupConditionalAttention(num_queries=None, **self.self_attn_cfg)
         self.cross_attn = FusedConditionalAttention(**self.cross_attn_cfg)
-        fuse_layer(self)
 
 
 @MODELS.register_module()
@@ -142,19 +139,9 @@ class GroupConditionalDETR(GroupQueries, ConditionalDETR):
     """
 
     def _init_layers(self) -> None:
-        self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
-        self.encoder = DetrTransformerEncoder(**self.encoder)
-        self.decoder = GroupConditionalDetrTransformerDecoder(**self.decoder)
-        self.embed_dims = self.encoder.embed_dims
-        self.query_embedding = nn.Embedding(self.num_query_groups * self.num_queries,
-                                            self.embed_dims)
-        for layer in self.encoder.layers:
-            fuse_layer(layer)
-        self._tell_group_size()
-        if 2 * self.positional_encoding.num_feats != self.embed_dims:
-            raise ConfigError(
-                f'model.positional_encoding.num_feats={self.positional_encoding.num_feats} does '
-                f'not fit the width {self.embed_dims} of the encoder: set it to half the width.')
+        decoder = self.decoder
+        super()._init_layers()
+        self.decoder = GroupConditionalDetrTransformerDecoder(**decoder)
 
     def forward_decoder(self, query: Tensor, query_pos: Tensor, **kwargs) -> Dict[str, Tensor]:
         """Decode, with the positional queries once for all images of the batch.

@@ -1,9 +1,13 @@
-"""DN-DETR with groups of queries; without groups it is DN-DETR, which mmdet does not have."""
+"""DN-DETR with groups of queries.
+
+mmdet has no DN-DETR: :class:`DNDETR` is the detector without groups.
+"""
 from typing import Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from mmdet.models.dense_heads import DABDETRHead
+from mmdet.models.detectors import DABDETR
 from mmdet.models.layers import CdnQueryGenerator, inverse_sigmoid
 from mmdet.registry import MODELS
 from mmdet.structures import OptSampleList, SampleList
@@ -15,7 +19,6 @@ from .assigner import MatchedPairs
 from .criterion import GroupCriterion, name_layers
 from .dab import GroupDABDETR
 from .dino import denoising_pairs, split_denoising
-from .groups import fold_groups, unfold_groups
 
 
 class DnQueryGenerator(CdnQueryGenerator):
@@ -96,6 +99,75 @@ class DnQueryGenerator(CdnQueryGenerator):
         return inverse_sigmoid((boxes + noise * sizes).clamp(0, 1), eps=1e-3)
 
 
+class DNDETR(DABDETR):
+    """DN-DETR (arXiv:2203.01305): DAB-DETR with denoising queries, ``[denoising | matching]``.
+
+    :class:`GroupDNDETR` with one group trains it.
+
+    Args:
+        dn_cfg (dict, optional): Arguments of :class:`DnQueryGenerator`. None: no denoising,
+            which is DAB-DETR.
+        kwargs: As for ``DABDETR``.
+    """
+
+    def __init__(self, *, dn_cfg: OptConfigType = None, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.dn_query_generator = None
+        if dn_cfg is not None:
+            self.dn_query_generator = DnQueryGenerator(
+                num_classes=self.bbox_head.num_classes, embed_dims=self.embed_dims,
+                num_matching_queries=self.num_queries * max(1, self.num_patterns), **dn_cfg)
+
+    def pre_transformer(self, img_feats: Tuple[Tensor],
+                        batch_data_samples: OptSampleList = None) -> Tuple[Dict, Dict]:
+        """Hand the ground truth on to the decoder; arguments as for the stock detector."""
+        encoder_inputs, decoder_inputs = super().pre_transformer(img_feats, batch_data_samples)
+        return encoder_inputs, dict(decoder_inputs, batch_data_samples=batch_data_samples)
+
+    def forward_decoder(self, query: Tensor, query_pos: Tensor, memory: Tensor,
+                        memory_mask: Tensor, memory_pos: Tensor,
+                        batch_data_samples: OptSampleList) -> Dict:
+        """Decode, in training with denoising queries.
+
+        Args:
+            query (Tensor): Content queries, shape (bs, num_rows, dim).
+            query_pos (Tensor): Anchors before the sigmoid, shape (bs, num_rows, 4).
+            memory (Tensor): Shape (bs, num_keys, dim).
+            memory_mask (Tensor): True at padding, shape (bs, num_keys).
+            memory_pos (Tensor): Positional encoding of the memory, shape (bs, num_keys, dim).
+            batch_data_samples (list[DetDataSample]): In training with ``gt_instances``.
+
+        Returns:
+            dict: Inputs of the head: ``hidden_states``, ``references`` and, where there are
+            denoising queries, ``dn_meta``.
+        """
+        mask, head_inputs = None, {}
+        if self.dn_query_generator is not None:
+            query = query + self.dn_query_generator.matching_query()
+            if self.training:
+                query, query_pos, mask, head_inputs['dn_meta'] = self.add_denoising(
+                    query, query_pos, batch_data_samples)
+        hidden_states, references = self.decoder(
+            query=query, key=memory, query_pos=query_pos, key_pos=memory_pos,
+            key_padding_mask=memory_mask, self_attn_masks=mask,
+            reg_branches=self.bbox_head.fc_reg)
+        return dict(head_inputs, hidden_states=hidden_states, references=references)
+
+    def add_denoising(self, query: Tensor, query_pos: Tensor,
+                      samples: SampleList) -> Tuple[Tensor, Tensor, Tensor, Dict[str, int]]:
+        """Put denoising queries in front of the others; arguments as of :meth:`forward_decoder`.
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor, dict]: Content queries, anchors, the mask of their
+            self-attention, and what :class:`DnQueryGenerator` counts.
+        """
+        content, anchors, mask, meta = self.dn_query_generator(samples)
+        return torch.cat([content, query], 1), torch.cat([anchors, query_pos], 1), mask, meta
+
+
+# With groups
+
+
 @MODELS.register_module()
 class GroupDNDETRHead(DABDETRHead, GroupCriterion):
     """``DABDETRHead`` that supervises K groups, each with denoising queries."""
@@ -155,61 +227,13 @@ class GroupDNDETRHead(DABDETRHead, GroupCriterion):
 
 
 @MODELS.register_module()
-class GroupDNDETR(GroupDABDETR):
-    """DN-DETR (arXiv:2203.01305): DAB-DETR with denoising queries, trained with groups of queries.
+class GroupDNDETR(GroupDABDETR, DNDETR):
+    """DN-DETR trained with groups of queries.
 
     Every group has denoising queries of its own noise; the rows of a group are
-    ``[denoising | matching]``, as in :class:`GroupDINO`.
-
-    Args:
-        dn_cfg (dict, optional): Arguments of :class:`DnQueryGenerator`. None: no denoising,
-            which is DAB-DETR.
-        kwargs: As for :class:`GroupDABDETR`.
+    ``[denoising | matching]``, as in :class:`GroupDINO`. Arguments are those of
+    :class:`GroupDABDETR` and :class:`DNDETR`.
     """
-
-    def __init__(self, *, dn_cfg: OptConfigType = None, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self.dn_query_generator = None
-        if dn_cfg is not None:
-            self.dn_query_generator = DnQueryGenerator(
-                num_classes=self.bbox_head.num_classes, embed_dims=self.embed_dims,
-                num_matching_queries=self.group_size, **dn_cfg)
-
-    def pre_transformer(self, img_feats: Tuple[Tensor],
-                        batch_data_samples: OptSampleList = None) -> Tuple[Dict, Dict]:
-        """Hand the ground truth on to the decoder; arguments as for the stock detector."""
-        encoder_inputs, decoder_inputs = super().pre_transformer(img_feats, batch_data_samples)
-        return encoder_inputs, dict(decoder_inputs, batch_data_samples=batch_data_samples)
-
-    def forward_decoder(self, query: Tensor, query_pos: Tensor, memory: Tensor,
-                        memory_mask: Tensor, memory_pos: Tensor,
-                        batch_data_samples: OptSampleList) -> Dict:
-        """Decode, in training with denoising queries in front of those of each group.
-
-        Args:
-            query (Tensor): Content queries, shape (bs, K * N, dim).
-            query_pos (Tensor): Anchors before the sigmoid, shape (bs, K * N, 4).
-            memory (Tensor): Shape (bs, num_keys, dim).
-            memory_mask (Tensor): True at padding, shape (bs, num_keys).
-            memory_pos (Tensor): Positional encoding of the memory, shape (bs, num_keys, dim).
-            batch_data_samples (list[DetDataSample]): In training with ``gt_instances``.
-
-        Returns:
-            dict: Inputs of the head: ``hidden_states``, ``references`` and, where there are
-            denoising queries, ``dn_meta``.
-        """
-        mask, head_inputs = None, {}
-        if self.dn_query_generator is not None:
-            query = query + self.dn_query_generator.matching_query()
-            if self.training:
-                query, query_pos, mask, dn_meta = self.add_denoising(
-                    query, query_pos, batch_data_samples)
-                head_inputs['dn_meta'] = dn_meta
-        hidden_states, references = self.decoder(
-            query=query, key=memory, query_pos=query_pos, key_pos=memory_pos,
-            key_padding_mask=memory_mask, self_attn_masks=mask,
-            reg_branches=self.bbox_head.fc_reg)
-        return dict(head_inputs, hidden_states=hidden_states, references=references)
 
     def add_denoising(self, query: Tensor, query_pos: Tensor,
                       samples: SampleList) -> Tuple[Tensor, Tensor, Tensor, Dict[str, int]]:
@@ -219,11 +243,9 @@ class GroupDNDETR(GroupDABDETR):
             tuple[Tensor, Tensor, Tensor, dict]: The queries, the mask of one group, and what
             :class:`DnQueryGenerator` counts, of all groups together.
         """
-        groups = [self.dn_query_generator(samples) for _ in self.decoded_groups]
-        queries, anchors, masks, metas = zip(*groups)
-        rows = []
-        for dn, matching in ((queries, query), (anchors, query_pos)):
-            dn = torch.stack(dn, 1).flatten(0, 1)  # (bs * K, num_dn, dim)
-            joined = torch.cat([dn, fold_groups(matching, self.group_size)], 1)
-            rows.append(unfold_groups(joined, len(samples)))
-        return *rows, masks[0], {name: len(groups) * n for name, n in metas[0].items()}
+        add = super().add_denoising
+        queries, anchors, masks, metas = zip(*(
+            add(*rows, samples) for rows in zip(query.split(self.group_size, 1),
+                                                query_pos.split(self.group_size, 1))))
+        counts = {name: len(metas) * count for name, count in metas[0].items()}
+        return torch.cat(queries, 1), torch.cat(anchors, 1), masks[0], counts

@@ -8,12 +8,15 @@ import torch
 from mmdet.registry import TASK_UTILS
 from mmdet.structures import SampleList
 from mmdet.utils import ConfigType, OptConfigType
+from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from .assigner import GroupHungarianAssigner
+from .attention import group_self_attention
 from .errors import ConfigError
+from .groups import check_num_query_groups
 from .turns import ALL_AT_ONCE, AllGroups, check_groups_at_once, losses_in_turns
 
 ALL_GROUPS = 'all'  # as test_cfg.query_group
@@ -43,26 +46,52 @@ class DecodedGroups:
 
 
 class GroupDetector(DecodedGroups):
-    """Mixin that keeps K groups of queries: chooses one, loads other numbers of them.
+    """Mixin that gives a detector of mmdet K groups of queries, of which one is kept.
 
-    Some parameters have K blocks of rows, one for each group. The detector has ``num_queries``
-    (N), ``num_query_groups`` (K), ``decoder`` and ``bbox_head``.
+    The parameters of ``group_modules`` have K blocks of rows, one for each group. Before this is
+    initialized the detector has ``num_queries`` (N); then it has ``decoder`` and ``bbox_head``.
 
     Args:
-        new_group_noise (float): See :class:`GroupQueries`.
+        num_query_groups (int): K.
+        train_cfg, test_cfg, new_group_noise: See :class:`GroupQueries`.
         kwargs: As for the stock detector.
     """
     # The parameter whose rows are the queries, N of each group.
     query_parameter = 'query_embedding.weight'
     separate_self_attn = True
 
-    def __init__(self, *, new_group_noise: float, **kwargs) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *, num_query_groups: int = 11, train_cfg: OptConfigType = None,
+                 test_cfg: OptConfigType = None, new_group_noise: float = 0.02,
+                 **kwargs) -> None:
+        self.num_query_groups = check_num_query_groups(num_query_groups)
+        for part in kwargs.keys() & {'decoder', 'bbox_head'}:
+            kwargs[part] = without_numbers(kwargs[part], part, self.numbers)
+        if train_cfg is not None:
+            assigner = assigner_config(train_cfg.get('assigner'), self.numbers)
+            train_cfg = dict(train_cfg, assigner=assigner)
+        test_cfg = dict(dict(query_group=0), **(test_cfg or {}))
+        check_test_cfg(test_cfg, num_query_groups, self.separate_self_attn)
+        super().__init__(train_cfg=train_cfg, test_cfg=test_cfg, **kwargs)
         self.new_group_noise = check_noise(new_group_noise)
         self.groups_at_once = check_groups_at_once(
-            (self.train_cfg or {}).get('groups_at_once'), self.num_query_groups,
-            self.separate_self_attn, self.bbox_head)
+            (train_cfg or {}).get('groups_at_once'), num_query_groups, self.separate_self_attn,
+            self.bbox_head)
+        self._make_groups()
         self._register_state_dict_hook(save_numbers)
+
+    def _make_groups(self) -> None:
+        """Make the rows of all groups, and tell decoder and assigner how many one has."""
+        group_self_attention(self.decoder, self.group_size if self.separate_self_attn else None)
+        if self.train_cfg is not None:
+            self.bbox_head.assigner.num_queries = self.group_size
+        for name in self.group_modules:
+            for module in self.get_submodule(name).modules():
+                add_group_rows(module, self.num_query_groups)
+
+    @property
+    def numbers(self) -> Dict[str, int]:
+        """N and K, by the names that config and checkpoints give them."""
+        return dict(num_queries=self.num_queries, num_query_groups=self.num_query_groups)
 
     @property
     def group_size(self) -> int:
@@ -89,6 +118,37 @@ class GroupDetector(DecodedGroups):
         compute_losses, *memory = self.prepare_turns(batch_inputs, batch_data_samples)
         return losses_in_turns((self, self.bbox_head), self.groups_at_once, self.num_query_groups,
                                compute_losses, *memory)
+
+    def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList,
+                rescale: bool = True) -> SampleList:
+        """Detect objects by one group, and with ``test_cfg.each_group`` by every group, too.
+
+        Args:
+            batch_inputs (Tensor): Images, shape (bs, 3, H, W).
+            batch_data_samples (list[DetDataSample]): Each image's information.
+            rescale (bool): Whether results are in pixels of the original image. Defaults to True.
+
+        Returns:
+            list[DetDataSample]: As of the stock detector. With ``each_group``, also
+            ``group_instances`` of all groups, whose ``query_groups`` is the group of each, and
+            ``query_group`` in the meta information.
+        """
+        if not self.test_cfg.get('each_group'):
+            return super().predict(batch_inputs, batch_data_samples, rescale)
+        kept = self.test_cfg['query_group']
+        found = self.predict_groups(batch_inputs, batch_data_samples, rescale)
+        for sample, groups in zip(batch_data_samples, found):
+            sample.pred_instances = groups[kept]
+            sample.group_instances = label_groups(groups)
+            sample.set_metainfo(dict(query_group=kept))
+        return batch_data_samples
+
+    def _limit_detections(self, key: str, of_a_query: int) -> None:
+        """Ask for no more detections than the queries of ``query_group`` can make."""
+        num_groups = self.num_query_groups if self.test_cfg['query_group'] == ALL_GROUPS else 1
+        most = num_groups * self.num_queries * of_a_query
+        self.test_cfg[key] = min(self.test_cfg.get(key, 100), most)
+        self.bbox_head.test_cfg = self.test_cfg
 
     @contextlib.contextmanager
     def using_groups(self, query_group: Union[int, str]) -> Iterator[None]:
@@ -201,8 +261,7 @@ class GroupDetector(DecodedGroups):
 def save_numbers(module: GroupDetector, state_dict: dict, prefix: str,
                  local_metadata: dict) -> None:
     """Say N and K in the metadata of a state dict, as one of its hooks."""
-    local_metadata.update(
-        num_queries=module.num_queries, num_query_groups=module.num_query_groups)
+    local_metadata.update(module.numbers)
 
 
 def label_groups(groups: Sequence[InstanceData]) -> InstanceData:
@@ -212,16 +271,16 @@ def label_groups(groups: Sequence[InstanceData]) -> InstanceData:
     return InstanceData.cat(groups)
 
 
-def without_numbers(cfg: ConfigType, key: str, numbers: Dict[str, int]) -> dict:
+def without_numbers(cfg: ConfigType, key: str, numbers: Dict[str, int]) -> ConfigDict:
     """Copy a part's config without the detector's numbers, which it must not contradict."""
     for name, value in numbers.items():
         if cfg.get(name, value) != value:
             raise ConfigError(f'model.{key}.{name}={cfg[name]} contradicts model.{name}={value}: '
                               f'remove it from {key}, the detector says it.')
-    return {name: value for name, value in cfg.items() if name not in numbers}
+    return ConfigDict({name: value for name, value in cfg.items() if name not in numbers})
 
 
-def assigner_config(assigner: OptConfigType, numbers: Dict[str, int]) -> dict:
+def assigner_config(assigner: OptConfigType, numbers: Dict[str, int]) -> ConfigDict:
     """Copy the config of an assigner that knows groups, without the detector's numbers."""
     if not assigner:
         raise ConfigError('model.train_cfg.assigner is missing: say '
@@ -236,13 +295,19 @@ def assigner_config(assigner: OptConfigType, numbers: Dict[str, int]) -> dict:
     return without_numbers(assigner, 'train_cfg.assigner', numbers)
 
 
-def check_query_group(query_group: Union[int, str], num_query_groups: int) -> int:
-    """Return how many of the K groups detect with ``test_cfg.query_group``."""
-    groups = range(num_query_groups)
-    if query_group not in (*groups, ALL_GROUPS):
+def check_test_cfg(test_cfg: dict, num_query_groups: int, separate_self_attn: bool) -> None:
+    """Check which of the K groups detect, and that with ``each_group`` each detects alone."""
+    query_group = test_cfg['query_group']
+    if query_group not in (*range(num_query_groups), ALL_GROUPS):
         raise ConfigError(f'model.test_cfg.query_group={query_group} is not one of the groups: '
-                          f'choose 0 to {groups[-1]}.')
-    return len(groups) if query_group == ALL_GROUPS else 1
+                          f'choose 0 to {num_query_groups - 1}.')
+    for key, value, is_together, fix in (
+        ('test_cfg.query_group', query_group, query_group == ALL_GROUPS, 'one of them'),
+        ('separate_self_attn', separate_self_attn, not separate_self_attn, 'True')):
+        if test_cfg.get('each_group') and is_together:
+            raise ConfigError(f'model.{key}={value} lets all groups detect together, and '
+                              'model.test_cfg.each_group asks for each alone: set '
+                              f'model.{key} to {fix}, or leave each_group out.')
 
 
 def check_noise(noise: float) -> float:
@@ -251,6 +316,18 @@ def check_noise(noise: float) -> float:
         raise ConfigError(f'model.new_group_noise={noise} must be a number of at least 0: it is '
                           'the relative noise on groups that a checkpoint does not have.')
     return noise
+
+
+def add_group_rows(module: nn.Module, num_groups: int) -> None:
+    """Give the parameters of a layer K blocks of rows, initialized as PyTorch does.
+
+    A layer other than an embedding can then compute nothing: it is shown one block at a time.
+    """
+    for name, parameter in module.named_parameters(recurse=False):
+        rows = parameter.detach().repeat(num_groups, *[1] * (parameter.dim() - 1))
+        setattr(module, name, nn.Parameter(rows))
+    if num_groups > 1 and hasattr(module, 'reset_parameters'):
+        module.reset_parameters()
 
 
 def announce_groups(old: int, new: int, noise: float, names: Iterable[str]) -> None:

@@ -1,15 +1,14 @@
 """Detectors that train K groups of queries and keep one at inference."""
-from typing import Any, Callable, Dict, Tuple, Union
+from typing import Any, Callable, Dict, List, Tuple
 
 from mmdet.structures import SampleList
-from mmdet.utils import ConfigType, OptConfigType
-from torch import Tensor, nn
+from mmdet.utils import ConfigType
+from mmengine.structures import InstanceData
+from torch import Tensor
 
-from .attention import group_self_attention
 from .errors import ConfigError
-from .group_detector import (ALL_GROUPS, GroupDetector, assigner_config, check_query_group,
-                             label_groups, without_numbers)
-from .groups import check_num_query_groups, fold_groups
+from .group_detector import ALL_GROUPS, GroupDetector
+from .groups import fold_groups
 from .ops.attention import fuse_layer
 from .ops.recompute import LAYER_OPTIONS, set_layer_options
 
@@ -50,56 +49,20 @@ class GroupQueries(GroupDetector):
             groups, ``query_group`` is none of the K, or the groups cannot take turns.
     """
 
-    def __init__(self,
-                 *,
-                 num_queries: int,
-                 num_query_groups: int = 11,
-                 decoder: ConfigType,
-                 bbox_head: ConfigType,
-                 train_cfg: OptConfigType = None,
-                 test_cfg: OptConfigType = None,
-                 separate_self_attn: bool = True,
-                 new_group_noise: float = 0.02,
+    def __init__(self, *, num_queries: int, decoder: ConfigType, separate_self_attn: bool = True,
                  **kwargs) -> None:
-        self.num_query_groups = check_num_query_groups(num_query_groups)
-        self.separate_self_attn = separate_self_attn
         if num_queries < 1:
             raise ConfigError(f'model.num_queries={num_queries} must be at least 1: it is the '
                               'number of queries of one group.')
-        numbers = dict(num_query_groups=num_query_groups, num_queries=num_queries)
-        if train_cfg is not None:
-            assigner = assigner_config(train_cfg.get('assigner'), numbers)
-            train_cfg = dict(train_cfg, assigner=assigner)
-        bbox_head = without_numbers(bbox_head, 'bbox_head', numbers)
-        test_cfg = limit_detections(test_cfg, numbers, bbox_head)
-        if test_cfg.get('each_group'):
-            check_each_group(test_cfg['query_group'], separate_self_attn)
-        decoder = without_numbers(decoder, 'decoder', numbers)
+        self.num_queries, self.separate_self_attn = num_queries, separate_self_attn
+        decoder = dict(decoder)
         layer_options = {name: decoder.pop(name) for name in LAYER_OPTIONS if name in decoder}
-        super().__init__(
-            new_group_noise=new_group_noise,
-            num_queries=num_queries,
-            decoder=decoder,
-            bbox_head=bbox_head,
-            train_cfg=train_cfg,
-            test_cfg=test_cfg,
-            **kwargs)
-        set_layer_options(self.decoder, **layer_options)
-
-    def _init_layers(self) -> None:
-        super()._init_layers()
+        super().__init__(num_queries=num_queries, decoder=decoder, **kwargs)
+        head = self.bbox_head  # a query detects in each class by a sigmoid, in one by a softmax
+        self._limit_detections('max_per_img', head.num_classes if head.loss_cls.use_sigmoid else 1)
         for layer in (*self.encoder.layers, *self.decoder.layers):
             fuse_layer(layer)
-        self._tell_group_size()
-        for name in self.group_modules:
-            for module in self.get_submodule(name).modules():
-                add_group_rows(module, self.num_query_groups)
-
-    def _tell_group_size(self) -> None:
-        """Tell decoder and assigner how many rows a group has; nothing else has to know."""
-        group_self_attention(self.decoder, self.group_size if self.separate_self_attn else None)
-        if self.train_cfg is not None:
-            self.bbox_head.assigner.num_queries = self.group_size
+        set_layer_options(self.decoder, **layer_options)
 
     def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
         """Prepare K * N queries in training, N at inference (paper, Algorithm 1).
@@ -144,40 +107,25 @@ class GroupQueries(GroupDetector):
         encoder_inputs, decoder_inputs = self.pre_transformer(features, batch_data_samples)
         return self.forward_encoder(**encoder_inputs), decoder_inputs
 
-    def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList,
-                rescale: bool = True) -> SampleList:
-        """Detect objects by one group, and with ``test_cfg.each_group`` by every group, too.
+    def predict_groups(self, batch_inputs: Tensor, batch_data_samples: SampleList,
+                       rescale: bool) -> List[List[InstanceData]]:
+        """Detect objects by every group, for :meth:`predict`.
 
-        Then backbone and encoder run once and the decoder for all groups: the head is given each
-        group as an image of its own, so that it selects a group's best detections as it selects
-        an image's.
-
-        Args:
-            batch_inputs (Tensor): Images, shape (bs, 3, H, W).
-            batch_data_samples (list[DetDataSample]): Each image's information.
-            rescale (bool): Whether boxes are in pixels of the original image. Defaults to True.
+        Backbone and encoder run once and the decoder for all groups: the head is given each group
+        as an image of its own, so that it selects a group's best detections as it selects an
+        image's.
 
         Returns:
-            list[DetDataSample]: With ``pred_instances`` of ``query_group``. With ``each_group``,
-            also ``group_instances`` of all groups, whose ``query_groups`` is the group of each,
-            and ``query_group`` in the meta information.
+            list[list[InstanceData]]: Of each image the detections of each group.
         """
-        if not self.test_cfg.get('each_group'):
-            return super().predict(batch_inputs, batch_data_samples, rescale)
         with self.using_groups(ALL_GROUPS):
             head_inputs = self.forward_transformer(
                 self.extract_feat(batch_inputs), batch_data_samples)
         num_groups = self.num_query_groups
-        folded = {name: self._fold_rows(x) for name, x in head_inputs.items()}
         results = self.bbox_head.predict(
-            **folded, rescale=rescale,
+            **{name: self._fold_rows(x) for name, x in head_inputs.items()}, rescale=rescale,
             batch_data_samples=[x for x in batch_data_samples for _ in range(num_groups)])
-        for i, sample in enumerate(batch_data_samples):
-            groups = results[i * num_groups:(i + 1) * num_groups]
-            sample.pred_instances = groups[self.test_cfg['query_group']]
-            sample.group_instances = label_groups(groups)
-            sample.set_metainfo(dict(query_group=self.test_cfg['query_group']))
-        return batch_data_samples
+        return [results[i:i + num_groups] for i in range(0, len(results), num_groups)]
 
     def _fold_rows(self, rows: Any) -> Any:
         """Fold the groups into the batch, ``(..., bs, K * N, C) -> (..., bs * K, N, C)``."""
@@ -185,38 +133,3 @@ class GroupQueries(GroupDetector):
             return [self._fold_rows(x) for x in rows]
         folded = fold_groups(rows.flatten(0, -3), self.group_size)
         return folded.unflatten(0, (*rows.shape[:-3], -1))
-
-
-def add_group_rows(module: nn.Module, num_groups: int) -> None:
-    """Give the parameters of a layer K blocks of rows, initialized as PyTorch does.
-
-    A layer other than an embedding can then compute nothing: it is shown one block at a time.
-    """
-    for name, parameter in module.named_parameters(recurse=False):
-        rows = parameter.detach().repeat(num_groups, *[1] * (parameter.dim() - 1))
-        setattr(module, name, nn.Parameter(rows))
-    if num_groups > 1 and hasattr(module, 'reset_parameters'):
-        module.reset_parameters()
-
-
-def limit_detections(test_cfg: OptConfigType, numbers: Dict[str, int],
-                     bbox_head: ConfigType) -> dict:
-    """Ask for no more detections than the queries of ``query_group``, 0 by default, can make."""
-    test_cfg = dict(dict(query_group=0, max_per_img=100), **(test_cfg or {}))
-    kept = check_query_group(test_cfg['query_group'], numbers['num_query_groups'])
-    # A query detects in each class by a sigmoid, and in one by a softmax, the heads' default.
-    by_sigmoid = bbox_head.get('loss_cls', {}).get('use_sigmoid', False)
-    most = kept * numbers['num_queries'] * (bbox_head['num_classes'] if by_sigmoid else 1)
-    test_cfg['max_per_img'] = min(test_cfg['max_per_img'], most)
-    return test_cfg
-
-
-def check_each_group(query_group: Union[int, str], separate_self_attn: bool) -> None:
-    """Refuse ``each_group`` where all groups detect together."""
-    for key, value, is_together, fix in (
-        ('test_cfg.query_group', query_group, query_group == ALL_GROUPS, 'one of them'),
-        ('separate_self_attn', separate_self_attn, not separate_self_attn, 'True')):
-        if is_together:
-            raise ConfigError(f'model.{key}={value} lets all groups detect together, and '
-                              'model.test_cfg.each_group asks for each alone: set '
-                              f'model.{key} to {fix}, or leave each_group out.')

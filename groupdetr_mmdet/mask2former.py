@@ -1,23 +1,19 @@
 """Mask2Former with groups of queries: instance and panoptic segmentation."""
-import contextlib
-import functools
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+from operator import attrgetter
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from mmdet.models.dense_heads import Mask2FormerHead, mask2former_head
 from mmdet.models.detectors import Mask2Former
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
-from mmdet.utils import ConfigType, InstanceList, OptConfigType
-from mmengine.config import ConfigDict
+from mmdet.utils import ConfigType, InstanceList
 from mmengine.structures import InstanceData, PixelData
-from torch import Tensor, nn
+from torch import Tensor
 
-from .attention import group_self_attention
 from .deformable import replaced_parameters
 from .errors import ConfigError
-from .group_detector import (DecodedGroups, GroupDetector, assigner_config, check_query_group,
-                             label_groups, without_numbers)
-from .groups import check_num_query_groups
+from .group_detector import DecodedGroups, GroupDetector, without_numbers
+from .turns import averaging_once
 
 
 @MODELS.register_module()
@@ -27,20 +23,8 @@ class GroupMask2FormerHead(DecodedGroups, Mask2FormerHead):
     Each group is matched one-to-one with the ground truth, at the same points of the masks. The
     losses are those of the stock head over all matched queries, and so the mean over the groups.
 
-    Args:
-        num_queries (int): Queries of one group, N.
-        num_query_groups (int): Groups in training, K, which the detector says.
-        args, kwargs: As for ``Mask2FormerHead``, the assigner a ``GroupHungarianAssigner``.
+    The detector says ``num_query_groups`` (K) and ``group_size`` (N) when it has built the head.
     """
-
-    def __init__(self, *args, num_queries: int = 100, num_query_groups: int = 1,
-                 **kwargs) -> None:
-        super().__init__(*args, num_queries=num_query_groups * num_queries, **kwargs)
-        self.group_size = num_queries
-        self.num_query_groups = num_query_groups
-        group_self_attention(self.transformer_decoder, num_queries)
-        if self.train_cfg:
-            self.assigner.num_queries = num_queries
 
     def forward(self, x: List[Tensor],
                 batch_data_samples: SampleList) -> Tuple[List[Tensor], List[Tensor]]:
@@ -68,17 +52,15 @@ class GroupMask2FormerHead(DecodedGroups, Mask2FormerHead):
         gts = super().preprocess_gt(batch_gt_instances, batch_gt_semantic_segs)
         return [InstanceData(labels=x.labels, masks=x.masks.bool()) for x in gts]
 
-    def get_targets(self, cls_scores_list: List[Tensor], mask_preds_list: List[Tensor],
-                    batch_gt_instances: InstanceList, *args) -> tuple:
+    def get_targets(self, cls_scores: List[Tensor], mask_preds: List[Tensor],
+                    gts: InstanceList, *args) -> tuple:
         """Make the targets as the stock head does, with the normalizer of K runs.
 
         It counts matched queries, and an image that has no object as one: here as one a group,
         and in all turns.
         """
-        *targets, num_matched = super().get_targets(
-            cls_scores_list, mask_preds_list, batch_gt_instances, *args)
-        num_empty = sum(not len(gts) for gts in batch_gt_instances)
-        num_matched += num_empty * (len(self.decoded_groups) - 1)
+        *targets, num_matched = super().get_targets(cls_scores, mask_preds, gts, *args)
+        num_matched += sum(not len(x) for x in gts) * (len(self.decoded_groups) - 1)
         return *targets, self.turn.in_all_turns(num_matched)
 
     def _get_targets_single(self, cls_score: Tensor, *args) -> tuple:
@@ -86,21 +68,8 @@ class GroupMask2FormerHead(DecodedGroups, Mask2FormerHead):
         return super()._get_targets_single(cls_score, *args)
 
     def _loss_by_feat_single(self, *args) -> Tuple[Tensor, Tensor, Tensor]:
-        """Supervise a layer; the normalizer is averaged over ranks once a step, see ``Turn``."""
-        average = functools.partial(self.turn.once_a_step, mask2former_head.reduce_mean)
-        with averaging_by(average):
+        with averaging_once(self.turn, mask2former_head):
             return super()._loss_by_feat_single(*args)
-
-
-@contextlib.contextmanager
-def averaging_by(average: Callable) -> Iterator[None]:
-    """Let mmdet's head average over ranks by another function; it calls one of its module."""
-    stock = mask2former_head.reduce_mean
-    mask2former_head.reduce_mean = average
-    try:
-        yield
-    finally:
-        mask2former_head.reduce_mean = stock
 
 
 @MODELS.register_module()
@@ -114,51 +83,33 @@ class GroupMask2Former(GroupDetector, Mask2Former):
     Args:
         num_query_groups (int): Groups in training, K. Defaults to 11, as in the paper.
         panoptic_head (dict): Config of the head, whose ``num_queries`` counts one group.
-        train_cfg (dict, optional): As for the stock detector, its ``assigner`` a
-            ``GroupHungarianAssigner`` without K. ``groups_at_once`` is that of
-            :class:`GroupQueries`; here every turn runs the pixel decoder, too.
-        test_cfg (dict, optional): As for the stock detector; ``query_group`` (0) and
-            ``each_group`` are those of :class:`GroupQueries`.
-        new_group_noise (float): As for :class:`GroupQueries`.
-        kwargs: As for ``Mask2Former``.
+        kwargs: As for ``Mask2Former``; what :class:`GroupQueries` knows of ``train_cfg``,
+            ``test_cfg`` and ``new_group_noise`` holds here. With ``groups_at_once`` every turn
+            runs the pixel decoder, too; ``each_group`` wants ``instance_on``.
 
     Raises:
-        ConfigError: If K is below 1, another part says another K or N, the assigner knows no
-            groups, or ``query_group`` is none of the K.
+        ConfigError: As :class:`GroupQueries`, or if each group is asked for its instances, and
+            instances are off.
     """
     query_parameter = 'panoptic_head.query_feat.weight'
     group_modules = ['panoptic_head.query_feat', 'panoptic_head.query_embed']
 
-    def __init__(self, *, num_query_groups: int = 11, panoptic_head: ConfigType,
-                 train_cfg: OptConfigType = None, test_cfg: OptConfigType = None,
-                 new_group_noise: float = .02, **kwargs) -> None:
-        self.num_query_groups = check_num_query_groups(num_query_groups)
+    # The names that head and decoder have in other detectors
+    bbox_head = property(attrgetter('panoptic_head'))
+    decoder = property(attrgetter('panoptic_head.transformer_decoder'))
+
+    def __init__(self, *, num_query_groups: int = 11, panoptic_head: ConfigType, **kwargs) -> None:
         self.num_queries = panoptic_head.get('num_queries', 100)
-        numbers = dict(num_query_groups=num_query_groups)
-        panoptic_head = dict(without_numbers(panoptic_head, 'panoptic_head', numbers), **numbers)
-        if train_cfg is not None:
-            assigner = assigner_config(
-                train_cfg.get('assigner'), dict(numbers, num_queries=self.num_queries))
-            train_cfg = dict(train_cfg, assigner=assigner)
-        test_cfg = dict(dict(query_group=0), **(test_cfg or {}))
-        kept = check_query_group(test_cfg['query_group'], num_query_groups)
-        parts = dict(kwargs, panoptic_head=panoptic_head, train_cfg=train_cfg, test_cfg=test_cfg)
-        super().__init__(new_group_noise=new_group_noise, **{
-            name: ConfigDict(x) if isinstance(x, dict) else x for name, x in parts.items()})
-        most = kept * self.num_queries * self.num_classes
-        self.test_cfg['max_per_image'] = min(most, self.test_cfg.get('max_per_image', 100))
-        # The parts have copies, and the head follows query_group.
-        self.panoptic_head.test_cfg = self.panoptic_fusion_head.test_cfg = self.test_cfg
-
-    @property
-    def bbox_head(self) -> GroupMask2FormerHead:
-        """The head, under the name that it has in other detectors."""
-        return self.panoptic_head
-
-    @property
-    def decoder(self) -> nn.Module:
-        """The decoder of the queries, under the name that it has in other detectors."""
-        return self.panoptic_head.transformer_decoder
+        said_here = dict(num_query_groups=num_query_groups)
+        panoptic_head = without_numbers(panoptic_head, 'panoptic_head', said_here)
+        super().__init__(panoptic_head=panoptic_head, **said_here, **kwargs)
+        self.panoptic_head.num_query_groups = num_query_groups
+        self.panoptic_head.group_size = self.num_queries
+        self._limit_detections('max_per_image', self.num_classes)
+        self.panoptic_fusion_head.test_cfg = self.test_cfg
+        if self.test_cfg.get('each_group') and not self.test_cfg.get('instance_on'):
+            raise ConfigError('model.test_cfg.each_group wants the instances of each group: set '
+                              'model.test_cfg.instance_on=True, or leave each_group out.')
 
     def prepare_turns(self, batch_inputs: Tensor,
                       batch_data_samples: SampleList) -> Tuple[Callable, ...]:
@@ -173,41 +124,16 @@ class GroupMask2Former(GroupDetector, Mask2Former):
 
         return compute_losses, *self.extract_feat(batch_inputs)
 
-    def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList,
-                rescale: bool = True) -> SampleList:
-        """Segment by one group, and with ``test_cfg.each_group`` by one group after the other.
-
-        Args:
-            batch_inputs (Tensor): Images, shape (bs, 3, H, W).
-            batch_data_samples (list[DetDataSample]): Each image's information.
-            rescale (bool): Whether results are in pixels of the original image. Defaults to True.
-
-        Returns:
-            list[DetDataSample]: As of the stock detector. With ``each_group``, also
-            ``group_instances`` of all groups, whose ``query_groups`` is the group of each, and
-            ``query_group`` in the meta information.
-
-        Raises:
-            ConfigError: If each group is asked for its instances, and instances are off.
-        """
-        if not self.test_cfg.get('each_group'):
-            return super().predict(batch_inputs, batch_data_samples, rescale)
-        if not self.test_cfg.get('instance_on', False):
-            raise ConfigError('model.test_cfg.each_group wants the instances of each group: set '
-                              'model.test_cfg.instance_on=True, or leave each_group out.')
-        features = self.extract_feat(batch_inputs)
-        results = [list(self.predict_group(group, features, batch_data_samples, rescale))
-                   for group in range(self.num_query_groups)]
-        kept = self.test_cfg['query_group']
-        samples = self.add_pred_to_datasample(batch_data_samples, results[kept])
-        for sample, groups in zip(samples, zip(*results)):
-            sample.group_instances = label_groups([x['ins_results'] for x in groups])
-            sample.set_metainfo(dict(query_group=kept))
-        return samples
-
-    def predict_group(self, group: int, features: Tuple[Tensor], samples: SampleList,
-                      rescale: bool) -> Iterable[dict]:
-        """Segment by one group; the results are those of ``MaskFormerFusionHead``."""
-        with self.using_groups(group):
-            logits, masks = self.panoptic_head.predict(features, samples)
-        return self.panoptic_fusion_head.predict(logits, masks, samples, rescale=rescale)
+    def predict_groups(self, batch_inputs: Tensor, batch_data_samples: SampleList,
+                       rescale: bool) -> Iterator[Sequence[InstanceData]]:
+        """Segment by one group after the other; see :meth:`GroupQueries.predict_groups`."""
+        features, found = self.extract_feat(batch_inputs), []
+        for group in range(self.num_query_groups):
+            with self.using_groups(group):
+                masks = self.panoptic_head.predict(features, batch_data_samples)
+            results = self.panoptic_fusion_head.predict(
+                *masks, batch_data_samples, rescale=rescale)
+            if group == self.test_cfg['query_group']:
+                self.add_pred_to_datasample(batch_data_samples, results)
+            found.append([x['ins_results'] for x in results])
+        return zip(*found)

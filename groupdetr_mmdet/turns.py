@@ -7,6 +7,8 @@ backward pass (Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv
 Losses and gradients are those of all groups at once.
 """
 import contextlib
+import functools
+from types import ModuleType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 from torch import Tensor, nn
@@ -106,6 +108,17 @@ def taking(turn: Turn, modules: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for module in modules:
             module.turn = ALL_AT_ONCE
+
+
+@contextlib.contextmanager
+def averaging_once(turn: AllGroups, module: ModuleType) -> Iterator[None]:
+    """Let a module of mmdet average over ranks once a step, which it does by ``reduce_mean``."""
+    average = module.reduce_mean
+    module.reduce_mean = functools.partial(turn.once_a_step, average)
+    try:
+        yield
+    finally:
+        module.reduce_mean = average
 
 
 def losses_in_turns(modules: Sequence[nn.Module], groups_at_once: int, num_query_groups: int,
