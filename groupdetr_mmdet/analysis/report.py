@@ -20,7 +20,7 @@ from ..errors import ConfigError
 from ..group_detector import GroupDetector
 from ..host.files import write_atomically
 from ..host.preflight import check_output, check_path, check_paths
-from ..host.progress import quiet_runner
+from ..training.progress import quiet_runner
 from .group_metrics import (draw_groups, evaluate_each_group, groups_table, read_groups,
                             record_groups)
 from .plots import detection_pairs

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ..errors import ConfigError
-from ..host.options import AP
+from ..training.options import AP
 from .plots import line_style
 
 INSTABILITY = 'instability/mean'

@@ -19,8 +19,8 @@ from ..errors import ConfigError
 from ..group_detector import GroupDetector
 from ..host.config_check import check_values
 from ..host.configs import Options, merge_options, read_config
-from ..host.options import set_amp
 from ..host.preflight import check_groups
+from ..training.options import set_amp
 
 LAUNCHED = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_LOCAL_RANK')
 CONFIG = 'config file, or the name of a shipped config'

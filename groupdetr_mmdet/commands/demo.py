@@ -16,8 +16,8 @@ from ..analysis.report import write_report
 from ..analysis.runs import read_run
 from ..errors import ConfigError
 from ..host.configs import find_config, read_config
-from ..host.progress import run_training
 from ..host.shapes import make_shapes
+from ..training.progress import run_training
 
 CONFIG = 'demo/group_cond_detr_demo'
 

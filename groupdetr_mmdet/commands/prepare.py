@@ -15,7 +15,7 @@ from ..checkpoints.published import resolve_weights
 from ..errors import ConfigError
 from ..host.layouts import Dataset, read_dataset
 from ..host.preflight import check_output
-from ..host.recipe import MODELS, complete_splits, write_training
+from ..training.recipe import MODELS, complete_splits, write_training
 
 DEFAULTS = dict(model='cond', weights='coco', val_fraction=0.2, seed=0)
 SMALL, LARGE = 32**2, 96**2  # COCO's areas in square pixels

@@ -14,10 +14,10 @@ from mmengine.runner import Runner
 from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..checkpoints.resume import announce_new_start
 from ..errors import ConfigError
-from ..host import dry_run, options
 from ..host.preflight import check_paths
 from ..host.processes import WorkDirLock, end_with_parent, launched_rank
-from ..host.progress import run_training
+from ..training import dry_run, options
+from ..training.progress import run_training
 from . import prepare
 from .common import add_runner_arguments, load_config, print_table
 

@@ -16,7 +16,7 @@ from groupdetr_mmdet.checkpoints.fine_tuning import CLASS_LAYERS, keep_class_lay
 from groupdetr_mmdet.checkpoints.published import resolve_weights
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.host.configs import read_config
-from groupdetr_mmdet.host.recipe import MODELS as RECIPES
+from groupdetr_mmdet.training.recipe import MODELS as RECIPES
 
 NAME = 'groupdetr://group_cond_detr_r50_12e'
 

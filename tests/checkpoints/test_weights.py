@@ -19,7 +19,7 @@ from running import run_tool
 from groupdetr_mmdet.analysis import report
 from groupdetr_mmdet.checkpoints.checked import check_optimizer
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.runner import build_runner
+from groupdetr_mmdet.training.runner import build_runner
 
 
 class Bomb:

@@ -16,7 +16,7 @@ from tiny import tiny_config
 
 from groupdetr_mmdet.checkpoints.exact import PROGRESS, SeededBatch, seed_generators
 from groupdetr_mmdet.checkpoints.preemption import SIGNALS, STOPPED_STATUS
-from groupdetr_mmdet.host.runner import build_runner
+from groupdetr_mmdet.training.runner import build_runner
 
 EPOCHS, STEPS = 2, 4
 

@@ -13,7 +13,7 @@ from tiny import tiny_config
 
 from groupdetr_mmdet.commands.mistakes import TOLD, TRACEBACK, end_mistakes, sentence
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.runner import collect_by_messages
+from groupdetr_mmdet.training.runner import collect_by_messages
 
 
 def caught(command):

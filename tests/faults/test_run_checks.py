@@ -6,7 +6,7 @@ from running import run_tool
 from tiny import tiny_config
 
 from groupdetr_mmdet.host.annotations import warn_once
-from groupdetr_mmdet.host.runner import check_data
+from groupdetr_mmdet.training.runner import check_data
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tiny import CLASSES
 
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.host.layouts import read_dataset
-from groupdetr_mmdet.host.recipe import complete_splits
+from groupdetr_mmdet.training.recipe import complete_splits
 
 OF_ONE_SPLIT = ('coco', 'labelimg')
 

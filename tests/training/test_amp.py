@@ -9,8 +9,8 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from tiny import tiny_config, write_tiny_coco
 
-from groupdetr_mmdet.host.options import set_amp
-from groupdetr_mmdet.host.runner import build_runner
+from groupdetr_mmdet.training.options import set_amp
+from groupdetr_mmdet.training.runner import build_runner
 
 needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason='there is CUDA')
 

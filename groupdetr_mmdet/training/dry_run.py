@@ -10,8 +10,8 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ..host.processes import unwrapped
 from .forecast import Forecast, make_forecast
-from .processes import unwrapped
 from .progress import quiet_runner
 
 WARM_UP, TIMED = 1, 3  # steps

@@ -9,9 +9,9 @@ import numpy as np
 from mmengine.config import Config
 
 from ..errors import ConfigError
-from .configs import read_config
-from .files import write_atomically
-from .layouts import Dataset, LabeledImage, to_coco
+from ..host.configs import read_config
+from ..host.files import write_atomically
+from ..host.layouts import Dataset, LabeledImage, to_coco
 
 SEEN_IMAGES = 20_000  # images that a training sees, whatever their number
 EPOCHS = 12, 50  # at least, at most

@@ -10,7 +10,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..checkpoints.checked import CheckedWeightsHook
-from .preflight import iter_datasets
+from ..host.preflight import iter_datasets
 
 TYPES = {  # what a config says, and what it gets
     name: ours for theirs, ours in ((CocoDataset, 'CheckedCocoDataset'),
