@@ -1,5 +1,6 @@
 """What the documentation says is there: files, modules, configs with their AP, and commands."""
 import argparse
+import ast
 import importlib
 import itertools
 import json
@@ -165,3 +166,17 @@ def test_the_tutorial_is_committed_without_outputs():
     cells = json.loads((ROOT / 'examples/tutorial.ipynb').read_text())['cells']
     code = [cell for cell in cells if cell['cell_type'] == 'code']
     assert code and not any(cell['outputs'] or cell['execution_count'] for cell in code)
+
+
+def test_rooms_import_only_the_layers_before_them():
+    said = re.search(r'errors -> .*', (ROOT / 'docs/architecture.md').read_text())[0]
+    layers = {room.strip(' /'): layer for layer, rooms in enumerate(said.split('->'))
+              for room in rooms.split(',')}
+    package = ROOT / 'groupdetr_mmdet'
+    for file in {*package.glob('[!_]*.py'), *package.glob('*/**/[!.]*.py')}:
+        path = file.relative_to(package).with_suffix('').parts
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level and path[0] != '.mim':
+                names = [*path[:-node.level], *(node.module or node.names[0].name).split('.')]
+                own, other = (x if x in layers else 'the core' for x in (path[0], names[0]))
+                assert own == other or layers[own] > layers[other], f'{file}: {names}'
