@@ -6,22 +6,10 @@ metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
 scale = (320, 240)
 model = dict(num_queries=40, bbox_head=dict(num_classes=3))
 
-train_pipeline = [
-    dict(type='CheckedLoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='RandomFlip', prob=[0.25, 0.25, 0.25],
-         direction=['horizontal', 'vertical', 'diagonal']),
-    dict(type='PackDetInputs')
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
-]
+train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline
+train_pipeline[2].scale = test_pipeline[1].scale = scale  # of Resize
+train_pipeline[3].update(  # RandomFlip
+    prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal'])
 dataset = dict(data_root=data_root, data_prefix=dict(img='images/'), metainfo=metainfo)
 train_dataloader = dict(
     num_workers=1, dataset=dict(ann_file='train.json', pipeline=train_pipeline, **dataset))

@@ -90,26 +90,27 @@ def runner_that_loads(files: Files, resume: bool) -> Runner:
     return runner_of(files, resume=resume)
 
 
-def load(files: Files, checkpoint: Path, resume: bool = False) -> None:
+def load(files: Files, checkpoint: Path, resume: bool = False) -> torch.nn.Module:
     runner = runner_that_loads(files, resume)
     runner._load_from, runner._has_loaded = str(checkpoint), False
     runner.load_or_resume()
+    return runner.model
 
 
 def load_and_resume(files: Files, checkpoint: Path) -> None:
     load(files, checkpoint, resume=True)
 
 
-def run_report(files: Files, checkpoint: Path) -> None:
-    report.evaluate(Config.fromfile(files.config), str(checkpoint), files.data)
+def run_report(files: Files, checkpoint: Path) -> torch.nn.Module:
+    return report.evaluate(Config.fromfile(files.config), str(checkpoint), files.data)[0]
 
 
-def run_init_cfg(files: Files, checkpoint: Path) -> None:
+def run_init_cfg(files: Files, checkpoint: Path) -> torch.nn.Module:
     init_default_scope('mmdet')
     config = detector_config()
     config['backbone']['init_cfg'] = dict(
         type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.')
-    build(config)
+    return build(config)
 
 
 def command(name: str, *args: str):
@@ -175,8 +176,15 @@ def test_damaged_files_are_refused(way, files, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('way', ['load_from', 'report', 'init_cfg', 'convert'])
-def test_good_weights_come_in(way, files):
-    WAYS[way](files, files.checkpoint)
+def test_good_weights_come_in(way, files, tmp_path):
+    good = edit(torch.load(files.checkpoint), lambda tensors: [
+        x.add_(1) for x in tensors.values() if x.is_floating_point()])
+    torch.save(good, tmp_path / 'good.pth')
+    model = WAYS[way](files, tmp_path / 'good.pth')
+    loaded = torch.load(files.data / 'out.pth')['state_dict'] if model is None else \
+        model.state_dict()
+    names = [x for x in good['state_dict'] if way != 'init_cfg' or x.startswith('backbone.')]
+    assert names and all(torch.equal(loaded[x], good['state_dict'][x]) for x in names)
 
 
 def test_load_from_gives_the_weights_and_says_another_k_once(files, tmp_path, capfd):

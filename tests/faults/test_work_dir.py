@@ -42,7 +42,9 @@ def test_a_process_that_loads_data_does_not_hold_the_lock(tmp_path):
     time.sleep(1)  # until it has begun
     os.close(lock.descriptor)  # as the system does when the training is killed
     lock.descriptor = None
-    WorkDirLock(tmp_path).release()
+    other = WorkDirLock(tmp_path)
+    assert other.descriptor is not None and child.is_alive()
+    other.release()
     child.kill()
     child.join()
 
