@@ -18,6 +18,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.host.config_check import iter_dicts
 
 from . import plain  # noqa: F401, registers the baseline
 from .measure import Stopwatch
@@ -90,8 +91,9 @@ def build_model(cfg: Config, case: Case) -> nn.Module:
         write_as_baseline(model, case)
     if case.mode == 'turns':
         model['train_cfg']['groups_at_once'] = 1
-    if case.attn_drop is not None:
-        set_attn_drop(model, case.attn_drop)
+    for _, part in iter_dicts(model, 'model') if case.attn_drop is not None else ():
+        if 'attn_drop' in part:
+            part['attn_drop'] = case.attn_drop
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     torch.manual_seed(0)
     model = MODELS.build(model)
@@ -129,15 +131,6 @@ def write_as_baseline(model: dict, case: Case) -> None:
                           'choose --modes ours stock, or a config of GroupConditionalDETR.')
     model['type'] = 'PlainGroupConditionalDETR'
     assigner.update(type='PlainGroupAssigner', num_query_groups=case.num_groups)
-
-
-def set_attn_drop(cfg: dict, attn_drop: float) -> None:
-    """Set ``attn_drop`` wherever the config says it."""
-    for key, value in cfg.items():
-        if key == 'attn_drop':
-            cfg[key] = attn_drop
-        elif isinstance(value, dict):
-            set_attn_drop(value, attn_drop)
 
 
 def share_weights(models: Sequence[nn.Module]) -> None:

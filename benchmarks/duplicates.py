@@ -46,13 +46,6 @@ def average_precision(results: Results, coco: COCO) -> float:
     return float(evaluation.stats[0])
 
 
-def overlapping(results: Results, coco: COCO, score_thr: float) -> float:
-    """Count the detections above a score for each object that one of them finds."""
-    sure = [x for x in results if x['score'] >= score_thr]
-    correct, _ = is_correct(sure, coco)
-    return len(sure) / max(1, np.count_nonzero(correct))
-
-
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='benchmarks.duplicates', description=__doc__)
     parser.add_argument('results', metavar='RESULTS', help='results.json of groupdetr predict '
@@ -69,9 +62,11 @@ def main() -> None:
     coco, results = read_annotations(args.ann_file), load(args.results)
     if not results:
         raise ConfigError(f'RESULTS {args.results} has no detection: predict with --score-thr 0.')
+    sure = [x for x in results if x['score'] >= args.score_thr]
+    num_found = max(1, np.count_nonzero(is_correct(sure, coco)[0]))
     print(f'AP {average_precision(results, coco):.3f}, '
           f'without duplicates {average_precision(without_duplicates(results), coco):.3f}, '
-          f'{overlapping(results, coco, args.score_thr):.2f} detections for each object found')
+          f'{len(sure) / num_found:.2f} detections for each object found')
 
 
 if __name__ == '__main__':

@@ -8,7 +8,6 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from groupdetr_mmdet.analysis.plots import line_style
@@ -17,6 +16,7 @@ from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.host.files import write_atomically
 
 from .evidence import RESULTS
+from .report import to_markdown
 
 DOCS = Path(__file__).parents[1] / 'docs'
 PAGE = 'choose-k.md'
@@ -70,21 +70,17 @@ def to_curve(label: str, seeds: List[Dict[str, Any]]) -> Curve:
                  points[..., 2])
 
 
-def to_row(curve: Curve) -> Tuple[str, ...]:
-    """Say what a curve ends with: mean, and least to most where there are several seeds."""
-    return (curve.label, f'{curve.epochs[-1]:g}', f'{curve.minutes[-1]:.1f}',
-            spread(curve.ap[:, -1]), spread(curve.ap50[:, -1]), str(len(curve.ap)))
-
-
 def spread(values: np.ndarray) -> str:
     if len(values) == 1:
         return f'{values[0]:.3f}'
     return f'{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})'
 
 
-def to_markdown(curves: List[Curve]) -> str:
-    rows = [HEADER, ['---'] * len(HEADER), *map(to_row, curves)]
-    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+def to_rows(curves: List[Curve]) -> List[Tuple]:
+    """Say what curves end with: mean, and least to most where there are several seeds."""
+    return [(curve.label, f'{curve.epochs[-1]:g}', f'{curve.minutes[-1]:.1f}',
+             spread(curve.ap[:, -1]), spread(curve.ap50[:, -1]), len(curve.ap))
+            for curve in curves]
 
 
 def fill_page(text: str, studies: Dict[str, List[Curve]]) -> str:
@@ -99,7 +95,8 @@ def fill_page(text: str, studies: Dict[str, List[Curve]]) -> str:
             raise ConfigError(f'{PAGE} has no place for a table: write {begin.strip()} and '
                               f'{end.strip()} where it goes.')
         before, rest = text.split(begin)
-        text = before + begin + to_markdown(curves) + rest[rest.index(end):]
+        table = to_markdown(HEADER, to_rows(curves))
+        text = before + begin + table + rest[rest.index(end):]
     return text
 
 
@@ -124,7 +121,10 @@ def draw(panels: Panels, studies: Dict[str, List[Curve]], out_file: Path) -> Non
     styles = {label: line_style(index) for index, label in enumerate(labels)}
     for ax, (title, study, x) in zip(axes, panels):
         for curve in by_groups(studies[study]):
-            draw_curve(ax, curve, x, styles[curve.label])
+            places, style = getattr(curve, x), styles[curve.label]
+            ax.plot(places, curve.ap.mean(0), label=curve.label, marker='o', markersize=3, **style)
+            ax.fill_between(places, curve.ap.min(0), curve.ap.max(0), alpha=.15,
+                            color=style['color'])
         ax.set(title=title, xlim=(0, None),
                xlabel='epochs' if x == 'epochs' else 'CPU minutes of training')
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -138,12 +138,6 @@ def draw(panels: Panels, studies: Dict[str, List[Curve]], out_file: Path) -> Non
 def by_groups(curves: List[Curve]) -> Iterator[Curve]:
     """Yield those that are told by K alone."""
     return (curve for curve in curves if curve.label.startswith('K = '))
-
-
-def draw_curve(ax: Axes, curve: Curve, x: str, style: dict) -> None:
-    places = getattr(curve, x)
-    ax.plot(places, curve.ap.mean(0), label=curve.label, marker='o', markersize=3, **style)
-    ax.fill_between(places, curve.ap.min(0), curve.ap.max(0), alpha=.15, color=style['color'])
 
 
 def parse_args() -> argparse.Namespace:

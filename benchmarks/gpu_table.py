@@ -19,7 +19,7 @@ from groupdetr_mmdet.ops.kernels import attention_kernel
 
 from .cases import Case, Shapes, mmcv_attention
 from .measure import describe_machine
-from .report import mode_name, say_machine, write_record
+from .report import mode_name, say_machine, to_markdown, write_record
 from .suite import Suite
 
 CONDITIONAL, DINO = 'group_cond_detr_r50_12e', 'group_dino_4scale_r50_12e'
@@ -80,22 +80,20 @@ def measure(job: Job, cfg: Config, image_size: tuple, device: torch.device,
                 peak_memory=peak)
 
 
-def to_markdown(rows: List[Dict[str, Any]], machine: Dict[str, Any]) -> str:
+def make_page(rows: List[Dict[str, Any]], machine: Dict[str, Any]) -> str:
     """Write what was measured as a table."""
 
     def cell(value: Optional[float], text: str) -> str:
         return 'out of memory' if value is None else text.format(value)
 
-    lines = [say_machine(machine), '',
-             f'| {" | ".join(COLUMNS)} |', '|---' * len(COLUMNS) + '|']
+    table = []
     for row in rows:
         seconds, peak = row['seconds'], row['peak_memory']
-        cells = (row['config'], row['attention'], row['batch_size'], row['mode'],
-                 row['num_groups'], cell(seconds and 1e3 * seconds, '{:.0f}'),
-                 cell(seconds and row['batch_size'] / seconds, '{:.1f}'),
-                 cell(peak and peak / 2**20, '{:.0f}'))
-        lines.append(f'| {" | ".join(map(str, cells))} |')
-    return '\n'.join(lines) + '\n'
+        table.append((row['config'], row['attention'], row['batch_size'], row['mode'],
+                      row['num_groups'], cell(seconds and 1e3 * seconds, '{:.0f}'),
+                      cell(seconds and row['batch_size'] / seconds, '{:.1f}'),
+                      cell(peak and peak / 2**20, '{:.0f}')))
+    return f'{say_machine(machine)}\n\n{to_markdown(COLUMNS, table)}\n'
 
 
 def parse_args() -> argparse.Namespace:
@@ -126,10 +124,10 @@ def main() -> None:
         rows.append(measure(job, configs[job.config], tuple(args.image_size), device,
                             args.rounds))
         # After each: what was measured stays, also when the machine is taken away.
-        write_atomically(args.out.with_suffix('.md'), to_markdown(rows, machine).encode())
+        write_atomically(args.out.with_suffix('.md'), make_page(rows, machine).encode())
         write_record(args.out.with_suffix('.json'), 'benchmarks.gpu_table',
                      dict(machine=machine, rows=rows))
-    print(to_markdown(rows, machine))
+    print(make_page(rows, machine))
 
 
 if __name__ == '__main__':

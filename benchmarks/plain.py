@@ -44,11 +44,8 @@ class PlainGroupAssigner(HungarianAssigner):
         super().__init__(**kwargs)
         self.num_query_groups = num_query_groups
 
-    def assign(self,
-               pred_instances: InstanceData,
-               gt_instances: InstanceData,
-               img_meta: Optional[dict] = None,
-               **kwargs) -> AssignResult:
+    def assign(self, pred_instances: InstanceData, gt_instances: InstanceData,
+               img_meta: Optional[dict] = None, **kwargs) -> AssignResult:
         """Match the K * N predictions of one layer and image, group by group."""
         group_size = len(pred_instances) // self.num_query_groups
         results = [

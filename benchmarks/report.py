@@ -4,7 +4,7 @@ import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Iterable, Optional, Sequence
 
 import torch
 from rich.console import Console
@@ -46,6 +46,12 @@ def open_console(machine: Dict[str, Any]) -> Console:
     console = Console(width=None if sys.stdout.isatty() else 140)  # a file has no width
     console.print(say_machine(machine))
     return console
+
+
+def to_markdown(header: Sequence, rows: Iterable[Sequence]) -> str:
+    """Write a table in Markdown."""
+    rows = [header, ['---'] * len(header), *rows]
+    return '\n'.join(f'| {" | ".join(map(str, row))} |' for row in rows)
 
 
 def say_machine(machine: Dict[str, Any]) -> str:

@@ -63,13 +63,11 @@ def solvers(threads: int) -> Dict[str, Callable[[np.ndarray], list]]:
     for name in ('lapjvr_batch', 'lapjvh_batch'):
         if hasattr(lap, name):
             for precision, n in itertools.product(('float64', 'native'), (1, threads)):
-                found[f'{name}, {precision}, {n} threads'] = functools.partial(
-                    solve_by_lap, getattr(lap, name), precision=precision, n_threads=n)
+                solve = functools.partial(getattr(lap, name), extend_cost=True, return_cost=False,
+                                          precision=precision, n_threads=n)
+                found[f'{name}, {precision}, {n} threads'] = lambda x, solve=solve: list(
+                    zip(*solve(x)))
     return found
-
-
-def solve_by_lap(solve: Callable, problems: np.ndarray, **kwargs) -> list:
-    return list(zip(*solve(problems, extend_cost=True, return_cost=False, **kwargs)))
 
 
 def total_cost(problems: np.ndarray, pairs: list) -> float:

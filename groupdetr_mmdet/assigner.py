@@ -62,8 +62,7 @@ class GroupHungarianAssigner(HungarianAssigner):
         ConfigError: If ``num_query_groups`` is not an integer of at least 1.
     """
 
-    def __init__(self,
-                 match_costs: Union[List[Union[dict, ConfigDict]], dict, ConfigDict],
+    def __init__(self, match_costs: Union[List[Union[dict, ConfigDict]], dict, ConfigDict],
                  num_query_groups: Optional[int] = None,
                  num_queries: Optional[int] = None) -> None:
         super().__init__(match_costs)
@@ -91,11 +90,8 @@ class GroupHungarianAssigner(HungarianAssigner):
                 'this package, which keeps the proposals of the encoder apart.')
         return self.num_query_groups
 
-    def assign(self,
-               pred_instances: InstanceData,
-               gt_instances: InstanceData,
-               img_meta: Optional[dict] = None,
-               **kwargs) -> AssignResult:
+    def assign(self, pred_instances: InstanceData, gt_instances: InstanceData,
+               img_meta: Optional[dict] = None, **kwargs) -> AssignResult:
         """Match one image's predictions of one layer, as mmdet's heads ask for it.
 
         Args:

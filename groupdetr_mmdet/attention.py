@@ -43,10 +43,7 @@ class InsideGroups:
 class GroupConditionalAttention(InsideGroups, FusedConditionalAttention):
     """Self-attention of Conditional and DAB-DETR inside each group."""
 
-    def forward_attn(self,
-                     query: Tensor,
-                     key: Tensor,
-                     value: Tensor,
+    def forward_attn(self, query: Tensor, key: Tensor, value: Tensor,
                      attn_mask: Optional[Tensor] = None,
                      key_padding_mask: Optional[Tensor] = None) -> Tuple[Tensor, None]:
         """Attend inside each group; the tensors have shape (bs, K * N, dim)."""
@@ -59,14 +56,9 @@ class GroupConditionalAttention(InsideGroups, FusedConditionalAttention):
 class GroupMultiheadAttention(InsideGroups, MultiheadAttention):
     """Self-attention of DETR, Deformable DETR and DINO inside each group."""
 
-    def forward(self,
-                query: Tensor,
-                key: Optional[Tensor] = None,
-                value: Optional[Tensor] = None,
-                identity: Optional[Tensor] = None,
-                query_pos: Optional[Tensor] = None,
-                key_pos: Optional[Tensor] = None,
-                attn_mask: Optional[Tensor] = None,
+    def forward(self, query: Tensor, key: Optional[Tensor] = None, value: Optional[Tensor] = None,
+                identity: Optional[Tensor] = None, query_pos: Optional[Tensor] = None,
+                key_pos: Optional[Tensor] = None, attn_mask: Optional[Tensor] = None,
                 **kwargs) -> Tensor:
         """Attend inside each group, and add the identity; the tensors have shape (bs, K * N, dim).
 

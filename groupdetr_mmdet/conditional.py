@@ -42,11 +42,7 @@ class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
         for layer in self.layers[1:]:
             layer.cross_attn.qpos_proj = None
 
-    def forward(self,
-                query: Tensor,
-                key: Tensor,
-                query_pos: Tensor,
-                key_pos: Tensor,
+    def forward(self, query: Tensor, key: Tensor, query_pos: Tensor, key_pos: Tensor,
                 key_padding_mask: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         """Decode the queries of any number of groups.
 

@@ -40,11 +40,8 @@ class GroupCriterion(DETRHead):
         for branch in dict.fromkeys(branches):
             branch.register_forward_hook(to_float32)
 
-    def loss_by_feat(self,
-                     all_layers_cls_scores: Tensor,
-                     all_layers_bbox_preds: Tensor,
-                     batch_gt_instances: InstanceList,
-                     batch_img_metas: List[dict],
+    def loss_by_feat(self, all_layers_cls_scores: Tensor, all_layers_bbox_preds: Tensor,
+                     batch_gt_instances: InstanceList, batch_img_metas: List[dict],
                      batch_gt_instances_ignore: OptInstanceList = None) -> Dict[str, Tensor]:
         """Compute the losses of every decoder layer.
 
@@ -99,10 +96,7 @@ class GroupCriterion(DETRHead):
         return tuple(losses[name].sum() / num_sets
                      for name in ('loss_cls', 'loss_bbox', 'loss_iou'))
 
-    def set_losses(self,
-                   cls_scores: Tensor,
-                   bbox_preds: Tensor,
-                   batch_gt_instances: InstanceList,
+    def set_losses(self, cls_scores: Tensor, bbox_preds: Tensor, batch_gt_instances: InstanceList,
                    batch_img_metas: List[dict],
                    num_groups: Optional[int] = None) -> Dict[str, Tensor]:
         """Match and supervise; arguments as for :meth:`loss_by_feat`.

@@ -177,10 +177,7 @@ class GroupDNDETRHead(DABDETRHead, GroupCriterion):
         """Compute the losses of matching and denoising queries.
 
         Args:
-            hidden_states (Tensor): Shape (num_layers, bs, num_rows, dim).
-            references (Tensor): Anchors of each layer, normalized cxcywh, shape
-                (num_layers, bs, num_rows, 4).
-            batch_data_samples (list[DetDataSample]): With ``gt_instances``.
+            hidden_states, references, batch_data_samples: As for ``DABDETRHead``.
             dn_meta (dict, optional): ``num_denoising_queries`` and ``num_denoising_groups`` of
                 all groups of queries together.
 
@@ -203,13 +200,8 @@ class GroupDNDETRHead(DABDETRHead, GroupCriterion):
                 batch_img_metas: List[dict], num_groups: int) -> Dict[str, Tensor]:
         """Supervise the denoising queries, without the rows that pad images of fewer boxes.
 
-        Args:
-            cls_scores (Tensor): Logits, shape (num_layers, bs, num_rows, C).
-            bbox_preds (Tensor): Boxes, normalized cxcywh, shape (num_layers, bs, num_rows, 4).
-            batch_gt_instances (list[InstanceData]): Each image's ``labels`` and ``bboxes``, xyxy
-                in pixels.
-            batch_img_metas (list[dict]): Each image's information, with ``img_shape``.
-            num_groups (int): Denoising groups of all groups of queries that are given.
+        Arguments are those of :meth:`GroupDINOHead.loss_dn`, but for the number of denoising
+        groups, of all groups of queries that are given.
 
         Returns:
             dict[str, Tensor]: ``dn_loss_cls``, ``dn_loss_bbox`` and ``dn_loss_iou``, each

@@ -61,8 +61,7 @@ class GroupDetector(DecodedGroups):
     separate_self_attn = True
 
     def __init__(self, *, num_query_groups: int = 11, train_cfg: OptConfigType = None,
-                 test_cfg: OptConfigType = None, new_group_noise: float = 0.02,
-                 **kwargs) -> None:
+                 test_cfg: OptConfigType = None, new_group_noise: float = 0.02, **kwargs) -> None:
         self.num_query_groups = check_num_query_groups(num_query_groups)
         for part in kwargs.keys() & {'decoder', 'bbox_head'}:
             kwargs[part] = without_numbers(kwargs[part], part, self.numbers)

@@ -37,12 +37,6 @@ class Run(NamedTuple):
         return max(entry['step'] / entry['epoch'] for entry in self.train)
 
 
-class Reached(NamedTuple):
-    """When a run first had an AP, None where it never had it."""
-    epochs: Optional[int]
-    hours: Optional[float]
-
-
 def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
     """Read what mmengine's local visualization backend wrote in a work directory.
 
@@ -104,14 +98,6 @@ def add_hours(run: Run) -> None:
         entry['hours'] = float(np.interp(done, step, hours)) + max(done - step[-1], 0) * per_step
 
 
-def reach(run: Run, ap: float) -> Reached:
-    """Find when a run first had an AP."""
-    for entry in run.val:
-        if entry[AP] >= ap:
-            return Reached(entry['step'], entry['hours'])
-    return Reached(None, None)
-
-
 def comparison(runs: Sequence[Run]) -> Tuple[List[str], List[List[str]]]:
     """Make the table of what it took each run to reach the final AP of the first, the baseline.
 
@@ -130,19 +116,12 @@ def comparison(runs: Sequence[Run]) -> Tuple[List[str], List[List[str]]]:
               f'hours to AP {target:.3f}']
     rows = []
     for run in runs:
-        last, reached = run.val[-1], reach(run, target)
-        rows.append([
-            run.label, str(last['step']), format_hours(last['hours']), f'{last[AP]:.3f}',
-            f'{max(entry[AP] for entry in run.val):.3f}',
-            'never' if reached.epochs is None else str(reached.epochs),
-            'never' if reached.hours is None else format_hours(reached.hours)
-        ])
+        last, best = run.val[-1], max(entry[AP] for entry in run.val)
+        reached = next(([str(entry['step']), f'{entry["hours"]:.3g}']
+                        for entry in run.val if entry[AP] >= target), ['never', 'never'])
+        rows.append([run.label, str(last['step']), f'{last["hours"]:.3g}', f'{last[AP]:.3f}',
+                     f'{best:.3f}', *reached])
     return header, rows
-
-
-def format_hours(hours: float) -> str:
-    """Write hours with three digits."""
-    return f'{hours:.3g}'
 
 
 def draw_runs(runs: Sequence[Run], out_file: Union[str, Path]) -> None:

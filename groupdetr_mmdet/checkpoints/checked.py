@@ -40,8 +40,7 @@ class CheckedWeightsHook(Hook):
         model = unwrapped(runner.model)
         if runner._resume:
             tensors = weights_of(checkpoint, f'--resume: {path}')
-            check_names(model, tensors, path)
-            check_progress(checkpoint, path)
+            check_training(model, tensors, checkpoint.get('meta'), path)
             announce_rest(checkpoint, runner, path)
             if all(x.shape == tensors[name].shape for name, x in model.state_dict().items()):
                 check_optimizer(checkpoint.get('optimizer'), runner.optim_wrapper, path)
@@ -50,19 +49,14 @@ class CheckedWeightsHook(Hook):
         checkpoint['state_dict'] = model.state_dict()
 
 
-def check_names(model: nn.Module, tensors: Dict[str, Any], path: str) -> None:
-    """Refuse to go on with a checkpoint that has other tensors than the model."""
+def check_training(model: nn.Module, tensors: Dict[str, Any], meta: Any, path: str) -> None:
+    """Refuse to go on with other tensors than the model's, or where it is unknown how far."""
     names = model.state_dict().keys()
     for found, where in ((tensors.keys() - names, 'the model has no'),
                          (names - tensors.keys(), 'it has no')):
         if found:
             raise ConfigError(f'--resume: {path} is of another model ({where} {min(found)}): '
                               'resume with the config that it was trained with.')
-
-
-def check_progress(checkpoint: Dict[str, Any], path: str) -> None:
-    """Refuse to go on with a checkpoint that does not say how far its training had come."""
-    meta = checkpoint.get('meta')
     if not isinstance(meta, dict) or not {'epoch', 'iter'} <= meta.keys():
         raise ConfigError(f'--resume: {path} holds weights and no training to go on with: begin a '
                           'new one with load_from.')

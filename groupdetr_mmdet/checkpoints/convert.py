@@ -71,15 +71,9 @@ class Converted(NamedTuple):
     actions: List[Tuple[str, str, str]]
 
 
-def convert(checkpoint: Any,
-            model: ConfigDict,
-            source: Optional[str] = None,
-            to: str = 'ours',
-            num_queries: Optional[int] = None,
-            query_group: int = 0,
-            noise: float = 0.02,
-            seed: int = 0,
-            publish: bool = False) -> Converted:
+def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to: str = 'ours',
+            num_queries: Optional[int] = None, query_group: int = 0, noise: float = 0.02,
+            seed: int = 0, publish: bool = False) -> Converted:
     """Convert a checkpoint.
 
     Args:
@@ -114,7 +108,8 @@ def convert(checkpoint: Any,
         target = build_without_memory(dict(model, num_query_groups=file_groups))
     adapted = target.adapt_groups(saved, numbers, seed)
     tensors.update(adapted)
-    how = describe_groups(file_groups, target.num_query_groups, noise)
+    how = 'first groups kept' if file_groups > target.num_query_groups else \
+        f'groups repeated, noise {noise}' if file_groups < target.num_query_groups else ''
     if to == 'mmdet':
         tensors.update(choose_group(adapted, file_groups, query_group))
         how, target = f'group {query_group} kept', build_without_memory(stock_model(model))
@@ -130,9 +125,11 @@ def convert(checkpoint: Any,
         meta['dataset_meta'] = CocoDataset.METAINFO
     state_dict = OrderedDict((name, tensors[name]) for name in target.state_dict())
     state_dict._metadata = target.state_dict()._metadata
-    unchanged = found.source == to == 'ours' and not how and not publish
+    state = {}  # of the training, which goes on where nothing has changed
+    if found.source == to == 'ours' and not how and not publish:
+        state = {key: x for key, x in checkpoint.items() if key not in ('state_dict', 'meta')}
     return Converted(
-        state_dict, meta, training_state(checkpoint) if unchanged else {},
+        state_dict, meta, state,
         describe(found, target, f'{file_groups} x {num_queries}', classes), actions)
 
 
@@ -140,11 +137,6 @@ def entry_of(checkpoint: Any, key: str) -> Mapping:
     """A checkpoint's entry that should be a dictionary, empty where it is missing."""
     value = checkpoint.get(key) if isinstance(checkpoint, Mapping) else None
     return value if isinstance(value, Mapping) else {}
-
-
-def training_state(checkpoint: Mapping) -> Dict[str, Any]:
-    """Return all of a checkpoint but its weights and ``meta``."""
-    return {key: value for key, value in checkpoint.items() if key not in ('state_dict', 'meta')}
 
 
 # What the file holds
@@ -327,13 +319,6 @@ def check_classes(tensors: Mapping[str, Tensor], target: nn.Module) -> None:
             f'SRC has {saved} classes and CONFIG {wanted} (num_classes of the model): take a '
             'config of as many as SRC has, or train with load_from=SRC, which leaves the layers '
             'that name classes at their start.')
-
-
-def describe_groups(old: int, new: int, noise: float) -> str:
-    """What becomes of the groups of a file, in a few words; none where nothing does."""
-    if old == new:
-        return ''
-    return 'first groups kept' if new < old else f'groups repeated, noise {noise}'
 
 
 def choose_group(rows: Mapping[str, Tensor], num_groups: int, group: int) -> Dict[str, Tensor]:

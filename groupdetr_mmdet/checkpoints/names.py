@@ -4,9 +4,7 @@ The names were read in the sources of Atten4Vis/ConditionalDETR (branches main a
 IDEA-Research/DAB-DETR, IDEA-Research/DN-DETR, IDEA-Research/DINO and IDEA-Research/detrex.
 """
 import re
-from typing import Container, Dict, List, Mapping, Optional, Sequence, Tuple
-
-from torch import Tensor
+from typing import Container, List, Optional, Sequence, Tuple
 
 from ..errors import ConfigError
 
@@ -150,9 +148,3 @@ def rename(name: str, rules: Rules) -> str:
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
-
-
-def from_official(state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    """Rename the tensors of the official Conditional DETR to mmdet's names."""
-    rules = rules_of('official', 'ConditionalDETR')
-    return {rename(name, rules): tensor for name, tensor in state_dict.items()}

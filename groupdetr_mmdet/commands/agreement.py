@@ -9,11 +9,11 @@ from typing import Any, Dict, List
 
 import numpy as np
 from pycocotools.coco import COCO
-from terminaltables import AsciiTable
 
 from ..analysis.agreement import draw_agreement, is_correct, measure_agreement
 from ..errors import ConfigError
 from ..host.preflight import check_output, check_path
+from .common import print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,12 +65,9 @@ def main(args: argparse.Namespace) -> None:
         raise ConfigError(f'RESULTS {args.results} has no right detections or no wrong ones: '
                           'there is nothing to tell apart; predict with another --score-thr.')
     measured = measure_agreement(results, coco)
-    rows = [['certainty', 'AUROC', 'gain over the score, 95 %', 'calibration error']]
-    for certainty in measured:
-        low, high = certainty.gain
-        rows.append([certainty.name, f'{certainty.auroc:.3f}', f'{low:+.3f} to {high:+.3f}',
-                     f'{certainty.calibration_error:.3f}'])
     print(f'{correct[counts].sum()} of {counts.sum()} detections are right')
-    print(AsciiTable(rows).table)
+    print_table(('certainty', 'AUROC', 'gain over the score, 95 %', 'calibration error'), (
+        (x.name, f'{x.auroc:.3f}', '{:+.3f} to {:+.3f}'.format(*x.gain),
+         f'{x.calibration_error:.3f}') for x in measured))
     draw_agreement(measured).savefig(out, dpi=110)
     print(f'Wrote {out}')

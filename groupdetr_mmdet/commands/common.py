@@ -66,7 +66,10 @@ def load_config(args: argparse.Namespace) -> Config:
     if vars(args).get('amp'):  # which has keys that are unknown without it
         set_amp(cfg)
     check_values(cfg)
-    check_launcher(cfg.launcher)
+    variable = LAUNCHED.get(cfg.launcher)
+    if variable and variable not in os.environ:
+        raise ConfigError(f'--launcher {cfg.launcher}: {variable} is not set, as that launcher '
+                          'sets it: start by tools/dist_train.sh, or leave --launcher out.')
     cfg.work_dir = args.work_dir or default_work_dir(cfg, args.config)
     return cfg
 
@@ -77,18 +80,6 @@ def print_table(header: Sequence, rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     Console().print(table)
-
-
-def check_launcher(launcher: str) -> None:
-    """Check that a launcher started this process.
-
-    Raises:
-        ConfigError: If it has not set what it says to its processes.
-    """
-    if launcher in LAUNCHED and LAUNCHED[launcher] not in os.environ:
-        raise ConfigError(f'--launcher {launcher}: {LAUNCHED[launcher]} is not set, as that '
-                          'launcher sets it: start by tools/dist_train.sh, or leave --launcher '
-                          'out.')
 
 
 def default_work_dir(cfg: Config, config: str) -> str:

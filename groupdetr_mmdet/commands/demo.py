@@ -59,7 +59,16 @@ def training_beside(args: argparse.Namespace) -> Iterator[List[Path]]:
         return
     work_dir = Path(args.work_dir, 'baseline')
     output = work_dir / 'output.txt'
-    process = start_baseline(args, work_dir, output)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    threads = max(1, torch.get_num_threads() // 2)  # half of this process's
+    torch.set_num_threads(threads)
+    command = [
+        sys.executable, '-m', 'groupdetr_mmdet', 'demo', args.baseline, '--work-dir', work_dir,
+        '--data-root', args.data_root, *['--quick'] * args.quick
+    ]
+    with open(output, 'w') as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT,
+                                   env=dict(os.environ, OMP_NUM_THREADS=str(threads)))
     try:
         yield [work_dir]
         if process.poll() is None:
@@ -69,20 +78,6 @@ def training_beside(args: argparse.Namespace) -> Iterator[List[Path]]:
                               f'{process.returncode}; {output} says why.')
     finally:
         process.terminate()
-
-
-def start_baseline(args: argparse.Namespace, work_dir: Path, output: Path) -> subprocess.Popen:
-    """Give the baseline half of this process's threads."""
-    work_dir.mkdir(parents=True, exist_ok=True)
-    threads = max(1, torch.get_num_threads() // 2)
-    torch.set_num_threads(threads)
-    command = [
-        sys.executable, '-m', 'groupdetr_mmdet', 'demo', args.baseline, '--work-dir', work_dir,
-        '--data-root', args.data_root, *['--quick'] * args.quick
-    ]
-    with open(output, 'w') as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT,
-                                env=dict(os.environ, OMP_NUM_THREADS=str(threads)))
 
 
 def report(runner: Runner, compare: Sequence[Path], files: dict, minutes: float) -> str:

@@ -4,7 +4,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 from shlex import quote
-from typing import Iterator, List, Optional, Tuple
+from typing import Iterator, List, Tuple
 
 import numpy as np
 from mmengine.device import get_device
@@ -116,7 +116,7 @@ def spread(values: List[int]) -> str:
     return str(low) if low == high else f'{low} to {high}, median {middle}'
 
 
-def main(args: argparse.Namespace, out: Optional[Path] = None) -> None:
+def main(args: argparse.Namespace) -> None:
     out = Path(args.out) if args.out else default_out(args.data)
     prepare(args, args.data, out)
     if get_device() == 'cpu' and args.model != 'small':

@@ -29,16 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='seconds that --show shows a picture')
 
 
-def check_out(out: str) -> None:
-    """Refuse a name that is not that of a pickle file."""
-    if not out.endswith(('.pkl', '.pickle')):
-        raise ConfigError(f'--out: {out} is not the name of a pickle file; let it end in .pkl.')
-    check_output('--out', out)
-
-
 def main(args: argparse.Namespace) -> None:
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        raise ConfigError(f'--out: {args.out} is not the name of a pickle file; let it end in '
+                          '.pkl.')
     if args.out:
-        check_out(args.out)
+        check_output('--out', args.out)
     cfg = load_config(args)
     args.checkpoint = find_checkpoint(args.checkpoint, cfg.work_dir)
     check_path('CHECKPOINT', args.checkpoint)

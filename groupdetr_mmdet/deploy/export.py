@@ -1,5 +1,4 @@
 """Export a trained detector to ONNX, and compare the two."""
-import contextlib
 import copy
 import json
 import os
@@ -7,7 +6,7 @@ import tempfile
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -232,20 +231,13 @@ def trace(module: OnnxDetector, path: str, opset: int = OPSET) -> None:
     they are elements of tensors; the one by ``torch.export`` stops at them.
     """
     batch = {0: 'batch'}
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # for the exporter's developers, or of fixed numbers
         torch.onnx.export(
             module, random_batch(CHECKED_BATCHES[-1]), path, input_names=INPUTS,
             output_names=OUTPUTS, opset_version=opset, dynamo=False,
             dynamic_axes=dict.fromkeys(('image_sizes', *OUTPUTS), batch) | dict(
                 images={**batch, 2: 'height', 3: 'width'}))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hide what the exporter says to its own developers and of numbers that stay the same."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        yield
 
 
 # Comparing
@@ -301,8 +293,7 @@ def openvino_model(path: str, num_threads: int = 0) -> Run:
     return run
 
 
-def check_onnx(path: str, detector: nn.Module,
-               batches: Sequence[Sequence[Size]] = CHECKED_BATCHES,
+def check_onnx(path: str, detector: nn.Module, batches: Sequence[Sequence[Size]] = CHECKED_BATCHES,
                load: Callable[[str], Run] = onnxruntime_model) -> Dict[str, float]:
     """Run an ONNX file and the detector in PyTorch on the same images.
 

@@ -4,7 +4,6 @@
 ``mmdet.models`` is imported. It is the only place that asks what is installed.
 """
 import atexit
-import contextlib
 import functools
 import gc
 import importlib.util
@@ -15,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Any, Callable, List, Tuple
 
 import mmcv
 import mmengine
@@ -44,7 +43,10 @@ NO_COMPILED_OPS = (
 @functools.cache
 def apply() -> None:
     """Make the installed libraries fit together. Calling it again does nothing."""
-    share_configs()
+    # `_base_ = 'groupdetr_mmdet::group_detr/NAME.py'` finds the configs of this package. mmengine
+    # takes a distribution to lie in site-packages, which is wrong of an editable installation, but
+    # it asks Python where a module lies.
+    MODULE2PACKAGE['groupdetr_mmdet'] = 'groupdetr_mmdet.registry'
     if digit_version(torch.__version__) >= digit_version('2.6.0'):
         allow_mmengine_checkpoints()
     if get_device() == 'cpu':
@@ -54,18 +56,6 @@ def apply() -> None:
     save_memory_of_attention()
     if importlib.util.find_spec('torchvision') is None:
         checkpoint.get_torchvision_models = TorchvisionModels.load
-
-
-# groupdetr_mmdet::, as configs inherit those of another package
-
-
-def share_configs() -> None:
-    """Let ``_base_ = 'groupdetr_mmdet::group_detr/NAME.py'`` find the configs of this package.
-
-    mmengine knows a fixed list of packages. It takes a distribution to lie in site-packages, which
-    is wrong of an editable installation, but it asks Python where a module lies.
-    """
-    MODULE2PACKAGE['groupdetr_mmdet'] = 'groupdetr_mmdet.registry'
 
 
 # torchvision://, as the configs of mmdet say their backbones, without torchvision
@@ -215,8 +205,11 @@ def init_on_cpu(init: Callable) -> Callable:
 
     @functools.wraps(init)
     def wrapper(backend: str, *args, **kwargs) -> None:
-        with no_cuda_device():
+        set_device, torch.cuda.set_device = torch.cuda.set_device, lambda device: None
+        try:
             init('gloo' if backend == 'nccl' else backend, *args, **kwargs)
+        finally:
+            torch.cuda.set_device = set_device
         atexit.register(leave_process_group)
 
     return wrapper
@@ -232,17 +225,6 @@ def leave_process_group() -> None:
         gc.collect()  # models are in reference cycles
         torch.distributed.destroy_process_group()
         time.sleep(0.1)
-
-
-@contextlib.contextmanager
-def no_cuda_device() -> Iterator[None]:
-    """Let nothing choose a GPU while the block runs."""
-    set_device = torch.cuda.set_device
-    torch.cuda.set_device = lambda device: None
-    try:
-        yield
-    finally:
-        torch.cuda.set_device = set_device
 
 
 def without_device_ids(init: Callable) -> Callable:

@@ -160,7 +160,8 @@ def check_files(images: Sequence[dict], ann_file: str, pipeline: Compose, every:
             than its annotations say, or disappears when it is resized.
     """
     loader = next((x for x in pipeline.transforms if isinstance(x, LoadImageFromFile)), None)
-    if loader is None or not reads_local_files(loader):
+    if loader is None or loader.file_client_args is not None or \
+            (loader.backend_args or {}).get('backend', 'local') != 'local':
         return
     check_presence([image['img_path'] for image in images], ann_file, loader.ignore_empty)
     for transform in pipeline.transforms:
@@ -169,12 +170,6 @@ def check_files(images: Sequence[dict], ann_file: str, pipeline: Compose, every:
     step = 1 if every else max(1, len(images) // PROBED)
     for image in images[::step]:
         check_header(image, loader, training=not every)
-
-
-def reads_local_files(loader: LoadImageFromFile) -> bool:
-    """Whether a pipeline's loader reads files of this machine."""
-    backend = (loader.backend_args or {}).get('backend', 'local')
-    return loader.file_client_args is None and backend == 'local'
 
 
 def check_presence(paths: Sequence[str], ann_file: str, ignore_empty: bool) -> None:

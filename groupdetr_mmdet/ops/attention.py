@@ -9,12 +9,8 @@ from torch import Tensor, nn
 from .dropout import dropout_attention, fuse_ffn
 
 
-def fused_attention(query: Tensor,
-                    key: Tensor,
-                    value: Tensor,
-                    num_heads: int,
-                    keep_mask: Optional[Tensor] = None,
-                    dropout: float = 0.) -> Tensor:
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int,
+                    keep_mask: Optional[Tensor] = None, dropout: float = 0.) -> Tensor:
     """Multi-head attention, ``softmax(q k^T / sqrt(d)) v``, by PyTorch's fused kernels.
 
     Conditional cross-attention has queries and keys twice as wide as its values. The flash kernels
@@ -62,10 +58,7 @@ def keep_mask(attn_mask: Optional[Tensor], key_padding_mask: Optional[Tensor]) -
 class FusedConditionalAttention(ConditionalAttention):
     """mmdet's ``ConditionalAttention``, same parameters and results, by fused kernels."""
 
-    def forward_attn(self,
-                     query: Tensor,
-                     key: Tensor,
-                     value: Tensor,
+    def forward_attn(self, query: Tensor, key: Tensor, value: Tensor,
                      attn_mask: Optional[Tensor] = None,
                      key_padding_mask: Optional[Tensor] = None) -> Tuple[Tensor, None]:
         """Attend and project.

@@ -8,7 +8,6 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
 
 from ..host.processes import unwrapped
 from .forecast import Forecast, make_forecast
@@ -25,7 +24,7 @@ class Measured(NamedTuple):
         seconds (float): Of one step.
         epoch_length (int): Steps of an epoch.
         peak_memory (int): Bytes, of the GPU, or of the process where there is none.
-        lr (float): Learning rate of the first parameter group that is given no other.
+        lr (float): The greatest learning rate of all parameter groups.
         world_size (int): Processes.
         forecast (Forecast, optional): Of the memory by groups at once, for a detector with groups.
     """
@@ -71,8 +70,9 @@ def measure(cfg: Config) -> Measured:
             forecast = make_forecast(unwrapped(runner.model).train(),
                                      next(iter(runner.train_dataloader)), peak)
     seconds = (timing.times[-1] - timing.times[-1 - TIMED]) / TIMED
-    return Measured(seconds, len(runner.train_dataloader), peak, learning_rate(runner),
-                    runner.world_size, forecast)
+    lr = max(group.get('initial_lr', group['lr'])  # before any schedule
+             for group in runner.optim_wrapper.optimizer.param_groups)
+    return Measured(seconds, len(runner.train_dataloader), peak, lr, runner.world_size, forecast)
 
 
 def peak_memory() -> int:
@@ -81,12 +81,6 @@ def peak_memory() -> int:
         return torch.cuda.max_memory_allocated()
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return usage if sys.platform == 'darwin' else usage * 1024
-
-
-def learning_rate(runner: Runner) -> float:
-    """The greatest learning rate of all parameter groups, before any schedule."""
-    return max(group.get('initial_lr', group['lr'])
-               for group in runner.optim_wrapper.optimizer.param_groups)
 
 
 def describe(measured: Measured, cfg: Config) -> List[Tuple[str, str]]:

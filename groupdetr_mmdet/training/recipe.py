@@ -3,7 +3,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, NamedTuple, Optional, Sequence
 
 import numpy as np
 from mmengine.config import Config
@@ -11,7 +11,7 @@ from mmengine.config import Config
 from ..errors import ConfigError
 from ..host.configs import read_config
 from ..host.files import write_atomically
-from ..host.layouts import Dataset, LabeledImage, to_coco
+from ..host.layouts import Dataset, to_coco
 
 SEEN_IMAGES = 20_000  # images that a training sees, whatever their number
 EPOCHS = 12, 50  # at least, at most
@@ -119,7 +119,8 @@ def config_text(dataset: Dataset, stem: str, model: Model, load_from: Optional[s
     """Write the config of a training as text."""
     base = read_config(model.base)
     num_train = len(dataset.splits['train'])
-    epochs = choose_epochs(num_train)
+    least, most = EPOCHS
+    epochs = min(max(least, math.ceil(SEEN_IMAGES / num_train)), most)
     batch_size = base.train_dataloader.batch_size
     return CONFIG.format(
         images=', '.join(f'{len(x)} images for {split}' for split, x in dataset.splits.items()),
@@ -147,12 +148,6 @@ def wrap_names(names: Sequence[str]) -> str:
     return (text if len(names) == 1 else text.rstrip(',')) + ')'
 
 
-def choose_epochs(num_images: int) -> int:
-    """Choose as many epochs as show ``SEEN_IMAGES``, between the two of ``EPOCHS``."""
-    least, most = EPOCHS
-    return min(max(least, math.ceil(SEEN_IMAGES / num_images)), most)
-
-
 def choose_queries(dataset: Dataset, base: Config, load_from: Optional[str]) -> Dict[str, object]:
     """Choose N: that of the weights, or half as much again as the most objects in an image."""
     if load_from:
@@ -163,9 +158,4 @@ def choose_queries(dataset: Dataset, base: Config, load_from: Optional[str]) -> 
 
 def most_objects(dataset: Dataset) -> int:
     """Count the objects of the image that has most."""
-    return max(len(image.boxes) for image in all_images(dataset))
-
-
-def all_images(dataset: Dataset) -> List[LabeledImage]:
-    """Return the images of all splits."""
-    return [image for images in dataset.splits.values() for image in images]
+    return max(len(image.boxes) for images in dataset.splits.values() for image in images)

@@ -20,7 +20,7 @@ from groupdetr_mmdet.analysis import query_plots, runs
 from groupdetr_mmdet.analysis.group_metrics import draw_groups
 from groupdetr_mmdet.analysis.plots import COLORS, LINE_STYLES, draw_instances, line_style
 from groupdetr_mmdet.analysis.query_plots import aspect, draw_queries, query_pictures
-from groupdetr_mmdet.analysis.runs import AP, comparison, draw_runs, reach, read_run
+from groupdetr_mmdet.analysis.runs import AP, comparison, draw_runs, read_run
 from groupdetr_mmdet.errors import ConfigError
 
 K = 3
@@ -74,7 +74,6 @@ def test_what_it_took_to_reach_the_final_ap_of_the_baseline(tmp_path: Path):
     baseline = read_run(write_log(tmp_path / 'base', [.1, .2, .3, .28], seconds=18))
     groups = read_run(write_log(tmp_path / 'groups', [.2, .29, .4], seconds=36), 'K = 11')
     slow = read_run(write_log(tmp_path / 'slow', [.1, .2]))
-    assert reach(groups, .28) == (2, pytest.approx(.2))
     header, rows = comparison([baseline, groups, slow])
     assert header[-2:] == ['epochs to AP 0.280', 'hours to AP 0.280']
     assert rows == [['base', '4', '0.2', '0.280', '0.300', '3', '0.15'],

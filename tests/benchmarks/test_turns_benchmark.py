@@ -45,9 +45,9 @@ def test_a_row_of_the_gpu_table(monkeypatch, way):
     job = gpu_table.Job(gpu_table.DINO, Case('step', 'turns', 'bf16', 3, 6, 2), 2, way)
     row = gpu_table.measure(job, tiny('dino'), (64, 96), torch.device('cpu'), 1)
     assert row['seconds'] > 0 and row['mode'] == 'turns:bf16' and row['attention'] == way
-    last = gpu_table.to_markdown([dict(row, seconds=.5)], dict(cpu='one')).splitlines()[-1]
+    last = gpu_table.make_page([dict(row, seconds=.5)], dict(cpu='one')).splitlines()[-1]
     assert last == f'| {gpu_table.DINO} | {way} | 2 | turns:bf16 | 3 | 500 | 4.0 | 1 |'
-    assert 'out of memory' in gpu_table.to_markdown([dict(row, seconds=None)], {})
+    assert 'out of memory' in gpu_table.make_page([dict(row, seconds=None)], {})
 
 
 def test_the_gpu_table_covers_all_ways_in_few_jobs():

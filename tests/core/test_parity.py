@@ -7,9 +7,7 @@ import math
 
 import pytest
 import torch
-from parity.case import PARITY, Case
-
-from groupdetr_mmdet.checkpoints.names import from_official
+from parity.case import PARITY, Case, from_official
 
 pytestmark = pytest.mark.usefixtures('two_threads')
 CASES = sorted(path.with_suffix('') for path in PARITY.glob('case_*.json'))

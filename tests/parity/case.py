@@ -3,11 +3,17 @@ from pathlib import Path
 
 from builders import build, collate, detector_config
 
-from groupdetr_mmdet.checkpoints.names import from_official
+from groupdetr_mmdet.checkpoints.names import rename, rules_of
 
 from . import golden
 
 PARITY = Path(__file__).parent
+
+
+def from_official(state_dict: dict) -> dict:
+    """Rename the tensors of the official Conditional DETR to mmdet's names."""
+    rules = rules_of('official', 'ConditionalDETR')
+    return {rename(name, rules): tensor for name, tensor in state_dict.items()}
 
 
 class Case:
