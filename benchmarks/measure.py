@@ -63,15 +63,7 @@ def gemm_seconds(rows: int, width: int, hidden: int, dtype: torch.dtype,
                  device: torch.device) -> Callable[[], Dict[str, float]]:
     """Prepare a measurement of the matrix product of an FFN's first layer.
 
-    Args:
-        rows (int): Rows of the activation.
-        width (int): Columns of the activation.
-        hidden (int): Columns of the result.
-        dtype (torch.dtype): Of both factors.
-        device (torch.device): Where they are.
-
-    Returns:
-        callable: Returns the seconds of one product, as 'total'.
+    It gives the seconds, as 'total', of one (rows, width) x (width, hidden) -> (rows, hidden).
     """
     x = torch.randn(rows, width, device=device, dtype=dtype)
     weight = torch.randn(width, hidden, device=device, dtype=dtype)

@@ -19,6 +19,7 @@ from .assigner import MatchedPairs
 from .criterion import GroupCriterion, name_layers
 from .dab import GroupDABDETR
 from .dino import denoising_pairs, split_denoising
+from .groups import fold_groups, unfold_groups
 
 
 class DnQueryGenerator(CdnQueryGenerator):
@@ -132,9 +133,7 @@ class DNDETR(DABDETR):
         Args:
             query (Tensor): Content queries, shape (bs, num_rows, dim).
             query_pos (Tensor): Anchors before the sigmoid, shape (bs, num_rows, 4).
-            memory (Tensor): Shape (bs, num_keys, dim).
-            memory_mask (Tensor): True at padding, shape (bs, num_keys).
-            memory_pos (Tensor): Positional encoding of the memory, shape (bs, num_keys, dim).
+            memory, memory_mask, memory_pos: As for ``DABDETR``.
             batch_data_samples (list[DetDataSample]): In training with ``gt_instances``.
 
         Returns:
@@ -235,9 +234,11 @@ class GroupDNDETR(GroupDABDETR, DNDETR):
             tuple[Tensor, Tensor, Tensor, dict]: The queries, the mask of one group, and what
             :class:`DnQueryGenerator` counts, of all groups together.
         """
-        add = super().add_denoising
-        queries, anchors, masks, metas = zip(*(
-            add(*rows, samples) for rows in zip(query.split(self.group_size, 1),
-                                                query_pos.split(self.group_size, 1))))
-        counts = {name: len(metas) * count for name, count in metas[0].items()}
-        return torch.cat(queries, 1), torch.cat(anchors, 1), masks[0], counts
+        groups = [self.dn_query_generator(samples) for _ in self.decoded_groups]
+        contents, anchors, masks, metas = zip(*groups)
+        rows = []
+        for dn, matching in ((contents, query), (anchors, query_pos)):
+            dn = torch.stack(dn, 1).flatten(0, 1)  # (bs * K, num_dn, dim)
+            joined = torch.cat([dn, fold_groups(matching, self.group_size)], 1)
+            rows.append(unfold_groups(joined, len(samples)))
+        return *rows, masks[0], {name: len(groups) * n for name, n in metas[0].items()}

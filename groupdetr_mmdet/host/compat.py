@@ -130,19 +130,10 @@ def announce_slow_attention() -> None:
 
 def pytorch_focal_loss(py_sigmoid_focal_loss: Callable, pred: Tensor, target: Tensor,
                        gamma: float, alpha: float, weight: None, reduction: str) -> Tensor:
-    """Focal loss of mmdet with the arguments of the compiled op.
+    """Focal loss of mmdet, of one-hot targets, with the arguments of the compiled op.
 
-    Args:
-        py_sigmoid_focal_loss (Callable): mmdet's loss of one-hot targets.
-        pred (Tensor): Logits, shape (num_preds, num_classes).
-        target (Tensor): Class indices, ``num_classes`` for background, shape (num_preds,).
-        gamma (float): Exponent of the modulating factor.
-        alpha (float): Weight of the positive class.
-        weight (None): Class weights of the compiled op, which mmdet never gives.
-        reduction (str): 'none', 'mean' or 'sum'.
-
-    Returns:
-        Tensor: The loss, shape (num_preds, num_classes) where ``reduction`` is 'none'.
+    These are logits, shape (num_preds, num_classes), and class indices, ``num_classes`` for
+    background, shape (num_preds, ).
     """
     num_classes = pred.size(1)
     one_hot = F.one_hot(target, num_classes + 1)[:, :num_classes]
