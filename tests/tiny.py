@@ -1,6 +1,7 @@
 """A data set and a training that take seconds, for tests that run a whole command."""
 import json
 from pathlib import Path
+from typing import Any, Callable
 
 import cv2
 import numpy as np
@@ -48,6 +49,13 @@ def draw_rectangle(image: np.ndarray, rng: np.random.Generator) -> dict:
     image[y:y + height, x:x + width] = 0
     image[y:y + height, x:x + width, 2 - label] = 255  # OpenCV's images are BGR
     return dict(category_id=label + 1, bbox=[x, y, width, height], area=width * height)
+
+
+def change_coco(folder: Path, damage: Callable[[dict], Any], split: str = 'train') -> None:
+    """Apply a function to an annotation file; it changes the content, or returns another."""
+    path = folder / f'{split}.json'
+    coco = json.loads(path.read_text())
+    path.write_text(json.dumps(damage(coco) or coco))
 
 
 def tiny_config(data_root: Path, **model) -> Config:

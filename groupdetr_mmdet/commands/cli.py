@@ -54,11 +54,13 @@ def run(command: str, argv: Optional[Sequence[str]] = None, prog: Optional[str] 
         argv (Sequence[str], optional): Its arguments. Defaults to those of the process.
         prog (str, optional): What its help calls it. Defaults to the name of the script.
     """
+    def import_and_run() -> None:
+        module = importlib.import_module(f'.{command.replace("-", "_")}', __package__)
+        parser = argparse.ArgumentParser(prog=prog, description=module.__doc__)
+        module.add_arguments(parser)
+        module.main(parser.parse_intermixed_args(argv))
+
     for noise in NOISE:
         warnings.filterwarnings('ignore', noise)
     matplotlib.rcParams['text.parse_math'] = False  # names may hold $
-    module = importlib.import_module(f'.{command.replace("-", "_")}', __package__)
-    parser = argparse.ArgumentParser(prog=prog, description=module.__doc__)
-    module.add_arguments(parser)
-    args = parser.parse_intermixed_args(argv)
-    end_mistakes(lambda: module.main(args))
+    end_mistakes(import_and_run)

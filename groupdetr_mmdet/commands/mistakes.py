@@ -15,7 +15,7 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Callable, Optional
+from typing import Callable, NoReturn, Optional
 
 import torch
 from mmengine.dist import is_distributed
@@ -31,6 +31,7 @@ MISTAKE = 2  # the status
 TRACEBACK = 'GROUPDETR_TRACEBACK'  # an environment variable that asks for it, above the sentence
 TOLD = 'GROUPDETR_TOLD'  # another: the file that the first process to tell a mistake makes
 INTERRUPTED = 130  # what shells call Ctrl+C
+UNREAD = 141  # and an output whose reader has enough of it, as `head`
 PACKAGE = str(Path(__file__).parents[1])
 BUILDERS = {'build_from_cfg', 'build_model_from_cfg', 'build_runner_from_cfg', 'build_runner',
             'from_cfg', 'build_dataloader', 'build_optim_wrapper', 'build_param_scheduler',
@@ -64,9 +65,12 @@ def end_mistakes(command: Callable[[], None]) -> None:
     logging.raiseExceptions = False  # a log that cannot be written is no news of each line
     try:
         command()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        end(INTERRUPTED)
+    except BrokenPipeError:
+        end(UNREAD)
     except Exception as error:
         said = sentence(error)
         if said is None:
@@ -78,7 +82,16 @@ def end_mistakes(command: Callable[[], None]) -> None:
         if tells_first():
             print('error:', said, file=sys.stderr)
             sys.stderr.flush()
-        sys.exit(MISTAKE)
+        end(MISTAKE)
+
+
+def end(status: int) -> NoReturn:
+    """End the process; what its output does not take any more is given up."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
 
 
 def waiting_time(error: Exception) -> float:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from ..errors import ConfigError
 from .kinds import NoneType, check_integer, check_kind, check_number, kind_of
 
+PACKAGE = __name__.split('.')[0]
 PARTS = ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator',
          'test_evaluator', 'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper', 'param_scheduler',
          'default_hooks', 'custom_hooks', 'visualizer', 'log_processor', 'env_cfg',
@@ -42,13 +43,24 @@ LOADER_KEYS = {'dataset', 'sampler', 'batch_sampler', 'collate_fn', 'worker_init
                'num_batch_per_epoch', *inspect.signature(DataLoader).parameters}
 OPTIM_KEYS = {'constructor', 'paramwise_cfg', 'optimizer'}
 IMPLIED = dict(val_cfg='ValLoop', test_cfg='TestLoop', log_processor='LogProcessor')
-# Parts that take any name: of those that are known, a name that is almost one is refused.
+# Parts that take any name: those that are known and their kinds; almost one of them is refused.
 FREE = {
-    'model.train_cfg': ('assigner', 'sampler'),
-    'metainfo': ('classes', 'palette'), 'filter_cfg': ('filter_empty_gt', 'min_size'),
-    'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
-    'dist_cfg': ('backend', 'timeout'), 'auto_scale_lr': ('enable', 'base_batch_size'),
+    'metainfo': dict(classes=Any, palette=Any), 'data_prefix': dict(img=str, seg=str),
+    'filter_cfg': dict(filter_empty_gt=bool, min_size=float),
+    'env_cfg': dict(cudnn_benchmark=bool, mp_cfg=dict, dist_cfg=dict, resource_limit=int),
+    'dist_cfg': dict(backend=str, timeout=float),
+    'auto_scale_lr': dict(enable=bool, base_batch_size=int),
+    'test_cfg': dict(each_group=bool), 'dn_cfg': dict(group_cfg=dict),
+    'group_cfg': dict(dynamic=bool, num_groups=Optional[int], num_dn_queries=int),
 }
+# What the detectors of this package read of their settings
+READ = {'train_cfg': {'assigner', 'sampler', 'groups_at_once'},
+        'test_cfg': {'max_per_img', 'query_group', 'each_group'},
+        'dn_cfg.group_cfg': set(FREE['group_cfg'])}
+READ_FOR_MASKS = dict(
+    train_cfg=READ['train_cfg'] | {'num_points', 'oversample_ratio', 'importance_sample_ratio'},
+    test_cfg={'query_group', 'each_group', 'panoptic_on', 'semantic_on', 'instance_on',
+              'max_per_image', 'iou_thr', 'filter_low_score', 'object_mask_thr'})
 PARAMWISE_KEYS = {'custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult',
                   'flat_decay_mult', 'dwconv_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate'}
 MULTIPLIERS = 'lr_mult', 'decay_mult'
@@ -118,7 +130,10 @@ def check_dict(key: str, value: dict) -> None:
     if key.endswith('_dataloader'):
         check_keys(key, value, LOADER_KEYS, 'a data loader')
         check_kinds(key, value, inspect.signature(DataLoader).parameters)
-    check_near_names(key, value, FREE.get(key) or FREE.get(name) or ())
+    known = FREE.get(name, {})
+    check_near_names(key, value, known)
+    check_kinds(key, value, {x: inspect.Parameter(x, inspect.Parameter.KEYWORD_ONLY, annotation=y)
+                             for x, y in known.items()})
     if 'type' not in value and key not in IMPLIED:
         return
     classes = find_classes(value.get('type', IMPLIED.get(key)))
@@ -219,7 +234,7 @@ def signature_of(cls: Callable) -> Tuple[Dict[str, inspect.Parameter], bool]:
 
 # Values that mmengine and mmdet take and that make no sense
 
-INTEGERS: Sequence[Tuple[str, int]] = (
+INTEGERS: Sequence[tuple] = (  # the least one, and what else it may be
     ('model.num_queries', 1), ('model.num_query_groups', 1), ('model.bbox_head.num_classes', 1),
     ('model.test_cfg.max_per_img', 1), ('model.encoder.num_layers', 1),
     ('model.decoder.num_layers', 1),
@@ -230,32 +245,36 @@ INTEGERS: Sequence[Tuple[str, int]] = (
     ('optim_wrapper.accumulative_counts', 1), ('default_hooks.logger.interval', 1),
     ('auto_scale_lr.base_batch_size', 1), ('log_processor.window_size', 1),
     ('model.data_preprocessor.pad_size_divisor', 1), ('model.neck.out_channels', 1),
-    ('model.backbone.base_channels', 1))
+    ('model.backbone.base_channels', 1), ('model.backbone.frozen_stages', -1),
+    ('model.encoder.num_cp', -1), ('model.decoder.num_cp', -1), ('model.num_patterns', 0),
+    ('model.panoptic_head.num_queries', 1), ('model.test_cfg.max_per_image', 1),
+    ('model.dn_cfg.group_cfg.num_dn_queries', 1), ('model.dn_cfg.group_cfg.num_groups', 1, None),
+    ('default_hooks.checkpoint.interval', 1, -1), ('randomness.seed', 0, None))
+NUMBERS: Sequence[Tuple[str, bool]] = (  # of at least 0, or above it
+    ('optim_wrapper.optimizer.lr', False), ('optim_wrapper.clip_grad.max_norm', True),
+    ('model.dn_cfg.label_noise_scale', False), ('model.dn_cfg.box_noise_scale', False),
+    ('env_cfg.dist_cfg.timeout', True))
 NEEDED = ('data_preprocessor', 'backbone', 'neck', 'encoder', 'decoder', 'positional_encoding',
           'bbox_head')
 
 
 def check_ranges(cfg: Config) -> None:
     """Check numbers that are taken and then train nothing, or fail in the middle of a run."""
-    for key, least in INTEGERS:
+    for key, least, *others in INTEGERS:
         value, given = look_up(cfg, key)
-        if given:
+        if given and value not in others:
             check_integer(key, value, least)
-    for key, above in (('optim_wrapper.optimizer.lr', False),
-                       ('optim_wrapper.clip_grad.max_norm', True),
-                       ('env_cfg.dist_cfg.timeout', True)):
+    for key, above in NUMBERS:
         value, given = look_up(cfg, key)
         if given:
             check_number(key, value, 0, above)
     for number in look_up(cfg, 'model.data_preprocessor.std')[0] or ():
         check_number('A number of model.data_preprocessor.std', number, 0, above=True)
-    for key, but in (('default_hooks.checkpoint.interval', -1), ('randomness.seed', None)):
-        value, given = look_up(cfg, key)
-        if given and value != but:
-            check_integer(key, value, 0 if but is None else 1)
-    for name, hook in (cfg.get('default_hooks') or {}).items():
-        if kind_of(hook) not in (dict, NoneType, None):
-            raise ConfigError(f'default_hooks.{name}={hook!r} must be a dict or None.')
+    settings = {f'default_hooks.{x}': y for x, y in (cfg.get('default_hooks') or {}).items()}
+    settings.update((f'model.{x}', cfg.model.get(x)) for x in ('train_cfg', 'test_cfg', 'dn_cfg'))
+    for key, value in settings.items():
+        if kind_of(value) not in (dict, NoneType, None):
+            raise ConfigError(f'{key}={value!r} must be a dict or None.')
     group, given = look_up(cfg, 'model.test_cfg.query_group')
     if given and group != 'all':
         try:
@@ -263,9 +282,7 @@ def check_ranges(cfg: Config) -> None:
         except ConfigError:
             raise ConfigError(f'model.test_cfg.query_group={group!r} must be the index of a group,'
                               " or 'all'.") from None
-    if {'decoder', 'bbox_head'} <= cfg.model.keys():  # the others have other settings
-        check_near_names('model.test_cfg', cfg.model.get('test_cfg') or {},
-                         ('max_per_img', 'query_group', 'each_group'))
+    check_settings(cfg)
     for part in NEEDED if 'decoder' in cfg.model else ():
         if part in cfg.model and not isinstance(cfg.model[part], dict):
             raise ConfigError(f'model.{part}={cfg.model[part]!r} must be a dict: the detector '
@@ -283,6 +300,18 @@ def check_ranges(cfg: Config) -> None:
             raise ConfigError(f'{mode}_dataloader.drop_last=True leaves images out of the score: '
                               'set it to False.')
     check_loop(cfg.get('train_cfg'))
+
+
+def check_settings(cfg: Config) -> None:
+    """Check that the detector reads all settings that it gets; of others almost known names."""
+    ours = any(x.__module__.startswith(PACKAGE) for x in find_classes(cfg.model.get('type')))
+    if not ours and not {'decoder', 'bbox_head'} <= cfg.model.keys():
+        return
+    for name, known in (READ_FOR_MASKS if 'panoptic_head' in cfg.model else READ).items():
+        settings, _ = look_up(cfg, f'model.{name}')
+        check_near_names(f'model.{name}', settings or {}, known)
+        if ours:
+            check_keys(f'model.{name}', settings or {}, known, cfg.model.type)
 
 
 def check_matching(cfg: Config) -> None:

@@ -64,8 +64,6 @@ def check_dataset(key: str, dataset: ConfigDict) -> None:
     if dataset.get('ann_file'):
         check_path(f'{key}.ann_file', osp.join(root, dataset.ann_file), root_key)
     for name, prefix in (dataset.get('data_prefix') or {}).items():
-        if not isinstance(prefix, str):
-            raise ConfigError(f'{key}.data_prefix.{name}={prefix!r} must be a text.')
         check_path(f'{key}.data_prefix.{name}', osp.join(root, prefix), root_key, folder=True)
 
 
@@ -96,8 +94,9 @@ def check_output(key: str, path: Union[str, Path]) -> None:
 
     Directories are made where they are missing.
     """
-    if osp.isdir(path):
-        raise ConfigError(f'{key} {path} is a directory and must be a file: name another path.')
+    kind = irregular(path)  # a device would be replaced by the file
+    if kind:
+        raise ConfigError(f'{key} {path} is {kind} and must be a file: name another path.')
     for folder in Path(path).parents:
         if osp.lexists(folder) and not osp.isdir(folder):
             raise ConfigError(f'{key} {path} cannot be written, because {folder} is no directory: '

@@ -10,9 +10,11 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
+from torch import nn
 
 from ..errors import ConfigError
 from .annotations import check_annotations
+from .config_check import check_kinds, signature_of
 from .processes import unwrapped
 
 COCO_ITEMS = {'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@100', 'AR@300', 'AR@1000',
@@ -32,15 +34,19 @@ class RunCheckHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Make the checks, each of which raises a ConfigError."""
         model = unwrapped(runner.model)
+        check_parts(model, runner.cfg.get('model') or {}, 'model')
         classes_of_training = None
         for mode, loop in built_loops(runner):
-            check_sample(loop.dataloader.dataset, model, mode)
+            for part in getattr(loop.dataloader.dataset, 'datasets', [loop.dataloader.dataset]):
+                check_sample(part, model, mode)
             for dataset in leaves(loop.dataloader.dataset):
                 classes = dataset.metainfo.get('classes') if hasattr(dataset, 'metainfo') else None
                 check_num_classes(model, classes, mode)
-                if mode != 'train' and not getattr(dataset, 'test_mode', True):
-                    raise ConfigError(f'{mode}_dataloader.dataset.test_mode=False leaves images '
-                                      'out of the score: set it to True.')
+                scored = mode != 'train'
+                if getattr(dataset, 'test_mode', scored) != scored:
+                    raise ConfigError(f'{mode}_dataloader.dataset.test_mode={not scored} keeps '
+                                      'other images than those to '
+                                      f'{"score" if scored else "train on"}: set it to {scored}.')
                 if mode == 'train':
                     classes_of_training = classes
                     warn_of_few_queries(model, dataset)
@@ -69,6 +75,16 @@ def leaves(dataset: Any) -> Iterator[Any]:
             yield from leaves(part)
 
 
+def check_parts(module: nn.Module, cfg: dict, key: str) -> None:
+    """Check the kinds of the values of those parts whose type the detector knows."""
+    for name, value in cfg.items():
+        layers = name == 'layer_cfg' and getattr(module, 'layers', None)
+        part = layers[0] if layers else getattr(module, name.replace('_cfg', ''), None)
+        if isinstance(value, dict) and isinstance(part, nn.Module) and 'type' not in value:
+            check_kinds(f'{key}.{name}', value, signature_of(type(part))[0])
+            check_parts(part, value, f'{key}.{name}')
+
+
 def check_num_classes(model: Any, classes: Optional[tuple], mode: str) -> None:
     """Refuse a head whose number of classes is not that of the data."""
     if classes is not None and not classes:
@@ -85,7 +101,7 @@ def check_num_classes(model: Any, classes: Optional[tuple], mode: str) -> None:
 
 def check_sample(dataset: Any, model: Any, mode: str) -> None:
     """Check that the pipeline of a data set gives what mmdet's detectors take."""
-    if not isinstance(dataset, BaseDataset) or not len(dataset):
+    if not all(isinstance(x, BaseDataset) for x in leaves(dataset)) or not len(dataset):
         return
     sample, key = dataset[0], f'{mode}_dataloader.dataset.pipeline'
     if not isinstance(sample, dict) or not {'inputs', 'data_samples'} <= sample.keys():

@@ -239,7 +239,7 @@ def test_there_may_be_more_classes_than_colors():
     ('q.txt', 'is not the name of a picture; let it end in .png, .svg, .pdf'),
     ('q', 'is not the name of a picture'),
     ('file/q.png', 'cannot be written, because'),
-    ('folder.png', 'is a directory and must be a file'),
+    ('folder.png', 'is a folder and must be a file'),
 ])
 def test_where_no_picture_can_be_is_said_before_the_work(
         tmp_path: Path, command: str, out: str, error: str, capfd: pytest.CaptureFixture):

@@ -104,7 +104,7 @@ def test_an_ablation_has_no_groups_to_show(tmp_path: Path, changes: dict):
     (['--labels', 'one'], None),
     (['--labels', 'one', 'two'], '--labels: 2 labels for 1 runs'),
     (['--checkpoint', 'nowhere.pth'], 'nowhere.pth does not exist'),
-    (['--out', '.'], 'is a directory and must be a file'),
+    (['--out', '.'], 'is a folder and must be a file'),
 ])
 def test_mistakes(work_dir: Path, tmp_path: Path, args: list, error: str,
                   capfd: pytest.CaptureFixture):

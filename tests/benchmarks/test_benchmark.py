@@ -267,7 +267,7 @@ def test_a_bound_is_reached_from_its_side(seconds, more, reached):
 @pytest.mark.parametrize('args, sentence', [
     (['--modes', 'fast'], '--modes: fast is none'),
     (['--modes', 'ours:int8'], '--modes: ours:int8 is none'),
-    (['--json', '.'], '--json . is a directory and must be a file'),
+    (['--json', '.'], '--json . is a folder and must be a file'),
     (['--table', '--groups', '1', '2'], '--groups: [1, 2] are several'),
 ])
 def test_mistakes_get_one_sentence(config_file, monkeypatch, args, sentence):

@@ -3,7 +3,9 @@ import argparse
 
 import pytest
 import torch
-from family_builders import family_config
+from family_builders import FAMILIES, family_config
+from mask_builders import mask2former_config
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from running import run_tool
 from tiny import tiny_config
@@ -81,12 +83,18 @@ VALUES = {
     'model.bbox_head.loss_cls.gamma=abc': "loss_cls.gamma='abc' must be a number",
     'model.train_cfg.assigner.match_costs.0.weight=-2': 'match_costs[0].weight=-2 must be',
     'model.train_cfg.asigner.type=Foo': 'model.train_cfg.asigner is unknown; the nearest name is',
+    'model.test_cfg.foo=1': 'model.test_cfg.foo is unknown, GroupConditionalDETR has no such',
+    'model.backbone.frozen_stages=-3': 'frozen_stages=-3 must be an integer of at least -1',
+    'model.decoder.num_cp=-2': 'model.decoder.num_cp=-2 must be',
     'model.test_cfg.query_groups=0': 'model.test_cfg.query_groups is unknown',
     'model.test_cfg.max_per_image=3': 'the nearest name is max_per_img',
     'model.backbone.base_channels=0': 'model.backbone.base_channels=0 must be',
     'train_dataloader=3': 'train_dataloader=3 must be a dict or None',
     'train_dataloader.drop_last=abc': "train_dataloader.drop_last='abc' must be True or False",
     'train_dataloader.dataset.metainfo.clases=red': 'the nearest name is classes',
+    'train_dataloader.dataset.data_prefix.imgs=x': 'the nearest name is img',
+    'train_dataloader.dataset.filter_cfg.filter_empty_gt=abc': "gt='abc' must be True or False",
+    'env_cfg.cudnn_benchmark=abc': "env_cfg.cudnn_benchmark='abc' must be True or False",
     'train_dataloader.dataset.filter_cfg.min_sizes=3': 'the nearest name is min_size',
     'val_dataloader.drop_last=True': 'val_dataloader.drop_last=True leaves images out',
     'val_dataloader.dataset.pipeline.1.keep_ratio=abc': "keep_ratio='abc' must be True or False",
@@ -140,7 +148,10 @@ BUILT = {  # found when the part is built
     'train_dataloader.dataset.pipeline.1.with_mask=True': 'cannot go through LoadAnnotations',
     'train_dataloader.dataset.pipeline.2.meta_keys=[foo]': 'does not keep img_shape',
     'val_dataloader.dataset.pipeline.1.interpolation=foo': 'cannot go through Resize',
-    'val_dataloader.dataset.test_mode=False': 'test_mode=False leaves images out',
+    'val_dataloader.dataset.test_mode=False': 'test_mode=False keeps other images than those to s',
+    'train_dataloader.dataset.test_mode=True': 'test_mode=True keeps other images than those to t',
+    'model.positional_encoding.normalize=abc': "normalize='abc' must be True or False",
+    'model.decoder.layer_cfg.self_attn_cfg.attn_drop=abc': "attn_drop='abc' must be a number",
     'val_evaluator.metric=[]': 'val_evaluator.metric is empty',
     'val_evaluator.metric=segm': 'finds no masks',
     'val_evaluator.metric_items=[foo]': "val_evaluator.metric_items has 'foo'",
@@ -231,6 +242,33 @@ def test_a_misspelt_part_is_refused(tiny_coco):
 
 def test_a_sound_config_passes(tiny_coco):
     check_values(tiny_config(tiny_coco))
+
+
+NO_NUMBER = (0, -1, True, 1.5, '3', None, [3])
+WRONG = {  # by key of a detector with three groups
+    'num_query_groups': NO_NUMBER, 'num_queries': NO_NUMBER, 'new_group_noise': (-1, '3', None),
+    'test_cfg.query_group': (*NO_NUMBER[1:], 3), 'test_cfg.max_per_img': NO_NUMBER,
+    'test_cfg.each_group': ('3', 1.5, [3]), 'test_cfg.foo': [1], 'train_cfg.foo': [1],
+    'train_cfg.groups_at_once': (0, -1, 1.5, '3', [3]), 'separate_self_attn': ('3', 1.5, [3]),
+    'dn_cfg.label_noise_scale': (-1, '3', [3]), 'dn_cfg.box_noise_scale': (-1, True),
+    'dn_cfg.group_cfg.num_groups': NO_NUMBER[:-2], 'dn_cfg.group_cfg.num_dn_queries': NO_NUMBER,
+    'dn_cfg.group_cfg.dynamic': ('3', [3]), 'dn_cfg.group_cfg.foo': [1], 'dn_cfg': (3, [3]),
+}
+OF_MASKS = {'num_queries': 'panoptic_head.num_queries',
+            'test_cfg.max_per_img': 'test_cfg.max_per_image', 'separate_self_attn': None}
+
+
+@pytest.mark.parametrize('family', [*FAMILIES, 'mask'])
+def test_a_wrong_value_of_the_groups_is_refused_in_every_family(family):
+    model = mask2former_config() if family == 'mask' else family_config(family)
+    for name, values in WRONG.items():
+        key = OF_MASKS.get(name, name) if family == 'mask' else name
+        for value in values if key and ('dn_cfg' in model or 'dn_cfg' not in key) else ():
+            cfg = Config(dict(model=model))
+            cfg.merge_from_dict({f'model.{key}': value})
+            with pytest.raises(ConfigError, match=key.rsplit('.', 1)[-1]):
+                check_values(cfg)
+                MODELS.build(cfg.model)
 
 
 def test_dino_with_groups_needs_its_head():

@@ -1,9 +1,7 @@
 """Model and data that do not fit each other are refused before the first step."""
-import json
-
 import pytest
 from running import run_tool
-from tiny import tiny_config
+from tiny import change_coco, tiny_config
 
 from groupdetr_mmdet.host.annotations import warn_once
 from groupdetr_mmdet.training.runner import check_data
@@ -13,13 +11,6 @@ from groupdetr_mmdet.training.runner import check_data
 def cfg(tiny_coco):
     warn_once.cache_clear()
     return tiny_config(tiny_coco)
-
-
-def change(tiny_coco, split, damage):
-    path = tiny_coco / f'{split}.json'
-    coco = json.loads(path.read_text())
-    damage(coco)
-    path.write_text(json.dumps(coco))
 
 
 def train(cfg, tmp_path, capfd):
@@ -49,13 +40,13 @@ def a_val_image_is_missing(cfg, tiny_coco):
 
 
 def a_val_box_is_broken(cfg, tiny_coco):
-    change(tiny_coco, 'val', lambda coco: coco['annotations'][1].update(bbox=[1, 1, -5, 5]))
+    change_coco(tiny_coco, lambda coco: coco['annotations'][1].update(bbox=[1, 1, -5, 5]), 'val')
 
 
 def the_metric_has_other_annotations(cfg, tiny_coco):
-    change(tiny_coco, 'train', lambda coco: [
+    change_coco(tiny_coco, lambda coco: [
         entry.update({key: entry[key] + 100}) for part, key in
-        (('images', 'id'), ('annotations', 'image_id')) for entry in coco[part]])
+        (('images', 'id'), ('annotations', 'image_id')) for entry in coco[part]] and None)
     cfg.val_evaluator.ann_file = f'{tiny_coco}/train.json'
 
 
