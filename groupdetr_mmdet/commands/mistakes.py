@@ -67,7 +67,8 @@ def end_mistakes(command: Callable[[], None]) -> None:
         command()
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
+        if tells_first():
+            print('interrupted', file=sys.stderr)
         end(INTERRUPTED)
     except BrokenPipeError:
         end(UNREAD)

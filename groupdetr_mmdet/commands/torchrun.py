@@ -15,7 +15,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
 from ..checkpoints.preemption import STOPPED_STATUS
-from .mistakes import MISTAKE, TOLD, end_mistakes
+from .mistakes import INTERRUPTED, MISTAKE, TOLD, end_mistakes
 
 
 def run() -> None:
@@ -31,11 +31,11 @@ if __name__ == '__main__':
         signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
         end_mistakes(run)
-    except SignalException:
-        sys.exit(STOPPED_STATUS)
+    except SignalException as stop:
+        sys.exit(INTERRUPTED if stop.sigval == signal.SIGINT else STOPPED_STATUS)
     except ChildFailedError as error:
         statuses = {failure.exitcode for failure in error.failures.values()}
-        told = statuses & {MISTAKE, STOPPED_STATUS}
+        told = statuses & {MISTAKE, STOPPED_STATUS, INTERRUPTED}
         if not told:
             raise
         sys.exit(min(told))
