@@ -1,17 +1,21 @@
 """What pictures share: their files, colors, and detections beside the ground truth."""
+import io
 from pathlib import Path
-from typing import Iterator, Tuple
+from typing import Iterator, Tuple, Union
 
 import cv2
+import matplotlib.pyplot as plt
 import mmcv
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 
 from ..errors import ConfigError
+from ..host.files import write_atomically
 from ..host.preflight import check_output
 
 # Okabe and Ito's colors, which color-blind people can tell apart, without their yellow
@@ -28,6 +32,14 @@ def prepare_picture(out_file: str) -> None:
                           f'{", ".join(SUFFIXES)}.')
     check_output('--out', out_file)
     Path(out_file).parent.mkdir(parents=True, exist_ok=True)
+
+
+def save_picture(fig: Figure, out_file: Union[str, Path], dpi: float) -> None:
+    """Write a picture, whole or not at all, and close its figure."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format=Path(out_file).suffix[1:], dpi=dpi)
+    write_atomically(out_file, buffer.getvalue())
+    plt.close(fig)
 
 
 def line_style(index: int) -> dict:

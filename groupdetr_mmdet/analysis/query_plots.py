@@ -16,7 +16,7 @@ from mmengine.visualization import Visualizer
 from torch import Tensor
 
 from ..group_detector import ALL_GROUPS, GroupDetector
-from .plots import line_style
+from .plots import line_style, save_picture
 from .queries import (DecodedQueries, decode_queries, detections, ground_truth, has_references,
                       joint_self_attention, match_queries)
 
@@ -52,8 +52,7 @@ def draw_queries(model: GroupDetector, dataset: BaseDataset, out_file: Union[str
             ax.axis('off')
     fig.get_layout_engine().set(h_pad=.1)
     add_legend(fig, model)
-    fig.savefig(out_file, dpi=90)
-    plt.close(fig)
+    save_picture(fig, out_file, dpi=90)
 
 
 def query_pictures(model: GroupDetector, dataset: BaseDataset, index: int, score_thr: float,

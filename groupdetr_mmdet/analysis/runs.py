@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..errors import ConfigError
 from ..training.options import AP
-from .plots import line_style
+from .plots import line_style, save_picture
 
 INSTABILITY = 'instability/mean'
 
@@ -139,8 +139,7 @@ def draw_runs(runs: Sequence[Run], out_file: Union[str, Path]) -> None:
     for panel in panels:
         draw_panel(axes[panel], panel, runs)
     draw_table(axes['table'], header, rows)
-    fig.savefig(out_file, dpi=110)
-    plt.close(fig)
+    save_picture(fig, out_file, dpi=110)
 
 
 # title -> entries of a run, their keys on the x and the y axis, labels of the axes

@@ -11,8 +11,9 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from ..analysis.agreement import draw_agreement, is_correct, measure_agreement
+from ..analysis.plots import prepare_picture, save_picture
 from ..errors import ConfigError
-from ..host.preflight import check_output, check_path
+from ..host.preflight import check_path
 from .common import print_table
 
 
@@ -57,7 +58,7 @@ def read_annotations(path: str) -> COCO:
 
 def main(args: argparse.Namespace) -> None:
     out = args.out or str(Path(args.results).with_name('agreement.png'))
-    check_output('--out', out)
+    prepare_picture(out)
     coco = read_annotations(args.ann_file)
     results = read_results(args.results, coco)
     correct, counts = is_correct(results, coco)
@@ -69,5 +70,5 @@ def main(args: argparse.Namespace) -> None:
     print_table(('certainty', 'AUROC', 'gain over the score, 95 %', 'calibration error'), (
         (x.name, f'{x.auroc:.3f}', '{:+.3f} to {:+.3f}'.format(*x.gain),
          f'{x.calibration_error:.3f}') for x in measured))
-    draw_agreement(measured).savefig(out, dpi=110)
+    save_picture(draw_agreement(measured), out, dpi=110)
     print(f'Wrote {out}')

@@ -6,6 +6,7 @@ from mmdet.evaluation import DumpDetResults
 from mmengine.dist import is_main_process
 
 from ..analysis.group_metrics import draw_groups, evaluate_each_group, record_groups, split_groups
+from ..analysis.plots import save_picture
 from ..checkpoints.named import find_checkpoint
 from ..errors import ConfigError
 from ..host.preflight import check_output, check_path, check_paths
@@ -51,5 +52,5 @@ def main(args: argparse.Namespace) -> None:
     if args.all_groups and '://' not in args.checkpoint and is_main_process():
         record = record_groups(args.checkpoint, metrics)
         picture = record.with_suffix('.png')
-        draw_groups(split_groups(metrics)).savefig(picture, dpi=110)
+        save_picture(draw_groups(split_groups(metrics)), picture, dpi=110)
         print(f'Wrote {record} and {picture}')

@@ -24,7 +24,7 @@ from ..checkpoints.convert import COCO_IDS
 from ..checkpoints.loading import load_weights
 from ..checkpoints.reading import read_checkpoint
 from ..errors import ConfigError
-from ..host.images import fault, is_cut_short
+from ..host.images import check_regular, fault, is_cut_short
 from ..host.preflight import check_path
 
 
@@ -61,7 +61,7 @@ def find_images(inputs: Sequence[str]) -> List[str]:
 def match_images(pattern: str) -> List[str]:
     """The image files that match a glob pattern, sorted."""
     return sorted(path for path in glob.glob(pattern, recursive=True)
-                  if path.lower().endswith(IMG_EXTENSIONS) and osp.isfile(path))
+                  if path.lower().endswith(IMG_EXTENSIONS) and not osp.isdir(path))
 
 
 def class_names(cfg: Config, checkpoint: Dict[str, Any]) -> List[str]:
@@ -137,6 +137,7 @@ class Inferencer(DetInferencer):
 
     def _load(self, path: str) -> Optional[dict]:
         try:
+            check_regular(path)
             data = self.pipeline(path)
             if is_cut_short(path):
                 raise OSError('its JPEG data has no end')
@@ -157,7 +158,8 @@ class Inferencer(DetInferencer):
                 found.bboxes.cpu()[:, [0, 3]], font_sizes=10, colors='w',
                 vertical_alignments='bottom',
                 bboxes=dict(facecolor='black', alpha=0.6, pad=1, edgecolor='none'))
-        mmcv.imwrite(self.visualizer.get_image()[..., ::-1], out_file)
+        mmcv.imwrite(self.visualizer.get_image()[..., ::-1], out_file,
+                     backend_args=dict(backend='atomic_local'))
 
 
 def filtered(instances: InstanceData, score_thr: float, labels: Sequence[int]) -> InstanceData:

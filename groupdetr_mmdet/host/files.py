@@ -21,8 +21,9 @@ def write_atomically(path: Union[str, Path], data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except OSError:  # a full disk, say: give the space back
+    except OSError as error:  # a full disk, say: give the space back
         part.unlink(missing_ok=True)
+        error.filename = str(path)  # no disk says what did not fit
         raise
     sync_directory(path.parent)
 

@@ -1,5 +1,6 @@
 """Checks of a config and of paths that take milliseconds and save a traceback after the work."""
 import inspect
+import os
 import os.path as osp
 from pathlib import Path
 from typing import Iterator, Optional, Sequence, Tuple, Union
@@ -101,6 +102,10 @@ def check_output(key: str, path: Union[str, Path]) -> None:
         if osp.lexists(folder) and not osp.isdir(folder):
             raise ConfigError(f'{key} {path} cannot be written, because {folder} is no directory: '
                               'name another path.')
+    folder = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f'{key} {path} cannot be written, because {folder} is read-only: name '
+                          'another path, or correct its permissions.')
 
 
 def check_groups(key: str, model: ConfigDict) -> None:

@@ -4,6 +4,7 @@ Each command runs in a forked process and a folder of its own. With ``--json``, 
 should is written down and is not tried again.
 """
 import argparse
+import importlib
 import json
 import os
 import shlex
@@ -143,6 +144,8 @@ def main() -> None:
     file = args.json and args.json.resolve()
     todo = [fault for name, fault in FAULTS.items() if args.only in name and not (
         name in results and results[name].as_expected)]
+    for command in cli.COMMANDS:  # so that no forked process has to
+        importlib.import_module(f'groupdetr_mmdet.commands.{command.replace("-", "_")}')
     torch.set_num_threads(1)
     mmengine.config.config.FormatCode = lambda text, **_: (text, True)  # a second at every start
     with tempfile.TemporaryDirectory() as folder:

@@ -96,13 +96,13 @@ def layout_faults() -> Iterator[Fault]:
 # Values of keys, behind ... those with which a training goes on. The sentence names the key.
 VALUES = """
 model.num_queries 0 -3 None abc 1.5 [3]
-model.num_query_groups 0 -1 abc 2.5 '3' [3] True ... 1
+model.num_query_groups 0 -1 abc 2.5 [3] True ... 1
 model.test_cfg.query_group 3 -1 1.0 True None abc ... all
 model.test_cfg.max_per_img 0 abc 1.5 None ... 1000000
 model.train_cfg.foo 1
 model.backbone.style ... foo
 model.backbone.frozen_stages abc
-model.backbone.out_indices [7] [0,1]
+model.backbone.out_indices [7]
 model.decoder.num_layers 0 -1 abc 1.5 True
 model.decoder.return_intermediate abc
 model.encoder.layer_cfg.self_attn_cfg.num_heads 7 0
@@ -125,7 +125,7 @@ optim_wrapper.clip_grad.max_norm abc 0 -1 nan
 optim_wrapper.accumulative_counts 0 1.5
 param_scheduler.0.milestones abc
 default_hooks.checkpoint.interval 0 abc
-default_hooks.checkpoint.save_best nothing 7
+default_hooks.checkpoint.save_best 7
 default_hooks.logger.interval 0 abc
 env_cfg.dist_cfg.timeout -1 abc
 val_evaluator.ann_file nowhere.json 7

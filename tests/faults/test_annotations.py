@@ -89,7 +89,7 @@ ALWAYS_REFUSED = {
     'file_name a folder': (first('images', file_name='.'), 'a folder and not a file'),
     'file_name elsewhere': (first('images', file_name='no.jpg'), 'of ann_file'),
     'category name null': (first('categories', name=None), 'name of the category with id 2'),
-    'category name empty': (first('categories', name=' '), 'name of the category with id 2'),
+    'category name empty': (first('categories', name=' '), "of the dataset has 'green', which"),
     'no bbox': (without('annotations', 'bbox'), "lacks the field 'bbox' in the annotation"),
     'no width': (without('images', 'width'), "lacks the field 'width' in the image with id 1"),
     'images an object': (lambda coco: dict(coco, images=dict(a=1)), 'images must be a list'),
