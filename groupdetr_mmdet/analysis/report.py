@@ -18,8 +18,9 @@ from rich.console import Console
 from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..errors import ConfigError
 from ..group_detector import GroupDetector
+from ..host import configs
 from ..host.files import write_atomically
-from ..host.preflight import check_output, check_path, check_paths
+from ..host.preflight import check_groups, check_output, check_path, check_paths
 from ..training.progress import quiet_runner
 from .group_metrics import (draw_groups, evaluate_each_group, groups_table, read_groups,
                             record_groups)
@@ -107,7 +108,8 @@ def read_config(work_dir: Path) -> Config:
         raise ConfigError(f'WORK_DIR {work_dir} has no */vis_data/config.py; name the --work-dir '
                           'of tools/train.py.')
     trained = [file for file in files if is_trained(file.parents[1])]
-    cfg = Config.fromfile((trained or files)[-1])
+    cfg = configs.read_config(str((trained or files)[-1]), f'WORK_DIR {work_dir}')
+    check_groups(f'WORK_DIR {work_dir}', cfg.get('model'))
     cfg.launcher = 'none'  # several processes may have trained, and this is one
     return cfg
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..group_detector import GroupDetector
 from ..host.processes import unwrapped
+from .loading import weights_of
 
 # DETR's and Conditional DETR's, the later ones', Mask2Former's, and the embedding of noisy labels
 CLASS_LAYERS = re.compile(r'(^|\.)(fc_cls|cls_branches|cls_embed|label_embedding)\.')
@@ -27,7 +28,8 @@ class OtherClassesHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Give the checkpoint the model's own class layers, in place."""
-        if not runner.cfg.get('resume') and isinstance(checkpoint, dict):  # else it is refused
+        if not runner.cfg.get('resume'):
+            weights_of(checkpoint, str(runner._load_from))  # refuses what has none
             keep_class_layers(unwrapped(runner.model), checkpoint.get('state_dict', checkpoint))
 
 

@@ -24,8 +24,10 @@ def weights_of(checkpoint: Any, path: str) -> Dict[str, Tensor]:
     """
     held = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(held, Mapping) or not held or not all(
-            isinstance(x, Tensor) for x in held.values()):
-        raise ConfigError(f'{path} holds no state dict of tensors: name the file of the weights.')
+            isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
+            for x in held.values()):
+        raise ConfigError(f'{path} holds no state dict of tensors (real and not sparse ones): '
+                          'name the file of the weights.')
     state_dict = copy.copy(held)
     consume_prefix_in_state_dict_if_present(state_dict, 'module.')
     check_finite(state_dict, path)

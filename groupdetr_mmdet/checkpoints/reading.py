@@ -16,7 +16,6 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import IO, Any, ContextManager, Dict, Iterator, Optional, Union
 from urllib.error import URLError
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -132,7 +131,8 @@ def load_from_ceph(address: str, map_location: Any = None) -> Any:
 
 def fetch(address: str) -> str:
     """Fetch a file once for all processes and runs; return its path in ``torch.hub``'s folder."""
-    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(address).path).name)
+    name = Path(re.split('[?#]', address)[0]).name
+    path = Path(torch.hub.get_dir(), 'checkpoints', name)
     try:
         if is_main_process():
             download(address, path)

@@ -271,7 +271,8 @@ class AtomicCheckpointHook(CheckpointHook):
                 self._remove(path)
 
     def _remove(self, path: str) -> None:
-        if not is_main_process():
+        own = os.path.dirname(os.path.abspath(path)) == os.path.abspath(self.out_dir)
+        if not is_main_process() or not own:  # the run that is resumed may have had another folder
             return
         if self.file_backend.isfile(path):
             self.file_backend.remove(path)

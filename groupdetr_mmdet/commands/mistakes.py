@@ -36,7 +36,7 @@ PACKAGE = str(Path(__file__).parents[1])
 BUILDERS = {'build_from_cfg', 'build_model_from_cfg', 'build_runner_from_cfg', 'build_runner',
             'from_cfg', 'build_dataloader', 'build_optim_wrapper', 'build_param_scheduler',
             'build_train_loop', 'build_val_loop', 'build_test_loop', 'build_evaluator',
-            'init_weights'}
+            'init_weights', '_init_pipeline'}
 REFUSED = (TypeError, ValueError, KeyError, AssertionError, AttributeError, IndexError,
            NotImplementedError, RuntimeError, ZeroDivisionError)
 WRITES = {
@@ -167,11 +167,11 @@ def system(error: BaseException) -> Optional[str]:
     if 'EADDRINUSE' in str(error) or getattr(error, 'errno', None) == errno.EADDRINUSE:
         return ('The port of the launcher is in use, maybe by another run: set PORT (or '
                 'MASTER_PORT, --master_port) to another one.')
-    if not isinstance(error, OSError) or error.errno not in WRITES or \
-            isinstance(error, ConnectionError):
+    if not isinstance(error, OSError) or isinstance(error, ConnectionError) or \
+            error.errno not in WRITES and not (error.errno and error.filename):
         return None
     what = error.filename or 'a file that the run writes'
-    return f'{what}: {error.strerror}; {WRITES[error.errno]}.'
+    return f'{what}: {error.strerror}; {WRITES.get(error.errno, "name another path")}.'
 
 
 def package(error: BaseException) -> Optional[str]:
@@ -179,7 +179,8 @@ def package(error: BaseException) -> Optional[str]:
     if not isinstance(error, ImportError) or not isinstance(error.name or '', str):
         return None
     name = (error.name or '').split('.')[0]
-    wanted = re.search(r'pip install ([\w ,.-]+)', str(error))
+    wanted = re.search(r'pip install ([\w ,.-]+)', str(error)) or \
+        re.search(r'[Pp]lease install (\S+)', str(error))
     if name == Path(PACKAGE).name or not name and not wanted:
         return None
     install = wanted[1].strip() if wanted else PACKAGES.get(name, name)

@@ -51,7 +51,7 @@ def check_args(args: argparse.Namespace) -> None:
     if args.batch_size < 1:
         raise ConfigError(f'--batch-size {args.batch_size} must be at least 1.')
     try:
-        torch.zeros(1, device=args.device)
+        torch.zeros(1, device=args.device).item()
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f'--device {args.device} is not here ({str(error).splitlines()[0]}): '
                           'choose another, such as cpu.') from error

@@ -1,6 +1,7 @@
 """Write the config of a training on a folder of images and labels, in the layout of YOLO, COCO,
 Roboflow, Pascal VOC or labelImg, and the labels as COCO beside it. The folder stays as it is."""
 import argparse
+import os
 from collections import Counter
 from pathlib import Path
 from shlex import quote
@@ -46,7 +47,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
 
 def default_out(data: str) -> Path:
     """Name of the config for a data set."""
-    path = Path(data).resolve()
+    path = Path(os.path.realpath(data))
     return Path(f'{path.parent.name if path.is_file() else path.name}.py')
 
 
@@ -70,7 +71,7 @@ def check_out(out: Path, data: str) -> None:
     """Refuse a name for the config that would harm something."""
     if out.suffix != '.py':
         raise ConfigError(f'--out {out} is not the name of a config: let it end in .py.')
-    root = Path(data).resolve()
+    root = Path(os.path.realpath(data))
     if (root.parent if root.is_file() else root) in out.resolve().parents:
         raise ConfigError(f'--out {out} lies in DATA {data}, which stays as it is: name a file '
                           'elsewhere.')

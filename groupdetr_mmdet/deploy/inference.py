@@ -102,7 +102,8 @@ class Inferencer(DetInferencer):
         self.unreadable: Dict[str, str] = {}
         self._weights, self._checkpoint = weights, read_checkpoint(weights)
         cfg = copy.deepcopy(cfg)
-        cfg.visualizer.vis_backends = []  # pictures go where the caller says
+        cfg.visualizer = dict(cfg.get('visualizer') or dict(type='DetLocalVisualizer'),
+                              vis_backends=[])  # pictures go where the caller says
         super().__init__(cfg, device=device, show_progress=False)
 
     def _init_collate(self, cfg: Config) -> Callable:

@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
 from ..errors import ConfigError
-from .kinds import NoneType, check_integer, check_kind, check_number, kind_of
+from .kinds import NoneType, check_integer, check_kind, check_number, kind_of, kinds_of
 
 PACKAGE = __name__.split('.')[0]
 PARTS = ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator',
@@ -102,6 +102,8 @@ def check_top_level(cfg: Config) -> None:
     for name, value in cfg.items():
         if name in known:
             check_kind(name, value, known[name])
+            if isinstance(value, list) and list not in kinds_of(known[name].annotation):
+                raise ConfigError(f'{name} is a list and must be a dict: write dict(...).')
         near = difflib.get_close_matches(name, known.keys() - cfg.keys(), n=1, cutoff=0.9)
         if name not in known and near and isinstance(value, (dict, list)):
             raise ConfigError(f'{name} is no part of a config, and {near[0]} is missing: correct '

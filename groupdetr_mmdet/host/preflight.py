@@ -95,7 +95,7 @@ def check_output(key: str, path: Union[str, Path]) -> None:
 
     Directories are made where they are missing.
     """
-    kind = irregular(path)  # a device would be replaced by the file
+    kind = irregular(path or '.')  # a device would be replaced by the file
     if kind:
         raise ConfigError(f'{key} {path} is {kind} and must be a file: name another path.')
     for folder in Path(path).parents:
@@ -110,7 +110,8 @@ def check_output(key: str, path: Union[str, Path]) -> None:
 
 def check_groups(key: str, model: ConfigDict) -> None:
     """Check that a model, whose config ``key`` names, is a detector with groups, of whatever K."""
-    detector = MODELS.get(model.type) if isinstance(model.type, str) else model.type
+    name = model.get('type') if isinstance(model, dict) else None
+    detector = MODELS.get(name) if isinstance(name, str) else name
     if not (inspect.isclass(detector) and issubclass(detector, GroupDetector)):
-        raise ConfigError(f'{key}: model.type={model.type} has no groups of queries; choose a '
+        raise ConfigError(f'{key}: model.type={name} has no groups of queries; choose a '
                           'config of a detector with groups, such as GroupConditionalDETR.')

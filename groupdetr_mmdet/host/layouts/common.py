@@ -12,6 +12,7 @@ from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from rich.progress import track
 
 from ...errors import ConfigError
+from ..files import irregular
 from ..images import TRANSPOSED, is_cut_short, stored_size
 
 SPLITS = dict(train='train', training='train', val='val', valid='val', validation='val',
@@ -194,7 +195,11 @@ def visible_files(root: Path) -> Iterator[Path]:
             continue
         seen.add(os.path.realpath(folder))
         folders[:] = sorted(x for x in folders if not x.startswith(HIDDEN))
-        yield from (Path(folder, name) for name in names if not name.startswith(HIDDEN))
+        for path in (Path(folder, name) for name in names if not name.startswith(HIDDEN)):
+            if irregular(path):
+                raise ConfigError(f'{path} is {irregular(path)} and not a file: take it out of '
+                                  'DATA.')
+            yield path
 
 
 def is_image(path: Path) -> bool:
