@@ -100,7 +100,11 @@ def fine_tuning(results: Results) -> List[Training]:
     return [stock] + [
         Training('fine-tuning', f'K = {k}', seed, k, EPOCHS[SMALL_CELLS], SMALL_CELLS,
                  start=stock.name)
-        for seed in SEEDS[:2] for k in (1, 3, 6, 11)]
+        for seed in SEEDS[:2] for k in (1, 3, 6, 11)] + [
+        Training('fine-tuning', f'K = 6, new_group_noise={noise:g}', seed, 6,
+                 EPOCHS[SMALL_CELLS], SMALL_CELLS, {'model.new_group_noise': noise},
+                 start=stock.name)
+        for seed in SEEDS[:2] for noise in (.5, 1.)]
 
 
 def cheaper(results: Results) -> List[Training]:
