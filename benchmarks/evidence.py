@@ -186,30 +186,22 @@ class CpuTimeHook(Hook):
         runner.message_hub.update_scalar('train/cpu_time', time.process_time() - self.start)
 
 
-class Places(NamedTuple):
-    """Where data, backbone and work directories are."""
-    shapes: Path
-    cells: Path
-    backbone: str
-    work: Path
-
-
-def training_config(training: Training, places: Places) -> Config:
-    """Config of a training."""
+def training_config(training: Training, args: argparse.Namespace) -> Config:
+    """Config of a training, with data, backbone and work directories as the arguments say."""
     cfg = read_config(training.config)
-    root = places.cells if training.config in (CELLS, SMALL_CELLS) else places.shapes
+    root = args.cells if training.config in (CELLS, SMALL_CELLS) else args.shapes
     for mode in ('train', 'val', 'test'):
         cfg[f'{mode}_dataloader'].dataset.data_root = f'{root}/'
     for mode in ('val', 'test'):
         cfg[f'{mode}_evaluator'].ann_file = str(root / 'val.json')
     if training.config == CELLS:
-        cfg.model.backbone.init_cfg.checkpoint = str(places.backbone)
+        cfg.model.backbone.init_cfg.checkpoint = args.backbone
     cfg.merge_from_dict(training.settings)  # hooks are added below
-    cfg.work_dir = str(places.work / training.name)
+    cfg.work_dir = str(args.work_dir / training.name)
     cfg.model.num_query_groups = training.num_groups
     cfg.randomness.seed = training.seed
     if training.start:
-        cfg.load_from = find_checkpoint('last', str(places.work / training.start))
+        cfg.load_from = find_checkpoint('last', str(args.work_dir / training.start))
     options.set_epochs(cfg, training.epochs)
     if training.amp:
         options.set_amp(cfg)
@@ -219,15 +211,15 @@ def training_config(training: Training, places: Places) -> Config:
     return cfg
 
 
-def train(training: Training, places: Places) -> Dict[str, Any]:
+def train(training: Training, args: argparse.Namespace) -> Dict[str, Any]:
     """Run a training in this process, or go on with it, and say what came out.
 
     Returns:
         dict: Its epochs, K, CPU seconds of a step, steps of an epoch, and a curve of
         ``[epoch, AP, AP50]``.
     """
-    run_training(training_config(training, places))
-    run = read_run(places.work / training.name)
+    run_training(training_config(training, args))
+    run = read_run(args.work_dir / training.name)
     return dict(
         num_groups=training.num_groups, epochs=training.epochs, seed=training.seed,
         seconds_per_step=float(np.quantile([entry['cpu_time'] for entry in run.train], QUIET)),
@@ -235,32 +227,29 @@ def train(training: Training, places: Places) -> Dict[str, Any]:
         curve=[[entry['step'], entry[AP], entry[f'{AP}_50']] for entry in run.val])
 
 
-def run_alone(training: Training, places: Places) -> Dict[str, Any]:
+def run_alone(training: Training, args: argparse.Namespace) -> Dict[str, Any]:
     """Run a training in a process of its own, of one thread; its output goes into a file.
 
     Raises:
         ConfigError: If it fails.
     """
-    work_dir = places.work / training.name
+    work_dir = args.work_dir / training.name
     work_dir.mkdir(parents=True, exist_ok=True)
-    job = json.dumps([training, [str(place) for place in places]])
+    command = [sys.executable, '-m', 'benchmarks.evidence', *sys.argv[1:], '--job', training.name]
     with open(work_dir / 'output.txt', 'a') as output:
-        done = subprocess.run(
-            [sys.executable, '-m', 'benchmarks.evidence', '--job', job], stdout=output,
-            stderr=subprocess.STDOUT, env=dict(os.environ, OMP_NUM_THREADS='1'))
+        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT,
+                              env=dict(os.environ, OMP_NUM_THREADS='1'))
     if done.returncode:
         raise ConfigError(f'{training.name} ended with status {done.returncode}; '
                           f'{work_dir}/output.txt says why.')
     return json.loads((work_dir / 'result.json').read_text())
 
 
-def run_job(job: str) -> None:
+def run_job(args: argparse.Namespace) -> None:
     """Do in a process what :func:`run_alone` asks of it."""
-    training, places = json.loads(job)
-    shapes, cells, backbone, work = places
-    training, places = Training(*training), Places(Path(shapes), Path(cells), backbone, Path(work))
-    result = train(training, places)
-    write_atomically(places.work / training.name / 'result.json', json.dumps(result).encode())
+    trainings = STUDIES[args.job.split('/')[0]](read_results(args.results))
+    result = train(next(x for x in trainings if x.name == args.job), args)
+    write_atomically(args.work_dir / args.job / 'result.json', json.dumps(result).encode())
 
 
 def cost(training: Training) -> float:
@@ -268,16 +257,15 @@ def cost(training: Training) -> float:
     return training.epochs * (1 + training.num_groups / 4) * (4 if training.config == CELLS else 1)
 
 
-def run_study(trainings: List[Training], places: Places, file: Path, jobs: int,
-              progress: Progress) -> None:
+def run_study(trainings: List[Training], args: argparse.Namespace, progress: Progress) -> None:
     """Run the trainings of a study that the file does not have, and add them to it."""
-    missing = [x for x in trainings if x.name not in read_results(file)]
+    missing = [x for x in trainings if x.name not in read_results(args.results)]
     task = progress.add_task(trainings[0].study, total=sum(map(cost, missing)))
     first = [x for x in missing if any(x.name == other.start for other in missing)]
     for stage in (first, [x for x in missing if x not in first]):
-        with ThreadPoolExecutor(jobs) as pool:
-            for training, result in zip(stage, pool.map(lambda x: run_alone(x, places), stage)):
-                add_result(file, training.name, result)
+        with ThreadPoolExecutor(args.jobs) as pool:
+            for training, result in zip(stage, pool.map(lambda x: run_alone(x, args), stage)):
+                add_result(args.results, training.name, result)
                 progress.advance(task, cost(training))
 
 
@@ -311,15 +299,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     if args.job:
-        return run_job(args.job)
-    places = Places(args.shapes, args.cells, args.backbone, args.work_dir)
-    make_shapes(str(places.shapes))
+        return run_job(args)
+    make_shapes(str(args.shapes))
     columns = (TextColumn('{task.description}'), BarColumn(), TextColumn('{task.percentage:.0f}%'),
                TimeElapsedColumn(), TextColumn('eta'), TimeRemainingColumn())
     with Progress(*columns) as progress:
         for name in args.studies:
-            trainings = STUDIES[name](read_results(args.results))
-            run_study(trainings, places, args.results, args.jobs, progress)
+            run_study(STUDIES[name](read_results(args.results)), args, progress)
 
 
 if __name__ == '__main__':

@@ -131,11 +131,9 @@ def describe_machine(device: torch.device) -> Dict[str, Any]:
     machine = dict(cpu=cpu_name(), cores=os.cpu_count(), threads=torch.get_num_threads(),
                    torch=torch.__version__, device=device.type)
     if device.type == 'cuda':
-        machine.update(
-            device=torch.cuda.get_device_name(device),
-            cuda=torch.version.cuda,
-            tf32_matmul=torch.backends.cuda.matmul.allow_tf32,
-            tf32_cudnn=torch.backends.cudnn.allow_tf32)
+        machine.update(device=torch.cuda.get_device_name(device), cuda=torch.version.cuda,
+                       tf32_matmul=torch.backends.cuda.matmul.allow_tf32,
+                       tf32_cudnn=torch.backends.cudnn.allow_tf32)
     return machine
 
 

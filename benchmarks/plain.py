@@ -53,11 +53,9 @@ class PlainGroupAssigner(HungarianAssigner):
                 pred_instances[g * group_size:(g + 1) * group_size], gt_instances, img_meta)
             for g in range(self.num_query_groups)
         ]
-        return AssignResult(
-            len(gt_instances),
-            torch.cat([result.gt_inds for result in results]),
-            max_overlaps=None,
-            labels=torch.cat([result.labels for result in results]))
+        gt_inds, labels = (torch.cat([getattr(result, name) for result in results])
+                           for name in ('gt_inds', 'labels'))
+        return AssignResult(len(gt_instances), gt_inds, max_overlaps=None, labels=labels)
 
 
 @MODELS.register_module()

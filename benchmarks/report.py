@@ -139,17 +139,12 @@ def case_record(case: Case, results: Results, shapes: Shapes) -> Dict[str, Any]:
     seconds = results.seconds(case)
     first = baseline(case, results)
     return dict(
-        asdict(case),
-        name=mode_name(case),
-        seconds=seconds,
+        asdict(case), name=mode_name(case), seconds=seconds,
         runs=[run['total'] for run in results.runs[case]],
         images_per_second=shapes.batch_size / seconds['total'],
-        peak_memory=results.peak.get(case),
-        flops=results.flops.get(case),
-        share_of_gemm_rate=results.share(case),
-        difference=results.difference.get(case),
-        ratio=first and results.ratio(first, case),
-        ratio_to=first and mode_name(first))
+        peak_memory=results.peak.get(case), flops=results.flops.get(case),
+        share_of_gemm_rate=results.share(case), difference=results.difference.get(case),
+        ratio=first and results.ratio(first, case), ratio_to=first and mode_name(first))
 
 
 def reach_rows(results: Results, reach: Sequence[Row]) -> Table:

@@ -71,13 +71,8 @@ class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
             else:
                 ref_sine_embed = sine_embed.expand_as(query)
             query = layer(
-                query,
-                key=key,
-                query_pos=query_pos,
-                key_pos=key_pos,
-                key_padding_mask=key_padding_mask,
-                ref_sine_embed=ref_sine_embed,
-                is_first=index == 0)
+                query, key=key, query_pos=query_pos, key_pos=key_pos, is_first=index == 0,
+                key_padding_mask=key_padding_mask, ref_sine_embed=ref_sine_embed)
             hidden_states.append(self.post_norm(query))
         if not self.return_intermediate:
             hidden_states = hidden_states[-1:]

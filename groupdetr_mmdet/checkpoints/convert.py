@@ -99,8 +99,8 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
     target = build_without_memory(dict(model, new_group_noise=noise))
     found = find_tensors(checkpoint, target, source, publish)
     numbers, num_queries = said_numbers(found, target, num_queries), target.num_queries
-    tensors, origins, actions = rename_tensors(found, target)
-    classes = found.source not in OWN_NAMES and cut_classes(tensors, target, actions)
+    tensors, done, left_out = rename_tensors(found, target)
+    classes = found.source not in OWN_NAMES and cut_classes(tensors, target, done)
     check_classes(tensors, target)
     saved = {name: tensors[name] for name, _ in target.group_parameters() if name in tensors}
     file_groups = target.count_saved_groups(saved, numbers)
@@ -113,9 +113,9 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
     if to == 'mmdet':
         tensors.update(choose_group(adapted, file_groups, query_group))
         how, target = f'group {query_group} kept', build_without_memory(stock_model(model))
-    for name in adapted:
-        note_action(actions, name, how)
-    check_tensors(tensors, origins, actions, target, found)
+    for name in adapted if how else ():
+        done[name].append(how)
+    check_tensors(tensors, done, target, found)
     check_finite(tensors, 'SRC')
     check_shared(tensors, target)
     meta = dict(entry_of(checkpoint, 'meta'))
@@ -128,9 +128,9 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
     state = {}  # of the training, which goes on where nothing has changed
     if found.source == to == 'ours' and not how and not publish:
         state = {key: x for key, x in checkpoint.items() if key not in ('state_dict', 'meta')}
-    return Converted(
-        state_dict, meta, state,
-        describe(found, target, f'{file_groups} x {num_queries}', classes), actions)
+    report = describe(found, target, f'{file_groups} x {num_queries}', classes)
+    actions = [(origin, name, ', '.join(how)) for name, (origin, *how) in done.items()]
+    return Converted(state_dict, meta, state, report, actions + left_out)
 
 
 def entry_of(checkpoint: Any, key: str) -> Mapping:
@@ -264,33 +264,34 @@ def said_numbers(found: Found, target: GroupDetector,
 
 
 def rename_tensors(found: Found,
-                   target: nn.Module) -> Tuple[Dict[str, Tensor], Dict[str, str], list]:
+                   target: nn.Module) -> Tuple[Dict[str, Tensor], Dict[str, List[str]], list]:
     """Give the tensors mmdet's names, of which no two may be the same.
 
     Returns:
-        tuple: The tensors; for each its name in the file; the list of actions so far.
+        tuple: The tensors; for each its name in the file and what was done with it; the actions
+        on those that are left out.
     """
     num_convs = sum(bool(CONV.search(name)) for name in target.state_dict())
     rules = [] if found.source in OWN_NAMES else rules_of(
         found.source, found.detector, num_convs, target.decoder.num_layers)
-    tensors, origins, actions = {}, {}, []
+    tensors, done, left_out = {}, {}, []
     for origin, tensor in found.tensors.items():
         if NO_WEIGHTS.search(origin):
-            actions.append((origin, '-', 'left out, no weight'))
+            left_out.append((origin, '-', 'left out, no weight'))
             continue
         name = rename(origin, rules)
         if name not in tensors:
-            tensors[name], origins[name] = tensor, origin
-            actions.append((origin, name, 'renamed' if name != origin else KEPT))
+            tensors[name], done[name] = tensor, [origin, 'renamed' if name != origin else KEPT]
         elif tensor is tensors[name] or torch.equal(tensor, tensors[name]):
-            actions.append((origin, '-', 'left out, held twice'))
+            left_out.append((origin, '-', 'left out, held twice'))
         else:
-            raise ConfigError(f'{origins[name]} and {origin} both become {name}: --from '
+            raise ConfigError(f'{done[name][0]} and {origin} both become {name}: --from '
                               f'{found.source} does not fit the file.')
-    return tensors, origins, actions
+    return tensors, done, left_out
 
 
-def cut_classes(tensors: Dict[str, Tensor], target: nn.Module, actions: list) -> bool:
+def cut_classes(tensors: Dict[str, Tensor], target: nn.Module,
+                done: Dict[str, List[str]]) -> bool:
     """Cut layers of another codebase with a row for every COCO id; return whether there were any.
 
     DN-DETR's label embedding has one more row, of no class; the official DINO's, too, unused.
@@ -307,7 +308,7 @@ def cut_classes(tensors: Dict[str, Tensor], target: nn.Module, actions: list) ->
         elif LABELS in name:
             tensors[name] = rows[:len(own[name])]
         if len(tensors[name]) != len(rows):
-            note_action(actions, name, f'{len(rows)} rows cut to {len(tensors[name])}')
+            done[name].append(f'{len(rows)} rows cut to {len(tensors[name])}')
     return was_cut
 
 
@@ -329,26 +330,19 @@ def choose_group(rows: Mapping[str, Tensor], num_groups: int, group: int) -> Dic
     return {name: x.chunk(num_groups)[group].clone() for name, x in rows.items()}
 
 
-def note_action(actions: list, name: str, what: str) -> None:
-    """Add to what was done with the tensor that is now called ``name``."""
-    for i, (origin, new_name, how) in enumerate(actions):
-        if new_name == name and what:
-            actions[i] = (origin, new_name, f'{how}, {what}')
-
-
-def check_tensors(tensors: Dict[str, Tensor], origins: Mapping[str, str], actions: list,
-                  target: nn.Module, found: Found) -> None:
+def check_tensors(tensors: Dict[str, Tensor], done: Dict[str, List[str]], target: nn.Module,
+                  found: Found) -> None:
     """Check that all tensors are there, fit, and are no others; add BatchNorm's counters."""
     expected = target.state_dict()
     for name in expected.keys() - tensors.keys():
         if name.endswith('.num_batches_tracked'):
             tensors[name] = torch.tensor(0)  # frozen statistics have none, and it is never read
-            actions.append(('-', name, 'added, zero'))
+            done[name] = ['-', 'added, zero']
     differences = {
-        'left over': [origins[name] for name in tensors if name not in expected],
+        'left over': [done[name][0] for name in tensors if name not in expected],
         'missing': [name for name in expected if name not in tensors],
         'of another shape': [
-            f'{origins[name]}: {tuple(tensors[name].shape)}, should be {tuple(x.shape)}'
+            f'{done[name][0]}: {tuple(tensors[name].shape)}, should be {tuple(x.shape)}'
             for name, x in expected.items()
             if name in tensors and tensors[name].shape != x.shape]}
     if any(differences.values()):

@@ -228,13 +228,12 @@ class AtomicCheckpointHook(CheckpointHook):
             super()._save_checkpoint_with_step(runner, step, meta)
         finally:
             self.max_keep_ckpts = kept
-        self._remove_oldest()
-        self._remove_stopped(runner)
-
-    def _remove_oldest(self) -> None:
         while self.max_keep_ckpts > 0 and len(self.keep_ckpt_ids) > self.max_keep_ckpts:
             self._remove(self.file_backend.join_path(
                 self.out_dir, self.filename_tmpl.format(self.keep_ckpt_ids.popleft())))
+        stopped = runner.message_hub.runtime_info.pop(STOPPED, None)
+        if stopped and stopped != self.last_ckpt:
+            self._remove(stopped)
 
     def save_now(self, runner: Runner) -> str:
         """Save a checkpoint out of the usual order, as when the run has to stop; return its path.
@@ -251,11 +250,6 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             write_atomically(Path(runner.work_dir, POINTER), path.encode())
         return path
-
-    def _remove_stopped(self, runner: Runner) -> None:
-        stopped = runner.message_hub.runtime_info.pop(STOPPED, None)
-        if stopped and stopped != self.last_ckpt:
-            self._remove(stopped)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, float]) -> None:
         """Save the best checkpoints, then remove those that they replace."""

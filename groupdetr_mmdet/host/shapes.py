@@ -129,14 +129,9 @@ def make_image(rng: np.random.Generator, size: int) -> Tuple[np.ndarray, list]:
 
 def annotation(ann_id: int, image_id: int, label: int, polygon: np.ndarray) -> dict:
     """One object in COCO format."""
-    return dict(
-        id=ann_id,
-        image_id=image_id,
-        category_id=label + 1,
-        bbox=xywh(polygon),
-        area=round(float(cv2.contourArea(polygon.astype(np.float32))), 2),
-        segmentation=[polygon.round(2).ravel().tolist()],
-        iscrowd=0)
+    area = round(float(cv2.contourArea(polygon.astype(np.float32))), 2)
+    return dict(id=ann_id, image_id=image_id, category_id=label + 1, bbox=xywh(polygon), area=area,
+                segmentation=[polygon.round(2).ravel().tolist()], iscrowd=0)
 
 
 def write_split(root: Path, split: str, num_images: int, settings: dict) -> None:
