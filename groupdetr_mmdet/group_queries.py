@@ -36,7 +36,8 @@ class GroupQueries(GroupDetector):
             the memory of n groups; losses and gradients stay (None, all at once).
         test_cfg (dict, optional): Testing config: ``max_per_img`` detections (100) by the
             queries of group ``query_group`` (0), or by those of all groups together ('all').
-            With ``each_group`` every group also detects for itself, see :meth:`predict`.
+            With ``each_group`` every group also detects for itself, see
+            :meth:`GroupDetector.predict`.
         separate_self_attn (bool): Whether self-attention stays inside each group. Defaults to
             True; False is an ablation of the paper.
         new_group_noise (float): Noise on the groups that a loaded checkpoint does not have, and
@@ -109,7 +110,7 @@ class GroupQueries(GroupDetector):
 
     def predict_groups(self, batch_inputs: Tensor, batch_data_samples: SampleList,
                        rescale: bool) -> List[List[InstanceData]]:
-        """Detect objects by every group, for :meth:`predict`.
+        """Detect objects by every group, for :meth:`GroupDetector.predict`.
 
         Backbone and encoder run once and the decoder for all groups: the head is given each group
         as an image of its own, so that it selects a group's best detections as it selects an

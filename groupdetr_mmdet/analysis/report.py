@@ -62,7 +62,12 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
     check_output('--out', out_file)
     runs = [read_run(*x) for x in zip(folders, labels or [None] * len(folders))]
     header, rows = comparison(runs)
-    checkpoint = find_checkpoint(checkpoint, work_dir) if checkpoint else best_or_last(work_dir)
+    weights = find_checkpoint(checkpoint, work_dir) if checkpoint else (
+        best_checkpoint(work_dir) or last_checkpoint(work_dir))
+    if weights is None:
+        raise ConfigError(f'WORK_DIR {work_dir} has no checkpoint that last_checkpoint names; '
+                          'wait for the first one, or name a file with --checkpoint.')
+    checkpoint = str(weights)
     check_path('--checkpoint', checkpoint)
     cfg = read_config(work_dir)
     model, dataset, record = evaluate(cfg, checkpoint, work_dir)
@@ -83,15 +88,6 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
                      str(value)])
     write_atomically(out_file, page.encode())
     return out_file
-
-
-def best_or_last(work_dir: Path) -> str:
-    """The best checkpoint of a training, or the last one; ConfigError if there is neither."""
-    path = best_checkpoint(work_dir) or last_checkpoint(work_dir)
-    if path is None:
-        raise ConfigError(f'WORK_DIR {work_dir} has no checkpoint that last_checkpoint names; '
-                          'wait for the first one, or name a file with --checkpoint.')
-    return str(path)
 
 
 def describe(checkpoint: str, work_dir: Path) -> str:

@@ -138,7 +138,12 @@ def draw_runs(runs: Sequence[Run], out_file: Union[str, Path]) -> None:
         height_ratios=[10, 1.2 + len(runs)], layout='constrained')
     for panel in panels:
         draw_panel(axes[panel], panel, runs)
-    draw_table(axes['table'], header, rows)
+    axes['table'].axis('off')
+    table = axes['table'].table(
+        [header, *rows], loc='center', cellLoc='center', edges='horizontal')
+    table.auto_set_font_size(False)
+    table.set_fontsize(10)
+    table.scale(1, 1.4)
     save_picture(fig, out_file, dpi=110)
 
 
@@ -171,12 +176,3 @@ def draw_panel(ax: Axes, panel: str, runs: Sequence[Run]) -> None:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=.3)
     ax.legend()
-
-
-def draw_table(ax: Axes, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Draw a table instead of curves."""
-    ax.axis('off')
-    table = ax.table([header, *rows], loc='center', cellLoc='center', edges='horizontal')
-    table.auto_set_font_size(False)
-    table.set_fontsize(10)
-    table.scale(1, 1.4)

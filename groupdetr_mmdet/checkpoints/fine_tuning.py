@@ -2,14 +2,13 @@
 import re
 from typing import Any, Dict, List
 
-import torch
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..group_detector import GroupDetector
+from ..group_detector import GroupDetector, repeat_groups
 from ..host.processes import unwrapped
 from .loading import weights_of
 
@@ -43,8 +42,9 @@ def keep_class_layers(model: nn.Module, state_dict: Dict[str, Tensor]) -> List[s
     of_groups = dict(model.group_parameters()) if isinstance(model, GroupDetector) else {}
     for name in names:
         num_groups = len(state_dict[name]) // saved_classes
-        state_dict[name] = (blocks(own[name], model.num_query_groups, num_groups)
-                            if name in of_groups else own[name])
+        state_dict[name] = (
+            repeat_groups(own[name], model.num_query_groups, num_groups, noise=0., seed=0)
+            if name in of_groups else own[name])
     print_log(f'load_from has {saved_classes} classes and the model {num_classes}: the layers '
               'that name them are left out, all others are loaded.', logger='current')
     return names
@@ -56,9 +56,3 @@ def count_classes(tensors: Dict[str, Tensor]) -> int:
     if name is None:
         return 0
     return len(tensors[name]) - ('cls_embed' in name)  # Mask2Former's has one more, of no object
-
-
-def blocks(rows: Tensor, num_blocks: int, wanted: int) -> Tensor:
-    """Take blocks of rows from the first one on, and again from the first where they end."""
-    chunks = rows.chunk(num_blocks)
-    return torch.cat([chunks[i % num_blocks] for i in range(wanted)])

@@ -31,14 +31,6 @@ def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
     looks for. A training gets what :func:`make_resumable` says. Weights that do not fit are
     refused by a ``CheckedWeightsHook``.
     """
-    prepare_run(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else default.from_cfg(cfg)
-    runner.register_hook(CheckedWeightsHook())
-    return runner
-
-
-def prepare_run(cfg: Config) -> None:
-    """Let a config ask for all that :func:`build_runner` adds."""
     check_data(cfg)
     if cfg.get('launcher', 'none') != 'none':
         collect_by_messages(cfg)
@@ -46,6 +38,9 @@ def prepare_run(cfg: Config) -> None:
         make_resumable(cfg)
     dist_cfg = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', dict(backend='nccl'))
     dist_cfg.setdefault('timeout', FROZEN)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else default.from_cfg(cfg)
+    runner.register_hook(CheckedWeightsHook())
+    return runner
 
 
 def collect_by_messages(cfg: Config) -> None:
