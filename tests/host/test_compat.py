@@ -257,7 +257,7 @@ def test_config_over_one_of_mmdet(tmp_path: Path):
         'ConditionalDETR', 100, 80)
 
 
-# mmengine's launchers on a machine without CUDA; tests/commands/test_distributed.py trains with them
+# mmengine's launchers on a machine without CUDA; commands/test_distributed.py trains with them
 
 
 @needs_cpu
