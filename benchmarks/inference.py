@@ -145,15 +145,6 @@ def summarize(seconds: Dict[Variant, List[float]]) -> List[Dict[str, Any]]:
     return records
 
 
-def print_table(records: List[Dict[str, Any]], machine: Dict[str, Any]) -> None:
-    table = Table('runtime', 'batch', 'model', 'latency ms', 'images/s', 'time / stock')
-    for record in records:
-        table.add_row(record['runtime'], str(record['batch_size']), record['model'],
-                      f'{record["latency_ms"]:.1f}', f'{record["images_per_second"]:.2f}',
-                      f'{record["time_to_stock"]:.3f}')
-    open_console(machine).print(table)
-
-
 def main() -> None:
     args = parse_args()
     if args.json:
@@ -165,7 +156,12 @@ def main() -> None:
         print(f'Measuring {len(runs)} variants, {args.warmup + args.rounds} times', flush=True)
         records = summarize(measure(runs, args.rounds, args.warmup))
     machine = describe_machine(torch.device('cpu'))
-    print_table(records, machine)
+    table = Table('runtime', 'batch', 'model', 'latency ms', 'images/s', 'time / stock')
+    for record in records:
+        table.add_row(record['runtime'], str(record['batch_size']), record['model'],
+                      f'{record["latency_ms"]:.1f}', f'{record["images_per_second"]:.2f}',
+                      f'{record["time_to_stock"]:.3f}')
+    open_console(machine).print(table)
     if args.json:
         write_record(args.json, 'benchmarks.inference', dict(
             machine=machine, image_size=args.image_size, cases=records))

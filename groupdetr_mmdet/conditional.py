@@ -137,13 +137,7 @@ class GroupConditionalDETR(GroupQueries, ConditionalDETR):
     def forward_decoder(self, query: Tensor, query_pos: Tensor, **kwargs) -> Dict[str, Tensor]:
         """Decode, with the positional queries once for all images of the batch.
 
-        Args:
-            query (Tensor): Content queries, shape (bs, K * N, dim).
-            query_pos (Tensor): Positional queries, the same for all images, shape
-                (bs, K * N, dim).
-            kwargs: ``memory``, ``memory_mask`` and ``memory_pos``, as for ``ConditionalDETR``.
-
-        Returns:
-            dict[str, Tensor]: ``hidden_states`` and ``references``, the inputs of the head.
+        Arguments and result are those of the stock detector; queries have shape (bs, K * N, dim),
+        and the positional ones are the same for all images.
         """
         return super().forward_decoder(query=query, query_pos=query_pos[:1], **kwargs)

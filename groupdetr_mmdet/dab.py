@@ -100,12 +100,7 @@ class DABDeformableDETR(DeformableDETR):
 
     def pre_decoder(self, memory: Tensor, memory_mask: Tensor,
                     spatial_shapes: Tensor) -> Tuple[Dict, Dict]:
-        """Prepare the queries.
-
-        Args:
-            memory (Tensor): Shape (bs, num_feat_points, dim).
-            memory_mask (Tensor): Not used.
-            spatial_shapes (Tensor): Not used.
+        """Prepare the queries; mask and shapes of the memory are not used.
 
         Returns:
             tuple[dict, dict]: ``query``, shape (bs, num_queries, dim), ``reference_points``,
@@ -118,12 +113,7 @@ class DABDeformableDETR(DeformableDETR):
         return dict(query=query, reference_points=anchors.sigmoid(), memory=memory), head_inputs
 
     def forward_decoder(self, memory: Tensor, memory_mask: Tensor, **kwargs) -> Dict:
-        """Decode.
-
-        Args:
-            memory (Tensor): Shape (bs, num_feat_points, dim).
-            memory_mask (Tensor): True at padding, shape (bs, num_feat_points).
-            kwargs: Other inputs of ``DinoTransformerDecoder``.
+        """Decode, by the inputs of ``DinoTransformerDecoder``; the mask is True at padding.
 
         Returns:
             dict: ``hidden_states`` and ``references`` of all layers, the inputs of the head.

@@ -25,16 +25,13 @@ class GroupDINOHead(DINOHead, GroupCriterion):
 
     def split_outputs(self, all_layers_cls_scores: Tensor, all_layers_bbox_preds: Tensor,
                       dn_meta: Dict[str, int]) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Take the denoising queries out of each group, whose rows are ``[denoising | matching]``.
+        """Take the denoising queries out of each group, see :func:`split_denoising`.
 
-        Args:
-            all_layers_cls_scores (Tensor): Logits, shape (num_layers, bs, num_rows, C).
-            all_layers_bbox_preds (Tensor): Boxes, shape (num_layers, bs, num_rows, 4).
-            dn_meta (dict): ``num_denoising_queries`` of all groups together.
+        ``dn_meta`` counts those of all groups together.
 
         Returns:
             tuple[Tensor, Tensor, Tensor, Tensor]: Logits and boxes of the matching part, then of
-            the denoising part, each group after group.
+            the denoising part, each of shape (num_layers, bs, num_rows, dim).
         """
         (matching_scores, dn_scores), (matching_boxes, dn_boxes) = (
             split_denoising(x, dn_meta['num_denoising_queries'], self.assigner.num_queries)

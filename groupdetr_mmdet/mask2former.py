@@ -30,14 +30,8 @@ class GroupMask2FormerHead(DecodedGroups, Mask2FormerHead):
                 batch_data_samples: SampleList) -> Tuple[List[Tensor], List[Tensor]]:
         """Predict classes and masks by the groups that are decoded: all in training, or one.
 
-        Args:
-            x (list[Tensor]): Features of the levels, each of shape (bs, C, h, w).
-            batch_data_samples (list[DetDataSample]): Each image's information.
-
-        Returns:
-            tuple[list[Tensor], list[Tensor]]: Of the queries and of each layer the logits, shape
-            (bs, num_rows, num_classes + 1), and the logits of the masks, shape
-            (bs, num_rows, h, w).
+        Arguments and results are those of the stock head: logits of each layer, shape
+        (bs, num_rows, num_classes + 1), and of the masks, shape (bs, num_rows, h, w).
         """
         with replaced_parameters({embedding: dict(weight=embedding.weight[self.decoded_rows])
                                   for embedding in (self.query_feat, self.query_embed)}):
