@@ -253,7 +253,7 @@ class GroupDetector(DecodedGroups):
             print_log(
                 f'{name}: the checkpoint does not say its num_queries; its {len(rows)} '
                 f'rows are taken for {saved_groups} groups of {num_queries}. '
-                'tools/convert_checkpoint.py knows checkpoints of other detectors.',
+                'groupdetr convert knows checkpoints of other detectors.',
                 logger='current', level=logging.WARNING)
 
 

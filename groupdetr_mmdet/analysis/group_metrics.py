@@ -206,7 +206,7 @@ def read_groups(checkpoint: Union[str, Path]) -> Optional[Dict[str, Any]]:
         record = json.loads(file.read_text())
         return record if record['sha256'] == sha256(checkpoint) else None
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f'{file} is damaged ({error!r}): remove it, and run tools/test.py '
+        raise ConfigError(f'{file} is damaged ({error!r}): remove it, and run groupdetr test '
                           f'CONFIG {checkpoint} --all-groups.') from error
 
 
@@ -227,6 +227,6 @@ def choose_group(group: Union[int, str, None], checkpoint: str) -> Optional[int]
     record = read_groups(checkpoint)
     if record is None or record['best_query_group'] is None:
         raise ConfigError(f'--query-group best: {record_file(checkpoint).name} beside the '
-                          'checkpoint has no metrics of these weights; run tools/test.py CONFIG '
+                          'checkpoint has no metrics of these weights; run groupdetr test CONFIG '
                           f'{checkpoint} --all-groups first, or name a number.')
     return record['best_query_group']

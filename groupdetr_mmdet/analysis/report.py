@@ -102,7 +102,7 @@ def read_config(work_dir: Path) -> Config:
     files = sorted(work_dir.glob('*/vis_data/config.py'))
     if not files:
         raise ConfigError(f'WORK_DIR {work_dir} has no */vis_data/config.py; name the --work-dir '
-                          'of tools/train.py.')
+                          'of groupdetr train.')
     trained = [file for file in files if is_trained(file.parents[1])]
     cfg = configs.read_config(str((trained or files)[-1]), f'WORK_DIR {work_dir}')
     check_groups(f'WORK_DIR {work_dir}', cfg.get('model'))

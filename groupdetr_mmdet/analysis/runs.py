@@ -55,7 +55,7 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
         stability = continue_log(stability, [entry for entry in entries if INSTABILITY in entry])
     if not train:
         raise ConfigError(f'WORK_DIR {work_dir} has no */vis_data/scalars.json of a training; '
-                          'name the --work-dir of tools/train.py, with LocalVisBackend among '
+                          'name the --work-dir of groupdetr train, with LocalVisBackend among '
                           'vis_backends.')
     if any('epoch' not in entry for entry in train):
         raise ConfigError(f'WORK_DIR {work_dir} has the log of a training by iteration, and runs '

@@ -10,7 +10,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..errors import ConfigError
 
-FIX = 'use the config that it was trained with, or convert it by tools/convert_checkpoint.py.'
+FIX = 'use the config that it was trained with, or convert it by groupdetr convert.'
 
 
 def weights_of(checkpoint: Any, path: str) -> Dict[str, Tensor]:

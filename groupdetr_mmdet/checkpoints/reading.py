@@ -250,7 +250,7 @@ def readable(path: str) -> Iterator[None]:
         raise ConfigError(
             f'{path} holds more than tensors and plain values, it asks for {wanted[1]}, which '
             'could run any code: it is refused; get the weights alone, or, if you trust who made '
-            'it, pass --trust-pickle to tools/convert_checkpoint.py.') from error
+            'it, pass --trust-pickle to groupdetr convert.') from error
     except Exception as error:  # a file that is no pickle can fail in any way
         raise ConfigError(f'{path} cannot be read as a checkpoint ({first_sentence(error)}): it '
                           'is cut short, damaged, or no checkpoint; fetch it again.') from error

@@ -53,7 +53,7 @@ def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help=CHECKPOINT)
     parser.add_argument('--query-group', type=query_group, metavar='I',
                         help='group of queries to use, instead of model.test_cfg.query_group; '
-                        'best: the one that tools/test.py --all-groups found')
+                        'best: the one that groupdetr test --all-groups found')
     add_cfg_options(parser)
 
 

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='queries of one group in SRC, where it says another number')
     parser.add_argument('--query-group', type=query_group, metavar='I',
                         help='group that --to mmdet keeps, 0 by default; best: the one that '
-                        'tools/test.py --all-groups found')
+                        'groupdetr test --all-groups found')
     parser.add_argument('--noise', type=float, default=0.02,
                         help='noise on groups that are repeated to get more of them, relative to '
                         'the standard deviation of each tensor (default: %(default)s)')

@@ -176,7 +176,7 @@ def test_configs_that_leave_much_to_defaults(tiny_coco: Path, metric: Union[str,
 def test_the_best_group_is_recorded_beside_its_weights(tmp_path: Path):
     checkpoint = tmp_path / 'epoch_2.pth'
     checkpoint.write_bytes(b'weights')
-    with pytest.raises(ConfigError, match='run tools/test.py CONFIG .*epoch_2.pth --all-groups'):
+    with pytest.raises(ConfigError, match='run groupdetr test CONFIG .*epoch_2.pth --all-groups'):
         choose_group('best', str(checkpoint))
     metrics = summarize_groups([dict(bbox_mAP=x) for x in (.1, .3, .2)], kept=0)
     record_groups(checkpoint, {f'coco/{name}': x for name, x in metrics.items()})
