@@ -67,8 +67,16 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
 
 
 def read_log(file: Path) -> List[dict]:
-    """Read the entries of a ``scalars.json``."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    """Read the entries of a ``scalars.json``; a run that was killed may have cut the last one."""
+    lines, entries = file.read_text(errors='replace').splitlines(), []
+    for number, line in enumerate(lines, 1):
+        try:
+            entries.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            if number < len(lines):
+                raise ConfigError(f'{file} is damaged in line {number}: remove this line.'
+                                  ) from error
+    return entries
 
 
 def is_trained(log_dir: Path) -> bool:

@@ -3,6 +3,7 @@
 mmengine's loaders write what does not fit into the log and go on, with a random model.
 """
 import logging
+from numbers import Integral
 from typing import Any, Dict
 
 from mmdet.registry import WEIGHT_INITIALIZERS
@@ -57,7 +58,8 @@ def check_training(model: nn.Module, tensors: Dict[str, Any], meta: Any, path: s
         if found:
             raise ConfigError(f'--resume: {path} is of another model ({where} {min(found)}): '
                               'resume with the config that it was trained with.')
-    if not isinstance(meta, dict) or not {'epoch', 'iter'} <= meta.keys():
+    if not isinstance(meta, dict) or not all(
+            isinstance(meta.get(x), Integral) and meta[x] >= 0 for x in ('epoch', 'iter')):
         raise ConfigError(f'--resume: {path} holds weights and no training to go on with: begin a '
                           'new one with load_from.')
 
@@ -86,7 +88,8 @@ def check_optimizer(saved: Any, wrapper: Any, path: str) -> None:
     sizes = [[len(group['params']) for group in x] for x in (saved['param_groups'], groups)]
     parameters = [parameter for group in groups for parameter in group['params']]
     fits = kinds[0] == kinds[1] and sizes[0] == sizes[1] and all(
-        state[key].shape == parameters[index].shape for index, state in saved['state'].items()
+        state[key].shape == parameters[index].shape
+        for index, state in saved.get('state', {}).items()
         for key in AVERAGES if isinstance(state.get(key), Tensor))
     if not fits:
         raise ConfigError(f'--resume: {path} has the state of another optimizer, or of other '

@@ -143,10 +143,11 @@ class ExactResumeHook(Hook):
         """Continue at the place that the checkpoint notes."""
         if not runner._resume or not isinstance(checkpoint, dict):  # another hook refuses those
             return
-        progress = dict(checkpoint.get(PROGRESS) or {})
+        saved = checkpoint.get(PROGRESS)
+        progress = dict(saved) if isinstance(saved, dict) else {}
         batches_done = progress.pop('batches_done', None)
         layout = self._layout(runner)
-        if batches_done is None:
+        if batches_done not in range(len(runner.train_dataloader) + 1):
             print_log('The checkpoint was written without what an exact resumption needs: the '
                       'run goes on with other random numbers.', logger='current',
                       level=logging.WARNING)

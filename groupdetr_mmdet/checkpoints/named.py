@@ -33,5 +33,5 @@ def last_checkpoint(work_dir: Path) -> Optional[Path]:
 def named_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
     """Path that ``last_checkpoint`` names, or None where it is missing or empty."""
     pointer = Path(work_dir, POINTER)
-    name = pointer.read_text().strip() if pointer.is_file() else ''
+    name = pointer.read_text(errors='replace').strip() if pointer.is_file() else ''
     return Path(name) if name else None

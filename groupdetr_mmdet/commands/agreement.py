@@ -30,6 +30,7 @@ def read_results(path: str, coco: COCO) -> List[Dict[str, Any]]:
     check_path('RESULTS', path)
     try:
         results = json.loads(Path(path).read_text())
+        np.array([[*x['bbox'], x['score']] for x in results], float).reshape(len(results), 5)
         images = {result['image_id'] for result in results if result['group_scores']}
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ConfigError(f'RESULTS {path} does not say what the groups found ({error!r}): write '

@@ -121,7 +121,8 @@ def tells_first() -> bool:
 
 def sentence(error: BaseException) -> Optional[str]:
     """What to tell the user, or None for a bug, whose traceback is told."""
-    for tell in (told, number, peer, system, package, memory, worker, built, first_step):
+    for tell in (told, number, peer, system, package, memory, worker, built, resumed,
+                 first_step):
         said = tell(error)
         if said:
             return ' '.join(said.split())
@@ -222,6 +223,16 @@ def built(error: BaseException) -> Optional[str]:
     names = [getattr(x, '__name__', x) for x in types if x]
     return (f'{names[-1] if names else "A part of the config"} cannot be built as the config says '
             f'({first_line(error)}): correct its values.')
+
+
+def resumed(error: BaseException) -> Optional[str]:
+    """What a library refuses of a checkpoint's state beside the weights."""
+    owners = [x.f_locals.get('self') for x in frames(error) if x.f_code.co_name == 'resume']
+    if not owners or not isinstance(error, REFUSED) or failing_library(error) is None:
+        return None
+    return (f'--resume: {owners[0]._load_from or "the latest checkpoint"} holds a state that this '
+            f'run cannot go on with ({first_line(error)}): name another checkpoint, or begin a '
+            'new training from it with load_from.')
 
 
 def first_step(error: BaseException) -> Optional[str]:

@@ -44,11 +44,22 @@ REFUSED = {
     'other layers': (changed(dict), ['model.decoder.num_layers=3'], 'is of another model'),
     'other optimizer': (changed(dict), ['optim_wrapper.optimizer.type=RMSprop'],
                         'the state of another optimizer'),
+    'epoch a text': (changed(lambda x: x['meta'].update(epoch='x')), [], 'no training to go on'),
+    'iter negative': (changed(lambda x: x['meta'].update(iter=-3)), [], 'no training to go on'),
+    'no log': (changed(lambda x: x.pop('message_hub') and None), [], 'holds a state that this'),
+    'schedules a text': (changed(lambda x: x.update(param_schedulers='x')), [],
+                         'holds a state that this run cannot go on with'),
+    'optimizer a list': (changed(lambda x: x.update(optimizer=[1])), [],
+                         'holds a state that this run cannot go on with'),
 }
 ANNOUNCED = {
     'finished': (changed(dict), 2, 'is of a finished training, 2 of train_cfg.max_epochs=2'),
     'no optimizer': (changed(lambda x: x.pop('optimizer') and None), 3,
                      'has no state of the optimizer'),
+    'progress a text': (changed(lambda x: x.update(groupdetr_progress='x')), 3,
+                        'without what an exact resumption needs'),
+    'progress beyond': (changed(lambda x: x['groupdetr_progress'].update(batches_done=99)), 3,
+                        'without what an exact resumption needs'),
 }
 
 
