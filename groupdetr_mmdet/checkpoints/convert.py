@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..group_detector import GroupDetector
 from .fine_tuning import CLASS_LAYERS, count_classes
-from .loading import check_finite
+from .loading import check_finite, is_state_dict
 from .names import CONFIGS, SOURCES, recognize, rename, rules_of
 from .stock import build_without_memory, stock_model
 
@@ -163,8 +163,7 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str],
     keys = AVERAGED * averaged + ('model', 'state_dict')
     entry = next((key for key in keys if entry_of(checkpoint, key)), None)
     held = entry_of(checkpoint, entry) if entry else checkpoint
-    if not isinstance(held, Mapping) or not held or not all(
-            isinstance(value, Tensor) for value in held.values()):
+    if not is_state_dict(held):
         raise ConfigError('The file holds no state dict of tensors, neither as a whole nor under '
                           '"model" or "state_dict": name the file of the weights.')
     prefix = 'module.' if all(name.startswith('module.') for name in held) else ''

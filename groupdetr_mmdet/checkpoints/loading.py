@@ -23,15 +23,20 @@ def weights_of(checkpoint: Any, path: str) -> Dict[str, Tensor]:
         path (str): Where it was read, for the error message.
     """
     held = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
-    if not isinstance(held, Mapping) or not held or not all(
-            isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
-            for x in held.values()):
+    if not is_state_dict(held):
         raise ConfigError(f'{path} holds no state dict of tensors (real and not sparse ones): '
                           'name the file of the weights.')
     state_dict = copy.copy(held)
     consume_prefix_in_state_dict_if_present(state_dict, 'module.')
     check_finite(state_dict, path)
     return state_dict
+
+
+def is_state_dict(held: Any) -> bool:
+    """Whether something names tensors, none of them complex or sparse."""
+    return isinstance(held, Mapping) and bool(held) and all(
+        isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
+        for x in held.values())
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: str) -> None:

@@ -133,7 +133,7 @@ def check_dict(key: str, value: dict) -> None:
         check_keys(key, value, LOADER_KEYS, 'a data loader')
         check_kinds(key, value, inspect.signature(DataLoader).parameters)
     known = FREE.get(name, {})
-    check_near_names(key, value, known)
+    check_keys(key, value, known)
     check_kinds(key, value, {x: inspect.Parameter(x, inspect.Parameter.KEYWORD_ONLY, annotation=y)
                              for x, y in known.items()})
     if 'type' not in value and key not in IMPLIED:
@@ -156,7 +156,7 @@ def check_dict(key: str, value: dict) -> None:
         taken = TAKEN_BY_RUNNER.get(key.split('.')[0].split('[')[0], ())
         check_keys(key, value, {*parameters, *taken}, str(classes[0].__name__))
     else:
-        check_near_names(key, value, parameters)
+        check_keys(key, value, parameters)
     check_kinds(key, value, signatures[0][0])
 
 
@@ -166,21 +166,13 @@ def check_kinds(key: str, value: dict, parameters: Mapping[str, inspect.Paramete
         check_kind(f'{key}.{name}', value[name], parameters[name])
 
 
-def check_near_names(key: str, value: dict, known: Iterable[str]) -> None:
-    """Refuse a name that is almost a known one, where others may be given, too."""
-    for name in value.keys() - set(known):
-        near = difflib.get_close_matches(str(name), set(known), n=1, cutoff=0.85)
-        if near:
-            raise ConfigError(f'{key}.{name} is unknown; the nearest name is {near[0]}: correct '
-                              'it.')
-
-
-def check_keys(key: str, value: dict, known: Iterable[str], owner: str) -> None:
-    """Refuse a name that is none of the known ones, and say the nearest."""
-    for name in value:
-        if name not in known and name not in TAKEN_BEFORE:
-            near = nearest(name, known)
-            raise ConfigError(f'{key}.{name} is unknown, {owner} has no such parameter' +
+def check_keys(key: str, value: dict, known: Iterable[str], owner: str = '') -> None:
+    """Refuse a name that its owner does not know; without an owner one that is almost known."""
+    for name in set(value) - set(known) - TAKEN_BEFORE:
+        near = nearest(name, known, cutoff=0.6 if owner else 0.85)
+        if owner or near:
+            raise ConfigError(f'{key}.{name} is unknown' +
+                              (f', {owner} has no such parameter' if owner else '') +
                               (f'; {near}: correct it.' if near else ': remove it.'))
 
 
@@ -311,9 +303,7 @@ def check_settings(cfg: Config) -> None:
         return
     for name, known in (READ_FOR_MASKS if 'panoptic_head' in cfg.model else READ).items():
         settings, _ = look_up(cfg, f'model.{name}')
-        check_near_names(f'model.{name}', settings or {}, known)
-        if ours:
-            check_keys(f'model.{name}', settings or {}, known, cfg.model.type)
+        check_keys(f'model.{name}', settings or {}, known, cfg.model.type if ours else '')
 
 
 def check_matching(cfg: Config) -> None:

@@ -162,15 +162,6 @@ def check_settings(num_train: int, num_val: int, size: int, seed: int) -> None:
             raise ConfigError(f'--{name.replace("_", "-")} {value} must be at least {minimum}.')
 
 
-def read_settings(file: Path) -> dict:
-    """Settings that a data set was made with; none where the file is missing or another one."""
-    try:
-        settings = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return settings if isinstance(settings, dict) else {}
-
-
 def make_shapes(root: str, num_train: int = 2000, num_val: int = 300, size: int = 128,
                 seed: int = 0) -> bool:
     """Write the data set, or keep the one that is there when it was made with these settings.
@@ -195,10 +186,14 @@ def make_shapes(root: str, num_train: int = 2000, num_val: int = 300, size: int 
     settings = dict(
         version=VERSION, num_train=num_train, num_val=num_val, size=size, seed=seed)
     settings_file = root / 'settings.json'
-    made = read_settings(settings_file)
+    try:
+        made = json.loads(settings_file.read_text())
+    except (OSError, ValueError):
+        made = None
     if made == settings:
         return False
-    if root.exists() and any(root.iterdir()) and made.keys() != settings.keys():
+    if root.exists() and any(root.iterdir()) and not (
+            isinstance(made, dict) and made.keys() == settings.keys()):
         raise ConfigError(f'{root} holds files that are not a generated data set and would be '
                           'lost: name another folder to write.')
 

@@ -20,7 +20,7 @@ from groupdetr_mmdet.analysis import query_plots, runs
 from groupdetr_mmdet.analysis.group_metrics import draw_groups
 from groupdetr_mmdet.analysis.plots import COLORS, LINE_STYLES, draw_instances, line_style
 from groupdetr_mmdet.analysis.query_plots import aspect, draw_queries, query_pictures
-from groupdetr_mmdet.analysis.runs import AP, comparison, draw_runs, read_run
+from groupdetr_mmdet.analysis.runs import AP, comparison, draw_runs, read_log, read_run
 from groupdetr_mmdet.errors import ConfigError
 
 K = 3
@@ -247,3 +247,12 @@ def test_where_no_picture_can_be_is_said_before_the_work(
     (tmp_path / 'folder.png').mkdir()
     assert run_tool(*command.split(), '--out', tmp_path / out) == 2
     assert error in capfd.readouterr().err
+
+
+def test_a_log_whose_last_entry_is_cut_is_read(tmp_path: Path):
+    log = tmp_path / 'scalars.json'
+    log.write_text('{"loss": 1}\n{"loss": 0.5}\n{"lo')
+    assert read_log(log) == [dict(loss=1), dict(loss=.5)]
+    log.write_text('{"loss": 1}\nnull\n{"loss": 0.5}')
+    with pytest.raises(ConfigError, match='scalars.json is damaged in line 2'):
+        read_log(log)

@@ -78,6 +78,14 @@ def test_shapes_are_painted_where_the_annotations_say() -> None:
         np.testing.assert_allclose(painted, touched, atol=1)
 
 
+def test_a_folder_that_holds_something_else_is_kept(tmp_path: Path) -> None:
+    for settings in ('{', '{}', '{"editor.fontSize": 12}'):
+        (tmp_path / 'settings.json').write_text(settings)
+        with pytest.raises(ConfigError, match='would be lost'):
+            shapes.make_shapes(tmp_path, num_train=1, num_val=1, size=32)
+        assert (tmp_path / 'settings.json').read_text() == settings
+
+
 def test_color_does_not_tell_the_class(tmp_path: Path) -> None:
     shapes.make_shapes(tmp_path / 'shapes', num_train=150, num_val=1, size=64)
     coco = COCO(tmp_path / 'shapes' / 'train.json')

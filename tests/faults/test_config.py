@@ -82,7 +82,7 @@ VALUES = {
     'model.bbox_head.loss_bbox.loss_weight=-1': 'loss_bbox.loss_weight=-1 must be a number',
     'model.bbox_head.loss_cls.gamma=abc': "loss_cls.gamma='abc' must be a number",
     'model.train_cfg.assigner.match_costs.0.weight=-2': 'match_costs[0].weight=-2 must be',
-    'model.train_cfg.asigner.type=Foo': 'model.train_cfg.asigner is unknown; the nearest name is',
+    'model.train_cfg.asigner.type=Foo': 'the nearest name is assigner',
     'model.test_cfg.foo=1': 'model.test_cfg.foo is unknown, GroupConditionalDETR has no such',
     'model.backbone.frozen_stages=-3': 'frozen_stages=-3 must be an integer of at least -1',
     'model.decoder.num_cp=-2': 'model.decoder.num_cp=-2 must be',

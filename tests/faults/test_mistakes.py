@@ -114,6 +114,12 @@ def test_ctrl_c_ends_without_a_traceback(capsys):
     assert capsys.readouterr().err == 'interrupted\n'
 
 
+def test_an_output_that_nobody_reads_ends_without_a_traceback(capsys):
+    with pytest.raises(SystemExit, match='141'):
+        end_mistakes(raising(BrokenPipeError()))
+    assert capsys.readouterr().err == ''
+
+
 @pytest.mark.parametrize('place', ['a file', 'a folder that cannot be made'])
 def test_a_work_dir_that_cannot_be_is_refused(tiny_config_file, tmp_path, capfd, place):
     (tmp_path / 'file').write_text('')

@@ -42,3 +42,6 @@ def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path):
     check_path('data_prefix.img', str(tmp_path), folder=True)
     with pytest.raises(ConfigError, match='is no directory'):
         check_output('--out', tmp_path / 'a/b.png')
+    for path, kind in (('', 'a folder'), ('/dev/null', 'a device')):  # which it would replace
+        with pytest.raises(ConfigError, match=f'--out {path} is {kind} and must be a file'):
+            check_output('--out', path)

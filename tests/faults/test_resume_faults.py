@@ -92,8 +92,10 @@ def test_other_classes_are_said_by_their_key(trained, tmp_path, capfd):
 @pytest.mark.parametrize('name', ANNOUNCED)
 def test_an_unusual_resumption_is_announced(trained, tmp_path, capfd, name):
     write, epochs, words = ANNOUNCED[name]
+    checkpoints = sorted((trained / 'work').glob('*.pth'))
     assert resume(trained, tmp_path, write, f'train_cfg.max_epochs={epochs}') == 0
     assert words in ''.join(capfd.readouterr())
+    assert sorted((trained / 'work').glob('*.pth')) == checkpoints  # also the best one
 
 
 def test_an_empty_directory_is_announced(trained, tmp_path, capfd):
