@@ -308,7 +308,7 @@ ARGUMENTS = {
     '--to foo, --to mmdet --query-group 9',
     'make-shapes new': '--num-train 0, --num-val 0, --num-train -3, --size -5, --seed -1',
     'prepare coco --out mine.py': '--val-fraction 0, --val-fraction 1, --val-fraction nan, '
-    '--model foo, --weights nowhere.pth, --seed -1',
+    '--model foo, --weights nowhere.pth',
     'report work': '--compare nowhere, --labels a b, --checkpoint nowhere.pth',
 }
 
@@ -324,7 +324,7 @@ def system_faults() -> Iterator[Fault]:
         for arguments in given.split(', '):
             start = 'train tiny.py --work-dir new' if command == 'train' else command
             yield Fault(f'arguments/{command.split()[0]} {arguments}', f'{start} {arguments}',
-                        arguments.split()[0])
+                        arguments.split()[-1])
     yield Fault('system/full disk', TRAIN, 'No space left', damage=fill_the_disk)
     yield Fault('system/in use', TRAIN, 'is in use by the training', damage=lock)
     yield Fault('system/used before', TRAIN.replace('new', 'work'), 'starts anew', True)
