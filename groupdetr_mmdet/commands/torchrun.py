@@ -15,6 +15,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
 from ..checkpoints.preemption import STOPPED_STATUS
+from ..errors import ConfigError
+from ..host.blame import first_line
 from .mistakes import INTERRUPTED, MISTAKE, TOLD, end_mistakes
 
 
@@ -23,7 +25,11 @@ def run() -> None:
     logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix='groupdetr-') as folder:
         os.environ[TOLD] = str(Path(folder, 'told'))
-        main()
+        try:
+            main()
+        except (ValueError, AssertionError) as error:
+            raise ConfigError(f'The launcher refuses its arguments ({first_line(error)}): correct '
+                              'GPUS, PORT, NNODES or NODE_RANK.') from error
 
 
 if __name__ == '__main__':
