@@ -24,7 +24,8 @@ CONFIG = 'demo/group_cond_detr_demo'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', nargs='?', default=CONFIG,
-                        help='config file, or the name of a shipped config (default: %(default)s)')
+                        help='config file, or the name of a shipped config '
+                        f'(default: {CONFIG})')
     parser.add_argument('--baseline', metavar='CONFIG',
                         help='config file to compare with, trained at the same time in WORK_DIR/'
                         'baseline; each of the two gets half of the cores')
