@@ -19,7 +19,7 @@ from running import free_port, run_tool
 from tiny import tiny_config, write_tiny_coco
 from torch.utils.data import DataLoader, Dataset
 
-from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.commands.cli import COMMANDS, end_mistakes, run as run_command
 from groupdetr_mmdet.checkpoints.checked import CheckedWeightsHook
 from groupdetr_mmdet.errors import ConfigError
 
@@ -65,6 +65,15 @@ def metrics(work_dir: Path) -> dict:
     """The metrics that the last test in a work directory wrote."""
     file = max(work_dir.glob('*/*.json'))
     return {k: v for k, v in json.loads(file.read_text()).items() if k.startswith('coco')}
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_every_command_has_its_help(command: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as end:
+        run_command(command, ['--help'], f'groupdetr {command}')
+    assert end.value.code == 0
+    help_text = capsys.readouterr().out
+    assert f'usage: groupdetr {command}' in help_text and '%(' not in help_text
 
 
 @pytest.fixture(scope='module')
