@@ -111,9 +111,12 @@ def denoising_pairs(cls_scores: Tensor, batch_gt_instances: InstanceList,
 
 
 def fit_ref_point_head(decoder: DinoTransformerDecoder) -> None:
-    """Let a decoder of DINO have any width, in place; mmdet's fits 256 channels alone."""
+    """Let a decoder of DINO have any width, in place; mmdet's fits 256 channels alone.
+
+    That of onedl's fork fits every width: it has twice the inputs, and as many features.
+    """
     width = decoder.embed_dims
-    if decoder.ref_point_head.layers[0].in_features != 4 * SINE_FEATURES:
+    if decoder.ref_point_head.layers[0].in_features == 2 * width != 4 * SINE_FEATURES:
         decoder.ref_point_head = MLP(4 * SINE_FEATURES, width, width, 2)
 
 

@@ -69,7 +69,7 @@ def mmdet_scope() -> None:
 def unformatted_configs():
     """Spare the second in which yapf lays out a config, at every start and in every checkpoint."""
     with mock.patch('mmengine.config.config.FormatCode', lambda text, **_: (text, True),
-                    create=True):  # the onedl fork lays out by other means
+                    create=True):  # onedl's fork imports it where it is called
         yield
 
 
