@@ -147,11 +147,13 @@ class ExactResumeHook(Hook):
         progress = dict(saved) if isinstance(saved, dict) else {}
         batches_done = progress.pop('batches_done', None)
         layout = self._layout(runner)
-        if batches_done not in range(len(runner.train_dataloader) + 1):
+        is_same = progress == layout
+        if not isinstance(batches_done, int) or (
+                is_same and batches_done not in range(layout['batches'] + 1)):
             print_log('The checkpoint was written without what an exact resumption needs: the '
                       'run goes on with other random numbers.', logger='current',
                       level=logging.WARNING)
-        elif progress != layout:
+        elif not is_same:
             changes = ', '.join(f'{name} was {progress.get(name)} and is {value}'
                                 for name, value in layout.items() if progress.get(name) != value)
             print_log(f'The run goes on with other batches than before, since {changes}.',
