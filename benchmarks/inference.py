@@ -58,6 +58,8 @@ def build_models(args: argparse.Namespace) -> Dict[str, nn.Module]:
     if args.checkpoint:
         load_weights(models['ours'], read_checkpoint(args.checkpoint), args.checkpoint)
     models['stock'].load_state_dict(models['ours'].stock_state_dict())
+    # Ours asks for no more detections than its queries can make.
+    models['stock'].bbox_head.test_cfg = models['ours'].bbox_head.test_cfg
     return models
 
 
