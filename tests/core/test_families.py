@@ -106,15 +106,15 @@ def test_losses_are_the_mean_over_groups_alone(family):
 
 
 class JointAttention(nn.Module):
-    """The stock self-attention of all rows, with a mask of K blocks."""
+    """The stock self-attention of all rows of a layer, with a mask of K blocks."""
 
-    def __init__(self, attention: nn.Module) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        is_multihead = isinstance(attention, GroupMultiheadAttention)
+        is_multihead = isinstance(layer.self_attn, GroupMultiheadAttention)
         stock = MultiheadAttention if is_multihead else ConditionalAttention
-        self.attention = copy.deepcopy(attention)
-        self.attention.__class__ = stock
-        self.group_size = attention.num_queries
+        self.attention = stock(**layer.self_attn_cfg).train(layer.training)
+        self.attention.load_state_dict(layer.self_attn.state_dict())
+        self.group_size = layer.self_attn.num_queries
 
     def forward(self, *args, attn_mask: Optional[Tensor] = None, **kwargs) -> Tensor:
         if attn_mask is None:
@@ -128,7 +128,7 @@ def test_fold_equals_a_block_diagonal_mask(family):
     model = make(family)
     folded = predict(model)
     for layer in model.decoder.layers:
-        layer.self_attn = JointAttention(layer.self_attn)
+        layer.self_attn = JointAttention(layer)
     assert_equal(folded, predict(model))
 
 

@@ -74,8 +74,10 @@ def test_fold_equals_a_block_diagonal_mask():
     folded = outputs(model)
     mask = ~torch.block_diag(*[torch.ones(N, N, dtype=torch.bool)] * K)
     for layer in model.panoptic_head.transformer_decoder.layers:
-        layer.self_attn.__class__ = MultiheadAttention
-        layer.self_attn.register_forward_pre_hook(
+        stock = MultiheadAttention(**layer.self_attn_cfg).train(layer.training)
+        stock.load_state_dict(layer.self_attn.state_dict())
+        layer.self_attn = stock
+        stock.register_forward_pre_hook(
             lambda module, args, kwargs: (args, dict(kwargs, attn_mask=mask)), with_kwargs=True)
     assert_equal(folded, outputs(model))
 
