@@ -30,9 +30,9 @@ from .cases import quiet
 
 CONFIGS = (
     'group_cond_detr_r50_12e', 'group_dab_detr_r50_12e', 'group_dn_detr_r50_12e',
-    'group_deformable_detr_r50_12e', 'group_deformable_detr_refine_r50_12e',
-    'group_deformable_detr_refine_two_stage_r50_12e', 'group_dab_deformable_detr_r50_12e',
-    'group_dino_4scale_r50_12e', 'group_mask2former_r50_12e')
+    'group_deformable_detr_r50_12e', 'group_deformable_detr_refine_two_stage_r50_12e',
+    'group_deformable_detr_demo', 'group_dino_demo', 'group_dab_deformable_detr_demo',
+    'group_mask2former_demo')
 FORMS = ('in', 'out', 'onnxruntime', 'OpenVINO')
 NOISE = .02  # on all weights of the head, so that queries and classes differ
 
@@ -42,8 +42,8 @@ Differences = Dict[str, float]
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='benchmarks.exports', description=__doc__)
     parser.add_argument('configs', nargs='*', default=CONFIGS,
-                        help='configs of our detectors, or shipped names (default: one of each '
-                        'family)')
+                        help='configs of our detectors, or shipped names (default: the table of '
+                        'docs/checkpoints.md)')
     return parser.parse_args()
 
 
