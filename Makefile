@@ -6,7 +6,8 @@ PYTHON = $(VENV)/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # Two processes of one thread each are faster than one of two; a file's tests share its fixtures.
-PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
+# A process that dies ends the run: pytest-xdist may wait for the one in its place without end.
+PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 .PHONY: help setup demo test test-fast lint docs setup-onedl test-onedl
 

@@ -31,8 +31,8 @@ from .cases import quiet
 CONFIGS = (
     'group_cond_detr_r50_12e', 'group_dab_detr_r50_12e', 'group_dn_detr_r50_12e',
     'group_deformable_detr_r50_12e', 'group_deformable_detr_refine_two_stage_r50_12e',
-    'group_deformable_detr_demo', 'group_dino_demo', 'group_dab_deformable_detr_demo',
-    'group_mask2former_demo')
+    'group_dino_4scale_r50_12e', 'group_deformable_detr_demo', 'group_dino_demo',
+    'group_dab_deformable_detr_demo', 'group_mask2former_demo')
 FORMS = ('in', 'out', 'onnxruntime', 'OpenVINO')
 NOISE = .02  # on all weights of the head, so that queries and classes differ
 
@@ -132,8 +132,14 @@ def main() -> None:
                 measured = measure(load_config(config).model)
         except RuntimeError as error:
             raise ConfigError(f'CONFIG {config}: {error}') from error
-        cells = (f'{x["pixels"]:.0e}, {x["score"]:.0e}' if x else '-' for x in measured.values())
-        print(f'| {Path(config).stem} | {" | ".join(cells)} |', flush=True)
+        print(f'| {Path(config).stem} | {" | ".join(map(cell, measured.values()))} |', flush=True)
+
+
+def cell(found: Optional[Differences]) -> str:
+    if not found:
+        return '-'
+    others = f' ({found["swapped"]:.1%} others)' if found['swapped'] else ''
+    return f'{found["pixels"]:.0e}, {found["score"]:.0e}{others}'
 
 
 if __name__ == '__main__':

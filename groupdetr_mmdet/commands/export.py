@@ -68,3 +68,6 @@ def main(args: argparse.Namespace) -> None:
     print(f'Wrote {args.out} ({size:.1f} MiB, opset {args.opset}): on images '
           f'of {sizes} it finds what PyTorch finds, boxes within '
           f'{differences["pixels"]:.1g} pixels, scores within {differences["score"]:.1g}')
+    if differences['swapped']:
+        print(f'Up to {differences["swapped"]:.1%} of the detections of an image are others: where '
+              'two proposals have nearly equal scores, each may get the other\'s query.')

@@ -1,5 +1,6 @@
 """Export a trained detector to ONNX, and compare the two."""
 import copy
+import functools
 import json
 import os
 import tempfile
@@ -24,6 +25,9 @@ OPSET = 18
 OPSETS = range(16, 21)  # GridSample of deformable attention is in 16, and the exporter ends at 20
 BOX_TOLERANCE = 1e-3  # relative to the longer side of the image
 SCORE_TOLERANCE = 1e-3
+# Share of DINO's detections that may be others: its content queries belong to the ranks of the
+# proposals, and two proposals of nearly equal score change their ranks by a rounding.
+SWAPPED_TOLERANCE = 0.02
 Size = Tuple[int, int]
 # (height, width) of the images of two batches: one alone, and one with padding in both directions.
 CHECKED_BATCHES: Sequence[Sequence[Size]] = (((320, 416), ), ((250, 441), (379, 318)))
@@ -276,14 +280,24 @@ def onnxruntime_model(path: str, num_threads: int = 0) -> Run:
     return lambda *inputs: session.run(OUTPUTS, dict(zip(INPUTS, inputs)))
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """The one core of this process.
+
+    OpenVINO gives the main thread a stack for its signals, and frees it with the last core: if
+    another thread collects that core as garbage, the next signal ends Python.
+    """
+    import openvino
+    return openvino.Core()
+
+
 def openvino_model(path: str, num_threads: int = 0) -> Run:
     """Load an ONNX file in OpenVINO, to compute in float32 as PyTorch does.
 
     Left alone, OpenVINO computes in bfloat16 where the processor can. Arguments and result are
     those of :func:`onnxruntime_model`.
     """
-    import openvino
-    model = openvino.Core().compile_model(path, 'CPU', {
+    model = openvino_core().compile_model(path, 'CPU', {
         'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': num_threads})
 
     def run(*inputs: np.ndarray) -> List[np.ndarray]:
@@ -311,13 +325,14 @@ def check_onnx(path: str, detector: nn.Module, batches: Sequence[Sequence[Size]]
     """
     run = load(path)
     found: List[Dict[str, float]] = []
+    swapped = SWAPPED_TOLERANCE if isinstance(detector, DINO) else 0.
     for sizes in batches:
         images, image_sizes = random_batch(sizes)
         outputs = run(images.numpy(), image_sizes.numpy())
         expected = predict(detector, images, sizes)
         for i, size in enumerate(sizes):
             actual = Detections(*(torch.from_numpy(output[i]) for output in outputs))
-            found.append(largest_differences(actual, expected[i], max(size)))
+            found.append(largest_differences(actual, expected[i], max(size), swapped))
     return {key: max(differences[key] for differences in found) for key in found[0]}
 
 
@@ -338,7 +353,8 @@ def predict(detector: nn.Module, images: Tensor, sizes: Sequence[Size]) -> List[
             for x in samples]
 
 
-def largest_differences(actual: Detections, expected: Detections, side: int) -> Dict[str, float]:
+def largest_differences(actual: Detections, expected: Detections, side: int,
+                        swapped: float = 0.) -> Dict[str, float]:
     """Compare two runtimes on one image.
 
     Predictions of equal score may come in any order, and any of them may have just missed the
@@ -350,21 +366,25 @@ def largest_differences(actual: Detections, expected: Detections, side: int) -> 
         expected (Detections): Predictions of the other in the order of falling scores, as many
             or more.
         side (int): Longer side of the image in pixels.
+        swapped (float): Share of the detections that need not be found. Defaults to 0.
 
     Returns:
-        dict[str, float]: ``pixels``, largest difference of a coordinate, and ``score``.
+        dict[str, float]: ``pixels``, largest difference of a coordinate of those found;
+        ``score``, that of the scores in order; ``swapped``, the share that was not found.
 
     Raises:
-        RuntimeError: If the scores differ or a detection is not found.
+        RuntimeError: If the scores differ, or more detections are not found.
     """
     score = (actual.scores - expected.scores[:len(actual.scores)]).abs().max().item()
     pixels = torch.cdist(actual.boxes, expected.boxes, p=float('inf'))
     other = ((actual.labels[:, None] != expected.labels) |
              ((actual.scores[:, None] - expected.scores).abs() > SCORE_TOLERANCE))
     pixels = pixels.masked_fill(other, float('inf')).min(1).values
-    if not score <= SCORE_TOLERANCE or not pixels.max() <= BOX_TOLERANCE * side:
+    missed = ~(pixels <= BOX_TOLERANCE * side)
+    share = missed.double().mean().item()
+    if not score <= SCORE_TOLERANCE or share > swapped:
         box, score, label = (x[pixels.argmax()] for x in actual)
         raise RuntimeError(
             f'The ONNX model does not find what PyTorch finds: label {label} with score '
             f'{score:.4f} at {[round(x, 1) for x in box.tolist()]} is something else there.')
-    return dict(pixels=pixels.max().item(), score=score)
+    return dict(pixels=pixels[~missed].max().item(), score=score, swapped=share)

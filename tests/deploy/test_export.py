@@ -1,6 +1,7 @@
 """The ONNX model finds what the detector finds, for any number and size of images."""
 import json
 import shutil
+import subprocess
 import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -188,7 +189,36 @@ def test_differences_are_measured_whatever_the_order():
         with pytest.raises(RuntimeError, match='is something else'):
             largest_differences(wrong, expected, side=100)
     cut = Detections(*(x[order][:3] for x in expected))  # one of three equal scores got in
-    assert largest_differences(cut, expected, side=100) == dict(pixels=0, score=0)
+    assert largest_differences(cut, expected, side=100) == dict(pixels=0, score=0, swapped=0)
+
+
+def test_a_share_of_others_is_counted_where_ranks_may_swap():
+    expected = Detections(torch.rand(50, 4) * 100, torch.linspace(.9, .2, 50), torch.arange(50))
+    swapped = expected._replace(boxes=expected.boxes.clone())
+    swapped.boxes[7] += 50
+    found = largest_differences(swapped, expected, 100, swapped=0.02)
+    assert found == dict(pixels=0, score=0, swapped=0.02)
+    swapped.boxes[8] += 50
+    with pytest.raises(RuntimeError, match='label [78] .* is something else'):
+        largest_differences(swapped, expected, 100, swapped=0.02)
+
+
+def test_a_signal_after_openvino_does_not_end_python(exported):
+    """Whichever thread drops the model."""
+    pytest.importorskip('openvino')
+    code = f"""
+import faulthandler, os, signal, threading
+faulthandler.enable()
+from groupdetr_mmdet.deploy.export import openvino_model
+models = [openvino_model({str(exported)!r})]
+thread = threading.Thread(target=models.clear)
+thread.start()
+thread.join()
+signal.signal(signal.SIGUSR1, lambda *_: print('goes on'))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    ended = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, 'goes on\n'), ended.stderr
 
 
 def test_what_cannot_be_exported_gets_a_sentence(files, tmp_path, capsys, monkeypatch):
