@@ -69,5 +69,5 @@ def main(args: argparse.Namespace) -> None:
           f'of {sizes} it finds what PyTorch finds, boxes within '
           f'{differences["pixels"]:.1g} pixels, scores within {differences["score"]:.1g}')
     if differences['swapped']:
-        print(f'Up to {differences["swapped"]:.1%} of the detections of an image are others: where '
-              'two proposals have nearly equal scores, each may get the other\'s query.')
+        print(f'Up to {differences["swapped"]:.1%} of the detections of an image are others: two '
+              'proposals of nearly equal score may swap their queries.')
