@@ -11,6 +11,7 @@ from mmengine.config import Config
 import benchmarks.inference as command
 from benchmarks.inference import Variant, build_models, make_runs, summarize
 from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.deploy import export
 
 SIZE = ['--image-size', '64', '96', '--rounds', '2', '--warmup', '1']
 
@@ -77,6 +78,7 @@ def test_the_command_measures_checkpoints(tmp_path, run):
 def test_a_runtime_that_is_not_installed_gets_a_sentence(tmp_path, run, monkeypatch):
     pytest.importorskip('onnxruntime')
     monkeypatch.setitem(sys.modules, 'openvino', None)
+    monkeypatch.setattr(export, 'openvino_core', export.openvino_core.__wrapped__)
     config = write_config(tmp_path / 'config.py', family_config('deformable', 3))
     status, said = run(config, *SIZE, '--runtimes', 'openvino')
     assert status == 2 and '--runtimes openvino: the package openvino is not installed' in said
