@@ -7,6 +7,7 @@ from typing import Optional, Sequence
 
 import matplotlib
 
+from ..host.processes import check_environment
 from .mistakes import end_mistakes
 
 # Of each a module of this room, with - for _: its docstring is the help, its `add_arguments` and
@@ -55,6 +56,7 @@ def run(command: str, argv: Optional[Sequence[str]] = None, prog: Optional[str] 
         prog (str, optional): What its help calls it. Defaults to the name of the script.
     """
     def import_and_run() -> None:
+        check_environment()
         module = importlib.import_module(f'.{command.replace("-", "_")}', __package__)
         parser = argparse.ArgumentParser(prog=prog, description=module.__doc__)
         module.add_arguments(parser)

@@ -33,6 +33,19 @@ def launched_rank() -> int:
     return next((int(rank) for rank in ranks if rank.isdigit()), 0)
 
 
+def check_environment() -> None:
+    """Check the numbers by which a launcher says which process this is; mmengine reads them too.
+
+    Raises:
+        ConfigError: If one is no number.
+    """
+    for name in (*RANKS, 'WORLD_SIZE'):
+        value = os.environ.get(name, '0')
+        if not value.isdigit():
+            raise ConfigError(f'{name}={value} in the environment must be a number, as launchers '
+                              f'set it: run unset {name}.')
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The detector inside what shares it among processes, or detects in several views."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):

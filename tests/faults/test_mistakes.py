@@ -114,6 +114,14 @@ def test_ctrl_c_ends_without_a_traceback(capsys):
     assert capsys.readouterr().err == 'interrupted\n'
 
 
+@pytest.mark.parametrize('name', ['LOCAL_RANK', 'RANK', 'WORLD_SIZE'])
+def test_a_rank_that_is_no_number_is_refused(tiny_config_file, tmp_path, monkeypatch, capfd, name):
+    monkeypatch.setenv(name, 'abc')
+    assert run_tool('train', tiny_config_file, '--work-dir', tmp_path / 'work') == 2
+    assert f'error: {name}=abc in the environment must be a number' in capfd.readouterr().err
+    assert not (tmp_path / 'work').exists()
+
+
 def test_an_output_that_nobody_reads_ends_without_a_traceback(capsys):
     with pytest.raises(SystemExit, match='141'):
         end_mistakes(raising(BrokenPipeError()))
