@@ -28,7 +28,7 @@ def test_losses_and_boxes_are_in_float32(family):
         losses = model.loss(inputs, samples)
     assert boxes[0].dtype == torch.float32
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
-    assert sum(losses.values()).item() == pytest.approx(expected, rel=.02)
+    assert sum(losses.values()).item() == pytest.approx(expected, rel=.05)
 
 
 @needs_cpu
