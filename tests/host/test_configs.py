@@ -72,4 +72,4 @@ def test_an_inherited_config_builds_in_another_process(tmp_path):
         env=dict(os.environ, PYTHONPATH=str(ROOT)))
     assert result.stdout.split()[-3:] == ['GroupConditionalDETR', '3', 'AtomicCheckpointHook'], (
         result.stderr)
-    assert 'Failed' not in result.stderr
+    assert 'Failed' not in result.stderr and 'mmdet is not installed' not in result.stderr
