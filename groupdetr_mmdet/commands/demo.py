@@ -96,9 +96,11 @@ def report(runner: Runner, compare: Sequence[Path], files: dict, minutes: float)
 
 
 def reached(work_dir: Union[str, Path]) -> str:
-    """Say the AP of the last validation of a run."""
+    """Say the AP of the last validation of a run, and that of the masks where there are any."""
     metrics = read_run(work_dir).val[-1]
-    return f'AP {metrics["coco/bbox_mAP"]:.3f}, AP50 {metrics["coco/bbox_mAP_50"]:.3f}'
+    masks = metrics.get('coco/segm_mAP')
+    return (f'AP {metrics["coco/bbox_mAP"]:.3f}, AP50 {metrics["coco/bbox_mAP_50"]:.3f}' +
+            (f', mask AP {masks:.3f}' if masks is not None else ''))
 
 
 def main(args: argparse.Namespace) -> None:

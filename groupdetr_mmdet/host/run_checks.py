@@ -120,7 +120,8 @@ def check_masks(evaluator: Evaluator, model: Any, mode: str) -> None:
     """Check that masks are measured of detectors that find them."""
     for metric in evaluator.metrics:
         if isinstance(metric, CocoMetric) and 'segm' in metric.metrics and \
-                hasattr(model, 'bbox_head') and not getattr(model, 'with_mask', False):
+                hasattr(model, 'bbox_head') and not hasattr(model, 'panoptic_head') and \
+                not getattr(model, 'with_mask', False):
             raise ConfigError(f"{mode}_evaluator.metric={metric.metrics} has 'segm', and "
                               f"{type(model).__name__} finds no masks: write metric='bbox'.")
 

@@ -189,6 +189,15 @@ def test_demo_ends_with_pictures_and_a_comparison(tmp_path: Path) -> None:
     run_the_quick_start(tmp_path)
 
 
+@pytest.mark.slow
+def test_the_demo_of_masks(tmp_path: Path) -> None:
+    result = run_demo(tmp_path, 'group_mask2former_demo', '--work-dir', 'masks')
+    assert result.returncode == 0, result.stdout
+    mask_ap = last_scalars(tmp_path / 'masks')['coco/segm_mAP']
+    assert f', mask AP {mask_ap:.3f} on 16 images' in result.stdout
+    assert (tmp_path / 'masks/report.html').exists()
+
+
 def run_the_quick_start(folder: Path) -> None:
     """Run what the page says can be done with what the demo has trained, here one epoch."""
     page = (ROOT / 'docs/quickstart.md').read_text()
