@@ -74,7 +74,7 @@ def check_out(out: Path, data: str) -> None:
     root = Path(os.path.realpath(data))
     if (root.parent if root.is_file() else root) in out.resolve().parents:
         raise ConfigError(f'--out {out} lies in DATA {data}, which stays as it is: name a file '
-                          'elsewhere.')
+                          'elsewhere, or work in another folder.')
     check_output('--out', out)
     if out.exists():
         raise ConfigError(f'--out {out} is there already: name another file, or remove it.')

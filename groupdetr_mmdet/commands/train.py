@@ -67,6 +67,9 @@ def config_of_data(args: argparse.Namespace) -> str:
     elif given:
         raise ConfigError(f'--{given[0].replace("_", "-")} would change {out}, which is there '
                           'already: leave it out, or remove the file.')
+    elif repr(os.path.abspath(args.config))[1:-1].encode() not in out.read_bytes():
+        raise ConfigError(f'CONFIG {args.config}: {out} is there already, and its images lie in '
+                          f'another folder: train {out}, or remove it.')
     else:
         print(f'Going on with {out}, which an earlier run wrote for {args.config}.')
     return str(out)

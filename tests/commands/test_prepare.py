@@ -112,3 +112,5 @@ def test_choices_for_a_folder_need_one(tiny_config_file, data, capsys):
     Path('photos.py').touch()
     assert run_tool('train', data, '--split-seed', 3) == 2
     assert 'would change photos.py, which is there already' in capsys.readouterr().err
+    assert run_tool('train', data) == 2
+    assert 'photos.py is there already, and its images lie in another' in capsys.readouterr().err
