@@ -11,7 +11,7 @@ from mmengine.config import Config
 from ..errors import ConfigError
 from ..host.configs import read_config
 from ..host.files import write_atomically
-from ..host.layouts import Dataset, to_coco
+from ..host.layouts import Dataset, has_objects, to_coco
 
 SEEN_IMAGES = 20_000  # images that a training sees, whatever their number
 EPOCHS = 12, 50  # at least, at most
@@ -89,14 +89,16 @@ def complete_splits(dataset: Dataset, val_fraction: float, seed: int) -> None:
         dataset.notes.append('there is no split val, and test serves as it')
         return
     images = splits['train']
-    if len(images) < 2:
-        raise ConfigError('DATA has one image, and a training needs one and a validation another: '
-                          'add more.')
     num_val = min(max(1, round(val_fraction * len(images))), len(images) - 1)
-    order = np.random.default_rng(seed).permutation(len(images))
-    chosen = set(order[:num_val].tolist())
+    order = np.random.default_rng(seed).permutation(len(images)).tolist()
+    order.sort(key=lambda i: not has_objects([images[i]]))
+    # Of images with objects and of those without, the same part.
+    chosen = {order[i * len(images) // num_val] for i in range(num_val)}
     splits['val'] = [image for i, image in enumerate(images) if i in chosen]
     splits['train'] = [image for i, image in enumerate(images) if i not in chosen]
+    if not (has_objects(splits['train']) and has_objects(splits['val'])):
+        raise ConfigError('DATA has too few images with objects: a training needs one and a '
+                          'validation another.')
     dataset.notes.append(f'images drawn for validation with seed {seed}: {num_val}')
 
 
