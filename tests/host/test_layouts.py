@@ -1,5 +1,6 @@
 """Every layout gives the same data set, and a fault in it gives one sentence."""
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -8,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from layout_builders import LAYOUTS, write_layout
+from layout_builders import LAYOUTS, OBJECT, write_layout
 from PIL import Image
 from tiny import CLASSES
 
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.layouts import read_dataset
+from groupdetr_mmdet.host.layouts import has_objects, read_dataset
 from groupdetr_mmdet.training.recipe import complete_splits
 
 OF_ONE_SPLIT = ('coco', 'labelimg')
@@ -120,6 +121,40 @@ def add_hidden_files(root: Path) -> None:
     shutil.copytree(root, root / '__MACOSX')
 
 
+def add_thumbnails(root: Path) -> None:
+    """What a Synology puts beside images."""
+    for file in list(root.rglob('*.jpg')):
+        folder = file.parent / '@eaDir' / file.name
+        folder.mkdir(parents=True)
+        shutil.copy(file, folder / 'SYNOPHOTO_THUMB_M.jpg')
+
+
+def name_anew(root: Path, *folders: str) -> None:
+    """Call the folders of images and labels otherwise, in ``data.yaml``, too."""
+    rename(root, '*/*', lambda x: dict(zip(('images', 'labels'), folders))[x.name])
+    name_images(root, f'{{}}/{folders[0]}')
+
+
+def join(root: Path) -> None:
+    """Have images and labels in one folder for each split, named as on another machine."""
+    for file in root.glob('*/*/*'):
+        file.rename(file.parents[1] / file.name)
+    name_images(root, '/kaggle/input/photos/{}')
+
+
+def edit_all(root: Path, pattern: str, edit) -> None:
+    for file in root.rglob(pattern):
+        file.write_bytes(edit(file.read_bytes()))
+
+
+def add_decoys(root: Path) -> None:
+    """Have another image of the same name, but for the suffix, which the XML says."""
+    for file in list(root.glob('*.jpg')):
+        cv2.imwrite(str(file.with_suffix('.png')), cv2.imread(str(file)))
+        cv2.imwrite(str(file), np.zeros((32, 32, 3), np.uint8))
+        replace(file.with_suffix('.xml'), '.jpg', '.png')
+
+
 def move_half(root: Path) -> None:
     """Have two years of Pascal VOC side by side, of which each has some of the images."""
     move_into(root, 'VOC2007')
@@ -152,6 +187,20 @@ SAME = {
         '{"categories": []}')),
     'capital folders': ('yolo', lambda r: rename(r, '*/*', lambda x: x.name.title()) or
                         name_images(r, '{}/Images')),
+    'LABELS beside IMAGES': ('yolo', lambda r: name_anew(r, 'IMAGES', 'LABELS')),
+    'Labels beside images': ('yolo', lambda r: name_anew(r, 'images', 'Labels')),
+    'labels beside Images': ('yolo', lambda r: name_anew(r, 'Images', 'labels')),
+    'one folder for a split, elsewhere': ('yolo', join),
+    'a list elsewhere': ('yolo', lambda r: list_images(r, './{}/images/{}') or
+                         name_images(r, '/content/photos/{}.txt')),
+    'labels of Windows': ('yolo', lambda r: edit_all(
+        r, '*.txt', lambda x: b'\xef\xbb\xbf' + x.replace(b'\n', b' \r\n') + b'\r\n \r\n')),
+    'labels twice': ('yolo', lambda r: edit_lines(r, 'labels/*.txt', lambda x: f'{x}\n{x}')),
+    'other YAML': ('yolo', lambda r: (r / 'chart.yaml').write_text('{{- if .x }}\na: b') and
+                   (r / 'two.yml').write_text('a: b\n---\nc: d')),
+    'links to nothing': ('yolo', lambda r: [
+        (r / f'gone.{x}').symlink_to('nowhere') for x in ('json', 'xml', 'yaml', 'txt', 'jpg')]),
+    'thumbnails': ('yolo', add_thumbnails),
     'labels beside images': ('yolo', lambda r: [
         x.rename(x.parents[1] / 'images' / x.name) for x in r.glob('*/labels/*')]),
     'key points': ('yolo', lambda r: set_yaml(r, kpt_shape=[2, 2]) or edit_lines(
@@ -165,6 +214,18 @@ SAME = {
     'COCO without sizes and areas': ('coco', lambda r: edit_json(r, lambda x: [
         y.pop(key, None) for y in x['images'] + x['annotations']
         for key in ('width', 'height', 'area', 'iscrowd')])),
+    'COCO of texts': ('coco', lambda r: edit_json(r, lambda x: [
+        y.update({key: str(y[key]) if key != 'bbox' else list(map(str, y[key])) for key in y if key
+                  in ('id', 'image_id', 'category_id', 'width', 'height', 'iscrowd', 'bbox')})
+        for part in x.values() for y in part])),
+    'COCO of capitals': ('coco', lambda r: edit_json(r, lambda x: [
+        y.update(file_name=f'PHOTOS\\{y["file_name"].upper()}') for y in x['images']])),
+    'COCO for testing without annotations': ('roboflow', lambda r: (r / 'test.json').write_text(
+        '{"images": [{"id": 1, "file_name": "val_0.jpg"}], "categories": []}')),
+    'a group of the name of its class': ('roboflow', lambda r: [
+        replace(x, '"things", "supercategory": "none"', '"red", "supercategory": "none"') or
+        edit_all(x.parent, x.name, lambda y: y.replace(b'"things"', b'"red"'))
+        for x in r.rglob('*.json')]),
     'COCO with results': ('coco', lambda r: (r / 'results.json').write_text('[{"images": []}]')),
     'COCO with captions': ('coco', lambda r: rename(
         r, 'annotations/*', lambda x: 'instances.json') or (r / 'captions.json').write_text(
@@ -175,6 +236,17 @@ SAME = {
         '<?xml version="1.0" encoding="latin-1"?><!-- \xfc -->'.encode('latin-1') +
         x.read_bytes()) for x in r.rglob('*.xml')]),
     'other XML': ('voc', lambda r: (r / 'labels.xml').write_text('<annotations/>')),
+    'lists called otherwise': ('voc', lambda r: rename(
+        r, 'ImageSets/Main/*', lambda x: dict(train='Train.txt', val='valid.txt')[x.stem])),
+    'lists without Main': ('voc', lambda r: [
+        x.rename(r / 'ImageSets' / x.name) for x in r.glob('ImageSets/Main/*')]),
+    'XML in capitals': ('labelimg', lambda r: rename(r, '*.xml', lambda x: f'{x.stem}.XML')),
+    'XML in UTF-16': ('labelimg', lambda r: edit_all(
+        r, '*.xml', lambda x: x.decode().encode('utf-16'))),
+    'parts of objects': ('voc', lambda r: edit_lines(r, '*.xml', lambda x: x.replace(
+        '<object>', f'<object><part>{OBJECT.format("head", 1, 1, 9, 9)[8:-9]}</part>'))),
+    'objects twice': ('voc', lambda r: edit_lines(r, '*.xml', lambda x: re.sub(
+        '(<object>.*?</object>)', r'\1\1', x))),
     'two years': ('voc', lambda r: move_half(r)),
     'renamed images': ('labelimg', lambda r: edit_lines(r, '*.xml', lambda x: x.replace(
         '<filename>', '<folder>gone</folder><path>C:\\gone.png</path><filename>gone'))),
@@ -210,6 +282,60 @@ def test_a_split_is_drawn_where_there_is_none(tiny_coco, tmp_path):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_a_drawn_split_has_objects_on_both_sides(tiny_coco, tmp_path):
+    """However few images have them."""
+    root = write_layout('labelimg', tiny_coco, tmp_path / 'labelimg')
+    for file in list(root.glob('*.xml'))[2:]:
+        file.write_text('<annotation></annotation>')
+    for seed in range(3):
+        dataset = read_dataset(root)
+        complete_splits(dataset, 0.25, seed)
+        assert all(map(has_objects, dataset.splits.values())) and len(dataset.splits['val']) == 3
+    file.with_name(next(x.path.stem for x in dataset.splits['val'] if x.boxes) + '.xml').unlink()
+    with pytest.raises(ConfigError, match='too few images with objects'):
+        complete_splits(read_dataset(root), 0.25, 0)
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_a_split_without_objects_is_left_out(tiny_coco, tmp_path, split):
+    root = write_layout('yolo', tiny_coco, tmp_path / 'yolo')
+    if split == 'test':
+        shutil.copytree(root / 'valid/images', root / 'test/images')
+    else:
+        shutil.rmtree(root / 'valid/labels')
+    dataset = read_dataset(root)
+    assert split not in dataset.splits and f'{split} has no objects to find' in dataset.notes[-1]
+
+
+def test_classes_are_called_as_they_are_written(tiny_coco, tmp_path):
+    """YAML takes some words and numbers for others."""
+    root = write_layout('yolo', tiny_coco, tmp_path / 'yolo')
+    (root / 'data.yaml').write_text('train: train/images\nnames: [no, 007, 1_0]')
+    assert read_dataset(root).classes == ['no', '007', '1_0']
+
+
+def test_an_accent_may_be_written_as_a_letter(tiny_coco, tmp_path):
+    """As a Mac does in the names of files, but no tool in a label file."""
+    root = write_layout('coco', tiny_coco, tmp_path / 'data')
+    rename(root, 'photos/*', lambda x: f'e\u0301{x.name}')
+    edit_json(root, lambda x: [y.update(file_name=f'\xe9{y["file_name"]}') for y in x['images']])
+    assert len(read_dataset(root).splits['train']) == 12
+
+
+def test_what_coco_ignores_is_a_crowd(tiny_coco, tmp_path):
+    root = write_layout('coco', tiny_coco, tmp_path / 'data')
+    edit_json(root, lambda x: x['annotations'][0].update(ignore=1))
+    boxes = [x for image in read_dataset(root).splits['train'] for x in image.boxes]
+    assert [box.iscrowd for box in boxes].count(True) == 1
+
+
+def test_a_name_that_is_no_text_can_be_noted(tiny_coco, tmp_path):
+    """As from an archive of Windows."""
+    root = write_layout('yolo', tiny_coco, tmp_path / 'yolo')
+    os.rename(first(root, '*.jpg'), os.fsencode(root / 'train/images') + b'/\xfc.jpg')
+    assert [x.encode() for x in read_dataset(root).notes if '?.jpg' in x]
+
+
 def test_a_test_split_serves_as_validation(tiny_coco, tmp_path):
     root = write_layout('roboflow', tiny_coco, tmp_path / 'data')
     (root / 'valid').rename(root / 'test')
@@ -229,6 +355,17 @@ FAULTS = {
     'four numbers': ('yolo', lambda r: set_line(r, '0 .5 .5 .1'), 'has 4 numbers'),
     'names with a gap': ('yolo', lambda r: (r / 'data.yaml').write_text(
         'names: {0: a, 2: b}\ntrain: train/images'), 'numbered from 0 without a gap'),
+    'another number of names': ('yolo', lambda r: set_yaml(r, nc=2),
+                                'data.yaml: nc is 2, and names has 3 names'),
+    'names in dicts': ('yolo', lambda r: set_yaml(r, names=[{0: 'red'}, {1: 'green'}]),
+                       'must be a list of the names'),
+    'two exports': ('yolo', lambda r: move_into(r, 'a') or shutil.copytree(r / 'a', r / 'b'),
+                    'a/data.yaml and .*b/data.yaml: name the one that counts'),
+    'no such images': ('yolo', lambda r: [x.rename(x.with_suffix('.heic'))
+                                          for x in r.glob('train/*/*.jpg')],
+                       'no image to train on .*folders without an image: 1.* let images be .jpg'),
+    'YAML in UTF-16': ('yolo', lambda r: edit_all(
+        r, 'data.yaml', lambda x: x.decode().encode('utf-16')), 'data.yaml cannot be read'),
     'a name twice': ('yolo', lambda r: (r / 'data.yaml').write_text(
         'names: [a, a, b]\ntrain: train/images'), 'two classes of the name a'),
     'no training images': ('yolo', lambda r: replace(r / 'data.yaml', '/train/', '/trian/'),
@@ -247,6 +384,17 @@ FAULTS = {
         r, lambda x: x['annotations'][0]['bbox'].pop()), 'annotation 1 has bbox='),
     'unknown category': ('coco', lambda r: edit_json(
         r, lambda x: x['annotations'][0].update(category_id=9)), 'of the category 9'),
+    'two categories of a name': ('coco', lambda r: edit_json(
+        r, lambda x: x['categories'][1].update(name='red')), 'two categories of the name red'),
+    'a list of categories': ('coco', lambda r: edit_json(
+        r, lambda x: x['annotations'][0].update(category_id=[1])), 'category_id=.*in annotations'),
+    'a category of another type': ('coco', lambda r: edit_json(
+        r, lambda x: x['annotations'][0].update(category_id='1')), "of the category '1'"),
+    'a list of groups': ('coco', lambda r: edit_json(
+        r, lambda x: x['categories'][0].update(supercategory=['a'])), 'supercategory=.*a text'),
+    'a number too large': ('coco', lambda r: edit_json(
+        r, lambda x: x['annotations'][0]['bbox'].__setitem__(0, 10**400)),
+        'annotation 1 has 1000.*0 in the place of a number'),
     'unknown image': ('coco', lambda r: edit_json(
         r, lambda x: x['annotations'][0].update(image_id=99)), 'of the image 99'),
     'same image id': ('coco', lambda r: edit_json(
@@ -261,6 +409,12 @@ FAULTS = {
                 'train_0.xml is not valid XML'),
     'no box': ('labelimg', lambda r: first(r, '*.xml').write_text(
         '<annotation><object><name>a</name></object></annotation>'), 'a without bndbox'),
+    'NaN as size': ('voc', lambda r: replace(first(r, '*.xml'), '<width>64', '<width>nan'),
+                    'is nan x 64 pixels, and it is 64 x 64'),
+    'another encoding than it can be': ('labelimg', lambda r: edit_all(
+        r, '*.xml', lambda x: b'<?xml version="1.0" encoding="gb2312"?>' + x), 'in UTF-8'),
+    'difficult objects': ('voc', lambda r: edit_lines(r, '*.xml', lambda x: x.replace(
+        '</name>', '</name><difficult>1</difficult>')), 'no image with an object to train on'),
     'XML that is listed': ('voc', lambda r: first(r, '*.xml').unlink(),
                            'train_0.xml does not exist, and .*train.txt names it'),
     'no labels': ('labelimg', lambda r: [x.unlink() for x in r.glob('*.xml')], 'has no labels'),

@@ -6,11 +6,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Union
 
+from mmdet.apis.det_inferencer import IMG_EXTENSIONS
+
 from ...errors import ConfigError
 from . import coco, voc, yolo
-from .common import Dataset, LabeledImage, Source, to_coco
+from .common import Dataset, LabeledImage, Source, has_objects, to_coco
 
-__all__ = ['Dataset', 'LabeledImage', 'read_dataset', 'to_coco']
+__all__ = ['Dataset', 'LabeledImage', 'has_objects', 'read_dataset', 'to_coco']
 
 LAYOUTS = (coco, yolo, voc)
 WANTED = ('a data.yaml or classes.txt with names, beside labels of the images (YOLO), a JSON with '
@@ -42,7 +44,7 @@ def read_dataset(path: Union[str, Path]) -> Dataset:
 
 
 def check_usable(dataset: Dataset, path: Union[str, Path]) -> None:
-    """Check that something can be learned."""
+    """Check that something can be learned, and leave out what nothing can be scored on."""
     names = [name for name in dataset.classes if dataset.classes.count(name) > 1]
     if names:
         raise ConfigError(f'DATA {path} has two classes of the name {names[0]}: rename one.')
@@ -51,7 +53,14 @@ def check_usable(dataset: Dataset, path: Union[str, Path]) -> None:
     if repeated:
         dataset.notes.append(f'images that occur twice, in a split or in two: {len(repeated)}, '
                              f'first {repeated[0]}')
-    if not any(image.boxes for image in dataset.splits.get('train', [])):
-        notes = ''.join(f' ({note})' for note in dataset.notes)
+    notes = ''.join(f' ({note})' for note in dataset.notes)
+    if not dataset.splits.get('train'):
+        raise ConfigError(f'DATA {path} has no image to train on{notes}: let images be '
+                          f'{", ".join(IMG_EXTENSIONS)}, and call their folders train and val.')
+    if not has_objects(dataset.splits['train']):
         raise ConfigError(f'DATA {path} has no image with an object to train on{notes}: correct '
                           f'its labels, of the layout {dataset.layout}.')
+    for split in ('val', 'test'):
+        if split in dataset.splits and not has_objects(dataset.splits[split]):
+            dataset.notes.append(f'{split} has no objects to find, and is left out')
+            del dataset.splits[split]

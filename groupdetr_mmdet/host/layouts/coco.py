@@ -8,7 +8,8 @@ from ...errors import ConfigError
 from .common import (Dataset, LabeledBox, LabeledImage, Source, check_size, read_text,
                      to_number)
 
-KEYS = ('images', 'annotations', 'categories')
+KEYS = dict(images=('id', ), annotations=('image_id', 'category_id'),  # and what entries go by
+            categories=('id', 'supercategory'))
 
 
 def find(source: Source) -> List[Path]:
@@ -27,8 +28,9 @@ def is_coco(file: Path) -> bool:
 def read(source: Source, files: List[Path]) -> Dataset:
     """Read the files of all splits; file names are those of the real images."""
     by_split = choose_files(source, files)
-    contents = {split: load(file) for split, file in by_split.items()}
-    classes = list(dict.fromkeys(name for x in contents.values() for name in used_names(x)))
+    contents = {split: load(file, split) for split, file in by_split.items()}
+    classes = list(dict.fromkeys(name for split, x in contents.items()
+                                 for name in used_names(by_split[split], x)))
     splits = {split: read_split(source, by_split[split], split, x)
               for split, x in contents.items()}
     names = ', '.join(str(file.relative_to(source.root)) for file in by_split.values())
@@ -52,18 +54,24 @@ def choose_files(source: Source, files: List[Path]) -> Dict[str, Path]:
     return {split: by_split[split] for split in ('train', 'val', 'test') if split in by_split}
 
 
-def load(file: Path) -> Dict[str, List[dict]]:
-    """Read a file, which must have COCO's form."""
+def load(file: Path, split: str) -> Dict[str, List[dict]]:
+    """Read a file, which must have COCO's form; one for testing may lack annotations."""
     try:
         content = json.loads(read_text(file))
     except json.JSONDecodeError as error:
         raise ConfigError(f'{file} is not valid JSON ({error}): put the whole file there.') from (
             error)
-    for key in KEYS:
+    if split == 'test' and isinstance(content, dict):
+        content.setdefault('annotations', [])
+    for key, identities in KEYS.items():
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(x, dict) for x in entries):
             raise ConfigError(f'{file} has no list {key!r} of entries, which COCO requires: '
                               'correct it.')
+        for name, x in ((name, x) for x in entries for name in identities):
+            if isinstance(x.get(name), (list, dict)):
+                raise ConfigError(f'{file} has {name}={x[name]} in {key}, which must be a number '
+                                  'or a text: correct it.')
     return content
 
 
@@ -74,12 +82,16 @@ def field(entry: dict, name: str, where: Any) -> Any:
     return entry[name]
 
 
-def used_names(content: Dict[str, List[dict]]) -> List[str]:
+def used_names(file: Path, content: Dict[str, List[dict]]) -> List[str]:
     """Names of the categories, without one that only stands above the others, as Roboflow's."""
     used = {annotation.get('category_id') for annotation in content['annotations']}
     above = {category.get('supercategory') for category in content['categories']}
-    return [str(category.get('name')) for category in content['categories']
-            if category.get('id') in used or category.get('name') not in above]
+    names = [str(category.get('name')) for category in content['categories']
+             if category.get('id') in used or category.get('name') not in above]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f'{file} has two categories of the name {twice[0]}: rename one.')
+    return names
 
 
 def read_split(source: Source, file: Path, split: str,
@@ -94,8 +106,8 @@ def read_split(source: Source, file: Path, split: str,
         where = f'{file} annotation {annotation.get("id")}'
         image_id = field(annotation, 'image_id', where)
         if image_id not in by_image:
-            raise ConfigError(f'{where} is of the image {image_id}, which the file does not have: '
-                              'correct its image_id.')
+            raise ConfigError(f'{where} is of the image {image_id!r}, which the file does not have'
+                              ': correct its image_id.')
         by_image[image_id].append(annotation)
 
     def read_image(entry: dict) -> Optional[LabeledImage]:
@@ -108,7 +120,8 @@ def read_split(source: Source, file: Path, split: str,
         if not size:
             return None
         if entry.get('width') and entry.get('height'):
-            check_size((entry['width'], entry['height']), size, path, where)
+            declared = tuple(to_number(entry[x], where) for x in ('width', 'height'))
+            check_size(declared, size, path, where)
         boxes = []
         for annotation in by_image[entry['id']]:
             where = f'{file} annotation {annotation.get("id")}'
@@ -122,11 +135,12 @@ def read_box(annotation: dict, categories: Dict[Any, str], where: str) -> Labele
     """Read a box of a known category, ``left, top, width, height`` in pixels."""
     category, box = (field(annotation, x, where) for x in ('category_id', 'bbox'))
     if category not in categories:
-        raise ConfigError(f'{where} is of the category {category}, which the file does not have: '
-                          'correct its category_id.')
+        raise ConfigError(f'{where} is of the category {category!r}, which the file does not have'
+                          ': correct its category_id.')
     if not isinstance(box, list) or len(box) != 4:
         raise ConfigError(f'{where} has bbox={box}, and a box is [left, top, width, height] in '
                           'pixels: correct it.')
     left, top, width, height = (to_number(x, where) for x in box)
+    ignored = to_number(annotation.get('iscrowd') or annotation.get('ignore') or 0, where)
     return LabeledBox(categories[category], (left, top, left + width, top + height),
-                      bool(annotation.get('iscrowd')))
+                      bool(ignored))

@@ -2,6 +2,7 @@
 import math
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,8 @@ from ..images import TRANSPOSED, is_cut_short, stored_size
 
 SPLITS = dict(train='train', training='train', val='val', valid='val', validation='val',
               test='test', testing='test')
-HIDDEN = '.', '__'  # how names begin that a system or tool wrote for itself, as __MACOSX
+# How names begin that a system or tool wrote for itself, as __MACOSX.
+HIDDEN = '.', '__', '@eaDir', '#recycle', '$RECYCLE.BIN'
 SLOW = 1000  # images that take some seconds to read
 
 
@@ -88,8 +90,8 @@ class Source:
         self.images = [file for file in self.files if is_image(file)]
         self.by_name, self.by_stem = defaultdict(list), defaultdict(list)
         for file in self.images:
-            self.by_name[file.name].append(file)
-            self.by_stem[file.stem].append(file)
+            self.by_name[comparable(file.name)].append(file)
+            self.by_stem[comparable(file.stem)].append(file)
         self.noted: Dict[str, List[str]] = defaultdict(list)
 
     @property
@@ -100,7 +102,7 @@ class Source:
 
     def note(self, what: str, where: Any) -> None:
         """Note what was left out or mended, and where."""
-        self.noted[what].append(str(where))
+        self.noted[what].append(str(where).encode(errors='replace').decode())
 
     def label_files(self, *patterns: str) -> List[Path]:
         """Files that may hold labels, by patterns of their names."""
@@ -127,11 +129,12 @@ class Source:
         """
         wanted = Path(name.replace('\\', '/'))
         for place in (folder / wanted, self.root / wanted):
-            if place.is_file():
+            if os.path.isfile(place):
                 return place
-        files = self.by_name.get(wanted.name) or self.by_stem.get(wanted.stem, [])
+        files = (self.by_name.get(comparable(wanted.name)) or
+                 self.by_stem.get(comparable(wanted.stem), []))
         near = {*wanted.parts, *folder.parts}
-        for fit in (lambda x: len(near & {*x.parent.parts}),
+        for fit in (lambda x: x.name == wanted.name, lambda x: len(near & {*x.parent.parts}),
                     lambda x: self.split_of(x.parent) == split):
             files = [x for x in files if fit(x) == max(map(fit, files))]
         if len(files) > 1:
@@ -157,7 +160,13 @@ class Source:
                               f'labels, the first: {faults[0]}')
         for fault in faults:
             raise fault
-        return [image for image in images if image]
+        images = [image for image in images if image]
+        for image in images:
+            boxes = list(dict.fromkeys(image.boxes))
+            if len(boxes) < len(image.boxes):
+                self.note('images with the same box twice, which counts once', image.path)
+            image.boxes = boxes
+        return images
 
     def size(self, path: Path) -> Optional[Tuple[int, int]]:
         """Width and height of an image, or None if it cannot be read, which is noted."""
@@ -196,10 +205,16 @@ def visible_files(root: Path) -> Iterator[Path]:
         seen.add(os.path.realpath(folder))
         folders[:] = sorted(x for x in folders if not x.startswith(HIDDEN))
         for path in (Path(folder, name) for name in names if not name.startswith(HIDDEN)):
-            if irregular(path):
+            if path.is_file():
+                yield path
+            elif irregular(path):  # and not a link to nothing
                 raise ConfigError(f'{path} is {irregular(path)} and not a file: take it out of '
                                   'DATA.')
-            yield path
+
+
+def comparable(name: str) -> str:
+    """A name as systems see it that write an accent as a letter, or do not tell a from A."""
+    return unicodedata.normalize('NFC', name).lower()
 
 
 def is_image(path: Path) -> bool:
@@ -207,13 +222,14 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMG_EXTENSIONS
 
 
-def check_size(declared: Tuple[int, int], size: Tuple[int, int], path: Path, where: Any) -> None:
+def check_size(declared: Tuple[float, float], size: Tuple[int, int], path: Path,
+               where: Any) -> None:
     """Check that labels were made for the image that is loaded, by the size that they say."""
     if declared != size:
-        said, real = (' x '.join(map(str, x)) for x in (declared, size))
-        raise ConfigError(f'{where} says that {path} is {said} pixels, and it is {real} as its '
-                          'EXIF data turn it: correct the labels, or put the image there that '
-                          'they were made for.')
+        said, real = (' x '.join(f'{x:g}' for x in side) for side in (declared, size))
+        raise ConfigError(f'{where} says that {path} is {said} pixels, and it is {real} when '
+                          'it is read (EXIF data may turn it): correct the labels, or put the '
+                          'image there that they were made for.')
 
 
 def check_corners(xyxy: Sequence[float], where: Any) -> None:
@@ -235,8 +251,9 @@ def to_number(text: Optional[str], where: Any) -> float:
     """Read a number of a label file; NaN is one."""
     try:
         return float(text)
-    except (TypeError, ValueError):
-        raise ConfigError(f'{where} has {text!r} in the place of a number: correct it.') from None
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(f'{where} has {text!r:.60} in the place of a number: correct '
+                          'it.') from None
 
 
 def read_text(file: Path) -> str:
@@ -246,6 +263,11 @@ def read_text(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f'{file} cannot be read as text ({error}): put the whole file there, in '
                           'UTF-8.') from error
+
+
+def has_objects(images: Sequence[LabeledImage]) -> bool:
+    """Whether there is something to train on or to score, which a crowd is not."""
+    return any(not box.iscrowd for image in images for box in image.boxes)
 
 
 def to_coco(images: Sequence[LabeledImage], classes: Sequence[str], root: Path) -> dict:

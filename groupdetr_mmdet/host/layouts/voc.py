@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 from ...errors import ConfigError
-from .common import (Dataset, LabeledBox, LabeledImage, Source, check_size, read_text,
-                     to_number)
+from .common import (SPLITS, Dataset, LabeledBox, LabeledImage, Source, check_size, comparable,
+                     read_text, to_number)
 
 CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 ROOT = re.compile(rb'<annotation[\s>]')
@@ -15,15 +15,16 @@ ROOT = re.compile(rb'<annotation[\s>]')
 
 def find(source: Source) -> List[Path]:
     """Find XML files of annotations, anywhere in the folder; a file that is named means all."""
-    if source.only and source.only.suffix != '.xml':
+    if source.only and source.only.suffix.lower() != '.xml':
         return []
-    return [file for file in source.files if file.suffix == '.xml' and has_annotation(file)]
+    return [file for file in source.files
+            if file.suffix.lower() == '.xml' and has_annotation(file)]
 
 
 def has_annotation(file: Path) -> bool:
     """Whether an XML file looks like labels, by its first bytes."""
     with file.open('rb') as start:
-        return bool(ROOT.search(start.read(1 << 12)))
+        return bool(ROOT.search(start.read(1 << 12).replace(b'\0', b'')))  # UTF-16 has zeros
 
 
 def read(source: Source, files: List[Path]) -> Dataset:
@@ -33,7 +34,7 @@ def read(source: Source, files: List[Path]) -> Dataset:
               for split, group in by_split.items()}
     read = [image for images in splits.values() for image in images]
     names = {box.name for image in read for box in image.boxes}
-    known = {file.stem for file in files} | {image.path.stem for image in read}
+    known = {comparable(x.stem) for x in (*files, *(image.path for image in read))}
     for stem in sorted(source.by_stem.keys() - known):
         source.note('images without XML, left out', source.by_stem[stem][0])
     for file in sorted({*files} - {file for group in by_split.values() for file in group}):
@@ -57,11 +58,11 @@ def split_files(source: Source, files: List[Path]) -> Dict[str, List[Path]]:
 
 def find_lists(annotations: Path) -> Dict[str, Path]:
     """The list of images of each split, in ``ImageSets`` beside the folder of the XML files."""
-    lists = {name: annotations.parent / f'ImageSets/Main/{name}.txt'
-             for name in ('train', 'val', 'test', 'trainval')}
-    lists = {name: file for name, file in lists.items() if file.is_file()}
-    both = lists.pop('trainval', None)
-    return dict(dict(train=both) if both else {}, **lists)
+    folder = annotations.parent / 'ImageSets'
+    lists = {file.stem.lower(): file for pattern in ('*.txt', 'Main/*.txt')
+             for file in folder.glob(pattern)}
+    return {split: lists[name] for name, split in dict(trainval='train', **SPLITS).items()
+            if name in lists}
 
 
 def listed_files(image_set: Path, annotations: Path) -> List[Path]:
@@ -83,18 +84,20 @@ def read_image(source: Source, file: Path) -> Optional[LabeledImage]:
     try:
         root = ET.fromstring(file.read_bytes())  # which says its encoding
     except (ET.ParseError, LookupError, OSError, ValueError) as error:
-        raise ConfigError(f'{file} is not valid XML ({error}): put the whole file there.') from (
+        raise ConfigError(f'{file} is not valid XML ({error}): put the whole file there, in '
+                          'UTF-8.') from (
             error)
     split = source.split_of(file.parent)
-    path = (source.find_image(f'{file.stem}.jpg', file.parent, split) or
-            source.find_image(root.findtext('filename') or '', file.parent, split))
+    name = (root.findtext('filename') or '').strip()
+    path = (source.find_image(f'{file.stem}{Path(name).suffix or ".jpg"}', file.parent, split) or
+            source.find_image(name, file.parent, split))
     if path is None:
         source.note('label files without image, left out', file)
         return None
     size = source.size(path)
     if size is None:
         return None
-    declared = tuple(int(to_number(root.findtext(f'size/{x}') or '0', file))
+    declared = tuple(to_number(root.findtext(f'size/{x}') or '0', file)
                      for x in ('width', 'height'))
     if all(declared):
         check_size(declared, size, path, file)

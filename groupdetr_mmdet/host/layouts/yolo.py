@@ -4,6 +4,7 @@ The classes stand in ``data.yaml``, which may name the images of each split, too
 ``classes.txt`` or ``obj.names``.
 """
 import os
+import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -21,19 +22,27 @@ OUTSIDE = 1.  # how far a corner of a polygon may lie beyond it
 
 def find(source: Source) -> List[Path]:
     """Find the file that names the classes."""
-    named = [file for file in source.label_files('*.yaml', '*.yml')
-             if {'names', 'nc'} & load(file).keys()]
+    named = list(filter(names_classes, source.label_files('*.yaml', '*.yml')))
     if named or not any(label_file(image).is_file() for image in source.images):
         return named
     return source.label_files(*CLASS_LISTS)
 
 
+def names_classes(file: Path) -> bool:
+    """Whether a YAML file names classes, or would, if it could be read."""
+    try:
+        return bool({'names', 'nc'} & load(file).keys())
+    except ConfigError:
+        text = file.read_bytes().replace(b'\0', b'')  # UTF-16 has zeros
+        return bool(re.search(rb'^[^\w\s]*(names|nc)\s*:', text, re.M))
+
+
 def load(file: Path) -> Dict[str, Any]:
-    """Read the names of the classes, and what else a file says."""
+    """Read the names of the classes, and what else a file says, as texts: a class may be 'no'."""
     if any(map(file.match, CLASS_LISTS)):
         return dict(names=[x.strip() for x in read_text(file).splitlines() if x.strip()])
     try:
-        config = yaml.safe_load(read_text(file))
+        config = yaml.load(read_text(file), yaml.BaseLoader)
     except yaml.YAMLError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f'{file} is not valid YAML ({reason}): correct it.') from error
@@ -44,12 +53,14 @@ def read(source: Source, files: List[Path]) -> Dataset:
     """Read what a file names, one of several that are alike; labels lie as YOLO looks for them."""
     file, config = files[0], load(files[0])
     for other in files[1:]:
-        if load(other) != config:
+        named = other.parent != file.parent and any(config.get(x) for x in SPLITS)
+        if named or load(other) != config:
             raise ConfigError(f'DATA {source.root} has {file} and {other}: name the one that '
                               'counts in the place of the folder.')
     names = class_names(file, config)
     by_split = {split: paths for split in SPLITS
-                if (paths := find_images(source, file, config, split))}
+                if (paths := find_images(source, file, config, split)) or
+                split == 'train' and config.get(split)}
     splits = {split: source.read(paths, lambda path: read_image(source, path, names, config))
               for split, paths in by_split.items()}
     images = [path for paths in by_split.values() for path in paths]
@@ -64,18 +75,21 @@ def read(source: Source, files: List[Path]) -> Dataset:
 
 def class_names(file: Path, config: Dict[str, Any]) -> List[str]:
     """Names in the order of their numbers, from 0; where there is only how many, the numbers."""
-    names = config.get('names', config.get('nc'))
-    if isinstance(names, int):
-        names = [f'class_{i}' for i in range(names)]
+    nc = str(config.get('nc'))
+    names = config.get('names', nc)
+    if names == nc and nc.isdigit():
+        names = [f'class_{i}' for i in range(int(nc))]
     if isinstance(names, dict):
         numbered = {int(key) if str(key).isdigit() else key: x for key, x in names.items()}
         if set(numbered) != set(range(len(names))):
             raise ConfigError(f'{file}: names must be numbered from 0 without a gap, and are '
                               f'{", ".join(map(str, sorted(names, key=str)))}.')
         names = [numbered[i] for i in range(len(names))]
-    if not isinstance(names, list) or not names:
+    if not isinstance(names, list) or not names or not all(isinstance(x, str) for x in names):
         raise ConfigError(f'{file}: names={names!r} must be a list of the names of classes.')
-    return [str(name) for name in names]
+    if nc.isdigit() and int(nc) != len(names):
+        raise ConfigError(f'{file}: nc is {nc}, and names has {len(names)} names: correct one.')
+    return names
 
 
 def find_images(source: Source, file: Path, config: Dict[str, Any], split: str) -> List[Path]:
@@ -88,7 +102,7 @@ def find_images(source: Source, file: Path, config: Dict[str, Any], split: str) 
     entry = config.get(split) or (split == 'val' and config.get('valid')) or []
     images = []
     for part in entry if isinstance(entry, list) else [entry]:
-        place = locate(file, str(config.get('path') or ''), str(part))
+        place = locate(source, file, str(config.get('path') or ''), str(part))
         if place is None and split == 'train':
             raise ConfigError(f'{file}: {split} names {part}, which does not exist: correct it.')
         if place is None:
@@ -96,7 +110,10 @@ def find_images(source: Source, file: Path, config: Dict[str, Any], split: str) 
         elif place.suffix == '.txt':
             images += listed_images(source, place, split)
         else:
-            images += sorted(filter(is_image, visible_files(place)))
+            found = sorted(filter(is_image, visible_files(place)))
+            if not found:
+                source.note('folders without an image', f'{split}: {part}')
+            images += found
     return images
 
 
@@ -112,27 +129,32 @@ def listed_images(source: Source, file: Path, split: str) -> List[Path]:
     return images
 
 
-def locate(file: Path, path: str, entry: str) -> Optional[Path]:
+def locate(source: Source, file: Path, path: str, entry: str) -> Optional[Path]:
     """Find a folder or list of images.
 
-    It may be named as on another machine, where all but the last folders differ; Roboflow writes
-    ``../train/images`` for ``train/images`` beside the file.
+    It may be named as on another machine, where all but the last folders differ, or all but the
+    last if it says the split; Roboflow writes ``../train/images`` for ``train/images`` beside the
+    file.
     """
     parts = [part for part in Path(entry.replace('\\', '/')).parts if part not in ('..', os.sep)]
     ends = [Path(*parts[i:]) for i in range(max(1, len(parts) - 1))]
+    last = [Path(x) for x in parts[-1:] if source.split_of(Path(x))]
     folders = file.parent / path, file.parent
     exact = [folder / entry for folder in (*folders, Path(path))]
     places = [folder / end for folder in folders for end in ends]
     places = exact + places if Path(entry).is_absolute() else places + exact
+    places += [folder / end for folder in folders for end in last]
     return next((Path(os.path.abspath(x)) for x in places if x.exists()), None)
 
 
 def label_file(image: Path) -> Path:
-    """Where an image's labels are: in ``labels`` for the last folder ``images``, or beside it."""
+    """Where an image's labels are: in ``labels`` for the last folder ``images``, or beside it;
+    both names may have capitals."""
     beside, parts = image.with_suffix('.txt'), list(image.parts)
     for i, folder in reversed(list(enumerate(parts[:-1]))):
         if folder.lower() == 'images' and not beside.is_file():
-            parts[i] = folder.replace('image', 'label').replace('Image', 'Label')
+            parts[i] = next((x for x in ('labels', 'Labels', 'LABELS')
+                             if Path(*parts[:i], x).is_dir()), 'labels')
             return Path(*parts).with_suffix('.txt')
     return beside
 
