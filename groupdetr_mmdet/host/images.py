@@ -240,12 +240,21 @@ def check_header(image: dict, loader: LoadImageFromFile, training: bool) -> None
 
 def stored_size(path: str) -> Tuple[Tuple[int, int], int]:
     """Width and height of an image as it is stored, and its EXIF orientation, 1 to 8."""
+    cause = None
     try:
         with Image.open(path) as image:
-            return image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
+            if image.mode not in ('F', 'I'):  # which may have 32 bits
+                # Pillow turns the size of a TIFF, and of no other.
+                tags = getattr(image, 'tag_v2', {})
+                size = tags.get(ExifTags.Base.ImageWidth), tags.get(ExifTags.Base.ImageLength)
+                return (size if all(size) else image.size,
+                        image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception as error:  # a kind of image that OpenCV alone may know
-        decoded = cv2.imread(path, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
-        if decoded is None:
-            strerror = getattr(error, 'strerror', None)
-            raise OSError(strerror or 'it is cut short or not an image') from error
-        return decoded.shape[1::-1], 1
+        cause = error
+    decoded = cv2.imread(path, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    if decoded is None:
+        strerror = getattr(cause, 'strerror', None)
+        raise OSError(strerror or 'it is cut short or not an image') from cause
+    if decoded.itemsize > 2:
+        raise OSError('it has 32 bits for a color, and 8 or 16 can be read')
+    return decoded.shape[1::-1], 1

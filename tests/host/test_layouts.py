@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import cv2
+import mmcv
 import numpy as np
 import pytest
 import yaml
@@ -372,6 +373,10 @@ FAULTS = {
                            'train names ../trian/images, which does not exist'),
     'broken YAML': ('yolo', lambda r: (r / 'data.yaml').write_text('names: [a\ntrain: b'),
                     'data.yaml is not valid YAML'),
+    'deep JSON': ('coco', lambda r: first(r, '*.json').write_text('{"images": ' + '[' * 10**5),
+                  'all.json is not valid JSON'),
+    'JSON in UTF-16': ('coco', lambda r: edit_all(
+        r, '*.json', lambda x: x.decode().encode('utf-16')), 'all.json cannot be read'),
     'cut JSON': ('coco', lambda r: first(r, '*.json').write_text('{"images": ['),
                  'all.json is not valid JSON'),
     'no list': ('coco', lambda r: edit_json(r, lambda x: x.update(images={})), "no list 'images'"),
@@ -468,7 +473,10 @@ def test_the_suffix_is_that_of_the_real_file(tiny_coco, tmp_path):
     ('labelimg', lambda r: first(r, '*.jpg').write_bytes(b'no image'),
      'unreadable images, left out: 1'),
     ('labelimg', lambda r: first(r, '*.jpg').write_bytes(first(r, '*.jpg').read_bytes()[:-9]),
-     'unreadable images, left out: 1'),
+     'unreadable images, left out: 1, first .*it is cut short'),
+    ('labelimg', lambda r: cv2.imwrite(str(first(r, '*.jpg').with_suffix('.tif')), np.zeros(
+        (64, 64, 3), np.float32)) and first(r, '*.jpg').unlink(),
+     'unreadable images, left out: 1, first .*it has 32 bits for a color'),
     ('labelimg', lambda r: first(r, '*.xml').unlink(), 'images without XML, left out: 1'),
     ('yolo', lambda r: first(r, '*.txt').unlink(),
      'images without a label file, taken as background: 1, first .*train_0.jpg, whose labels '
@@ -509,15 +517,16 @@ def test_an_image_without_yolo_labels_is_background(tiny_coco, tmp_path):
     assert len(images) == 8 and not images[0].boxes
 
 
-def test_a_size_is_that_of_the_image_as_it_is_loaded(tiny_coco, tmp_path):
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.webp', '.tif'])
+def test_a_size_is_that_of_the_image_as_it_is_loaded(tiny_coco, tmp_path, suffix):
     """EXIF data turn it, and OpenCV turns it as they say."""
     root = write_layout('yolo', tiny_coco, tmp_path / 'yolo')
-    path = first(root, '*.jpg')
+    path = first(root, '*.jpg').rename(root / f'train/images/train_0{suffix}')
     image, exif = Image.new('RGB', (40, 20)), Image.Exif()
     exif[0x0112] = 6
     image.save(path, exif=exif)
     read = read_dataset(root).splits['train'][0]
-    assert (read.height, read.width) == cv2.imread(str(path)).shape[:2] == (40, 20)
+    assert (read.height, read.width) == mmcv.imread(str(path)).shape[:2] == (40, 20)
 
 
 def test_a_file_chooses_between_two_kinds(tiny_coco, tmp_path):

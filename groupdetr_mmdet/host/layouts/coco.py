@@ -1,5 +1,4 @@
 """COCO: one JSON, or one for each split, with the images beside it or anywhere in the folder."""
-import codecs
 import json
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -11,6 +10,8 @@ from .common import (Dataset, LabeledBox, LabeledImage, Source, check_size, read
 KEYS = dict(images=('id', ), annotations=('image_id', 'category_id'),  # and what entries go by
             categories=('id', 'supercategory'))
 
+MARKS = b'\xef\xbb\xbf\xff\xfe \t\r\n'  # what a file may begin with: of its encoding, or blanks
+
 
 def find(source: Source) -> List[Path]:
     """Find JSON files with images, annotations and categories."""
@@ -20,8 +21,8 @@ def find(source: Source) -> List[Path]:
 def is_coco(file: Path) -> bool:
     """Whether a file looks like COCO's, also one that is cut short."""
     with file.open('rb') as start:
-        head = start.read(1 << 20)
-    is_dict = head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b'{')
+        head = start.read(1 << 20).replace(b'\0', b'')  # UTF-16 has zeros
+    is_dict = head.lstrip(MARKS).startswith(b'{')
     return is_dict and any(f'"{key}"'.encode() in head for key in ('images', 'annotations'))
 
 
@@ -58,7 +59,7 @@ def load(file: Path, split: str) -> Dict[str, List[dict]]:
     """Read a file, which must have COCO's form; one for testing may lack annotations."""
     try:
         content = json.loads(read_text(file))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ConfigError(f'{file} is not valid JSON ({error}): put the whole file there.') from (
             error)
     if split == 'test' and isinstance(content, dict):

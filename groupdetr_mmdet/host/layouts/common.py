@@ -172,10 +172,10 @@ class Source:
         """Width and height of an image, or None if it cannot be read, which is noted."""
         try:
             if is_cut_short(str(path)):
-                raise OSError
+                raise OSError('it is cut short')
             size, orientation = stored_size(str(path))
-        except OSError:
-            self.note('unreadable images, left out', path)
+        except OSError as error:
+            self.note('unreadable images, left out', f'{path} ({error.strerror or error})')
             return None
         return size[::-1] if orientation >= TRANSPOSED else size
 
