@@ -447,6 +447,20 @@ def test_faults_name_the_file(tiny_coco, tmp_path, name):
     assert str(tmp_path) in str(error.value) and '\n' not in str(error.value)
 
 
+def test_a_folder_that_cannot_be_read_is_refused(tiny_coco, tmp_path, monkeypatch):
+    """Its images would be missing without a word."""
+    root, scan = write_layout('yolo', tiny_coco, tmp_path / 'yolo'), os.scandir
+
+    def scandir(path):
+        if Path(path).name == 'valid':
+            raise PermissionError(13, 'Permission denied', path)
+        return scan(path)
+
+    monkeypatch.setattr(os, 'scandir', scandir)
+    with pytest.raises(ConfigError, match='valid cannot be read .Permission denied'):
+        read_dataset(root)
+
+
 def test_many_faults_are_counted(tiny_coco, tmp_path):
     root = write_layout('yolo', tiny_coco, tmp_path / 'yolo')
     for label in (root / 'train').rglob('*.txt'):

@@ -6,8 +6,8 @@ import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import (Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence,
-                    Tuple)
+from typing import (Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, NoReturn, Optional,
+                    Sequence, Tuple)
 
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from rich.progress import track
@@ -19,7 +19,7 @@ from ..images import TRANSPOSED, is_cut_short, stored_size
 SPLITS = dict(train='train', training='train', val='val', valid='val', validation='val',
               test='test', testing='test')
 # How names begin that a system or tool wrote for itself, as __MACOSX.
-HIDDEN = '.', '__', '@eaDir', '#recycle', '$RECYCLE.BIN'
+HIDDEN = '.', '__', '@eaDir', '#recycle', '$RECYCLE.BIN', 'lost+found'
 SLOW = 1000  # images that take some seconds to read
 
 
@@ -197,8 +197,12 @@ class Source:
 
 def visible_files(root: Path) -> Iterator[Path]:
     """Yield the files below a folder, also through links, each folder once."""
+    def refuse(error: OSError) -> NoReturn:
+        raise ConfigError(f'{error.filename} cannot be read ({error.strerror}): let it be read '
+                          'or take it out of DATA.')
+
     seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
         if os.path.realpath(folder) in seen:
             folders.clear()
             continue
