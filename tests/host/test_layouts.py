@@ -356,6 +356,8 @@ FAULTS = {
     'four numbers': ('yolo', lambda r: set_line(r, '0 .5 .5 .1'), 'has 4 numbers'),
     'names with a gap': ('yolo', lambda r: (r / 'data.yaml').write_text(
         'names: {0: a, 2: b}\ntrain: train/images'), 'numbered from 0 without a gap'),
+    'a number that is none': ('yolo', lambda r: set_yaml(r, names={'\xb2': 'a'}),
+                              'numbered from 0 without a gap'),
     'another number of names': ('yolo', lambda r: set_yaml(r, nc=2),
                                 'data.yaml: nc is 2, and names has 3 names'),
     'names in dicts': ('yolo', lambda r: set_yaml(r, names=[{0: 'red'}, {1: 'green'}]),
@@ -383,6 +385,9 @@ FAULTS = {
     'NaN in COCO': ('coco', lambda r: edit_json(
         r, lambda x: x['annotations'][0]['bbox'].__setitem__(0, float('nan'))),
         'all.json annotation 1 has the box nan'),
+    'a box far too large': ('coco', lambda r: edit_json(
+        r, lambda x: x['annotations'][0]['bbox'].__setitem__(2, 1e30)),
+        'annotation 1 has the box .*more than 10 times'),
     'negative size': ('coco', lambda r: edit_json(
         r, lambda x: x['annotations'][0]['bbox'].__setitem__(2, -9)), 'swapped corners'),
     'three numbers': ('coco', lambda r: edit_json(

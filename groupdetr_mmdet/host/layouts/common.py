@@ -13,6 +13,7 @@ from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from rich.progress import track
 
 from ...errors import ConfigError
+from ..annotations import LARGEST
 from ..files import irregular
 from ..images import TRANSPOSED, is_cut_short, stored_size
 
@@ -184,7 +185,7 @@ class Source:
         """Clip boxes to their image, and leave those out that are then empty; both are noted."""
         kept = []
         for box in found:
-            check_corners(box.xyxy, where)
+            check_corners(box.xyxy, size, where)
             left, top, right, bottom = clipped = clip(box.xyxy, size)
             if right <= left or bottom <= top:
                 self.note('boxes without area inside their image, left out', where)
@@ -236,11 +237,14 @@ def check_size(declared: Tuple[float, float], size: Tuple[int, int], path: Path,
                           'image there that they were made for.')
 
 
-def check_corners(xyxy: Sequence[float], where: Any) -> None:
-    """Refuse a box that is not finite, or whose corners are swapped."""
+def check_corners(xyxy: Sequence[float], size: Tuple[int, int], where: Any) -> None:
+    """Refuse a box that is not finite or far larger than its image, or has swapped corners."""
     shown = ', '.join(f'{x:g}' for x in xyxy)
     if not all(map(math.isfinite, xyxy)):
         raise ConfigError(f'{where} has the box {shown}, which is not finite: correct it.')
+    if any(b - a > LARGEST * n for a, b, n in zip(xyxy, xyxy[2:], size)):
+        raise ConfigError(f'{where} has the box {shown}, more than {LARGEST} times as wide or high '
+                          f'as its image of {size[0]} x {size[1]} pixels: correct it.')
     if xyxy[0] > xyxy[2] or xyxy[1] > xyxy[3]:
         raise ConfigError(f'{where} has a box with swapped corners, left {xyxy[0]:g}, top '
                           f'{xyxy[1]:g}, right {xyxy[2]:g}, bottom {xyxy[3]:g}: correct it.')

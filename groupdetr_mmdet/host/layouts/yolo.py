@@ -77,17 +77,17 @@ def class_names(file: Path, config: Dict[str, Any]) -> List[str]:
     """Names in the order of their numbers, from 0; where there is only how many, the numbers."""
     nc = str(config.get('nc'))
     names = config.get('names', nc)
-    if names == nc and nc.isdigit():
+    if names == nc and nc.isdecimal():
         names = [f'class_{i}' for i in range(int(nc))]
     if isinstance(names, dict):
-        numbered = {int(key) if str(key).isdigit() else key: x for key, x in names.items()}
+        numbered = {int(key) if str(key).isdecimal() else key: x for key, x in names.items()}
         if set(numbered) != set(range(len(names))):
             raise ConfigError(f'{file}: names must be numbered from 0 without a gap, and are '
                               f'{", ".join(map(str, sorted(names, key=str)))}.')
         names = [numbered[i] for i in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(x, str) for x in names):
-        raise ConfigError(f'{file}: names={names!r} must be a list of the names of classes.')
-    if nc.isdigit() and int(nc) != len(names):
+        raise ConfigError(f'{file}: names={names!r:.60} must be a list of the names of classes.')
+    if nc.isdecimal() and int(nc) != len(names):
         raise ConfigError(f'{file}: nc is {nc}, and names has {len(names)} names: correct one.')
     return names
 
