@@ -243,8 +243,8 @@ def check_corners(xyxy: Sequence[float], size: Tuple[int, int], where: Any) -> N
     if not all(map(math.isfinite, xyxy)):
         raise ConfigError(f'{where} has the box {shown}, which is not finite: correct it.')
     if any(b - a > LARGEST * n for a, b, n in zip(xyxy, xyxy[2:], size)):
-        raise ConfigError(f'{where} has the box {shown}, more than {LARGEST} times as wide or high '
-                          f'as its image of {size[0]} x {size[1]} pixels: correct it.')
+        raise ConfigError(f'{where} has the box {shown}, more than {LARGEST} times as wide or '
+                          f'high as its image of {size[0]} x {size[1]} pixels: correct it.')
     if xyxy[0] > xyxy[2] or xyxy[1] > xyxy[3]:
         raise ConfigError(f'{where} has a box with swapped corners, left {xyxy[0]:g}, top '
                           f'{xyxy[1]:g}, right {xyxy[2]:g}, bottom {xyxy[3]:g}: correct it.')
