@@ -420,9 +420,20 @@ def check_multipliers(paramwise: Any) -> None:
         return
     key = 'optim_wrapper.paramwise_cfg'
     check_keys(key, paramwise, PARAMWISE_KEYS, 'the optimizer')
-    for name, value in (paramwise.get('custom_keys') or {}).items():
-        if isinstance(value, dict):
-            check_keys(f'{key}.custom_keys.{name}', value, MULTIPLIERS, 'the optimizer')
+    custom = paramwise.get('custom_keys') or {}
+    check_is_dict(f'{key}.custom_keys', custom)
+    for name, value in custom.items():
+        part = f'{key}.custom_keys.{name}'
+        check_is_dict(part, value)
+        check_keys(part, value, MULTIPLIERS, 'the optimizer')
+        for multiplier, number in value.items():
+            check_number(f'{part}.{multiplier}', number, 0)
+
+
+def check_is_dict(key: str, value: Any) -> None:
+    """Check that a value, whose content is checked next, is a dict."""
+    if not isinstance(value, dict):
+        raise ConfigError(f'{key}={value!r} must be a dict.')
 
 
 def check_option(cfg: Config, key: str) -> None:
