@@ -26,7 +26,7 @@ COCO_ID_ROWS = (91, 92)  # the official heads have a row for every id up to 90, 
 # Of frozen statistics and normalization, which our models take from elsewhere.
 NO_WEIGHTS = re.compile(r'(^|\.)pixel_(mean|std)$|^criterion\.|^data_preprocessor\.(mean|std)$')
 OWN_NAMES = ('mmdet', 'ours')  # sources whose names are the model's
-AVERAGED = ('ema_state', 'ema_model')  # entries of weights that are averages
+AVERAGED = ('ema_state', 'ema_model', 'model_ema')  # entries of weights that are averages
 CONV = re.compile(r'^neck\.convs\.\d+\.conv\.weight$')  # of each level of the backbone
 KEPT = 'kept'  # as what was done with a tensor
 
@@ -148,7 +148,7 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str],
 
     mmengine's ``EMAHook`` puts the averaged weights under ``state_dict`` and the others under
     ``ema_state_dict``; detrex puts the averaged ones under ``ema_state``, DINO's authors under
-    ``ema_model``.
+    ``ema_model``, others under ``model_ema``.
 
     Args:
         checkpoint (Any): What the file holds.

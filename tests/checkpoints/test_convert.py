@@ -387,7 +387,8 @@ def test_publish_keeps_the_averaged_weights_alone(tmp_path):
 
 
 @pytest.mark.parametrize('key, make', [('ema_state', detrex_checkpoint),
-                                       ('ema_model', official_checkpoint)])
+                                       ('ema_model', official_checkpoint),
+                                       ('model_ema', official_checkpoint)])
 def test_publish_takes_the_averaged_weights_of_other_codebases(key, make):
     checkpoint = make()
     checkpoint[key] = {f'module.{name}': x + 1 for name, x in checkpoint['model'].items()}
