@@ -25,7 +25,8 @@ def weights_of(checkpoint: Any, path: str) -> Dict[str, Tensor]:
     held = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not is_state_dict(held):
         raise ConfigError(f'{path} holds no state dict of tensors (real and not sparse ones): '
-                          'name the file of the weights.')
+                          'name the file of the weights; one of another codebase is converted by '
+                          'groupdetr convert first.')
     state_dict = copy.copy(held)
     consume_prefix_in_state_dict_if_present(state_dict, 'module.')
     check_finite(state_dict, path)

@@ -187,6 +187,17 @@ def test_good_weights_come_in(way, files, tmp_path):
     assert names and all(torch.equal(loaded[x], good['state_dict'][x]) for x in names)
 
 
+@pytest.mark.parametrize('way', ['load_from', 'test', 'predict'])
+def test_weights_under_the_name_of_another_codebase_are_sent_to_convert(way, files, tmp_path,
+                                                                        capsys):
+    path = tmp_path / 'official.pth'
+    torch.save(dict(model=torch.load(files.checkpoint)['state_dict']), path)
+    with pytest.raises(ConfigError) as refused:
+        WAYS[way](files, path)
+    said = str(refused.value) + capsys.readouterr().err
+    assert str(path) in said and 'by groupdetr convert first' in said
+
+
 def test_load_from_gives_the_weights_and_says_another_k_once(files, tmp_path, capfd):
     runner = runner_of(files, load_from=str(files.checkpoint), **{'model.num_query_groups': 5})
     runner.load_or_resume()
