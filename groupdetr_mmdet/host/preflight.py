@@ -65,6 +65,8 @@ def check_dataset(key: str, dataset: ConfigDict) -> None:
     if dataset.get('ann_file'):
         check_path(f'{key}.ann_file', osp.join(root, dataset.ann_file), root_key)
     for name, prefix in (dataset.get('data_prefix') or {}).items():
+        if not isinstance(prefix, str):
+            raise ConfigError(f'{key}.data_prefix.{name}={prefix!r} must be a text.')
         check_path(f'{key}.data_prefix.{name}', osp.join(root, prefix), root_key, folder=True)
 
 

@@ -142,6 +142,7 @@ BUILT = {  # found when the part is built
     'model.neck.in_channels=[7]': 'model.neck does not work as the config says',
     'model.neck.kernel_size=0': 'cannot be built as the config says (float division by zero)',
     'train_dataloader.dataset.data_prefix.img=7': 'data_prefix.img=7 must be a text',
+    'train_dataloader.dataset.data_prefix.depth=7': 'data_prefix.depth=7 must be a text',
     'model.backbone.in_channels=4': 'model.backbone does not work as the config says',
     'model.train_cfg.assigner.match_costs.2.iou_mode=foo': 'bbox_overlaps',
     'model.backbone.depth=abc': 'ResNet cannot be built as the config says',
