@@ -9,7 +9,7 @@ from torch import Tensor
 from .errors import ConfigError
 from .group_detector import ALL_GROUPS, GroupDetector
 from .groups import fold_groups
-from .ops.attention import computed, fuse_layer, project_memory
+from .ops.attention import fuse_layer
 from .ops.recompute import LAYER_OPTIONS, set_layer_options
 
 
@@ -88,13 +88,10 @@ class GroupQueries(GroupDetector):
             tuple[Callable, Tensor]: What computes the losses from the memory, and the memory.
         """
         encoded, decoder_inputs = self.encode(batch_inputs, batch_data_samples)
-        projected = project_memory(self.decoder, encoded['memory'],
-                                   decoder_inputs.get('memory_pos'))
 
         def compute_losses(memory: Tensor) -> Dict[str, Tensor]:
             queries, head_inputs = self.pre_decoder(**dict(encoded, memory=memory))
-            with computed(projected):
-                outputs = self.forward_decoder(**dict(decoder_inputs, **queries))
+            outputs = self.forward_decoder(**dict(decoder_inputs, **queries))
             return self.bbox_head.loss(
                 **dict(head_inputs, **outputs), batch_data_samples=batch_data_samples)
 

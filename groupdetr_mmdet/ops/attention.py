@@ -1,6 +1,5 @@
 """Attention by PyTorch's fused kernels."""
-import contextlib
-from typing import Dict, Iterator, Optional, Tuple, Type
+from typing import Optional, Tuple, Type
 
 import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import MultiheadAttention
@@ -79,41 +78,6 @@ class FusedConditionalAttention(ConditionalAttention):
         out = fused_attention(query, key, value, self.num_heads,
                               keep_mask(attn_mask, key_padding_mask), dropout)
         return self.out_proj(out), None
-
-
-def project_memory(decoder: nn.Module, memory: Tensor,
-                   memory_pos: Optional[Tensor]) -> Dict[nn.Module, Tensor]:
-    """Project the memory to the keys and values of a decoder's conditional cross-attentions.
-
-    A layer that computes its activations again, or is compiled, is left out: it asks for the
-    projections at other times.
-
-    Args:
-        decoder (nn.Module): The decoder.
-        memory (Tensor): Shape (bs, num_keys, dim).
-        memory_pos (Tensor, optional): Its positional encoding, of the same shape.
-
-    Returns:
-        dict[nn.Module, Tensor]: By linear layer, what it makes of the memory.
-    """
-    attentions = [layer.cross_attn for layer in decoder.layers
-                  if isinstance(getattr(layer, 'cross_attn', None), FusedConditionalAttention)
-                  and 'forward' not in vars(layer) and layer._compiled_call_impl is None]
-    return {linear: linear(x) for attention in attentions for linear, x in (
-        (attention.kcontent_proj, memory), (attention.kpos_proj, memory_pos),
-        (attention.v_proj, memory))}
-
-
-@contextlib.contextmanager
-def computed(results: Dict[nn.Module, Tensor]) -> Iterator[None]:
-    """Let modules return what they have computed before."""
-    for module, result in results.items():
-        module.forward = lambda _, result=result: result
-    try:
-        yield
-    finally:
-        for module in results:
-            del module.forward
 
 
 def fuse_multihead_attention(attention: MultiheadAttention) -> None:

@@ -92,22 +92,6 @@ def test_few_rows_are_decoded_and_matched_at_a_time():
     assert len(list(model.decoded_groups)) == K and model.eval().loss(*make_batch())
 
 
-def test_the_memory_is_projected_once(monkeypatch):
-    """For all turns, but by a layer that computes its activations again."""
-    config = in_turns(detector_config(num_query_groups=K, dec_layers=2), 1)
-    config['decoder']['num_cp'] = 1
-    model, computed = build(config), []
-    linear = type(model.decoder.layers[0].cross_attn.v_proj)
-    forward = linear.forward
-    monkeypatch.setattr(
-        linear, 'forward', lambda self, x: computed.append(self) or forward(self, x))
-    sum(model.loss(*make_batch()).values()).backward()
-    for name in ('kcontent_proj', 'kpos_proj', 'v_proj'):
-        again, once = (getattr(layer.cross_attn, name) for layer in model.decoder.layers)
-        assert computed.count(again) > K and computed.count(once) == 1
-        assert 'forward' not in vars(once)
-
-
 @pytest.mark.parametrize('options', [dict(num_cp=1), dict(num_cp=2)])
 @pytest.mark.parametrize('family', ['conditional', 'dino'])
 def test_layers_inside_a_turn_may_compute_their_activations_again(family, options):
