@@ -80,7 +80,7 @@ def fault(path: str, error: Exception) -> str:
     if os.path.isfile(path) and os.path.getsize(path) == 0:
         return 'the file is empty'
     if isinstance(error, AssertionError):  # the decoder returned nothing
-        return 'it is cut short, no image, or has 32 bits for a color'
+        return 'it is cut short, not an image, or has 32 bits for a color'
     return getattr(error, 'strerror', None) or str(error)
 
 
