@@ -28,7 +28,8 @@ def test_losses_and_boxes_are_in_float32(family):
         losses = model.loss(inputs, samples)
     assert boxes[0].dtype == torch.float32
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
-    assert sum(losses.values()).item() == pytest.approx(expected, rel=.05)
+    rel = .05 if family == 'dino' else .02  # which may select other proposals
+    assert sum(losses.values()).item() == pytest.approx(expected, rel=rel)
 
 
 @needs_cpu
