@@ -65,17 +65,25 @@ class Suite:
         cases (list[Case]): What to measure.
         shapes (Shapes): Sizes of the inputs.
         device (torch.device): Where to run.
+        own_processes (bool): Whether each case, all of them steps, is timed in a process of its
+            own, as a training is: on a CPU, memory that another case has used and freed would
+            spare it the page faults of its own. A GPU's allocator keeps memory anyway.
     """
 
-    def __init__(self, cfg: Config, cases: Sequence[Case], shapes: Shapes,
-                 device: torch.device) -> None:
+    def __init__(self, cfg: Config, cases: Sequence[Case], shapes: Shapes, device: torch.device,
+                 own_processes: bool = False) -> None:
         self.cfg, self.cases, self.shapes, self.device = cfg, cases, shapes, device
+        self.own_processes = own_processes and device.type == 'cpu'
         self.results = Results()
 
     def measure(self, rounds: int, warmup: int, memory: Sequence[Case]) -> Results:
         """Measure memory, then time."""
         for case in show_progress(memory, 'memory'):
             self.results.peak[case] = self.peak_memory(case)
+        if self.own_processes:
+            self.alternate('step', {case: OwnProcess(self, case) for case in self.cases},
+                           rounds, warmup)
+            return self.results
         models = {case.model: build_model(self.cfg, case).to(self.device) for case in self.cases}
         for part in dict.fromkeys(case.part for case in self.cases):
             share_weights(list(models.values()))  # the optimizer may have stepped
@@ -92,7 +100,7 @@ class Suite:
                 self.compare(list(benchmarks.values()))
         return self.results
 
-    def alternate(self, part: str, benchmarks: Dict[Case, Benchmark], rounds: int,
+    def alternate(self, part: str, benchmarks: Dict[Case, Callable], rounds: int,
                   warmup: int) -> None:
         """Run all once, then all again, and so on: what slows the machine slows all of them."""
         runners: Dict[object, Callable[[], Dict[str, float]]] = dict(benchmarks)
@@ -131,13 +139,17 @@ class Suite:
     def peak_memory(self, case: Case) -> int:
         """Measure in a process of its own, whose memory nothing else has touched."""
         if self.device.type == 'cuda':
-            return measure_peak(self.cfg, case, self.shapes, self.device)
+            model = build_model(self.cfg, case).to(self.device)
+            return peak_memory(Benchmark(case, self.shapes, model, self.cfg, self.device),
+                               self.device)
         # With large blocks mapped alone, memory that is freed leaves the process at once, and
         # the peak is that of the tensors alive, not of the allocator's leftovers.
         os.environ['MALLOC_MMAP_THRESHOLD_'] = str(1 << 16)
-        with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
-            return pool.submit(measure_peak, self.cfg, case, self.shapes, self.device,
-                               torch.get_num_threads()).result()
+        try:
+            with OwnProcess(self, case).pool as pool:
+                return pool.submit(measure_peak).result()
+        finally:
+            del os.environ['MALLOC_MMAP_THRESHOLD_']
 
     def compare(self, benchmarks: Sequence[Benchmark]) -> None:
         """Compare the predictions of all cases to those of the first."""
@@ -159,12 +171,32 @@ def show_progress(items: Sequence, description: str) -> Iterator:
         print(f'{description}: {done} of {len(items)}, {left:.0f} s left', flush=True)
 
 
-def measure_peak(cfg: Config, case: Case, shapes: Shapes, device: torch.device,
-                 num_threads: Optional[int] = None) -> int:
-    """Measure the peak memory of a case in this process, in bytes."""
+class OwnProcess:
+    """A case that runs in a process of its own, with the threads of this one."""
+
+    def __init__(self, suite: Suite, case: Case) -> None:
+        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'))
+        self.pool.submit(prepare_process, suite.cfg, case, suite.shapes,
+                         torch.get_num_threads()).result()
+
+    def __call__(self) -> Dict[str, float]:
+        return self.pool.submit(run_benchmark).result()
+
+
+def prepare_process(cfg: Config, case: Case, shapes: Shapes, num_threads: int) -> None:
+    """Build the case of this process."""
+    global benchmark
     if cfg.get('custom_imports'):  # in a new process nothing of the config is imported yet
         import_modules_from_strings(**cfg.custom_imports)
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
-    model = build_model(cfg, case).to(device)
-    return peak_memory(Benchmark(case, shapes, model, cfg, device), device)
+    torch.set_num_threads(num_threads)
+    benchmark = Benchmark(case, shapes, build_model(cfg, case), cfg, torch.device('cpu'))
+
+
+def run_benchmark() -> Dict[str, float]:
+    """Run the case of this process once."""
+    return benchmark()
+
+
+def measure_peak() -> int:
+    """Measure the peak memory of the case of this process, in bytes."""
+    return peak_memory(benchmark, torch.device('cpu'))

@@ -81,7 +81,8 @@ def main() -> None:
     for family in args.families:
         cfg, shapes = resnet18_config(family)
         measured = cases(family, cfg)
-        results = Suite(cfg, measured, shapes, device).measure(args.rounds, 1, measured)
+        suite = Suite(cfg, measured, shapes, device, own_processes=True)
+        results = suite.measure(args.rounds, 1, measured)
         path = args.out / f'{family}.json'
         print(cfg.model.type)
         report(results, shapes, device, bounds(family, cfg), path, 'benchmarks.turns')
