@@ -61,6 +61,7 @@ def draw_kept(shape: Tuple[int, ...], dropout: float) -> Tensor:
 def chunks(num_heads: int, num_queries: int, num_keys: int) -> Iterator[Tuple[slice, slice]]:
     """Cut the attention weights into slices of heads and of queries of at most ``CHUNK``."""
     heads = max(1, CHUNK // (num_queries * num_keys))
+    heads = -(-num_heads // -(-num_heads // heads))  # alike, so that no thread waits for another
     rows = num_queries if heads > 1 else max(1, CHUNK // num_keys)
     for head in range(0, num_heads, heads):
         for row in range(0, num_queries, rows):
