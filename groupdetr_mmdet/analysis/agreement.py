@@ -5,7 +5,7 @@ an ensemble at the price of one decoder pass.
 """
 import contextlib
 import io
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -54,11 +54,7 @@ def add_agreement(instances: InstanceData, group_instances: InstanceData,
 
 
 def pair_detections(first: InstanceData, second: InstanceData) -> Tuple[np.ndarray, np.ndarray]:
-    """Pair detections of one label one-to-one, by the largest sum of IoU.
-
-    Returns:
-        tuple[ndarray, ndarray]: Rows of ``first`` and of ``second``, pair by pair.
-    """
+    """Rows of both whose detections of one label pair one-to-one, by the largest sum of IoU."""
     overlaps = bbox_overlaps(first.bboxes, second.bboxes)
     overlaps[(overlaps < IOU_THR) | (first.labels[:, None] != second.labels)] = 0
     overlaps = overlaps.cpu().numpy()
@@ -69,27 +65,7 @@ def pair_detections(first: InstanceData, second: InstanceData) -> Tuple[np.ndarr
 
 # Does agreement predict correctness?
 
-Result = Dict[str, Any]
-
-
-def mean_score(result: Result) -> float:
-    """Mean over all groups, which have 0 where they did not find the object."""
-    return sum(score or 0 for score in result['group_scores']) / len(result['group_scores'])
-
-
-def box_steadiness(result: Result) -> float:
-    """1 minus the spread of the box, relative to its size and at most 1."""
-    _, _, width, height = result['bbox']
-    return 1 - min(1., np.mean(result['box_std']) / max(1e-6, (width * height)**.5))
-
-
-# How sure one may be of a detection, from 0 to 1, by an entry of results.json.
-CERTAINTIES: Dict[str, Callable[[Result], float]] = {
-    'score': lambda result: result['score'],
-    'groups that found it': lambda result: result['found_by'] / len(result['group_scores']),
-    'mean score of the groups': mean_score,
-    'steadiness of the box': box_steadiness,
-}
+Result = Dict[str, Any]  # an entry of results.json
 
 
 class Agreement(NamedTuple):
@@ -101,6 +77,18 @@ class Agreement(NamedTuple):
     curve: np.ndarray  # of each tenth of the detections, (mean certainty, share of right ones)
 
 
+def certainties(result: Result) -> Dict[str, float]:
+    """How sure one may be of a detection, from 0 to 1, by the name of what says so."""
+    scores, (_, _, width, height) = result['group_scores'], result['bbox']
+    box_spread = np.mean(result['box_std']) / max(1e-6, (width * height)**.5)
+    return {
+        'score': result['score'],
+        'groups that found it': result['found_by'] / len(scores),
+        'mean score of the groups': sum(score or 0 for score in scores) / len(scores),
+        'steadiness of the box': 1 - min(1., box_spread),
+    }
+
+
 def is_correct(results: Sequence[Result], coco: COCO) -> Tuple[np.ndarray, np.ndarray]:
     """Tell right detections from wrong ones as COCO's evaluation does, at an IoU of 0.5.
 
@@ -108,7 +96,7 @@ def is_correct(results: Sequence[Result], coco: COCO) -> Tuple[np.ndarray, np.nd
         tuple[ndarray, ndarray]: Of each detection, whether it is right, and whether it counts:
         what lies on a crowd does not.
     """
-    correct, counts = (np.zeros(len(results), bool) for _ in range(2))
+    correct, counts = np.zeros((2, len(results)), bool)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluation = COCOeval(coco, coco.loadRes([dict(result) for result in results]), 'bbox')
         evaluation.params.iouThrs = np.array([IOU_THR])
@@ -131,7 +119,7 @@ def auroc(certainty: np.ndarray, correct: np.ndarray) -> float:
 
 def measure_agreement(results: Sequence[Result], coco: COCO, num_samples: int = 300,
                       seed: int = 0) -> List[Agreement]:
-    """Measure how well each of ``CERTAINTIES`` tells right detections from wrong ones.
+    """Measure how well each of ``certainties`` tells right detections from wrong ones.
 
     Args:
         results (Sequence[dict]): ``results.json`` of ``predict --all-groups``.
@@ -140,22 +128,23 @@ def measure_agreement(results: Sequence[Result], coco: COCO, num_samples: int = 
         seed (int): Of these.
     """
     correct, counts = is_correct(results, coco)
+    certain = [certainties(result) for result, counted in zip(results, counts) if counted]
+    values = {name: np.array([x[name] for x in certain]) for name in certain[0]}
     images = np.array([result['image_id'] for result in results])[counts]
-    values = {name: np.array([certainty(x) for x in results])[counts]
-              for name, certainty in CERTAINTIES.items()}
     correct = correct[counts]
     by_image = [np.flatnonzero(images == image) for image in np.unique(images)]
     draws = np.random.default_rng(seed).integers(len(by_image), size=(num_samples, len(by_image)))
     samples = [np.concatenate([by_image[i] for i in draw]) for draw in draws]
-    score = np.array([auroc(values['score'][rows], correct[rows]) for rows in samples])
+    aurocs = {name: np.array([auroc(value[rows], correct[rows]) for rows in samples])
+              for name, value in values.items()}
     measured = []
     for name, value in values.items():
-        gains = [auroc(value[rows], correct[rows]) for rows in samples] - score
         tenths = np.array_split(np.argsort(value, kind='stable'), 10)
         curve = np.array([(value[rows].mean(), correct[rows].mean())
                           for rows in tenths if len(rows)])
         measured.append(Agreement(
-            name, auroc(value, correct), tuple(np.nanpercentile(gains, (2.5, 97.5))),
+            name, auroc(value, correct),
+            tuple(np.nanpercentile(aurocs[name] - aurocs['score'], (2.5, 97.5))),
             float(np.abs(curve[:, 0] - curve[:, 1]).mean()), curve))
     return measured
 
@@ -166,14 +155,11 @@ def draw_agreement(measured: Sequence[Agreement]) -> Figure:
     left.plot([0, 1], [0, 1], color='0.8')
     for certainty, color in zip(measured, COLORS):
         left.plot(*certainty.curve.T, 'o-', color=color, label=certainty.name)
+        bar = right.barh(certainty.name, certainty.auroc, color=color)
+        right.bar_label(bar, [f' {certainty.auroc:.3f}'])
     left.set(xlabel='certainty, in tenths of the detections', ylabel='share of right detections',
              xlim=(0, 1), ylim=(0, 1))
     left.legend(fontsize='small')
-    names = [certainty.name for certainty in measured]
-    right.barh(names, [certainty.auroc for certainty in measured],
-               color=[color for _, color in zip(measured, COLORS)])
-    for row, certainty in enumerate(measured):
-        right.text(certainty.auroc, row, f' {certainty.auroc:.3f}', va='center')
     right.invert_yaxis()
     right.axvline(0.5, color='0.8', zorder=0)  # chance
     right.set(xlabel='AUROC of right against wrong', xlim=(0, 1.15))
