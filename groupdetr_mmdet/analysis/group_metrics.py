@@ -11,10 +11,9 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
@@ -41,15 +40,11 @@ class GroupCocoMetric(CocoMetric):
     """
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the detections of every group, and nothing else of a group.
-
-        Args:
-            data_batch (dict): Not used.
-            data_samples (Sequence[dict]): Of each image, ``group_instances`` with the group of
-                each detection in ``query_groups``, and ``query_group``, the kept one.
+        """Keep the detections of every group; arguments as the parent's.
 
         Raises:
-            ConfigError: If the detector did not detect by every group.
+            ConfigError: If the detector did not detect by every group, see
+                :meth:`GroupDetector.predict`.
         """
         if any('group_instances' not in sample for sample in data_samples):
             raise ConfigError('GroupCocoMetric needs the detections of every group: set '
@@ -74,9 +69,8 @@ class GroupCocoMetric(CocoMetric):
         self.outfile_prefix = prefix
         metrics = summarize_groups(groups, kept)
         if groups[kept]:
-            table = AsciiTable(groups_table(groups))
             MMLogger.get_current_instance().info(
-                f'COCO metrics of every group\n{table.table}\n'
+                f'COCO metrics of every group\n{AsciiTable(groups_table(groups)).table}\n'
                 f'best group: {metrics.get("best_query_group")}')
         return metrics
 
@@ -109,25 +103,21 @@ def split_groups(metrics: Dict[str, float]) -> List[Dict[str, float]]:
     """Take each group's metrics out of those of :class:`GroupCocoMetric`, with any prefix."""
     groups: Dict[int, Dict[str, float]] = {}
     for name, value in metrics.items():
-        match = re.search(r'(?:^|/)group(\d+)/(.+)$', name)
-        if match:
+        if match := re.search(r'(?:^|/)group(\d+)/(.+)$', name):
             groups.setdefault(int(match[1]), {})[match[2]] = value
     return [groups[group] for group in sorted(groups)]
 
 
 def groups_table(groups: Sequence[Dict[str, float]]) -> List[List[str]]:
     """Make a table of every group's metrics, their median and their spread, header first."""
-    names = list(groups[0])
-    values = [[group.get(name, -1.) for name in names] for group in groups]
-    columns = list(zip(*values))
-    values.append([statistics.median(column) for column in columns])
-    # -1 says that the data set has no such objects.
-    values.append([-1. if -1 in column else max(column) - min(column) for column in columns])
-    labels = [*map(str, range(len(groups))), 'median', 'spread']
-    return [['group', *names]] + [
-        [label, *('-' if x == -1 else f'{x:.3f}' for x in row)]
-        for label, row in zip(labels, values)
-    ]
+    columns = [['group', *map(str, range(len(groups))), 'median', 'spread']]
+    for name in groups[0]:
+        values = [group.get(name, -1.) for group in groups]
+        # -1 says that the data set has no such objects.
+        spread = -1. if -1 in values else max(values) - min(values)
+        columns.append([name, *('-' if x == -1 else f'{x:.3f}'
+                                for x in (*values, statistics.median(values), spread))])
+    return [list(row) for row in zip(*columns)]
 
 
 def evaluate_each_group(cfg: Config, key: str = '--all-groups') -> None:
@@ -140,31 +130,22 @@ def evaluate_each_group(cfg: Config, key: str = '--all-groups') -> None:
     check_groups(key, cfg.model)
     evaluators = cfg.get('test_evaluator') or []
     coco = [x for x in (evaluators if isinstance(evaluators, list) else [evaluators])
-            if metric_class(x) in (CocoMetric, GroupCocoMetric)]
+            if (METRICS.get(x.type) if isinstance(x.type, str) else x.type)
+            in (CocoMetric, GroupCocoMetric)]
     if len(coco) != 1:
         raise ConfigError(f'{key}: test_evaluator must have one CocoMetric, and has {len(coco)}; '
                           'set test_evaluator.type=CocoMetric.')
-    check_metric(key, coco[0])
+    metric, items = coco[0].get('metric', 'bbox'), coco[0].get('metric_items')
+    for name, is_wrong, fix in (
+        ('metric', 'bbox' not in metric, 'bbox'),  # which is a name or a list of names
+        ('metric_items', items is not None and 'mAP' not in items, "['mAP']"),
+        ('format_only', coco[0].get('format_only'), 'False')):
+        if is_wrong:
+            raise ConfigError(
+                f'{key}: test_evaluator.{name}={coco[0][name]} leaves out the AP of boxes, which '
+                f'ranks the groups; set test_evaluator.{name} to {fix}.')
     coco[0].type = f'{METRICS.scope}.{GroupCocoMetric.__name__}'
     cfg.merge_from_dict({'model.test_cfg.each_group': True})
-
-
-def metric_class(evaluator: ConfigDict) -> Optional[type]:
-    """Return the class that an evaluator's ``type`` names, with or without 'mmdet.'."""
-    return METRICS.get(evaluator.type) if isinstance(evaluator.type, str) else evaluator.type
-
-
-def check_metric(key: str, evaluator: ConfigDict) -> None:
-    """Refuse a ``CocoMetric`` without the AP by which the groups are ranked."""
-    metric, items = evaluator.get('metric', 'bbox'), evaluator.get('metric_items')
-    metrics = [metric] if isinstance(metric, str) else metric
-    for name, value, is_wrong, fix in (
-        ('metric', metric, 'bbox' not in metrics, 'bbox'),
-        ('metric_items', items, items is not None and 'mAP' not in items, "['mAP']"),
-        ('format_only', True, evaluator.get('format_only'), 'False')):
-        if is_wrong:
-            raise ConfigError(f'{key}: test_evaluator.{name}={value} leaves out the AP of boxes, '
-                              f'which ranks the groups; set test_evaluator.{name} to {fix}.')
 
 
 def draw_groups(groups: Sequence[Dict[str, float]]) -> Figure:
@@ -177,8 +158,7 @@ def draw_groups(groups: Sequence[Dict[str, float]]) -> Figure:
     ax.axhline(median, color='k', linestyle='--', linewidth=1)
     ax.set_title(f'AP of every group: median {median:.3f}, spread {max(aps) - min(aps):.3f}, '
                  f'best {best}', fontsize=10)
-    ax.set(xlabel='group of queries', ylabel='AP (IoU 0.50:0.95)')
-    ax.xaxis.set_major_locator(FixedLocator(range(len(aps))))
+    ax.set(xlabel='group of queries', ylabel='AP (IoU 0.50:0.95)', xticks=range(len(aps)))
     return fig
 
 
@@ -189,10 +169,9 @@ def record_file(checkpoint: Union[str, Path]) -> Path:
 
 def record_groups(checkpoint: Union[str, Path], metrics: Dict[str, float]) -> Path:
     """Record the metrics of every group beside their checkpoint, for :func:`read_groups`."""
-    best = [value for name, value in metrics.items() if name.endswith('best_query_group')]
-    record = dict(
-        checkpoint=Path(checkpoint).name, sha256=sha256(checkpoint),
-        best_query_group=best[0] if best else None, groups=split_groups(metrics))
+    best = (x for name, x in metrics.items() if name.endswith('best_query_group'))
+    record = dict(checkpoint=Path(checkpoint).name, sha256=sha256(checkpoint),
+                  best_query_group=next(best, None), groups=split_groups(metrics))
     write_atomically(record_file(checkpoint), json.dumps(record, indent=1).encode())
     return record_file(checkpoint)
 
