@@ -60,7 +60,7 @@ def detection_pairs(model: BaseModel, dataset: BaseDataset, num_images: int,
         score_thr (float): Detections of a lower score are left out.
 
     Yields:
-        tuple[str, np.ndarray, np.ndarray]: The image's name and the two drawings, RGB.
+        tuple[str, ndarray, ndarray]: The image's name and the two drawings, RGB.
     """
     model.eval()
     for index in range(min(num_images, len(dataset))):
@@ -70,6 +70,13 @@ def detection_pairs(model: BaseModel, dataset: BaseDataset, num_images: int,
         found = found[found.scores >= score_thr]
         yield (Path(sample.img_path).name,
                *(draw_instances(image, x, dataset.metainfo) for x in (sample.gt_instances, found)))
+
+
+def enlarged(image: np.ndarray, size: int) -> Tuple[Visualizer, float]:
+    """What draws on an RGB image whose longer side is now ``size`` pixels, and its scale."""
+    factor = size / max(image.shape[:2])
+    image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    return Visualizer(image=image), factor
 
 
 def draw_instances(image: np.ndarray, instances: InstanceData, metainfo: dict,
@@ -86,9 +93,7 @@ def draw_instances(image: np.ndarray, instances: InstanceData, metainfo: dict,
     Returns:
         np.ndarray: RGB, the drawing.
     """
-    factor = size / max(image.shape[:2])
-    visualizer = Visualizer(
-        image=cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC))
+    visualizer, factor = enlarged(image, size)
     if len(instances):
         bboxes = instances.bboxes * factor
         names = [metainfo['classes'][label] for label in instances.labels]

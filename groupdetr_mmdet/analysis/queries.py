@@ -77,11 +77,7 @@ def has_references(model: GroupDetector) -> bool:
 
 
 def match_queries(model: GroupDetector, decoded: DecodedQueries) -> List[Tensor]:
-    """Match the queries of each group with the ground truth, as training does.
-
-    Args:
-        model (GroupDetector): Detector with groups and an assigner.
-        decoded (DecodedQueries): What :func:`decode_queries` returns.
+    """Match what :func:`decode_queries` returns with the ground truth, as training does.
 
     Returns:
         list[Tensor]: Of each image, the query of group g that object i is matched with, from 0 to
@@ -118,11 +114,8 @@ def match_masks(model: GroupMask2Former, logits: Tensor, masks: Tensor,
     targets = gts.masks.resize(masks.shape[-2:]).to_tensor(masks.dtype, masks.device)
     result = model.panoptic_head.assigner.assign(
         InstanceData(scores=logits, masks=masks), InstanceData(labels=gts.labels, masks=targets))
-    found = result.gt_inds.view(model.num_query_groups, -1)  # (K, N), 0: no object
-    groups, queries = found.nonzero(as_tuple=True)
-    matched = found.new_full((model.num_query_groups, len(gts)), -1)
-    matched[groups, found[groups, queries] - 1] = queries
-    return matched
+    objects = result.gt_inds - 1  # -1: none
+    return inverted(objects.view(model.num_query_groups, -1), len(gts))
 
 
 def ground_truth(sample: DetDataSample) -> InstanceData:
@@ -155,17 +148,17 @@ def count_changes(before: Sequence[Tensor], after: Sequence[Tensor], num_queries
     Returns:
         Tensor: Of each group, shape (K, ).
     """
-    changes = [(objects_of_queries(a, num_queries) != objects_of_queries(b, num_queries)).sum(1)
+    changes = [(inverted(a, num_queries) != inverted(b, num_queries)).sum(1)
                for a, b in zip(before, after)]
     return torch.stack(changes).double().mean(0)
 
 
-def objects_of_queries(matched: Tensor, num_queries: int) -> Tensor:
-    """Turn the queries of objects, shape (K, G), into the objects of queries, shape (K, N)."""
-    objects = matched.new_full((len(matched), num_queries), -1)
-    groups, gts = (matched >= 0).nonzero(as_tuple=True)
-    objects[groups, matched[groups, gts]] = gts
-    return objects
+def inverted(matched: Tensor, size: int) -> Tensor:
+    """Turn the queries of objects, shape (K, G), into the objects of queries, (K, N), or back."""
+    inverse = matched.new_full((len(matched), size), -1)
+    groups, columns = (matched >= 0).nonzero(as_tuple=True)
+    inverse[groups, matched[groups, columns]] = columns
+    return inverse
 
 
 @contextlib.contextmanager
@@ -181,20 +174,16 @@ def joint_self_attention(model: GroupDetector) -> Iterator[None]:
 
 def detections(model: GroupDetector, decoded: DecodedQueries, image: int,
                score_thr: float) -> InstanceData:
-    """Take the queries that say an object is there.
-
-    Args:
-        model (GroupDetector): Detector with groups.
-        decoded (DecodedQueries): What :func:`decode_queries` returns.
-        image (int): Index in the batch.
-        score_thr (float): Queries of a lower score in every class are left out.
+    """Take the queries of an image of the batch with a score of at least ``score_thr``.
 
     Returns:
         InstanceData: ``bboxes`` (xyxy in pixels of the original image), ``labels``, ``scores``,
         ``query_groups``, and, of queries that have them, ``references`` ((x, y) in the same
         pixels) and ``masks`` (of the image that the detector sees), each of one row a query.
     """
-    scores, labels = probabilities(model, decoded.cls_scores[image]).max(-1)
+    logits = decoded.cls_scores[image]
+    is_sigmoid = model.bbox_head.loss_cls.use_sigmoid  # a softmax has the background's score, too
+    scores, labels = (logits.sigmoid() if is_sigmoid else logits.softmax(-1)[:, :-1]).max(-1)
     instances = InstanceData(
         bboxes=to_pixels(decoded.samples[image], decoded.bbox_preds[image]), labels=labels,
         scores=scores,
@@ -205,10 +194,3 @@ def detections(model: GroupDetector, decoded: DecodedQueries, image: int,
         size = scores.new_tensor(decoded.samples[image].ori_shape[::-1])
         instances.references = decoded.references[image] * size
     return instances[scores >= score_thr].cpu()
-
-
-def probabilities(model: GroupDetector, logits: Tensor) -> Tensor:
-    """Turn logits into the probabilities of the classes, without the background's."""
-    if model.bbox_head.loss_cls.use_sigmoid:
-        return logits.sigmoid()
-    return logits.softmax(-1)[..., :-1]

@@ -2,7 +2,6 @@
 from pathlib import Path
 from typing import List, Sequence, Tuple, Union
 
-import cv2
 import matplotlib.pyplot as plt
 import mmcv
 import numpy as np
@@ -16,7 +15,7 @@ from mmengine.visualization import Visualizer
 from torch import Tensor
 
 from ..group_detector import ALL_GROUPS, GroupDetector
-from .plots import line_style, save_picture
+from .plots import enlarged, line_style, save_picture
 from .queries import (DecodedQueries, decode_queries, detections, ground_truth, has_references,
                       joint_self_attention, match_queries)
 
@@ -42,8 +41,10 @@ def draw_queries(model: GroupDetector, dataset: BaseDataset, out_file: Union[str
         max_objects (int): Objects of an image on the left, the largest ones. Defaults to 4.
     """
     model.eval()
+    infos = [dataset.get_data_info(index) for index in images]
+    aspect = max(info['height'] / info['width'] for info in infos)
     fig, grid = plt.subplots(len(images), 3, squeeze=False, layout='constrained',
-                             figsize=(12, 1 + 4 * len(images) * aspect(dataset, images)))
+                             figsize=(12, 1 + 4 * len(images) * aspect))
     for axes, index in zip(grid, images):
         pictures = query_pictures(model, dataset, index, score_thr, max_objects)
         for ax, (title, picture) in zip(axes, pictures):
@@ -57,20 +58,15 @@ def draw_queries(model: GroupDetector, dataset: BaseDataset, out_file: Union[str
 
 def query_pictures(model: GroupDetector, dataset: BaseDataset, index: int, score_thr: float,
                    max_objects: int) -> List[Tuple[str, np.ndarray]]:
-    """Draw the three pictures of an image; arguments as for :func:`draw_queries`.
-
-    Returns:
-        list[tuple[str, ndarray]]: Title and picture, RGB.
-    """
+    """Titles and RGB pictures of an image, three as :func:`draw_queries` says."""
     data = pseudo_collate([dataset[index]])
     decoded = decode_queries(model, data)
     with joint_self_attention(model):
         together = detections(model, decode_queries(model, data), 0, score_thr)
-    kept = model.test_cfg['query_group']
+    kept, kept_name = model.test_cfg['query_group'], 'all groups'
     alone = detections(model, decoded, 0, score_thr)
     if kept != ALL_GROUPS:
-        alone = alone[alone.query_groups == kept]
-    kept_name = 'all groups' if kept == ALL_GROUPS else f'group {kept} alone'
+        alone, kept_name = alone[alone.query_groups == kept], f'group {kept} alone'
     num_objects = len(ground_truth(decoded.samples[0]))
     titles = (f'queries matched with {min(num_objects, max_objects)} objects',
               f'{kept_name}: {len(alone)} detections of {num_objects} objects',
@@ -91,19 +87,9 @@ def add_legend(fig: Figure, model: GroupDetector) -> None:
     fig.legend(handles=handles, loc='outside lower center', ncols=min(len(handles), 8))
 
 
-def aspect(dataset: BaseDataset, images: Sequence[int]) -> float:
-    """Return the largest height of images, relative to their width."""
-    infos = [dataset.get_data_info(index) for index in images]
-    return max(info['height'] / info['width'] for info in infos)
-
-
 def matched_instances(model: GroupDetector, decoded: DecodedQueries,
                       max_objects: int) -> InstanceData:
-    """Take the queries that each group matches with the largest objects of the first image.
-
-    Returns:
-        InstanceData: As of :func:`detections`, a row for each query.
-    """
+    """Take the queries that each group matches with the largest objects of the first image."""
     queries = detections(model, decoded, 0, score_thr=0)
     boxes = ground_truth(decoded.samples[0]).bboxes
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
@@ -116,44 +102,33 @@ def matched_instances(model: GroupDetector, decoded: DecodedQueries,
 
 def draw_instances_of_groups(image: np.ndarray, instances: InstanceData,
                              lines: bool) -> np.ndarray:
-    """Draw boxes, and masks and reference points where there are any, in the groups' colors.
+    """Draw what :func:`detections` returns on an RGB image, in the groups' colors.
 
-    The image is enlarged.
-
-    Args:
-        image (np.ndarray): RGB, shape (h, w, 3).
-        instances (InstanceData): What :func:`detections` returns.
-        lines (bool): Whether a line joins each reference point with the center of its box.
-
-    Returns:
-        np.ndarray: RGB, the drawing.
+    With ``lines`` a line joins each reference point with the center of its box.
     """
-    factor = SIZE / max(image.shape[:2])
-    image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-    visualizer = Visualizer(image=image)
+    visualizer, factor = enlarged(image, SIZE)
     if not len(instances):
         return visualizer.get_image()
     styles = [line_style(group) for group in instances.query_groups.tolist()]
     colors = [style['color'] for style in styles]
     if 'masks' in instances:
-        masks = F.interpolate(instances.masks[None].float(), image.shape[:2], mode='nearest')[0]
+        size = visualizer.height, visualizer.width
+        masks = F.interpolate(instances.masks[None].float(), size, mode='nearest')[0]
         visualizer.draw_binary_masks(masks.bool(), colors=colors, alphas=.3)
-    boxes = clip(instances.bboxes * factor, image)
+    boxes = clip(instances.bboxes * factor, visualizer)
     visualizer.draw_bboxes(boxes, edge_colors=colors, line_widths=2, alpha=1,
                            line_styles=[style['linestyle'] for style in styles])
-    if 'references' not in instances:
-        return visualizer.get_image()
-    points = clip(instances.references * factor, image)
-    if lines:
-        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-        ends = torch.stack([points, centers], 2)  # (num_instances, 2 coordinates, 2 ends)
-        visualizer.draw_lines(ends[:, 0], ends[:, 1], colors=colors, line_widths=1)
-    visualizer.draw_points(points, colors=colors, marker='o', sizes=np.full(len(points), 30))
+    if 'references' in instances:
+        points = clip(instances.references * factor, visualizer)
+        if lines:
+            centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+            ends = torch.stack([points, centers], 2)  # (num_instances, 2 coordinates, 2 ends)
+            visualizer.draw_lines(ends[:, 0], ends[:, 1], colors=colors, line_widths=1)
+        visualizer.draw_points(points, colors=colors, marker='o', sizes=np.full(len(points), 30))
     return visualizer.get_image()
 
 
-def clip(coordinates: Tensor, image: np.ndarray) -> Tensor:
-    """Move (x, y, ...) in pixels into an image."""
-    height, width = image.shape[:2]
-    last = coordinates.new_tensor([width - 1, height - 1]).repeat(coordinates.size(1) // 2)
-    return coordinates.clamp(min=coordinates.new_zeros(())).minimum(last)
+def clip(coordinates: Tensor, visualizer: Visualizer) -> Tensor:
+    """Move (x, y, ...) in pixels into the image of a visualizer."""
+    last = coordinates.new_tensor([visualizer.width - 1, visualizer.height - 1])
+    return coordinates.clamp(min=0).minimum(last.repeat(coordinates.size(1) // 2))

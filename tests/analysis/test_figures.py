@@ -19,7 +19,7 @@ from tiny import CLASSES, tiny_config
 from groupdetr_mmdet.analysis import query_plots, runs
 from groupdetr_mmdet.analysis.group_metrics import draw_groups
 from groupdetr_mmdet.analysis.plots import COLORS, LINE_STYLES, draw_instances, line_style
-from groupdetr_mmdet.analysis.query_plots import aspect, draw_queries, query_pictures
+from groupdetr_mmdet.analysis.query_plots import draw_queries, query_pictures
 from groupdetr_mmdet.analysis.runs import AP, comparison, draw_runs, read_log, read_run
 from groupdetr_mmdet.errors import ConfigError
 
@@ -169,10 +169,9 @@ def test_queries_of_all_groups_are_drawn(tiny_coco: Path, tmp_path: Path):
     for _, picture in pictures:
         assert picture.shape == (480, 480, 3)
         assert np.abs(picture.astype(float) - cv2.resize(image, (480, 480))[..., ::-1]).max() > 50
-    assert aspect(dataset, [0, 1]) == 1
     before = [layer.self_attn.num_queries for layer in model.decoder.layers]
     draw_queries(model, dataset, tmp_path / 'queries.png', images=[0, 3])
-    assert cv2.imread(str(tmp_path / 'queries.png')).shape[1] > 900
+    assert cv2.imread(str(tmp_path / 'queries.png')).shape == (9 * 90, 12 * 90, 3)
     assert [layer.self_attn.num_queries for layer in model.decoder.layers] == before == [10, 10]
 
 
