@@ -31,11 +31,6 @@ class Run(NamedTuple):
     val: List[dict]
     stability: List[dict]
 
-    @property
-    def epoch_length(self) -> float:
-        """Iterations of an epoch, to the interval of the log."""
-        return max(entry['step'] / entry['epoch'] for entry in self.train)
-
 
 def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
     """Read what mmengine's local visualization backend wrote in a work directory.
@@ -79,9 +74,8 @@ def read_log(file: Path) -> List[dict]:
     return entries
 
 
-def is_trained(log_dir: Path) -> bool:
-    """Whether a run was a training, by the log in its own folder, and not an evaluation."""
-    log = log_dir / 'vis_data/scalars.json'
+def is_training(log: Path) -> bool:
+    """Whether a ``scalars.json`` is that of a training, and not of an evaluation."""
     return log.is_file() and any('loss' in entry for entry in read_log(log))
 
 
@@ -95,14 +89,15 @@ def add_hours(run: Run) -> None:
 
     Entries of training get their place among the epochs, too.
     """
+    epoch_length = max(entry['step'] / entry['epoch'] for entry in run.train)  # as far as logged
     hours, step = [0.], [0]
     for entry in run.train:
         hours.append(hours[-1] + entry['time'] * max(entry['step'] - step[-1], 0) / 3600)
         step.append(entry['step'])
-        entry.update(hours=hours[-1], epochs=entry['step'] / run.epoch_length)
+        entry.update(hours=hours[-1], epochs=entry['step'] / epoch_length)
     per_step = hours[-1] / step[-1]
     for entry in run.val:  # the last iterations of the run need not be in the log
-        done = entry['step'] * run.epoch_length
+        done = entry['step'] * epoch_length
         entry['hours'] = float(np.interp(done, step, hours)) + max(done - step[-1], 0) * per_step
 
 
