@@ -162,8 +162,7 @@ PANELS = {
 
 def panels_of(runs: Sequence[Run]) -> List[str]:
     """Return the names of the pictures that can be drawn of some runs."""
-    *always, instability = PANELS
-    return always + [instability] * any(run.stability for run in runs)
+    return [name for name, (kind, *_) in PANELS.items() if any(getattr(x, kind) for x in runs)]
 
 
 def draw_panel(ax: Axes, panel: str, runs: Sequence[Run]) -> None:

@@ -1,9 +1,9 @@
 """How stable the matching is from epoch to epoch (the paper's Figure 5)."""
-from itertools import cycle, islice
 from typing import List, Sequence
 
 import torch
-from mmengine.dist import broadcast_object_list, collect_results, get_rank, get_world_size
+from mmengine.dataset import DefaultSampler
+from mmengine.dist import broadcast_object_list, collect_results
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -50,8 +50,7 @@ class MatchingStabilityHook(Hook):
             raise ConfigError('custom_hooks: MatchingStabilityHook wants validation images, and '
                               "val_cfg is None: set val_cfg=dict(type='ValLoop') with "
                               'val_dataloader and val_evaluator, or take the hook out.')
-        known = runner.message_hub.runtime_info.get(IMAGES)
-        if known != spread_images(runner, self.num_images):
+        if runner.message_hub.runtime_info.get(IMAGES) != self._images(runner):
             self._match(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -65,8 +64,12 @@ class MatchingStabilityHook(Hook):
             f'Matching: {scalars["changed_matches/mean"]:.1%} of the objects have another query '
             f'than an epoch ago, instability {scalars["instability/mean"]:.3f}')
 
+    def _images(self, runner: Runner) -> List[int]:
+        total = len(runner.val_dataloader.dataset)
+        return torch.linspace(0, total - 1, min(self.num_images, total)).long().tolist()
+
     def _match(self, runner: Runner) -> List[Tensor]:
-        images = spread_images(runner, self.num_images)
+        images = self._images(runner)
         matches = match_data_set(runner, images)
         runner.message_hub.update_info(IMAGES, images)
         # Lists, which need no code to be read from a checkpoint
@@ -74,22 +77,12 @@ class MatchingStabilityHook(Hook):
         return matches
 
 
-def spread_images(runner: Runner, num_images: int) -> List[int]:
-    """Choose images evenly from the validation data set, at most all, by their indices."""
-    total = len(runner.val_dataloader.dataset)
-    return torch.linspace(0, total - 1, min(num_images, total)).long().tolist()
-
-
 def match_data_set(runner: Runner, images: Sequence[int]) -> List[Tensor]:
-    """Match the queries of all groups with the objects of some validation images.
-
-    Returns:
-        list[Tensor]: Of each image, shape (K, G), see :func:`match_queries`; on every rank.
-    """
+    """Match the queries of validation images, see :func:`match_queries`; every rank gets all."""
     model, loader = unwrapped(runner.model), runner.val_dataloader
-    # As many on every rank, for mmengine cuts all results to the shortest; the surplus goes.
-    padded = -(-len(images) // get_world_size()) * get_world_size()
-    mine = list(islice(cycle(images), padded))[get_rank()::get_world_size()]
+    # As many on every rank, for mmengine cuts all results to the shortest; the surplus goes. A
+    # seed, which says nothing here, lets the sampler draw none.
+    mine = [images[i] for i in DefaultSampler(images, shuffle=False, seed=0)]
     was_training = model.training
     model.eval()
     matches = []
@@ -105,13 +98,7 @@ def match_data_set(runner: Runner, images: Sequence[int]) -> List[Tensor]:
 
 def stability_scalars(before: Sequence[Tensor], after: Sequence[Tensor],
                       num_queries: int) -> dict:
-    """Make the scalars of :class:`MatchingStabilityHook` by name.
-
-    Args:
-        before (Sequence[Tensor]): Matches of each image an epoch ago, shape (K, G).
-        after (Sequence[Tensor]): Matches of each image now, shape (K, G).
-        num_queries (int): Queries of one group, N.
-    """
+    """Make the scalars of the hook by name; arguments as those of :func:`count_changes`."""
     changed = torch.cat([a != b for a, b in zip(before, after)], 1).double().mean(1)
     scores = dict(instability=count_changes(before, after, num_queries), changed_matches=changed)
     scalars = {}
