@@ -24,7 +24,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..host.blame import failing_library, first_line, frames
-from ..host.config_check import nearest, parameters_of
+from ..host.config_check import correction, signature_of
 from ..host.processes import launched_rank, unwrapped
 
 MISTAKE = 2  # the status
@@ -270,6 +270,5 @@ def misspelt(found: 're.Match', frame: FrameType) -> str:
     known = (*frame.f_globals.values(), *frame.f_locals.values(), type(frame.f_locals.get('self')))
     bases = (base for x in known if inspect.isclass(x) for base in inspect.getmro(x))
     cls = next((base for base in bases if base.__name__ == owner), None)  # or a parent, by super()
-    near = nearest(unknown, parameters_of(cls) or ()) if cls else ''
-    return (f'{unknown} is unknown, {owner} has no such parameter' +
-            (f'; {near}: correct it.' if near else ': correct or remove it in the config.'))
+    return f'{unknown} is unknown, {owner} has no such parameter' + correction(
+        unknown, signature_of(cls)[0] if cls else (), ': correct or remove it in the config.')

@@ -11,6 +11,8 @@ from ..errors import ConfigError
 NoneType = type(None)
 KINDS = {bool: 'True or False', int: 'an integer', float: 'a number', str: 'a text',
          dict: 'a dict', list: 'a list', NoneType: 'None'}
+BASES = {bool: bool, int: int, float: float, str: str, dict: Mapping, list: Sequence,
+         NoneType: NoneType}
 WRITTEN = dict(bool=bool, int=int, float=float, str=str)  # annotations that are not evaluated
 # A config writes objects of these classes as a dict with a type.
 BUILT = ('mmengine.', 'mmdet.', 'mmcv.', 'torch.nn.', 'torch.utils.', 'torch.optim.')
@@ -19,54 +21,48 @@ BY_DEFAULT = {  # what a parameter without annotation takes, by the kind of its 
     float: {int, float, list, NoneType}, list: {list, dict, int, float, NoneType}}
 
 
-def check_number(key: str, value: Any, least: float, above: bool = False) -> None:
-    """Check that a value is a finite number of at least ``least``, or above it.
+def require(fits: bool, key: str, value: Any, what: str) -> None:
+    """Raise a ConfigError that says what a value must be, unless it fits."""
+    if not fits:
+        raise ConfigError(f'{key}={value!r} must be {what}.')
 
-    Raises:
-        ConfigError: If it is not.
-    """
-    if kind_of(value) not in (int, float) or not least <= value < math.inf or \
-            above and value == least:
-        raise ConfigError(f'{key}={value!r} must be a number {"above" if above else "of at least"}'
-                          f' {least}.')
+
+def check_number(key: str, value: Any, least: float, above: bool = False) -> None:
+    """Check that a value is a finite number of at least ``least``, or above it."""
+    fits = kind_of(value) in (int, float) and least <= value < math.inf
+    require(fits and not (above and value == least), key, value,
+            f'a number {"above" if above else "of at least"} {least}')
 
 
 def check_integer(key: str, value: Any, least: int) -> None:
-    """Check that a value is an integer of at least ``least``.
-
-    Raises:
-        ConfigError: If it is not.
-    """
-    if kind_of(value) is not int or value < least:
-        raise ConfigError(f'{key}={value!r} must be an integer of at least {least}.')
+    """Check that a value is an integer of at least ``least``."""
+    require(kind_of(value) is int and value >= least, key, value,
+            f'an integer of at least {least}')
 
 
 def kind_of(value: Any) -> Optional[type]:
     """Kind of a plain value; None for any other object, such as a class."""
-    return next((kind for kind, types in (
-        (bool, bool), (int, int), (float, float), (str, str), (dict, Mapping),
-        (list, (list, tuple)), (NoneType, NoneType)) if isinstance(value, types)), None)
+    return kind_of_class(type(value))
+
+
+def kind_of_class(cls: type) -> Optional[type]:
+    """Kind of the values of a class."""
+    return next((kind for kind, base in BASES.items() if issubclass(cls, base)), None)
 
 
 def kinds_of(annotation: Any) -> Set[Optional[type]]:
     """Kinds of the values that an annotation allows, None among them where it allows others."""
     annotation = WRITTEN.get(annotation, annotation)
-    if isinstance(annotation, str) or annotation in (Any, inspect.Parameter.empty):
-        return {None}
     origin = typing.get_origin(annotation) or annotation
     if origin in (Union, getattr(types, 'UnionType', Union)):
         return set().union(*map(kinds_of, typing.get_args(annotation)))
     if origin is Literal:
-        return {kind_of(value) for value in typing.get_args(annotation)}
+        return set(map(kind_of, typing.get_args(annotation)))
     if origin is float:
         return {int, float}
     if not inspect.isclass(origin):
         return {None}
-    if origin.__module__.startswith(BUILT):
-        return {dict}
-    return {next((kind for kind, kinds in (
-        (bool, bool), (int, int), (str, str), (NoneType, NoneType), (dict, Mapping),
-        (list, Sequence)) if issubclass(origin, kinds)), None)}
+    return {dict if origin.__module__.startswith(BUILT) else kind_of_class(origin)}
 
 
 def check_kind(key: str, value: Any, parameter: inspect.Parameter) -> None:
@@ -75,19 +71,16 @@ def check_kind(key: str, value: Any, parameter: inspect.Parameter) -> None:
     Raises:
         ConfigError: If it is, say, a text where the class takes numbers, or is NaN.
     """
-    if value != value:
-        raise ConfigError(f'{key}={value!r} must be a number.')
+    require(value == value, key, value, 'a number')
     kinds = kinds_of(parameter.annotation)
     shown = kinds - {int} if float in kinds else kinds
+    kind, kind_of_default = kind_of(value), kind_of(parameter.default)
     if parameter.annotation is parameter.empty and parameter.default is not None:
-        shown = {kind_of(parameter.default)}
-        kinds = BY_DEFAULT.get(kind_of(parameter.default), {None})
-    kind = kind_of(value)
+        shown = {kind_of_default}
+        kinds = BY_DEFAULT.get(kind_of_default, {None})
     if {dict, list, int, float} & kinds:  # libraries write one and take others, too
         kinds = kinds | {dict, list}
-    if None in kinds or kind is None or kind in kinds or kind is kind_of(parameter.default) or \
-            kind is int and bool in kinds or \
-            kind is float and int in kinds and value.is_integer():
-        return
-    allowed = ' or '.join(KINDS[x] for x in KINDS if x in shown)
-    raise ConfigError(f'{key}={value!r} must be {allowed}.')
+    require(None in kinds or kind is None or kind in kinds or kind is kind_of_default or
+            kind is int and bool in kinds or
+            kind is float and int in kinds and value.is_integer(),
+            key, value, ' or '.join(KINDS[x] for x in KINDS if x in shown))
