@@ -8,7 +8,6 @@ from mmdet.models.task_modules import AssignResult, HungarianAssigner
 from mmdet.models.task_modules.assigners.match_cost import BBoxL1Cost, FocalLossCost, IoUCost
 from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
-from mmengine import ConfigDict
 from mmengine.structures import InstanceData
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -23,6 +22,7 @@ except ImportError:  # no lapx, or one before 0.11: scipy solves the same proble
     lapjvr_batch = None
 
 
+Costs = Union[np.ndarray, Tensor]
 SOLVER_THREADS_FROM = 2**20  # costs, of all problems of an image; fewer take less than threads
 # Costs of a batch from which a GPU solves the problems, where the extra `gpu` is installed. Chosen
 # from times of others (6 million costs: SciPy 74 ms, an A100 1.3 ms), not yet measured here.
@@ -30,18 +30,20 @@ GPU_COSTS_FROM = 2**22
 CPU_COSTS_AT_ONCE = 2**18  # costs of an image; more do not stay in the cache
 
 
-Costs = Union[np.ndarray, Tensor]
-
-
 class MatchedPairs(NamedTuple):
-    """Pairs of queries and ground truth, each field of shape (num_layers, pairs of a layer).
+    """Pairs of queries and ground truth, each field of shape (num_layers, pairs of a layer)."""
+    rows: Tensor  # of the predictions flattened to (num_layers * bs * K * N)
+    gts: Tensor  # rows of the ground truth of all images, concatenated
 
-    Attributes:
-        rows (Tensor): Rows of the predictions flattened to (num_layers * bs * K * N).
-        gts (Tensor): Rows of the ground truth of all images, concatenated.
-    """
-    rows: Tensor
-    gts: Tensor
+    @classmethod
+    def of_images(cls, pairs: Sequence[Sequence[np.ndarray]], num_rows: int,
+                  num_gts: Sequence[int], device: torch.device) -> 'MatchedPairs':
+        """Join the pairs of images, each rows and ground truth of shape (num_layers, pairs)."""
+        first_gts, joined = np.cumsum([0, *num_gts]), []
+        for image, (rows, gts) in enumerate(pairs):
+            first_rows = (np.arange(len(rows))[:, None] * len(pairs) + image) * num_rows
+            joined.append(np.stack([rows + first_rows, gts + first_gts[image]]))
+        return cls(*torch.from_numpy(np.concatenate(joined, 2)).to(device))
 
 
 @TASK_UTILS.register_module()
@@ -62,14 +64,13 @@ class GroupHungarianAssigner(HungarianAssigner):
         ConfigError: If ``num_query_groups`` is not an integer of at least 1.
     """
 
-    def __init__(self, match_costs: Union[List[Union[dict, ConfigDict]], dict, ConfigDict],
+    def __init__(self, match_costs: Union[List[dict], dict],
                  num_query_groups: Optional[int] = None,
                  num_queries: Optional[int] = None) -> None:
         super().__init__(match_costs)
         if num_query_groups is not None:
             check_num_query_groups(num_query_groups)
-        self.num_query_groups = num_query_groups
-        self.num_queries = num_queries
+        self.num_query_groups, self.num_queries = num_query_groups, num_queries
 
     def count_groups(self, num_preds: int) -> int:
         """Return how many groups a layer's predictions of one image hold.
@@ -133,28 +134,20 @@ class GroupHungarianAssigner(HungarianAssigner):
                           img_meta: Optional[dict]) -> Tensor:
         """Sum the match costs, in float32.
 
-        Args:
-            pred_instances (InstanceData): Predictions as for :meth:`assign`, of any number of
-                layers and groups.
-            gt_instances (InstanceData): Ground truth as for :meth:`assign`.
-            img_meta (dict, optional): Image information.
+        Arguments as for :meth:`assign`, with predictions of any number of layers and groups.
 
         Returns:
             Tensor: Cost of every pair, shape (num_preds, G).
         """
-        at_once = len(pred_instances)
-        if gt_instances.labels.device.type == 'cpu':
+        device, at_once, costs = gt_instances.labels.device.type, len(pred_instances), []
+        if device == 'cpu':
             at_once = max(1, CPU_COSTS_AT_ONCE // max(1, len(gt_instances)))
-        with torch.autocast(gt_instances.labels.device.type, enabled=False):
-            costs = [
-                self._add_costs(pred_instances[i:i + at_once], gt_instances, img_meta)
-                for i in range(0, len(pred_instances), at_once)
-            ]
+        with torch.autocast(device, enabled=False):
+            for i in range(0, len(pred_instances), at_once):
+                instances = pred_instances[i:i + at_once], gt_instances
+                of_each = (match_cost(*instances, img_meta) for match_cost in self.match_costs)
+                costs.append(functools.reduce(torch.add, of_each).float())
         return torch.cat(costs)
-
-    def _add_costs(self, *instances_and_meta) -> Tensor:
-        costs = (match_cost(*instances_and_meta) for match_cost in self.match_costs)
-        return functools.reduce(torch.add, costs).float()
 
     def match_layers(self, cls_scores: Tensor, bbox_preds: Tensor,
                      batch_gt_instances: Sequence[InstanceData], batch_img_metas: Sequence[dict],
@@ -184,10 +177,8 @@ class GroupHungarianAssigner(HungarianAssigner):
         """
         cls_scores, bbox_preds = cls_scores.detach().float(), bbox_preds.detach().float()
         num_groups = num_groups or self.count_groups(cls_scores.size(2))
-        costs = [
-            self._image_costs(cls_scores[:, i], bbox_preds[:, i], gts, meta, num_classes)
-            for i, (gts, meta) in enumerate(zip(batch_gt_instances, batch_img_metas))
-        ]
+        costs = [self._image_costs(cls_scores[:, i], bbox_preds[:, i], gts, meta, num_classes)
+                 for i, (gts, meta) in enumerate(zip(batch_gt_instances, batch_img_metas))]
         on_gpu = self.solves_on_gpu(costs)
         checked = costs
         if on_gpu:  # sums over the queries of a layer are enough to be finite
@@ -197,52 +188,26 @@ class GroupHungarianAssigner(HungarianAssigner):
             cls_scores.flatten(1).sum(1), bbox_preds.flatten(1).sum(1))
         check_labels(labels, num_classes)
         check_finite(cls_sums, box_sums, checked, batch_img_metas)
-        rows, gts = self.solve_images(costs if on_gpu else checked, len(cls_scores), num_groups)
-        return MatchedPairs(*torch.from_numpy(np.stack([rows, gts])).to(cls_scores.device))
+        num_layers, _, num_rows, _ = cls_scores.shape
+        pairs = []
+        for cost in costs if on_gpu else checked:
+            rows, gts = self.solve(cost, num_groups, num_layers)
+            pairs.append((rows.reshape(num_layers, -1) % num_rows, gts.reshape(num_layers, -1)))
+        return MatchedPairs.of_images(
+            pairs, num_rows, [len(gts) for gts in batch_gt_instances], cls_scores.device)
 
     def solves_on_gpu(self, costs: Sequence[Tensor]) -> bool:
         """Tell whether a GPU solves the problems of a batch, and not the host."""
-        return (sum(cost.numel() for cost in costs) >= GPU_COSTS_FROM and costs[0].is_cuda
-                and type(self).solve is GroupHungarianAssigner.solve
-                and assignment_kernel() is not None)
-
-    def solve_images(self, costs: Sequence[Costs], num_layers: int,
-                     num_groups: int) -> Tuple[np.ndarray, np.ndarray]:
-        """Solve the problems of all images.
-
-        Args:
-            costs (list[ndarray | Tensor]): Of each image, shape (num_layers * K * N, G).
-            num_layers (int): Number of decoder layers.
-            num_groups (int): Number of groups K.
-
-        Returns:
-            tuple[ndarray, ndarray]: The fields of :class:`MatchedPairs`.
-        """
-        rows, gts = [np.empty((num_layers, 0), np.int64)], [np.empty((num_layers, 0), np.int64)]
-        first_gt = 0
-        for image, cost in enumerate(costs):
-            if 0 in cost.shape:
-                continue
-            num_rows = len(cost) // num_layers
-            image_rows, image_gts = self.solve(cost, num_groups, num_layers)
-            # (num_layers, K * N) of one image -> (num_layers, bs, K * N) of all
-            layer_offsets = np.arange(num_layers)[:, None] * (len(costs) - 1) * num_rows
-            rows.append(image_rows.reshape(num_layers, -1) + layer_offsets + image * num_rows)
-            gts.append(image_gts.reshape(num_layers, -1) + first_gt)
-            first_gt += cost.shape[1]
-        return np.concatenate(rows, 1), np.concatenate(gts, 1)
+        return (sum(cost.numel() for cost in costs) >= GPU_COSTS_FROM and costs[0].is_cuda and
+                type(self).solve is GroupHungarianAssigner.solve and
+                assignment_kernel() is not None)
 
     def solve(self, cost: Costs, num_groups: int,
               num_layers: int = 1) -> Tuple[np.ndarray, np.ndarray]:
         """Match the predictions of one image, those of each layer and group one-to-one.
 
-        Args:
-            cost (ndarray | Tensor): Finite costs, shape (num_layers * K * N, G).
-            num_groups (int): Number of groups K.
-            num_layers (int): Number of decoder layers. Defaults to 1.
-
-        Returns:
-            tuple[ndarray, ndarray]: Matched rows, ascending, and columns of ``cost``.
+        Returns the matched rows, ascending, and columns of the finite costs, of shape
+        (num_layers * K * N, G).
         """
         return solve_problems(cost, num_layers * num_groups)
 
@@ -258,9 +223,9 @@ class GroupHungarianAssigner(HungarianAssigner):
         boxes = bbox_cxcywh_to_xyxy(bbox_preds.flatten(0, 1)) * scale
         # Column by column in memory, so that pairwise costs run over the predictions innermost.
         boxes = boxes.T.contiguous().T
-        pred_instances = InstanceData(scores=cls_scores.flatten(0, 1), bboxes=boxes)
         return self.match_cost_matrix(
-            pred_instances, InstanceData(labels=labels, bboxes=gt_instances.bboxes), img_meta)
+            InstanceData(scores=cls_scores.flatten(0, 1), bboxes=boxes),
+            InstanceData(labels=labels, bboxes=gt_instances.bboxes), img_meta)
 
     def costs_read_matched_classes_only(self) -> bool:
         """Tell whether no match cost needs the scores of classes that are not in the image.
@@ -268,9 +233,9 @@ class GroupHungarianAssigner(HungarianAssigner):
         The focal cost looks at each class alone, yet computes all of them, ten times too many on
         COCO. Of a cost that is not known here, a softmax is assumed.
         """
-        return all(
-            type(cost) in (BBoxL1Cost, IoUCost) or
-            (type(cost) is FocalLossCost and not cost.binary_input) for cost in self.match_costs)
+        return all(type(cost) in (BBoxL1Cost, IoUCost) or
+                   type(cost) is FocalLossCost and not cost.binary_input
+                   for cost in self.match_costs)
 
 
 def copy_to_host(*tensors: Tensor) -> List[np.ndarray]:
@@ -281,41 +246,26 @@ def copy_to_host(*tensors: Tensor) -> List[np.ndarray]:
 
 
 def solve_problems(cost: Costs, num_problems: int) -> Tuple[np.ndarray, np.ndarray]:
-    """Solve assignment problems at the least total cost.
+    """Solve assignment problems, stacked along the rows, at the least total cost.
 
-    Args:
-        cost (ndarray | Tensor): Finite costs, shape (num_problems * n, G); a GPU solves a Tensor.
-        num_problems (int): Number of problems, stacked along the rows.
-
-    Returns:
-        tuple[ndarray, ndarray]: Matched rows and columns of ``cost``, in ascending rows, each of
-        shape (num_problems * min(n, G), ).
+    Of finite costs of shape (num_problems * n, G) it returns the matched rows, ascending, and
+    columns, each of shape (num_problems * min(n, G), ). A GPU solves a Tensor.
     """
-    problems = cost.reshape(num_problems, len(cost) // num_problems, cost.shape[1])
+    if 0 in cost.shape:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    problems = cost.reshape(num_problems, -1, cost.shape[1])
     if isinstance(problems, Tensor):
-        queries, gts = solve_on_gpu(problems)
-    elif lapjvr_batch is None:
-        pairs = [linear_sum_assignment(problem) for problem in problems]
-        queries, gts = (np.stack(x) for x in zip(*pairs))
+        gts = assignment_kernel()(problems).flatten().cpu().numpy()  # of every row, -1: none
+        rows = np.flatnonzero(gts >= 0)
+        return rows, gts[rows]
+    if lapjvr_batch is None:
+        queries, gts = np.stack([linear_sum_assignment(problem) for problem in problems], 1)
     else:
-        queries, gts = (np.stack(x) for x in lapjvr_batch(
+        queries, gts = np.array(lapjvr_batch(
             problems, extend_cost=True, return_cost=False, precision='float64',
             n_threads=0 if problems.size > SOLVER_THREADS_FROM else 1))
     first_rows = np.arange(num_problems)[:, None] * problems.shape[1]
     return (queries + first_rows).ravel(), gts.ravel()
-
-
-def solve_on_gpu(problems: Tensor) -> Tuple[np.ndarray, np.ndarray]:
-    """Solve problems of finite costs, shape (num_problems, n, G), where they are.
-
-    Returns:
-        tuple[ndarray, ndarray]: Queries, ascending, and ground truth, each of shape
-        (num_problems, min(n, G)).
-    """
-    gts_of_queries = assignment_kernel()(problems).cpu().numpy()  # (num_problems, n), -1: none
-    problem, queries = np.nonzero(gts_of_queries >= 0)
-    gts = gts_of_queries[problem, queries]
-    return queries.reshape(len(problems), -1), gts.reshape(len(problems), -1)
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:
@@ -329,30 +279,19 @@ def check_labels(labels: np.ndarray, num_classes: int) -> None:
 
 def check_finite(cls_sums: np.ndarray, box_sums: np.ndarray, costs: Sequence[np.ndarray],
                  batch_img_metas: Sequence[dict]) -> None:
-    """Stop before the optimizer can learn from NaN.
-
-    Args:
-        cls_sums (ndarray): Sum of each layer's logits, shape (num_layers, ).
-        box_sums (ndarray): Sum of each layer's boxes, shape (num_layers, ).
-        costs (list[ndarray]): Match costs of each image, shape (num_layers * K * N, G).
-        batch_img_metas (list[dict]): Each image's information.
-    """
+    """Stop before the optimizer can learn from NaN, by sums of each layer and costs by image."""
     inputs = ', '.join(f'{meta.get("img_path", f"image {i}")} ({cost.shape[1]} boxes)'
                        for i, (meta, cost) in enumerate(zip(batch_img_metas, costs)))
     advice = ('stopped before the optimizer step; lower optim_wrapper.optimizer.lr, or look at '
               f'the loss inputs of this iteration: {inputs}.')
-    for name, sums in (('logits', cls_sums), ('boxes', box_sums)):
-        layers = np.flatnonzero(~np.isfinite(sums)).tolist()
-        if layers:
+    of_costs = ', its predictions are finite: look at train_cfg.assigner.match_costs; '
+    for name, hint, values in (
+        ('logits', ': ', cls_sums), ('boxes', ': ', box_sums),
+        *((f'match cost of image {i}', of_costs, cost) for i, cost in enumerate(costs))):
+        layers = np.flatnonzero(~np.isfinite(values).reshape(len(cls_sums), -1).all(1))
+        if layers.size:
             raise FloatingPointError(f'NaN or infinite {name} in decoder layer {layers[0]} '
-                                     f'(of {len(sums)}, from 0): {advice}')
-    for image, cost in enumerate(costs):
-        parts = np.split(cost, len(cls_sums))
-        layers = [i for i, part in enumerate(parts) if not np.isfinite(part).all()]
-        if layers:
-            raise FloatingPointError(f'NaN or infinite match cost of image {image} in decoder '
-                                     f'layer {layers[0]} (from 0), its predictions are finite: '
-                                     f'look at train_cfg.assigner.match_costs; {advice}')
+                                     f'(of {len(cls_sums)}, from 0){hint}{advice}')
 
 
 @TASK_UTILS.register_module()
@@ -361,18 +300,11 @@ class OneToManyHungarianAssigner(GroupHungarianAssigner):
 
     An ablation of the paper (Table 7). An object is K objects for the matching, which is otherwise
     one-to-one. There are as many pairs as with :class:`GroupHungarianAssigner`, and so the loss
-    has the same scale.
-
-    Args:
-        kwargs: As for ``GroupHungarianAssigner``.
+    has the same scale. Arguments are the same.
     """
 
     def solve(self, cost: np.ndarray, num_groups: int,
               num_layers: int = 1) -> Tuple[np.ndarray, np.ndarray]:
-        """Match K copies of every object with the rows of all groups; arguments as the parent's.
-
-        Returns:
-            tuple[ndarray, ndarray]: Matched rows, ascending, and columns of ``cost``.
-        """
+        """Match K copies of every object with the rows of all groups, as the parent otherwise."""
         rows, copies = solve_problems(np.tile(cost, num_groups), num_layers)
         return rows, copies % cost.shape[1]

@@ -2,7 +2,6 @@
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
-import torch
 from mmdet.models.dense_heads import DINOHead
 from mmdet.models.detectors import DINO
 from mmdet.models.layers import MLP, DinoTransformerDecoder
@@ -98,16 +97,14 @@ def denoising_pairs(cls_scores: Tensor, batch_gt_instances: InstanceList,
     Returns:
         MatchedPairs: The positive queries of every layer and their ground truth.
     """
-    num_layers, batch_size, num_rows, _ = cls_scores.shape
-    first_rows = np.arange(num_groups)[:, None] * (num_rows // num_groups)
-    rows, gts, first_gt = [], [], 0
-    for image, count in enumerate(map(len, batch_gt_instances)):
-        rows.append((image * num_rows + first_rows + np.arange(count)).ravel())
-        gts.append(np.tile(first_gt + np.arange(count), num_groups))
-        first_gt += count
-    layers = np.arange(num_layers)[:, None] * batch_size * num_rows
-    rows, gts = layers + np.concatenate(rows), np.tile(np.concatenate(gts), (num_layers, 1))
-    return MatchedPairs(*torch.from_numpy(np.stack([rows, gts])).to(cls_scores.device))
+    num_layers, _, num_rows, _ = cls_scores.shape
+    num_gts = [len(gts) for gts in batch_gt_instances]
+    group, pairs = np.arange(num_groups)[:, None], []
+    for count in num_gts:
+        gts = np.arange(count) + 0 * group  # (num_groups, count)
+        rows = gts + group * (num_rows // num_groups)
+        pairs.append([np.tile(x.ravel(), (num_layers, 1)) for x in (rows, gts)])
+    return MatchedPairs.of_images(pairs, num_rows, num_gts, cls_scores.device)
 
 
 def fit_ref_point_head(decoder: DinoTransformerDecoder) -> None:
