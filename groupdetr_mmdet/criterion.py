@@ -64,9 +64,8 @@ class GroupCriterion(DETRHead):
         """
         assert batch_gt_instances_ignore is None, \
             f'{type(self).__name__} takes no batch_gt_instances_ignore.'
-        losses = self.set_losses(all_layers_cls_scores, all_layers_bbox_preds, batch_gt_instances,
-                                 batch_img_metas)
-        return name_layers(losses)
+        return name_layers(self.set_losses(all_layers_cls_scores, all_layers_bbox_preds,
+                                           batch_gt_instances, batch_img_metas))
 
     def loss_by_feat_single(self, cls_scores: Tensor, bbox_preds: Tensor,
                             batch_gt_instances: InstanceList,
@@ -77,13 +76,8 @@ class GroupCriterion(DETRHead):
         matched one-to-one with the ground truth: K sets where every group has a head of its own,
         and a single one where a stock detector has one head, however many rows it gives.
 
-        Args:
-            cls_scores (Tensor): Logits, shape (bs, num_rows, C), or of every group's head, shape
-                (K, bs, num_rows, C).
-            bbox_preds (Tensor): Boxes, normalized cxcywh, shape as the logits with 4 for C.
-            batch_gt_instances (list[InstanceData]): Each image's ``labels`` and ``bboxes``, xyxy
-                in pixels.
-            batch_img_metas (list[dict]): Each image's information, with ``img_shape``.
+        Arguments as for :meth:`loss_by_feat`, of shape (bs, num_rows, C or 4), or with the heads
+        of all groups (K, bs, num_rows, C or 4).
 
         Returns:
             tuple[Tensor, Tensor, Tensor]: Scalars, the classification, L1 and IoU loss.
@@ -93,19 +87,15 @@ class GroupCriterion(DETRHead):
         losses = self.set_losses(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
                                  num_groups=1)
         num_sets = self.turn.in_all_turns(len(cls_scores))
-        return tuple(losses[name].sum() / num_sets
-                     for name in ('loss_cls', 'loss_bbox', 'loss_iou'))
+        return tuple(loss.sum() / num_sets for loss in losses.values())
 
     def set_losses(self, cls_scores: Tensor, bbox_preds: Tensor, batch_gt_instances: InstanceList,
                    batch_img_metas: List[dict],
                    num_groups: Optional[int] = None) -> Dict[str, Tensor]:
         """Match and supervise; arguments as for :meth:`loss_by_feat`.
 
-        Args:
-            num_groups (int, optional): Groups of the rows, if they are not the decoder's queries.
-
-        Returns:
-            dict[str, Tensor]: ``loss_cls``, ``loss_bbox``, ``loss_iou``, each (num_layers, ).
+        ``num_groups`` counts the groups of rows that are not the decoder's queries. Returned are
+        ``loss_cls``, ``loss_bbox`` and ``loss_iou``, each of shape (num_layers, ).
         """
         num_matches = num_groups  # of an object
         if num_groups is None:
@@ -120,43 +110,32 @@ class GroupCriterion(DETRHead):
     def pair_losses(self, cls_scores: Tensor, bbox_preds: Tensor,
                     batch_gt_instances: InstanceList, batch_img_metas: List[dict],
                     pairs: MatchedPairs, num_groups: int) -> Dict[str, Tensor]:
-        """Supervise given pairs; the first arguments as for :meth:`loss_by_feat`.
+        """Supervise given pairs, other queries as background; returns as :meth:`set_losses`.
 
-        Args:
-            pairs (MatchedPairs): Queries and their ground truth; other queries are background.
-            num_groups (int): How many queries an object has, in all turns.
-
-        Returns:
-            dict[str, Tensor]: ``loss_cls``, ``loss_bbox``, ``loss_iou``, each (num_layers, ).
+        ``num_groups`` says how many queries an object has in all turns, of all ``pairs``.
         """
         normalizer = self.turn.once_a_step(self.count_targets, batch_gt_instances, num_groups,
                                            bbox_preds)
-        loss_cls = self.classification_loss(cls_scores, batch_gt_instances, pairs, normalizer)
+        loss_cls = self.classification_loss(cls_scores, batch_gt_instances, pairs)
         loss_bbox, loss_iou = self.box_losses(bbox_preds, batch_gt_instances, batch_img_metas,
                                               pairs)
-        return dict(
-            loss_cls=loss_cls, loss_bbox=loss_bbox / normalizer, loss_iou=loss_iou / normalizer)
+        losses = dict(loss_cls=loss_cls, loss_bbox=loss_bbox, loss_iou=loss_iou)
+        return {name: loss / normalizer for name, loss in losses.items()}
 
     @staticmethod
     def count_targets(batch_gt_instances: Sequence[InstanceData], num_groups: int,
                       like: Tensor) -> Tensor:
         """Count the boxes to be matched: ground truth times K, averaged over ranks, at least 1.
 
-        The paper's code calls it ``num_boxes`` (``SetCriterion.forward``).
-
-        Returns:
-            Tensor: A float32 scalar on the device of ``like``.
+        The paper's code calls it ``num_boxes`` (``SetCriterion.forward``). It is a float32 scalar.
         """
         num_boxes = num_groups * sum(len(gts) for gts in batch_gt_instances)
         count = torch.full((), num_boxes, dtype=torch.float32, device=like.device)
         return reduce_mean(count).clamp(min=1)
 
     def classification_loss(self, cls_scores: Tensor, batch_gt_instances: InstanceList,
-                            pairs: MatchedPairs, normalizer: Tensor) -> Tensor:
-        """Sum ``loss_cls`` over the queries of each layer, and divide by the normalizer.
-
-        Returns:
-            Tensor: Shape (num_layers, ).
+                            pairs: MatchedPairs) -> Tensor:
+        """Sum ``loss_cls`` over the queries of each layer, shape (num_layers, ).
 
         Raises:
             ConfigError: If ``loss_cls`` is a ``QualityFocalLoss``.
@@ -167,20 +146,16 @@ class GroupCriterion(DETRHead):
             raise ConfigError('model.bbox_head.loss_cls.type=QualityFocalLoss wants the quality '
                               "of boxes, which groups do not give: use type='FocalLoss'.")
         if type(loss_cls) is FocalLoss and not loss_cls.activated:
-            sums = focal_loss_sums(cls_scores, pairs.rows, labels, loss_cls.alpha, loss_cls.gamma)
-            return loss_cls.loss_weight * sums / normalizer
+            return loss_cls.loss_weight * focal_loss_sums(
+                cls_scores, pairs.rows, labels, loss_cls.alpha, loss_cls.gamma)
         targets = labels.new_full(cls_scores.shape[:-1], self.num_classes).flatten()
         targets[pairs.rows] = labels
         losses = loss_cls(cls_scores.flatten(0, 2).float(), targets, reduction_override='none')
-        return losses.view(len(cls_scores), -1).sum(1) / normalizer
+        return losses.view(len(cls_scores), -1).sum(1)
 
     def box_losses(self, bbox_preds: Tensor, batch_gt_instances: InstanceList,
                    batch_img_metas: List[dict], pairs: MatchedPairs) -> Tuple[Tensor, Tensor]:
-        """Sum ``loss_bbox`` and ``loss_iou`` over the matched pairs of each layer.
-
-        Returns:
-            tuple[Tensor, Tensor]: Not yet normalized, each of shape (num_layers, ).
-        """
+        """Sum ``loss_bbox`` and ``loss_iou`` over each layer's pairs, shape (num_layers, )."""
         if not pairs.rows.numel():  # every prediction stays in the graph, for DDP
             nothing = bbox_preds.float().flatten(1).sum(1) * 0
             return nothing, nothing
@@ -194,26 +169,17 @@ class GroupCriterion(DETRHead):
             preds, bbox_xyxy_to_cxcywh(targets / scales), reduction_override='none')
         loss_iou = self.loss_iou(
             bbox_cxcywh_to_xyxy(preds) * scales, targets, reduction_override='none')
-        num_layers = len(bbox_preds)
-        return loss_bbox.view(num_layers, -1).sum(1), loss_iou.view(num_layers, -1).sum(1)
+        return tuple(x.view(len(bbox_preds), -1).sum(1) for x in (loss_bbox, loss_iou))
 
 
 def name_layers(losses: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """Name the losses of each layer as mmdet does.
-
-    Args:
-        losses (dict[str, Tensor]): Each of shape (num_layers, ).
-
-    Returns:
-        dict[str, Tensor]: Scalars, ``loss_cls``, ... of the last layer and ``d0.loss_cls``, ... of
-        the layers before it.
-    """
-    by_layer = {name: values.unbind() for name, values in losses.items()}
-    last = len(next(iter(by_layer.values()))) - 1
-    return {
-        name if layer == last else f'd{layer}.{name}': values[layer]
-        for layer in (last, *range(last)) for name, values in by_layer.items()
-    }
+    """Name losses of shape (num_layers, ) as mmdet: ``loss_cls``, ... of the last layer, and
+    ``d0.loss_cls``, ... of the layers before it."""
+    *before, last = zip(*losses.values())
+    named = dict(zip(losses, last))
+    for layer, values in enumerate(before):
+        named.update(zip((f'd{layer}.{name}' for name in losses), values))
+    return named
 
 
 def to_float32(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
@@ -230,9 +196,7 @@ def focal_loss_sums(logits: Tensor, rows: Tensor, labels: Tensor, alpha: float,
 
     Args:
         logits (Tensor): Shape (num_layers, bs, K * N, num_classes).
-        rows (Tensor): Matched rows of the flattened (num_layers * bs * K * N), shape
-            (num_layers, pairs of a layer).
-        labels (Tensor): Labels of the matched rows, same shape.
+        rows, labels (Tensor): As in :class:`MatchedPairs`, and the labels of these rows.
         alpha (float): Weight of the matched class, 1 - alpha is that of background.
         gamma (float): Focusing exponent.
 

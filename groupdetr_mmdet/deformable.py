@@ -1,6 +1,5 @@
 """Deformable DETR with groups of queries: plain, with box refinement, in two stages."""
-import contextlib
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmdet.models.dense_heads import DeformableDETRHead
@@ -9,6 +8,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from .criterion import GroupCriterion
+from .group_detector import replaced_items
 from .group_queries import GroupQueries
 
 
@@ -38,28 +38,23 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
         return ['memory_trans_fc', 'memory_trans_norm'] + branches * self.with_box_refine
 
     def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
-        """Prepare the queries of the groups that are decoded.
+        """Prepare the queries of the groups that are decoded; see :class:`GroupQueries`.
 
-        In two stages each group is prepared by the stock detector with the group's own rows.
-
-        Args:
-            args, kwargs: As for the stock detector.
-
-        Returns:
-            tuple[dict, dict]: As of :meth:`GroupQueries.pre_decoder`. In two stages the inputs of
-            the head are the encoder's predictions, group by group, shape (K, bs, num_rows, dim).
+        In two stages the stock detector prepares each group with the group's own rows, and the
+        head gets the encoder's predictions group by group, shape (K, bs, num_rows, dim).
         """
         if not self.as_two_stage:
             return super().pre_decoder(*args, **kwargs)
         prepare = super(GroupQueries, self).pre_decoder
         layers = [layer for name in self.group_modules
                   for layer in self.get_submodule(name).modules()]
+        rows = [(layer._parameters, name, x.chunk(self.num_query_groups)) for layer in layers
+                for name, x in layer.named_parameters(recurse=False)]
         inputs = []
-        for parameters in blocks_of_groups(layers, self.num_query_groups, self.decoded_groups):
-            with replaced_parameters(parameters):
+        for group in self.decoded_groups:
+            with replaced_items(*((items, {name: x[group]}) for items, name, x in rows)):
                 inputs.append(prepare(*args, **kwargs))
-        decoder_inputs, head_inputs = (merge_groups(x) for x in zip(*inputs))
-        return decoder_inputs, head_inputs
+        return tuple(merge_groups(x) for x in zip(*inputs))
 
     def init_weights(self) -> None:
         """Initialize every group as the stock detector is initialized."""
@@ -85,53 +80,16 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
     def get_proposal_pos_embed(self, proposals: Tensor) -> Tensor:
         """Embed proposals, at any width; the stock detector's fits 256 channels.
 
-        Args:
-            proposals (Tensor): cxcywh before the sigmoid, shape (bs, N, 4).
-
-        Returns:
-            Tensor: Shape (bs, N, 2 * dim).
+        ``proposals`` are cxcywh before the sigmoid, shape (bs, N, 4), and become (bs, N, 2 * dim).
         """
         return super().get_proposal_pos_embed(proposals, num_pos_feats=self.embed_dims // 2)
-
-
-def blocks_of_groups(layers: Sequence[nn.Module], num_groups: int,
-                     groups: Sequence[int]) -> Iterator[Dict[nn.Module, Dict[str, Tensor]]]:
-    """Yield, of each group, the layers with the group's block of rows of their parameters."""
-    blocks = [(layer, name, x.chunk(num_groups)) for layer in layers
-              for name, x in layer.named_parameters(recurse=False)]
-    for group in groups:
-        parameters = {layer: {} for layer in layers}
-        for layer, name, rows in blocks:
-            parameters[layer][name] = rows[group]
-        yield parameters
-
-
-@contextlib.contextmanager
-def replaced_parameters(replacements: Dict[nn.Module, Dict[str, Tensor]]) -> Iterator[None]:
-    """Let layers compute with other tensors than their parameters, also while traced.
-
-    ``torch.func.functional_call`` does the same, and refuses to be traced for deployment.
-    """
-    parameters = {layer: dict(layer._parameters) for layer in replacements}
-    try:
-        for layer, tensors in replacements.items():
-            layer._parameters.update(tensors)
-        yield
-    finally:
-        for layer, tensors in parameters.items():
-            layer._parameters.update(tensors)
 
 
 def merge_groups(inputs: Sequence[dict]) -> dict:
     """Merge what the stock detector prepared for each group.
 
-    Args:
-        inputs (list[dict]): Of each group. Queries and their reference points, shape
-            (bs, N, dim), are laid out group after group; the encoder's predictions are stacked;
-            all else (memory, the mask of one group, ...) is the same for all groups.
-
-    Returns:
-        dict: Of all groups.
+    Queries and their reference points are laid out group after group, and the encoder's
+    predictions stacked; all else (memory, the mask of a group, ...) is the same for all groups.
     """
     merged = dict(inputs[0])
     for name in merged.keys() & {'query', 'query_pos', 'reference_points'}:

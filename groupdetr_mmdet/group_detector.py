@@ -2,7 +2,8 @@
 import contextlib
 import logging
 import math
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import (Any, ContextManager, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple,
+                    Union)
 
 import torch
 from mmdet.registry import TASK_UTILS
@@ -20,6 +21,22 @@ from .groups import check_num_query_groups
 from .turns import ALL_AT_ONCE, AllGroups, check_groups_at_once, losses_in_turns
 
 ALL_GROUPS = 'all'  # as test_cfg.query_group
+
+
+@contextlib.contextmanager
+def replaced_items(*replacements: Tuple[dict, dict]) -> Iterator[None]:
+    """Let dicts have other items for a while: a config, ``vars(module)``, ``layer._parameters``.
+
+    ``torch.func.functional_call`` replaces parameters, too, and refuses to be traced.
+    """
+    before = [{key: items[key] for key in others} for items, others in replacements]
+    try:
+        for items, others in replacements:
+            items.update(others)
+        yield
+    finally:
+        for (items, _), values in zip(replacements, before):
+            items.update(values)
 
 
 class DecodedGroups:
@@ -149,15 +166,9 @@ class GroupDetector(DecodedGroups):
         self.test_cfg[key] = min(self.test_cfg.get(key, 100), most)
         self.bbox_head.test_cfg = self.test_cfg
 
-    @contextlib.contextmanager
-    def using_groups(self, query_group: Union[int, str]) -> Iterator[None]:
+    def using_groups(self, query_group: Union[int, str]) -> ContextManager[None]:
         """Detect by another group than ``test_cfg`` says, or by 'all'."""
-        before = self.test_cfg['query_group']
-        self.test_cfg['query_group'] = query_group
-        try:
-            yield
-        finally:
-            self.test_cfg['query_group'] = before
+        return replaced_items((self.test_cfg, dict(query_group=query_group)))
 
     def stock_state_dict(self, query_group: Optional[int] = None) -> Dict[str, Tensor]:
         """Return the state dict of the stock detector, with the rows of one group.

@@ -1,4 +1,5 @@
 """Mask2Former with groups of queries: instance and panoptic segmentation."""
+from functools import partial
 from operator import attrgetter
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -10,10 +11,8 @@ from mmdet.utils import ConfigType, InstanceList
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 
-from .deformable import replaced_parameters
 from .errors import ConfigError
-from .group_detector import DecodedGroups, GroupDetector, without_numbers
-from .turns import averaging_once
+from .group_detector import DecodedGroups, GroupDetector, replaced_items, without_numbers
 
 
 @MODELS.register_module()
@@ -33,8 +32,9 @@ class GroupMask2FormerHead(DecodedGroups, Mask2FormerHead):
         Arguments and results are those of the stock head: logits of each layer, shape
         (bs, num_rows, num_classes + 1), and of the masks, shape (bs, num_rows, h, w).
         """
-        with replaced_parameters({embedding: dict(weight=embedding.weight[self.decoded_rows])
-                                  for embedding in (self.query_feat, self.query_embed)}):
+        rows = [(embedding._parameters, dict(weight=embedding.weight[self.decoded_rows]))
+                for embedding in (self.query_feat, self.query_embed)]
+        with replaced_items(*rows):
             return super().forward(x, batch_data_samples)
 
     def preprocess_gt(self, batch_gt_instances: InstanceList,
@@ -62,7 +62,8 @@ class GroupMask2FormerHead(DecodedGroups, Mask2FormerHead):
         return super()._get_targets_single(cls_score, *args)
 
     def _loss_by_feat_single(self, *args) -> Tuple[Tensor, Tensor, Tensor]:
-        with averaging_once(self.turn, mask2former_head):
+        average = partial(self.turn.once_a_step, mask2former_head.reduce_mean)  # over ranks
+        with replaced_items((vars(mask2former_head), dict(reduce_mean=average))):
             return super()._loss_by_feat_single(*args)
 
 

@@ -7,8 +7,6 @@ backward pass (Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv
 Losses and gradients are those of all groups at once.
 """
 import contextlib
-import functools
-from types import ModuleType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 from torch import Tensor, nn
@@ -19,12 +17,8 @@ from .errors import ConfigError
 
 
 class AllGroups:
-    """A step whose groups are computed all at once: the turn of those who take none.
-
-    Attributes:
-        groups (range, optional): The groups that are computed; None: all.
-    """
-    groups: Optional[range] = None
+    """A step whose groups are computed all at once: the turn of those who take none."""
+    groups: Optional[range] = None  # those that are computed; None: all
 
     def in_all_turns(self, count: int) -> int:
         """Return how many there are in all turns, of what ``count`` are in this one."""
@@ -50,36 +44,19 @@ ALL_AT_ONCE = AllGroups()
 
 
 class Turn(AllGroups):
-    """Groups that are computed together, and in most turns once more in the backward pass.
+    """Some of all K groups, computed together, and in most turns again in the backward pass.
 
-    Args:
-        groups (range): The groups.
-        num_query_groups (int): Number of all groups, K.
-        shared (Results): What the turns of this step have computed for each other.
+    ``shared`` is what the turns of this step have computed for each other.
     """
 
     def __init__(self, groups: range, num_query_groups: int, shared: 'Results') -> None:
-        self.groups = groups
-        self.num_query_groups = num_query_groups
+        self.groups, self.num_query_groups = groups, num_query_groups
         self.shared, self.own = shared, Results()
+        self.once_a_step, self.once_a_turn = self.shared.get, self.own.get
 
     def in_all_turns(self, count: int) -> int:
         """Return how many a count of this turn is in all turns together."""
         return count * self.num_query_groups // len(self.groups)
-
-    def once_a_step(self, compute: Callable, *args) -> Any:
-        """Return ``compute(*args)``, computed in the first turn of a step alone."""
-        return self.shared.get(compute, *args)
-
-    def once_a_turn(self, compute: Callable, *args) -> Any:
-        """Return ``compute(*args)``, not computed again in the backward pass."""
-        return self.own.get(compute, *args)
-
-    def take(self, modules: Sequence[nn.Module], compute_losses: Callable,
-             *memory: Tensor) -> Dict[str, Tensor]:
-        """Compute the losses of these groups; arguments as for :func:`losses_in_turns`."""
-        with taking(self, modules):
-            return compute_losses(*memory)
 
 
 class Results:
@@ -99,7 +76,7 @@ class Results:
 
 @contextlib.contextmanager
 def taking(turn: Turn, modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Let a detector and its head compute the groups of a turn."""
+    """Let a detector and its head compute the groups of a turn; it can decorate a function."""
     turn.shared.asked = turn.own.asked = 0
     for module in modules:
         module.turn = turn
@@ -110,29 +87,17 @@ def taking(turn: Turn, modules: Sequence[nn.Module]) -> Iterator[None]:
             module.turn = ALL_AT_ONCE
 
 
-@contextlib.contextmanager
-def averaging_once(turn: AllGroups, module: ModuleType) -> Iterator[None]:
-    """Let a module of mmdet average over ranks once a step, which it does by ``reduce_mean``."""
-    average = module.reduce_mean
-    module.reduce_mean = functools.partial(turn.once_a_step, average)
-    try:
-        yield
-    finally:
-        module.reduce_mean = average
-
-
 def losses_in_turns(modules: Sequence[nn.Module], groups_at_once: int, num_query_groups: int,
                     compute_losses: Callable[..., Dict[str, Tensor]],
                     *memory: Tensor) -> Dict[str, Tensor]:
     """Add up the losses of all groups, some groups at a time.
 
     Args:
-        modules (list[nn.Module]): Detector and head, whose ``turn`` is the :class:`Turn` while
-            ``compute_losses`` runs.
+        modules (list[nn.Module]): Detector and head, given their ``turn``.
         groups_at_once (int): Groups of a turn; the last one may have fewer.
         num_query_groups (int): Number of all groups, K.
-        compute_losses (Callable): Computes the losses of ``turn.groups``, their part of
-            those of all groups, from ``memory``.
+        compute_losses (Callable): Computes, from ``memory``, the part of the losses that the
+            groups of the turn have.
         memory (Tensor): What all groups share. PyTorch asks these tensors on which devices the
             state of the random generators must be kept.
 
@@ -142,11 +107,11 @@ def losses_in_turns(modules: Sequence[nn.Module], groups_at_once: int, num_query
     shared, totals = Results(), {}
     for first in range(0, num_query_groups, groups_at_once):
         groups = range(first, min(first + groups_at_once, num_query_groups))
-        turn = Turn(groups, num_query_groups, shared)
+        take_turn = taking(Turn(groups, num_query_groups, shared), modules)(compute_losses)
         if groups.stop < num_query_groups:
-            losses = checkpoint(turn.take, modules, compute_losses, *memory, use_reentrant=False)
+            losses = checkpoint(take_turn, *memory, use_reentrant=False)
         else:  # the backward pass begins with this turn, so that its activations can stay
-            losses = turn.take(modules, compute_losses, *memory)
+            losses = take_turn(*memory)
         for name, loss in losses.items():
             totals[name] = totals[name] + loss if name in totals else loss
     return totals
@@ -162,8 +127,7 @@ def check_groups_at_once(groups_at_once: Optional[int], num_query_groups: int,
     """
     if groups_at_once is None:
         return None
-    is_int = isinstance(groups_at_once, int) and not isinstance(groups_at_once, bool)
-    if not is_int or not 1 <= groups_at_once <= num_query_groups:
+    if type(groups_at_once) is not int or not 1 <= groups_at_once <= num_query_groups:
         raise ConfigError(
             f'model.train_cfg.groups_at_once={groups_at_once!r} must be an integer from 1 to '
             f'model.num_query_groups={num_query_groups}, or None for all groups at once.')
