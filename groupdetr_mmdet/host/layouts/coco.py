@@ -1,29 +1,23 @@
 """COCO: one JSON, or one for each split, with the images beside it or anywhere in the folder."""
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Container, Dict, List, Optional
 
 from ...errors import ConfigError
-from .common import (Dataset, LabeledBox, LabeledImage, Source, check_size, read_text,
+from .common import (Dataset, LabeledBox, LabeledImage, Source, has_pattern, read_text,
                      to_number)
 
-KEYS = dict(images=('id', ), annotations=('image_id', 'category_id'),  # and what entries go by
-            categories=('id', 'supercategory'))
-
-MARKS = b'\xef\xbb\xbf\xff\xfe \t\r\n'  # what a file may begin with: of its encoding, or blanks
+FIELDS = dict(images=('id', 'file_name'), annotations=('image_id', 'category_id', 'bbox'),
+              categories=('id', 'name'))  # that are required
+COMPARED = 'id', 'image_id', 'category_id', 'supercategory'
+# An object with such a key, also one that is cut short, after marks of an encoding or blanks.
+START = rb'\A[\xef\xbb\xbf\xff\xfe \t\r\n]*\{[\s\S]*"(images|annotations)"'
 
 
 def find(source: Source) -> List[Path]:
     """Find JSON files with images, annotations and categories."""
-    return [file for file in source.label_files('*.json') if file == source.only or is_coco(file)]
-
-
-def is_coco(file: Path) -> bool:
-    """Whether a file looks like COCO's, also one that is cut short."""
-    with file.open('rb') as start:
-        head = start.read(1 << 20).replace(b'\0', b'')  # UTF-16 has zeros
-    is_dict = head.lstrip(MARKS).startswith(b'{')
-    return is_dict and any(f'"{key}"'.encode() in head for key in ('images', 'annotations'))
+    return [file for file in source.label_files('*.json')
+            if file == source.only or has_pattern(file, START)]
 
 
 def read(source: Source, files: List[Path]) -> Dataset:
@@ -64,31 +58,29 @@ def load(file: Path, split: str) -> Dict[str, List[dict]]:
             error)
     if split == 'test' and isinstance(content, dict):
         content.setdefault('annotations', [])
-    for key, identities in KEYS.items():
-        entries = content.get(key) if isinstance(content, dict) else None
+    for part, fields in FIELDS.items():
+        entries = content.get(part) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(x, dict) for x in entries):
-            raise ConfigError(f'{file} has no list {key!r} of entries, which COCO requires: '
+            raise ConfigError(f'{file} has no list {part!r} of entries, which COCO requires: '
                               'correct it.')
-        for name, x in ((name, x) for x in entries for name in identities):
-            if isinstance(x.get(name), (list, dict)):
-                raise ConfigError(f'{file} has {name}={x[name]} in {key}, which must be a number '
-                                  'or a text: correct it.')
+        for entry in entries:
+            lacking = [name for name in fields if name not in entry]
+            if lacking:
+                raise ConfigError(f'{file} {part}, id {entry.get("id")}, lacks the field '
+                                  f'{lacking[0]!r}, which COCO requires: add it.')
+            wrong = [name for name in COMPARED if isinstance(entry.get(name), (list, dict))]
+            if wrong:
+                raise ConfigError(f'{file} has {wrong[0]}={entry[wrong[0]]} in {part}, which must '
+                                  'be a number or a text: correct it.')
     return content
-
-
-def field(entry: dict, name: str, where: Any) -> Any:
-    """Return a field of an entry, or raise a ConfigError."""
-    if name not in entry:
-        raise ConfigError(f'{where} lacks the field {name!r}, which COCO requires: add it.')
-    return entry[name]
 
 
 def used_names(file: Path, content: Dict[str, List[dict]]) -> List[str]:
     """Names of the categories, without one that only stands above the others, as Roboflow's."""
-    used = {annotation.get('category_id') for annotation in content['annotations']}
+    used = {annotation['category_id'] for annotation in content['annotations']}
     above = {category.get('supercategory') for category in content['categories']}
-    names = [str(category.get('name')) for category in content['categories']
-             if category.get('id') in used or category.get('name') not in above]
+    names = [str(category['name']) for category in content['categories']
+             if category['id'] in used or category['name'] not in above]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ConfigError(f'{file} has two categories of the name {twice[0]}: rename one.')
@@ -98,50 +90,42 @@ def used_names(file: Path, content: Dict[str, List[dict]]) -> List[str]:
 def read_split(source: Source, file: Path, split: str,
                content: Dict[str, List[dict]]) -> List[LabeledImage]:
     """Read the images of a file."""
-    categories = {field(x, 'id', f'{file} categories'): str(field(x, 'name', f'{file} categories'))
-                  for x in content['categories']}
-    by_image = {field(x, 'id', f'{file} images'): [] for x in content['images']}
+    categories = {category['id']: str(category['name']) for category in content['categories']}
+    by_image = {image['id']: [] for image in content['images']}
     if len(by_image) < len(content['images']):
         raise ConfigError(f'{file} has two images of the same id: give each its own.')
     for annotation in content['annotations']:
         where = f'{file} annotation {annotation.get("id")}'
-        image_id = field(annotation, 'image_id', where)
-        if image_id not in by_image:
-            raise ConfigError(f'{where} is of the image {image_id!r}, which the file does not have'
-                              ': correct its image_id.')
-        by_image[image_id].append(annotation)
+        check_known(annotation, 'image', by_image, where)
+        by_image[annotation['image_id']].append((annotation, where))
 
-    def read_image(entry: dict) -> Optional[LabeledImage]:
-        where = f'{file} image {entry["id"]}'
-        name = str(field(entry, 'file_name', where))
-        path = source.find_image(name, file.parent, split)
+    def read_image(image: dict) -> Optional[LabeledImage]:
+        path = source.find_image(str(image['file_name']), file.parent, split)
         if path is None:
-            source.note('images that are not there, left out', f'{name} of {file}')
-        size = path and source.size(path)
-        if not size:
+            source.note('images that are not there, left out', f'{image["file_name"]} of {file}')
             return None
-        if entry.get('width') and entry.get('height'):
-            declared = tuple(to_number(entry[x], where) for x in ('width', 'height'))
-            check_size(declared, size, path, where)
-        boxes = []
-        for annotation in by_image[entry['id']]:
-            where = f'{file} annotation {annotation.get("id")}'
-            boxes += source.boxes([read_box(annotation, categories, where)], size, where)
-        return LabeledImage(path, *size, boxes)
+        return source.labeled_image(
+            path, ((read_box(x, categories, where), where) for x, where in by_image[image['id']]),
+            f'{file} image {image["id"]}', [image.get('width'), image.get('height')])
 
     return source.read(content['images'], read_image)
 
 
+def check_known(annotation: dict, what: str, known: Container, where: str) -> None:
+    """Refuse an annotation of an image or a category that the file does not have."""
+    if annotation[f'{what}_id'] not in known:
+        raise ConfigError(f'{where} is of the {what} {annotation[f"{what}_id"]!r}, which the file '
+                          f'does not have: correct its {what}_id.')
+
+
 def read_box(annotation: dict, categories: Dict[Any, str], where: str) -> LabeledBox:
     """Read a box of a known category, ``left, top, width, height`` in pixels."""
-    category, box = (field(annotation, x, where) for x in ('category_id', 'bbox'))
-    if category not in categories:
-        raise ConfigError(f'{where} is of the category {category!r}, which the file does not have'
-                          ': correct its category_id.')
+    check_known(annotation, 'category', categories, where)
+    box = annotation['bbox']
     if not isinstance(box, list) or len(box) != 4:
         raise ConfigError(f'{where} has bbox={box}, and a box is [left, top, width, height] in '
                           'pixels: correct it.')
     left, top, width, height = (to_number(x, where) for x in box)
     ignored = to_number(annotation.get('iscrowd') or annotation.get('ignore') or 0, where)
-    return LabeledBox(categories[category], (left, top, left + width, top + height),
-                      bool(ignored))
+    return LabeledBox(categories[annotation['category_id']],
+                      (left, top, left + width, top + height), bool(ignored))

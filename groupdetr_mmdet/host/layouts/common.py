@@ -6,8 +6,8 @@ import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import (Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, NoReturn, Optional,
-                    Sequence, Tuple)
+from typing import (Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Sequence,
+                    Tuple)
 
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from rich.progress import track
@@ -25,16 +25,10 @@ SLOW = 1000  # images that take some seconds to read
 
 
 class LabeledBox(NamedTuple):
-    """An object.
-
-    Attributes:
-        name (str): Its class.
-        xyxy (tuple[float]): Left, top, right and bottom in pixels, inside the image.
-        iscrowd (bool): Whether it is a crowd, in COCO's sense.
-    """
-    name: str
-    xyxy: Tuple[float, float, float, float]
-    iscrowd: bool = False
+    """An object."""
+    name: str  # of its class
+    xyxy: Tuple[float, float, float, float]  # in pixels; of an image that was read, inside it
+    iscrowd: bool = False  # in COCO's sense
 
 
 @dataclass
@@ -48,18 +42,11 @@ class LabeledImage:
 
 @dataclass
 class Dataset:
-    """A data set in whatever layout.
-
-    Attributes:
-        layout (str): What the layout is called.
-        classes (list[str]): Names of the classes, in the order of their labels.
-        splits (dict): Images of 'train' and, where the data set says them, 'val' and 'test'.
-        notes (list[str]): What was left out or mended.
-    """
-    layout: str
-    classes: List[str]
-    splits: Dict[str, List[LabeledImage]]
-    notes: List[str] = field(default_factory=list)
+    """A data set in whatever layout."""
+    layout: str  # what the layout is called
+    classes: List[str]  # their names, in the order of their labels
+    splits: Dict[str, List[LabeledImage]]  # 'train' and, where there are any, 'val', 'test'
+    notes: List[str] = field(default_factory=list)  # what was left out or mended
 
     @property
     def root(self) -> Path:
@@ -144,12 +131,7 @@ class Source:
         return files[0] if files else None
 
     def read(self, items: Sequence, read: Callable) -> List[LabeledImage]:
-        """Read all items, to tell how many have faults.
-
-        Args:
-            items (Sequence): What is read.
-            read (Callable): Turns one into an image, or into None to leave it out.
-        """
+        """Turn all items into images, or None to leave one out, and tell how many have faults."""
         images, faults = [], []
         for item in track(items, 'Reading labels', transient=True, disable=len(items) < SLOW):
             try:
@@ -161,13 +143,40 @@ class Source:
                               f'labels, the first: {faults[0]}')
         for fault in faults:
             raise fault
-        images = [image for image in images if image]
-        for image in images:
-            boxes = list(dict.fromkeys(image.boxes))
-            if len(boxes) < len(image.boxes):
-                self.note('images with the same box twice, which counts once', image.path)
-            image.boxes = boxes
-        return images
+        return [image for image in images if image]
+
+    def labeled_image(self, path: Path, found: Iterator[Tuple[LabeledBox, Any]], where: Any = '',
+                      declared: Sequence = (0, 0), relative: bool = False
+                      ) -> Optional[LabeledImage]:
+        """Check what labels say of an image, clip its boxes, and leave out those without area.
+
+        Args:
+            path (Path): The image; None is returned where it cannot be read.
+            found (Iterator): Each box, and where its label stands.
+            where (Any): Where ``declared`` stands.
+            declared (Sequence): Width and height as numbers or texts; empty or 0 is unknown.
+            relative (bool): Whether boxes are in parts of the image, and not in pixels.
+        """
+        size = self.size(path)
+        if size is None:
+            return None
+        check_size(tuple(to_number(x or 0, where) for x in declared), size, path, where)
+        kept = []
+        for box, place in found:
+            xyxy = tuple(x * n for x, n in zip(box.xyxy, size * 2)) if relative else box.xyxy
+            check_corners(xyxy, size, place)
+            left, top, right, bottom = clipped = tuple(
+                min(max(x, 0.), float(limit)) for x, limit in zip(xyxy, size * 2))
+            if right <= left or bottom <= top:
+                self.note('boxes without area inside their image, left out', place)
+                continue
+            if max(abs(a - b) for a, b in zip(clipped, xyxy)) > 1:
+                self.note('boxes over the edge of their image, clipped', place)
+            kept.append(box._replace(xyxy=clipped))
+        boxes = list(dict.fromkeys(kept))
+        if len(boxes) < len(kept):
+            self.note('images with the same box twice, which counts once', path)
+        return LabeledImage(path, *size, boxes)
 
     def size(self, path: Path) -> Optional[Tuple[int, int]]:
         """Width and height of an image, or None if it cannot be read, which is noted."""
@@ -179,21 +188,6 @@ class Source:
             self.note('unreadable images, left out', f'{path} ({error.strerror or error})')
             return None
         return size[::-1] if orientation >= TRANSPOSED else size
-
-    def boxes(self, found: Iterable[LabeledBox], size: Tuple[int, int],
-              where: Any) -> List[LabeledBox]:
-        """Clip boxes to their image, and leave those out that are then empty; both are noted."""
-        kept = []
-        for box in found:
-            check_corners(box.xyxy, size, where)
-            left, top, right, bottom = clipped = clip(box.xyxy, size)
-            if right <= left or bottom <= top:
-                self.note('boxes without area inside their image, left out', where)
-                continue
-            if max(abs(a - b) for a, b in zip(clipped, box.xyxy)) > 1:
-                self.note('boxes over the edge of their image, clipped', where)
-            kept.append(box._replace(xyxy=clipped))
-        return kept
 
 
 def visible_files(root: Path) -> Iterator[Path]:
@@ -212,9 +206,8 @@ def visible_files(root: Path) -> Iterator[Path]:
         for path in (Path(folder, name) for name in names if not name.startswith(HIDDEN)):
             if path.is_file():
                 yield path
-            elif irregular(path):  # and not a link to nothing
-                raise ConfigError(f'{path} is {irregular(path)} and not a file: take it out of '
-                                  'DATA.')
+            elif kind := irregular(path):  # and not a link to nothing
+                raise ConfigError(f'{path} is {kind} and not a file: take it out of DATA.')
 
 
 def comparable(name: str) -> str:
@@ -229,8 +222,8 @@ def is_image(path: Path) -> bool:
 
 def check_size(declared: Tuple[float, float], size: Tuple[int, int], path: Path,
                where: Any) -> None:
-    """Check that labels were made for the image that is loaded, by the size that they say."""
-    if declared != size:
+    """Check that labels were made for the image that is loaded, if they say its size."""
+    if all(declared) and declared != size:
         said, real = (' x '.join(f'{x:g}' for x in side) for side in (declared, size))
         raise ConfigError(f'{where} says that {path} is {said} pixels, and it is {real} when '
                           'it is read (EXIF data may turn it): correct the labels, or put the '
@@ -250,11 +243,6 @@ def check_corners(xyxy: Sequence[float], size: Tuple[int, int], where: Any) -> N
                           f'{xyxy[1]:g}, right {xyxy[2]:g}, bottom {xyxy[3]:g}: correct it.')
 
 
-def clip(xyxy: Sequence[float], size: Tuple[int, int]) -> Tuple[float, ...]:
-    """Move the corners of a box into the image; all in pixels."""
-    return tuple(min(max(x, 0.), float(limit)) for x, limit in zip(xyxy, size * 2))
-
-
 def to_number(text: Optional[str], where: Any) -> float:
     """Read a number of a label file; NaN is one."""
     try:
@@ -262,6 +250,12 @@ def to_number(text: Optional[str], where: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(f'{where} has {text!r:.60} in the place of a number: correct '
                           'it.') from None
+
+
+def has_pattern(file: Path, pattern: bytes, size: int = 1 << 20) -> bool:
+    """Whether the first bytes of a file have a pattern; the zeros of UTF-16 do not count."""
+    with file.open('rb') as start:
+        return bool(re.search(pattern, start.read(size).replace(b'\0', b''), re.M))
 
 
 def read_text(file: Path) -> str:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 from ...errors import ConfigError
-from .common import (SPLITS, Dataset, LabeledBox, LabeledImage, Source, check_size, comparable,
+from .common import (SPLITS, Dataset, LabeledBox, LabeledImage, Source, comparable, has_pattern,
                      read_text, to_number)
 
 CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
-ROOT = re.compile(rb'<annotation[\s>]')
 
 
 def find(source: Source) -> List[Path]:
@@ -18,13 +17,7 @@ def find(source: Source) -> List[Path]:
     if source.only and source.only.suffix.lower() != '.xml':
         return []
     return [file for file in source.files
-            if file.suffix.lower() == '.xml' and has_annotation(file)]
-
-
-def has_annotation(file: Path) -> bool:
-    """Whether an XML file looks like labels, by its first bytes."""
-    with file.open('rb') as start:
-        return bool(ROOT.search(start.read(1 << 12).replace(b'\0', b'')))  # UTF-16 has zeros
+            if file.suffix.lower() == '.xml' and has_pattern(file, rb'<annotation[\s>]', 1 << 12)]
 
 
 def read(source: Source, files: List[Path]) -> Dataset:
@@ -85,8 +78,7 @@ def read_image(source: Source, file: Path) -> Optional[LabeledImage]:
         root = ET.fromstring(file.read_bytes())  # which says its encoding
     except (ET.ParseError, LookupError, OSError, ValueError) as error:
         raise ConfigError(f'{file} is not valid XML ({error}): put the whole file there, in '
-                          'UTF-8.') from (
-            error)
+                          'UTF-8.') from error
     split = source.split_of(file.parent)
     name = (root.findtext('filename') or '').strip()
     path = (source.find_image(f'{file.stem}{Path(name).suffix or ".jpg"}', file.parent, split) or
@@ -94,15 +86,9 @@ def read_image(source: Source, file: Path) -> Optional[LabeledImage]:
     if path is None:
         source.note('label files without image, left out', file)
         return None
-    size = source.size(path)
-    if size is None:
-        return None
-    declared = tuple(to_number(root.findtext(f'size/{x}') or '0', file)
-                     for x in ('width', 'height'))
-    if all(declared):
-        check_size(declared, size, path, file)
-    boxes = [read_box(source, entry, file) for entry in root.iter('object')]
-    return LabeledImage(path, *size, source.boxes(boxes, size, file))
+    return source.labeled_image(
+        path, ((read_box(source, entry, file), file) for entry in root.iter('object')), file,
+        [root.findtext('size/width'), root.findtext('size/height')])
 
 
 def read_box(source: Source, entry: ET.Element, file: Path) -> LabeledBox:

@@ -4,14 +4,13 @@ The classes stand in ``data.yaml``, which may name the images of each split, too
 ``classes.txt`` or ``obj.names``.
 """
 import os
-import re
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import yaml
 
 from ...errors import ConfigError
-from .common import (Dataset, LabeledBox, LabeledImage, Source, is_image, read_text, to_number,
+from .common import (Dataset, LabeledBox, Source, has_pattern, is_image, read_text, to_number,
                      visible_files)
 
 CLASS_LISTS = 'classes.txt', '*.names'
@@ -33,8 +32,7 @@ def names_classes(file: Path) -> bool:
     try:
         return bool({'names', 'nc'} & load(file).keys())
     except ConfigError:
-        text = file.read_bytes().replace(b'\0', b'')  # UTF-16 has zeros
-        return bool(re.search(rb'^[^\w\s]*(names|nc)\s*:', text, re.M))
+        return has_pattern(file, rb'^[^\w\s]*(names|nc)\s*:')
 
 
 def load(file: Path) -> Dict[str, Any]:
@@ -61,8 +59,9 @@ def read(source: Source, files: List[Path]) -> Dataset:
     by_split = {split: paths for split in SPLITS
                 if (paths := find_images(source, file, config, split)) or
                 split == 'train' and config.get(split)}
-    splits = {split: source.read(paths, lambda path: read_image(source, path, names, config))
-              for split, paths in by_split.items()}
+    splits = {split: source.read(paths, lambda path: source.labeled_image(
+        path, read_labels(source, path, names, config), relative=True))
+        for split, paths in by_split.items()}
     images = [path for paths in by_split.values() for path in paths]
     labels = {label_file(path) for path in images}
     folders = {label.parent for label in labels} - {path.parent for path in images}
@@ -93,10 +92,7 @@ def class_names(file: Path, config: Dict[str, Any]) -> List[str]:
 
 
 def find_images(source: Source, file: Path, config: Dict[str, Any], split: str) -> List[Path]:
-    """Find the images of a split: those that the file names, or else by the names of folders.
-
-    Splits but that for training are optional: many files name a test set that was never there.
-    """
+    """Find the images of a split: those that the file names, or else by the names of folders."""
     if not any(config.get(x) for x in SPLITS):
         return [x for x in source.images if (source.split_of(x.parent) or 'train') == split]
     entry = config.get(split) or (split == 'val' and config.get('valid')) or []
@@ -105,7 +101,7 @@ def find_images(source: Source, file: Path, config: Dict[str, Any], split: str) 
         place = locate(source, file, str(config.get('path') or ''), str(part))
         if place is None and split == 'train':
             raise ConfigError(f'{file}: {split} names {part}, which does not exist: correct it.')
-        if place is None:
+        if place is None:  # many files name a test set that was never there
             source.note('folders that are not there', f'{split}: {part}')
         elif place.suffix == '.txt':
             images += listed_images(source, place, split)
@@ -130,11 +126,10 @@ def listed_images(source: Source, file: Path, split: str) -> List[Path]:
 
 
 def locate(source: Source, file: Path, path: str, entry: str) -> Optional[Path]:
-    """Find a folder or list of images.
+    """Find a folder or list of images, also one that is named as on another machine.
 
-    It may be named as on another machine, where all but the last folders differ, or all but the
-    last if it says the split; Roboflow writes ``../train/images`` for ``train/images`` beside the
-    file.
+    There all but the last two folders may differ, or all but the last if it says the split;
+    Roboflow writes ``../train/images`` for ``train/images`` beside the file.
     """
     parts = [part for part in Path(entry.replace('\\', '/')).parts if part not in ('..', os.sep)]
     ends = [Path(*parts[i:]) for i in range(max(1, len(parts) - 1))]
@@ -148,8 +143,7 @@ def locate(source: Source, file: Path, path: str, entry: str) -> Optional[Path]:
 
 
 def label_file(image: Path) -> Path:
-    """Where an image's labels are: in ``labels`` for the last folder ``images``, or beside it;
-    both names may have capitals."""
+    """Where an image's labels are: beside it, or in ``labels`` for the last folder ``images``."""
     beside, parts = image.with_suffix('.txt'), list(image.parts)
     for i, folder in reversed(list(enumerate(parts[:-1]))):
         if folder.lower() == 'images' and not beside.is_file():
@@ -159,29 +153,22 @@ def label_file(image: Path) -> Path:
     return beside
 
 
-def read_image(source: Source, path: Path, names: List[str],
-               config: Dict[str, Any]) -> Optional[LabeledImage]:
-    """Read an image's size and labels; one without a label file is background."""
-    size = source.size(path)
-    if size is None:
-        return None
-    label, boxes = label_file(path), []
+def read_labels(source: Source, path: Path, names: List[str],
+                config: Dict[str, Any]) -> Iterator[Tuple[LabeledBox, str]]:
+    """Yield an image's objects, and where each stands; one without a label file is background."""
+    label = label_file(path)
     if not label.is_file():
         source.note('images without a label file, taken as background',
                     f'{path}, whose labels would be {label}')
-        return LabeledImage(path, *size, boxes)
+        return
     for number, line in enumerate(read_text(label).splitlines(), 1):
-        words = line.split()
-        if 'kpt_shape' in config:
-            del words[5:]  # key points, after the box
+        words = line.split()[:5 if 'kpt_shape' in config else None]  # key points follow the box
         if words:
             where = f'{label} line {number}'
-            boxes += source.boxes([read_line(words, names, size, where)], size, where)
-    return LabeledImage(path, *size, boxes)
+            yield read_line(words, names, where), where
 
 
-def read_line(words: List[str], names: List[str], size: Tuple[int, int],
-              where: str) -> LabeledBox:
+def read_line(words: List[str], names: List[str], where: str) -> LabeledBox:
     """Read ``class x y width height``, or the corners of a polygon, in parts of the image."""
     label, *values = (to_number(word, where) for word in words)
     is_box = len(values) == 4
@@ -200,4 +187,4 @@ def read_line(words: List[str], names: List[str], size: Tuple[int, int],
         corners = x - width / 2, y - height / 2, x + width / 2, y + height / 2
     else:
         corners = (*map(min, (values[::2], values[1::2])), *map(max, (values[::2], values[1::2])))
-    return LabeledBox(names[int(label)], tuple(x * n for x, n in zip(corners, size * 2)))
+    return LabeledBox(names[int(label)], corners)
