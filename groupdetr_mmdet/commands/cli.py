@@ -48,13 +48,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def run(command: str, argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> None:
-    """Run one command.
-
-    Args:
-        command (str): One of ``COMMANDS``.
-        argv (Sequence[str], optional): Its arguments. Defaults to those of the process.
-        prog (str, optional): What its help calls it. Defaults to the name of the script.
-    """
+    """Run one of ``COMMANDS``, with the arguments and the name of the process by default."""
     def import_and_run() -> None:
         check_environment()
         module = importlib.import_module(f'.{command.replace("-", "_")}', __package__)

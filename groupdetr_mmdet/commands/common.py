@@ -4,19 +4,14 @@ import os
 from pathlib import Path
 from typing import Iterable, Sequence
 
-from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
 
 from ..analysis.group_metrics import choose_group, query_group
-from ..checkpoints.loading import load_weights
 from ..checkpoints.named import find_checkpoint
-from ..checkpoints.reading import read_checkpoint
 from ..errors import ConfigError
-from ..group_detector import GroupDetector
 from ..host.config_check import check_values
 from ..host.configs import Options, merge_options, read_config
 from ..host.preflight import check_groups
@@ -102,12 +97,3 @@ def load_inference_config(args: argparse.Namespace) -> Config:
         group = choose_group(args.query_group, args.checkpoint)
         cfg.merge_from_dict({'model.test_cfg.query_group': group})
     return cfg
-
-
-def load_detector(cfg: Config, checkpoint: str) -> GroupDetector:
-    """Build a detector with groups for inference, with the weights of a checkpoint."""
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    check_groups('CONFIG', cfg.model)
-    detector = MODELS.build(cfg.model)
-    load_weights(detector, read_checkpoint(checkpoint), checkpoint)
-    return detector.to(get_device()).eval()

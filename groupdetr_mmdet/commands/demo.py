@@ -38,15 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def demo_config(args: argparse.Namespace) -> Config:
     """Config of the demo, its paths and length as the arguments say."""
     cfg = read_config(args.config)
-    ann_file = str(Path(args.data_root, 'val.json'))
-    cfg.merge_from_dict({
-        'work_dir': args.work_dir,
-        'train_dataloader.dataset.data_root': args.data_root,
-        'val_dataloader.dataset.data_root': args.data_root,
-        'test_dataloader.dataset.data_root': args.data_root,
-        'val_evaluator.ann_file': ann_file,
-        'test_evaluator.ann_file': ann_file,
-    })
+    cfg.work_dir = args.work_dir
+    for mode in ('train', 'val', 'test'):
+        cfg.merge_from_dict({f'{mode}_dataloader.dataset.data_root': args.data_root})
+    for mode in ('val', 'test'):
+        cfg.merge_from_dict({f'{mode}_evaluator.ann_file': str(Path(args.data_root, 'val.json'))})
     if args.quick:
         cfg.train_cfg.max_epochs = 1
     return cfg
@@ -81,18 +77,17 @@ def training_beside(args: argparse.Namespace) -> Iterator[List[Path]]:
         process.terminate()
 
 
-def report(runner: Runner, compare: Sequence[Path], files: dict, minutes: float) -> str:
-    """Say in a few lines what was reached, and which files to open."""
+def report(runner: Runner, compare: Sequence[Path], files: dict, minutes: float) -> None:
+    """Print in a few lines what was reached, and which files to open."""
     model = runner.model
-    lines = [
-        f'{type(model).__name__}: {model.num_query_groups} groups of {model.num_queries} queries, '
-        f'{runner.max_epochs} epochs of {len(runner.train_dataloader.dataset)} images, '
-        f'{minutes:.1f} minutes in all.',
-        f'{reached(runner.work_dir)} on {len(runner.val_dataloader.dataset)} images that it has '
-        'never seen.'
-    ]
-    lines += [f'{reached(baseline)} with the baseline.' for baseline in compare]
-    return '\n'.join(lines + ['Open'] + [f'  {path}: {shows}' for path, shows in files.items()])
+    print(f'\n{type(model).__name__}: {model.num_query_groups} groups of {model.num_queries} '
+          f'queries, {runner.max_epochs} epochs of {len(runner.train_dataloader.dataset)} images, '
+          f'{minutes:.1f} minutes in all.')
+    print(f'{reached(runner.work_dir)} on {len(runner.val_dataloader.dataset)} images that it has '
+          'never seen.')
+    for baseline in compare:
+        print(f'{reached(baseline)} with the baseline.')
+    print('Open', *(f'  {path}: {shows}' for path, shows in files.items()), sep='\n')
 
 
 def reached(work_dir: Union[str, Path]) -> str:
@@ -118,4 +113,4 @@ def main(args: argparse.Namespace) -> None:
         write_report(folder, compare, labels): 'curves, groups, detections and queries on a page',
         Path(os.path.relpath(runner.log_dir)): 'log of the training'
     }
-    print('\n' + report(runner, compare, files, minutes=(time.time() - start) / 60))
+    report(runner, compare, files, minutes=(time.time() - start) / 60)

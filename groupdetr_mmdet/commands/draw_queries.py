@@ -2,13 +2,16 @@
 group, and the duplicates that joint self-attention would leave."""
 import argparse
 
-from mmdet.registry import DATASETS
+from mmdet.registry import DATASETS, MODELS
+from mmengine.device import get_device
 
 from ..analysis.plots import prepare_picture
 from ..analysis.query_plots import draw_queries
+from ..checkpoints.loading import load_weights
+from ..checkpoints.reading import read_checkpoint
 from ..errors import ConfigError
-from ..host.preflight import check_paths
-from .common import add_inference_arguments, load_detector, load_inference_config
+from ..host.preflight import check_groups, check_paths
+from .common import add_inference_arguments, load_inference_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +30,10 @@ def main(args: argparse.Namespace) -> None:
     prepare_picture(args.out)
     cfg = load_inference_config(args)
     check_paths(cfg, modes=('test', ))
-    model = load_detector(cfg, args.checkpoint)
+    check_groups('CONFIG', cfg.model)
+    model = MODELS.build(cfg.model)
+    load_weights(model, read_checkpoint(args.checkpoint), args.checkpoint)
+    model = model.to(get_device()).eval()
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     wrong = [index for index in args.images if index not in range(len(dataset))]
     if wrong:

@@ -39,6 +39,7 @@ BUILDERS = {'build_from_cfg', 'build_model_from_cfg', 'build_runner_from_cfg', '
             'init_weights', '_init_pipeline'}
 REFUSED = (TypeError, ValueError, KeyError, AssertionError, AttributeError, IndexError,
            NotImplementedError, RuntimeError, ZeroDivisionError)
+# Of what the system refuses a file, what to do.
 WRITES = {
     errno.ENOSPC: 'free space on the disk, or name another --work-dir or --out',
     errno.EDQUOT: 'free space, or name another --work-dir or --out',
@@ -55,6 +56,19 @@ WRITES = {
 }
 PACKAGES = dict(cv2='opencv-python', skimage='scikit-image', sklearn='scikit-learn',
                 PIL='pillow', yaml='pyyaml')
+MEMORY = ('The memory is full ({}): lower train_dataloader.batch_size, model.num_query_groups or '
+          'the image scale, or set model.decoder.num_cp.')
+# Of errors known by their class and their text, what to say; {} is the text's first line.
+KNOWN = (
+    (Exception, f'EADDRINUSE|{os.strerror(errno.EADDRINUSE)}',
+     'The port of the launcher is in use, maybe by another run: set PORT (or MASTER_PORT, '
+     '--master_port) to another one.'),
+    ((torch.cuda.OutOfMemoryError, MemoryError), '', MEMORY),
+    (Exception, "can't allocate memory", MEMORY),
+    (RuntimeError, r'\ADataLoader worker \(pid',
+     '{}: the system killed a process that loads data, mostly for lack of memory; lower '
+     'num_workers or batch_size of the dataloader, and continue by --resume.'),
+)
 PLAIN = re.compile("'(NoneType|str|int|float|bool|list|tuple|dict|ConfigDict)' object")
 PEER_LOST = re.compile(
     'Connection (closed|reset|refused)|Broken pipe|[Tt]imed? ?out|peer|NCCL|store', re.IGNORECASE)
@@ -96,11 +110,8 @@ def end(status: int) -> NoReturn:
 
 
 def waiting_time(error: Exception) -> float:
-    """Seconds to wait for another process of the run to tell the reason, or the same.
-
-    It ends, and the launcher then ends this one.
-    """
-    if lost_a_peer(error):
+    """Seconds in which another process may tell the reason, end, and have the launcher end all."""
+    if peer(error):
         return 30
     rank = 0 if TOLD in os.environ else launched_rank()
     return 10 + min(rank, 20) / 2 if rank else 0
@@ -108,66 +119,53 @@ def waiting_time(error: Exception) -> float:
 
 def tells_first() -> bool:
     """Whether no other process of this launcher has told a mistake."""
-    if TOLD not in os.environ:
-        return True
     try:
         os.close(os.open(os.environ[TOLD], os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return False
-    except OSError:  # the launcher is gone, and its folder
+    except (KeyError, OSError):  # there is no launcher, or it is gone, and its folder
         pass
     return True
 
 
 def sentence(error: BaseException) -> Optional[str]:
     """What to tell the user, or None for a bug, whose traceback is told."""
-    for tell in (told, number, peer, system, package, memory, worker, built, resumed,
-                 first_step):
+    is_refusal = isinstance(error, REFUSED)
+    refusals = (built, resumed, first_step) if is_refusal else ()
+    for tell in (told, peer, known, system, package, *refusals):
         said = tell(error)
         if said:
             return ' '.join(said.split())
-    cause = error.__cause__
-    return sentence(cause) if cause is not None and isinstance(error, REFUSED) else None
+    return sentence(error.__cause__) if is_refusal and error.__cause__ is not None else None
 
 
 def told(error: BaseException) -> Optional[str]:
     """A sentence of this package's; out of a data loader's worker it follows a traceback."""
-    if isinstance(error, ConfigError) or 'ConfigError: ' in str(error):
+    if isinstance(error, (ConfigError, FloatingPointError)) or 'ConfigError: ' in str(error):
         return str(error).rsplit('ConfigError: ')[-1]
     return None
 
 
-def number(error: BaseException) -> Optional[str]:
-    """What training says of a loss that is not finite."""
-    return str(error) if isinstance(error, FloatingPointError) else None
-
-
-def lost_a_peer(error: BaseException) -> bool:
-    """Whether another process of a distributed run has gone, or hangs."""
-    if not is_distributed() or isinstance(error, ConfigError):
-        return False
-    dist_errors = tuple(getattr(torch.distributed, name) for name in (
-        'DistBackendError', 'DistNetworkError', 'DistStoreError')
-        if hasattr(torch.distributed, name))
-    in_dist = any('distributed' in Path(frame.f_code.co_filename).parts or
-                  'autograd' in Path(frame.f_code.co_filename).parts for frame in frames(error))
-    return isinstance(error, dist_errors) or isinstance(error, RuntimeError) and in_dist and \
-        bool(PEER_LOST.search(str(error)))
-
-
 def peer(error: BaseException) -> Optional[str]:
-    """What to say where another process has gone."""
-    if not lost_a_peer(error):
+    """What to say where another process of a distributed run has gone, or hangs."""
+    dist_errors = getattr(torch.distributed, 'DistError', ())
+    in_dist = any({'distributed', 'autograd'} & {*Path(frame.f_code.co_filename).parts}
+                  for frame in frames(error))
+    if not is_distributed() or not isinstance(error, dist_errors) and not (
+            isinstance(error, RuntimeError) and in_dist and PEER_LOST.search(str(error))):
         return None
     return (f'Another process of this run has ended or hangs ({first_line(error)}): what it said '
             'above is the reason; continue by --resume.')
 
 
+def known(error: BaseException) -> Optional[str]:
+    """What ``KNOWN`` says of an error."""
+    return next((said.format(first_line(error)) for kind, words, said in KNOWN
+                 if isinstance(error, kind) and re.search(words, str(error))), None)
+
+
 def system(error: BaseException) -> Optional[str]:
-    """What the system refused: a file, a folder, a port."""
-    if 'EADDRINUSE' in str(error) or getattr(error, 'errno', None) == errno.EADDRINUSE:
-        return ('The port of the launcher is in use, maybe by another run: set PORT (or '
-                'MASTER_PORT, --master_port) to another one.')
+    """What the system refused: a file or a folder."""
     if not isinstance(error, OSError) or isinstance(error, ConnectionError) or \
             error.errno not in WRITES and not (error.errno and error.filename):
         return None
@@ -188,29 +186,11 @@ def package(error: BaseException) -> Optional[str]:
     return f'{first_line(error)}: a package is missing; run pip install {install}.'
 
 
-def memory(error: BaseException) -> Optional[str]:
-    """What to say where the memory is full."""
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or \
-            "can't allocate memory" in str(error):
-        return (f'The memory is full ({first_line(error)}): lower train_dataloader.batch_size, '
-                'model.num_query_groups or the image scale, or set model.decoder.num_cp.')
-    return None
-
-
-def worker(error: BaseException) -> Optional[str]:
-    """What to say where the system killed a process that loads data."""
-    if isinstance(error, RuntimeError) and re.match(r'DataLoader worker \(pid', str(error)):
-        return (f'{first_line(error)}: the system killed a process that loads data, mostly for '
-                'lack of memory; lower num_workers or batch_size of the dataloader, and continue '
-                'by --resume.')
-    return None
-
-
 def built(error: BaseException) -> Optional[str]:
     """What a library refused to build from the config."""
     stack = frames(error)
     building = [frame for frame in stack if frame.f_code.co_name in BUILDERS]
-    if not building or not isinstance(error, REFUSED):
+    if not building:
         return None
     keyword = re.match(r"([\w.]+)\(\) (?:got an unexpected keyword argument '(\w+)'|missing \d+ "
                        r'required \S+ arguments?: (.*))', str(error))
@@ -220,15 +200,15 @@ def built(error: BaseException) -> Optional[str]:
             not PLAIN.match(str(error)) and failing_library(error) is None:
         return None
     types = [frame.f_locals.get('obj_type') for frame in building]
-    names = [getattr(x, '__name__', x) for x in types if x]
-    return (f'{names[-1] if names else "A part of the config"} cannot be built as the config says '
+    built_last = next(filter(None, reversed(types)), 'A part of the config')
+    return (f'{getattr(built_last, "__name__", built_last)} cannot be built as the config says '
             f'({first_line(error)}): correct its values.')
 
 
 def resumed(error: BaseException) -> Optional[str]:
     """What a library refuses of a checkpoint's state beside the weights."""
     owners = [x.f_locals.get('self') for x in frames(error) if x.f_code.co_name == 'resume']
-    if not owners or not isinstance(error, REFUSED) or failing_library(error) is None:
+    if not owners or failing_library(error) is None:
         return None
     return (f'--resume: {owners[0]._load_from or "the latest checkpoint"} holds a state that this '
             f'run cannot go on with ({first_line(error)}): name another checkpoint, or begin a '
@@ -239,8 +219,7 @@ def first_step(error: BaseException) -> Optional[str]:
     """What a library refuses at the start of a run: values that it took when it was built."""
     runner = next((x for x in map(starting, frames(error)) if x), None)
     at = failing_library(error)
-    if runner is None or at is None or not isinstance(error, REFUSED) or \
-            re.search('CUDA|NCCL|cuDNN', str(error)):
+    if runner is None or at is None or re.search('CUDA|NCCL|cuDNN', str(error)):
         return None
     names = {module: name for name, module in unwrapped(runner.model).named_modules()}
     modules = [names[x] for x in (frame.f_locals.get('self') for frame in frames(error))
@@ -253,13 +232,11 @@ def first_step(error: BaseException) -> Optional[str]:
 
 def starting(frame: FrameType) -> Optional[Runner]:
     """The runner whose first step or first hooks a call is, None for another call."""
-    owner = frame.f_locals.get('self')
-    if frame.f_code.co_name == 'run_iter' and isinstance(owner, BaseLoop):
-        is_first = not frame.f_locals.get('idx') and owner.runner.epoch <= 1
-        return owner.runner if is_first else None
-    if frame.f_code.co_name == 'call_hook' and isinstance(owner, Runner):
-        return owner if frame.f_locals['fn_name'].startswith('before_') else None
-    return None
+    name, values, owner = frame.f_code.co_name, frame.f_locals, frame.f_locals.get('self')
+    if name == 'run_iter' and isinstance(owner, BaseLoop):
+        return owner.runner if not values.get('idx') and owner.runner.epoch <= 1 else None
+    starts = name == 'call_hook' and isinstance(owner, Runner)
+    return owner if starts and values['fn_name'].startswith('before_') else None
 
 
 def misspelt(found: 're.Match', frame: FrameType) -> str:

@@ -1,6 +1,6 @@
 """Print the AP that the paper reports without groups and with them, and that of your own runs."""
 import argparse
-from typing import Dict, List, Optional, Sequence
+from typing import List, Optional, Sequence
 
 import yaml
 from rich.table import Column
@@ -31,30 +31,22 @@ def paper_rows(runs: Sequence[str]) -> List[List[str]]:
     metafile = yaml.safe_load((SHIPPED / 'metafile.yml').read_text())
     models = {model['Name']: model for model in metafile['Models'] if 'Results' in model}
     pairs = [name for name in models if GROUP + name in models]
-    known = [*pairs, *(GROUP + name for name in pairs)]
-    work_dirs = dict(split_run(run, known) for run in runs)
+    results = {name: next(iter(model['Results'][0]['Metrics'].items()))
+               for name, model in models.items()}
+    work_dirs = {}
+    for run in runs:
+        name, sign, work_dir = run.partition('=')
+        if not sign or name.removeprefix(GROUP) not in pairs:
+            raise ConfigError(f'NAME=WORK_DIR: {run} names no config of the table: write one of '
+                              'its names, as group_cond_detr_r50_12e=work_dirs/cond.')
+        work_dirs[name] = work_dir
     rows = []
     for name in pairs:
-        metric, paper = only_result(models[name])
+        (metric, paper), (_, paper_with_groups) = results[name], results[GROUP + name]
         reached = [reach(work_dirs.get(x), METRICS[metric]) for x in (name, GROUP + name)]
         rows.append([GROUP + name, str(models[name]['Metadata']['Epochs']), metric.split()[0],
-                     f'{paper:.1f}', f'{only_result(models[GROUP + name])[1]:.1f}', *reached])
+                     f'{paper:.1f}', f'{paper_with_groups:.1f}', *reached])
     return rows
-
-
-def only_result(model: Dict) -> tuple:
-    """Return name and value of a config's metric."""
-    result, = model['Results']
-    return next(iter(result['Metrics'].items()))
-
-
-def split_run(run: str, known: Sequence[str]) -> tuple:
-    """Split ``NAME=WORK_DIR``, where NAME is one of the names in the table."""
-    name, sign, work_dir = run.partition('=')
-    if not sign or name not in known:
-        raise ConfigError(f'NAME=WORK_DIR: {run} names no config of the table: write one of its '
-                          'names, as group_cond_detr_r50_12e=work_dirs/cond.')
-    return name, work_dir
 
 
 def reach(work_dir: Optional[str], metric: str) -> str:

@@ -9,17 +9,16 @@ from typing import Iterator, List, Tuple
 
 import numpy as np
 from mmengine.device import get_device
-from rich.console import Console
-from rich.table import Table
 
 from ..checkpoints.published import resolve_weights
 from ..errors import ConfigError
 from ..host.layouts import Dataset, read_dataset
 from ..host.preflight import check_output
 from ..training.recipe import MODELS, complete_splits, write_training
+from .common import print_table
 
 DEFAULTS = dict(model='cond', weights='coco', val_fraction=0.2, seed=0)
-SMALL, LARGE = 32**2, 96**2  # COCO's areas in square pixels
+AREAS = 0, 32**2, 96**2, np.inf  # COCO's small, medium and large ones, in square pixels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,14 +81,10 @@ def check_out(out: Path, data: str) -> None:
 
 def show(dataset: Dataset) -> None:
     """Print what was found."""
-    table = Table(dataset.layout, *dataset.splits)
     columns = [list(describe(dataset, split)) for split in dataset.splits]
-    for rows in zip(*columns):
-        table.add_row(rows[0][0], *(value for _, value in rows))
-    console = Console()
-    console.print(table)
-    for note in dataset.notes:
-        console.print(f'Note: {note}.', soft_wrap=True, highlight=False, markup=False)
+    print_table((dataset.layout, *dataset.splits),
+                ((rows[0][0], *(value for _, value in rows)) for rows in zip(*columns)))
+    print(*(f'Note: {note}.\n' for note in dataset.notes), sep='', end='')
 
 
 def describe(dataset: Dataset, split: str) -> Iterator[Tuple[str, str]]:
@@ -104,9 +99,8 @@ def describe(dataset: Dataset, split: str) -> Iterator[Tuple[str, str]]:
     yield 'objects', str(len(boxes))
     yield from ((f'  {name}', str(counts[name])) for name in dataset.classes)
     yield 'objects in an image', spread([len(image.boxes) for image in images])
-    areas = np.array([(b.xyxy[2] - b.xyxy[0]) * (b.xyxy[3] - b.xyxy[1]) for b in boxes])
-    sizes = (areas < SMALL).sum(), ((areas >= SMALL) & (areas < LARGE)).sum(), (areas >= LARGE)
-    yield 'small, medium, large', ', '.join(str(int(np.sum(x))) for x in sizes)
+    areas = [(x.xyxy[2] - x.xyxy[0]) * (x.xyxy[3] - x.xyxy[1]) for x in boxes]
+    yield 'small, medium, large', ', '.join(map(str, np.histogram(areas, AREAS)[0]))
 
 
 def spread(values: List[int]) -> str:

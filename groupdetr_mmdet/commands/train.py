@@ -2,9 +2,9 @@
 writes a config first, as ``prepare`` does."""
 import argparse
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from shlex import quote
-from typing import Optional
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -52,11 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def config_of_data(args: argparse.Namespace) -> str:
     """Name of the config: what CONFIG says, or for a folder of images the one that prepares it."""
-    given = [name for name in prepare.DEFAULTS if getattr(args, name) is not None]
+    given = [f'--{name.replace("_", "-")}' for name in prepare.DEFAULTS
+             if getattr(args, name) is not None]
     if not Path(args.config).is_dir():
         if given:
-            raise ConfigError(f'--{given[0].replace("_", "-")} is for a folder of images, and '
-                              f'CONFIG {args.config} is none: leave it out.')
+            raise ConfigError(f'{given[0]} is for a folder of images, and CONFIG {args.config} is '
+                              'none: leave it out.')
         return args.config
     out = prepare.default_out(args.config)
     if not out.exists() and args.launcher != 'none':
@@ -65,8 +66,8 @@ def config_of_data(args: argparse.Namespace) -> str:
     if not out.exists():
         prepare.prepare(args, args.config, out)
     elif given:
-        raise ConfigError(f'--{given[0].replace("_", "-")} would change {out}, which is there '
-                          'already: leave it out, or remove the file.')
+        raise ConfigError(f'{given[0]} would change {out}, which is there already: leave it out, '
+                          'or remove the file.')
     elif repr(os.path.abspath(args.config))[1:-1].encode() not in out.read_bytes():
         raise ConfigError(f'CONFIG {args.config}: {out} is there already, and its images lie in '
                           f'another folder: train {out}, or remove it.')
@@ -117,18 +118,6 @@ def show_next(args: argparse.Namespace, runner: Runner) -> None:
           f'      groupdetr report {quote(str(work_dir))}')
 
 
-def claim_work_dir(cfg: Config, launcher: str) -> Optional[WorkDirLock]:
-    """Let no other training into the work directory, and say if it has an earlier one's result."""
-    if launcher == 'pytorch':
-        end_with_parent()
-    if launched_rank() != 0:
-        return None
-    lock = WorkDirLock(cfg.work_dir)
-    if not cfg.get('resume'):
-        announce_new_start(cfg.work_dir)
-    return lock
-
-
 def main(args: argparse.Namespace) -> None:
     args.config = config_of_data(args)
     cfg = load_config(args)
@@ -142,11 +131,13 @@ def main(args: argparse.Namespace) -> None:
         print_table((f'{dry_run.TIMED} steps on {get_device()}', ''),
                     dry_run.describe(dry_run.measure(cfg), cfg))
         return
-    lock = claim_work_dir(cfg, args.launcher)
-    try:
+    if args.launcher == 'pytorch':
+        end_with_parent()
+    with ExitStack() as stack:
+        if launched_rank() == 0:
+            stack.callback(WorkDirLock(cfg.work_dir).release)
+            if not cfg.get('resume'):
+                announce_new_start(cfg.work_dir)
         runner = run_training(cfg)
-    finally:
-        if lock:
-            lock.release()
     if is_main_process():
         show_next(args, runner)

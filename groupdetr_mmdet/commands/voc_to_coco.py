@@ -3,7 +3,6 @@
 import argparse
 import json
 from pathlib import Path
-from typing import List
 
 from ..errors import ConfigError
 from ..host.files import write_atomically
@@ -21,30 +20,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='names of files in ImageSets/Main (default: train val)')
 
 
-def read_splits(root: Path, splits: List[str], classes: List[str]) -> Dataset:
-    """Read splits of a data set in Pascal VOC format, each with an object of the classes."""
-    source = Source(root)
-    dataset = Dataset('Pascal VOC', classes, {}, [])
-    for split in splits:
-        image_set = root / 'ImageSets/Main' / f'{split}.txt'
+def main(args: argparse.Namespace) -> None:
+    source, splits = Source(args.voc), {}
+    annotations = args.voc / 'Annotations'
+    for split in args.splits:
+        image_set = args.voc / 'ImageSets/Main' / f'{split}.txt'
         if not image_set.is_file():
             raise ConfigError(f'{image_set} does not exist; the first argument has to be the '
                               'folder that holds Annotations, ImageSets and JPEGImages.')
-        files = voc.listed_files(image_set, root / 'Annotations')
-        images = source.read(files, lambda file: voc.read_image(source, file))
-        if not any(box.name in classes for image in images for box in image.boxes):
-            raise ConfigError(f'--classes: no object of {root / "Annotations"} is one of '
-                              f'{", ".join(classes)}; give the names that its XML files have.')
-        dataset.splits[split] = images
-    dataset.notes += source.notes
-    return dataset
-
-
-def main(args: argparse.Namespace) -> None:
-    dataset = read_splits(args.voc, args.splits, args.classes)
-    for split, images in dataset.splits.items():
-        coco = to_coco(images, args.classes, dataset.root)
+        splits[split] = source.read(voc.listed_files(image_set, annotations),
+                                    lambda file: voc.read_image(source, file))
+        if not any(box.name in args.classes for image in splits[split] for box in image.boxes):
+            names = ', '.join(args.classes)
+            raise ConfigError(f'--classes: no object of {annotations} is one of {names}; give the '
+                              'names that its XML files have.')
+    root = Dataset('Pascal VOC', args.classes, splits).root
+    for split, images in splits.items():
+        coco = to_coco(images, args.classes, root)
         path = args.out / f'{split}.json'
         write_atomically(path, json.dumps(coco).encode())
         print(f'Wrote {path}: {len(coco["images"])} images, {len(coco["annotations"])} objects')
-    print(*(f'Note: {note}.' for note in dataset.notes), sep='\n')
+    print(*(f'Note: {note}.' for note in source.notes), sep='\n')
