@@ -18,11 +18,10 @@ from .common import print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('results', metavar='RESULTS',
-                        help='results.json of groupdetr predict --all-groups')
-    parser.add_argument('ann_file', metavar='ANN_FILE', help='COCO annotations of its images')
-    parser.add_argument('--out', metavar='FILE',
-                        help='picture to write (default: agreement.png beside RESULTS)')
+    add = parser.add_argument
+    add('results', metavar='RESULTS', help='results.json of groupdetr predict --all-groups')
+    add('ann_file', metavar='ANN_FILE', help='COCO annotations of its images')
+    add('--out', metavar='FILE', help='picture to write (default: agreement.png beside RESULTS)')
 
 
 def read_results(path: str, coco: COCO) -> List[Dict[str, Any]]:

@@ -27,19 +27,17 @@ def add_runner_arguments(parser: argparse.ArgumentParser, config: str = CONFIG) 
     parser.add_argument('config', help=config)
     add_cfg_options(parser)
     parser.add_argument('--work-dir', help='directory of logs, checkpoints and metrics')
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
-        help='what started this process, if it is one of several')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+                        help='what started this process, if it is one of several')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
                         help='given by some launchers; has no other use')
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``."""
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=Options,
-        help='settings that override the config, as key=value; a list is written key="[a,b]" or '
-        'key=a,b, and may hold tuples: key="[(a,b),(c,d)]"')
+    parser.add_argument('--cfg-options', nargs='+', action=Options, help='settings that override '
+                        'the config, as key=value; a list is written key="[a,b]" or key=a,b, and '
+                        'may hold tuples: key="[(a,b),(c,d)]"')
 
 
 def add_inference_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,31 +21,27 @@ from .common import CONFIG, add_cfg_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('config', metavar='CONFIG', help=CONFIG)
-    parser.add_argument('src', metavar='SRC', help='checkpoint: a path, or an address http(s)://')
-    parser.add_argument('out', metavar='OUT',
-                        help=f'file to write; its suffix {SAFETENSORS} chooses that format')
-    parser.add_argument('--from', dest='source', choices=SOURCES,
-                        help='where SRC comes from; recognized by the names of its tensors')
-    parser.add_argument('--to', choices=['ours', 'mmdet'], default='ours',
-                        help="what to write: for this package, or for mmdet's own detector, with "
-                        'its config beside it')
-    parser.add_argument('--num-queries', type=int, metavar='N',
-                        help='queries of one group in SRC, where it says another number')
-    parser.add_argument('--query-group', type=query_group, metavar='I',
-                        help='group that --to mmdet keeps, 0 by default; best: the one that '
-                        'groupdetr test --all-groups found')
-    parser.add_argument('--noise', type=float, default=0.02,
-                        help='noise on groups that are repeated to get more of them, relative to '
-                        'the standard deviation of each tensor (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='seed of the noise')
-    parser.add_argument(
-        '--publish', action='store_true',
-        help="leave the optimizer's and hooks' state out, take averaged weights (EMA) where there "
-        'are any, and add the first 8 digits of the SHA-256 to the name')
-    parser.add_argument('--trust-pickle', action='store_true',
-                        help='run any code that SRC asks for; only for files that you made')
-    parser.add_argument('--verbose', action='store_true', help='list every tensor')
+    add = parser.add_argument
+    add('config', metavar='CONFIG', help=CONFIG)
+    add('src', metavar='SRC', help='checkpoint: a path, or an address http(s)://')
+    add('out', metavar='OUT', help=f'file to write; its suffix {SAFETENSORS} chooses that format')
+    add('--from', dest='source', choices=SOURCES,
+        help='where SRC comes from; recognized by the names of its tensors')
+    add('--to', choices=['ours', 'mmdet'], default='ours', help='what to write: for this package, '
+        "or for mmdet's own detector, with its config beside it")
+    add('--num-queries', type=int, metavar='N',
+        help='queries of one group in SRC, where it says another number')
+    add('--query-group', type=query_group, metavar='I', help='group that --to mmdet keeps, 0 by '
+        'default; best: the one that groupdetr test --all-groups found')
+    add('--noise', type=float, default=0.02, help='noise on groups that are repeated to get more '
+        'of them, relative to the standard deviation of each tensor (default: %(default)s)')
+    add('--seed', type=int, default=0, help='seed of the noise')
+    add('--publish', action='store_true', help="leave the optimizer's and hooks' state out, take "
+        'averaged weights (EMA) where there are any, and add the first 8 digits of the SHA-256 to '
+        'the name')
+    add('--trust-pickle', action='store_true',
+        help='run any code that SRC asks for; only for files that you made')
+    add('--verbose', action='store_true', help='list every tensor')
     add_cfg_options(parser)
 
 

@@ -24,11 +24,10 @@ CONFIG = 'demo/group_cond_detr_demo'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', nargs='?', default=CONFIG,
-                        help='config file, or the name of a shipped config '
-                        f'(default: {CONFIG})')
-    parser.add_argument('--baseline', metavar='CONFIG',
-                        help='config file to compare with, trained at the same time in WORK_DIR/'
-                        'baseline; each of the two gets half of the cores')
+                        help=f'config file, or the name of a shipped config (default: {CONFIG})')
+    parser.add_argument('--baseline', metavar='CONFIG', help='config file to compare with, '
+                        'trained at the same time in WORK_DIR/baseline; each of the two gets half '
+                        'of the cores')
     parser.add_argument('--work-dir', default='work_dirs/demo', help='where the results go')
     parser.add_argument('--data-root', default='data/shapes', help='where the images go')
     parser.add_argument('--quick', action='store_true',

@@ -20,9 +20,8 @@ from .common import add_inference_arguments, load_inference_config
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_inference_arguments(parser)
     parser.add_argument('out', metavar='OUT', help='file to write, *.onnx')
-    parser.add_argument(
-        '--opset', type=int, default=OPSET, metavar='N',
-        help=f'version of the operators, {OPSETS[0]} to {OPSETS[-1]} (default: %(default)s)')
+    parser.add_argument('--opset', type=int, default=OPSET, metavar='N', help='version of the '
+                        f'operators, {OPSETS[0]} to {OPSETS[-1]} (default: %(default)s)')
 
 
 def describe(cfg: Config, detector: nn.Module, checkpoint: Dict[str, Any],

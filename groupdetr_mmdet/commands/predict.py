@@ -23,25 +23,22 @@ PICTURE_SUFFIXES = set(IMG_EXTENSIONS) - {'.pgm'}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('inputs', nargs='+', metavar='INPUT',
-                        help='images, folders of images, or patterns such as "photos/**/*.jpg"')
+    add = parser.add_argument
+    add('inputs', nargs='+', metavar='INPUT',
+        help='images, folders of images, or patterns such as "photos/**/*.jpg"')
     add_inference_arguments(parser)
-    parser.add_argument('--out', required=True, metavar='DIR', help='directory for the results')
-    parser.add_argument(
-        '--score-thr', type=float, default=0.3, metavar='SCORE',
-        help='leave out what scores less, in pictures and results; 0 keeps all, as an evaluation '
-        'wants it (default: %(default)s)')
-    parser.add_argument('--classes', nargs='+', default=[], metavar='NAME',
-                        help='classes to keep, all by default')
-    parser.add_argument('--device', help='such as cpu or cuda:0, the best one by default')
-    parser.add_argument('--batch-size', type=int, default=1, help='images of a batch')
-    parser.add_argument(
-        '--all-groups', action='store_true',
-        help='say of each object how many groups of queries found it, and the spread of its box '
-        'and score among them')
-    parser.add_argument('--ann-file', help='COCO annotations that say the ids of these images and '
-                        'of the categories')
-    parser.add_argument('--no-vis', action='store_true', help='draw no pictures')
+    add('--out', required=True, metavar='DIR', help='directory for the results')
+    add('--score-thr', type=float, default=0.3, metavar='SCORE', help='leave out what scores '
+        'less, in pictures and results; 0 keeps all, as an evaluation wants it (default: '
+        '%(default)s)')
+    add('--classes', nargs='+', default=[], metavar='NAME', help='classes to keep, all by default')
+    add('--device', help='such as cpu or cuda:0, the best one by default')
+    add('--batch-size', type=int, default=1, help='images of a batch')
+    add('--all-groups', action='store_true', help='say of each object how many groups of queries '
+        'found it, and the spread of its box and score among them')
+    add('--ann-file',
+        help='COCO annotations that say the ids of these images and of the categories')
+    add('--no-vis', action='store_true', help='draw no pictures')
 
 
 def check_args(args: argparse.Namespace) -> None:

@@ -31,17 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_choices(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``prepare`` that ``train DATA`` has, too."""
     group = parser.add_argument_group('with DATA, a folder of images')
-    group.add_argument('--model', choices=list(MODELS),
-                       help='Conditional, DAB-, Deformable DETR or DINO with a ResNet-50, or a '
-                       'small Conditional DETR for a CPU (default: cond)')
-    group.add_argument('--weights', metavar='coco|none|FILE',
-                       help='to begin with: those of the model that was trained on COCO, none, '
-                       'or a path or address (default: coco)')
-    group.add_argument('--val-fraction', type=float,
-                       help='part of the images for validation, where the folder does not say '
-                       'which (default: 0.2)')
-    group.add_argument('--seed', '--split-seed', type=int,
-                       help='says which images these are (default: 0)')
+    add = group.add_argument
+    add('--model', choices=list(MODELS), help='Conditional, DAB-, Deformable DETR or DINO with a '
+        'ResNet-50, or a small Conditional DETR for a CPU (default: cond)')
+    add('--weights', metavar='coco|none|FILE', help='to begin with: those of the model that was '
+        'trained on COCO, none, or a path or address (default: coco)')
+    add('--val-fraction', type=float, help='part of the images for validation, where the folder '
+        'does not say which (default: 0.2)')
+    add('--seed', '--split-seed', type=int, help='says which images these are (default: 0)')
 
 
 def default_out(data: str) -> Path:

@@ -16,18 +16,15 @@ from .common import CHECKPOINT, add_runner_arguments, load_config
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runner_arguments(parser)
-    parser.add_argument('checkpoint', help=CHECKPOINT)
-    parser.add_argument(
-        '--all-groups', action='store_true',
-        help='evaluate every group of queries in one pass, and record beside the checkpoint which '
-        'is best, for --query-group best of other commands')
-    parser.add_argument('--out', help='pickle file (.pkl) to write the predictions to')
-    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
-    parser.add_argument(
-        '--show-dir', help='directory for pictures of the predictions, made inside the work '
+    add = parser.add_argument
+    add('checkpoint', help=CHECKPOINT)
+    add('--all-groups', action='store_true', help='evaluate every group of queries in one pass, '
+        'and record beside the checkpoint which is best, for --query-group best of other commands')
+    add('--out', help='pickle file (.pkl) to write the predictions to')
+    add('--show', action='store_true', help='show the predictions in a window')
+    add('--show-dir', help='directory for pictures of the predictions, made inside the work '
         'directory of this run')
-    parser.add_argument('--wait-time', type=float, default=2,
-                        help='seconds that --show shows a picture')
+    add('--wait-time', type=float, default=2, help='seconds that --show shows a picture')
 
 
 def main(args: argparse.Namespace) -> None:

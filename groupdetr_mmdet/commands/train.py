@@ -26,28 +26,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runner_arguments(parser, 'config file, the name of a shipped config, or a folder of '
                          'images and labels')
     prepare.add_choices(parser)
-    parser.add_argument('--dry-run', action='store_true',
-                        help='time a few steps, and say what the whole training will take')
-    parser.add_argument('--epochs', type=int, metavar='N',
-                        help='how long to train; the learning rate falls at the same part of it')
-    parser.add_argument('--batch-size', type=int, metavar='N',
-                        help='images of a process at a time; gradients are added up until an '
-                        'update has as many images as the config says')
-    parser.add_argument('--ema', action='store_true', help='average the weights of all steps')
-    parser.add_argument('--early-stop', type=int, metavar='N',
-                        help='end after N validations that were not better')
-    parser.add_argument('--tensorboard', action='store_true', help='write TensorBoard logs, too')
-    parser.add_argument('--wandb', action='store_true', help='log to Weights & Biases, too')
-    parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, '
-                        'bfloat16 on a CPU')
-    parser.add_argument('--auto-scale-lr', action='store_true',
-                        help='scale the learning rate with the batch size')
-    parser.add_argument('--allow-missing', action='store_true',
-                        help='begin with those tensors of load_from that fit the model')
-    parser.add_argument(
-        '--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-        help='continue from this checkpoint, or without a value from the last one in the work '
-        'directory')
+    add = parser.add_argument
+    add('--dry-run', action='store_true',
+        help='time a few steps, and say what the whole training will take')
+    add('--epochs', type=int, metavar='N',
+        help='how long to train; the learning rate falls at the same part of it')
+    add('--batch-size', type=int, metavar='N', help='images of a process at a time; gradients are '
+        'added up until an update has as many images as the config says')
+    add('--ema', action='store_true', help='average the weights of all steps')
+    add('--early-stop', type=int, metavar='N', help='end after N validations that were not better')
+    add('--tensorboard', action='store_true', help='write TensorBoard logs, too')
+    add('--wandb', action='store_true', help='log to Weights & Biases, too')
+    add('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on a CPU')
+    add('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
+    add('--allow-missing', action='store_true',
+        help='begin with those tensors of load_from that fit the model')
+    add('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help='continue from this '
+        'checkpoint, or without a value from the last one in the work directory')
 
 
 def config_of_data(args: argparse.Namespace) -> str:
