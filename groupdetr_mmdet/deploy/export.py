@@ -1,13 +1,13 @@
 """Export a trained detector to ONNX, and compare the two."""
 import copy
 import functools
+import io
 import json
-import os
-import tempfile
 import warnings
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..group_queries import ALL_GROUPS, GroupQueries
+from ..host.files import write_atomically
 
 INPUTS, OUTPUTS = ('images', 'image_sizes'), ('boxes', 'scores', 'labels')
 OPSET = 18
@@ -81,25 +82,23 @@ class OnnxDetector(nn.Module):
         queries, head_inputs = detector.pre_decoder(**detector.forward_encoder(**encoder_inputs))
         decoded = detector.forward_decoder(**{**decoder_inputs, **queries})
         logits, boxes = head(**head_inputs, **decoded)
-        return select(logits[-1], boxes[-1], image_sizes, self.max_per_img,
-                      head.loss_cls.use_sigmoid)
+        return self._select(logits[-1], boxes[-1], image_sizes)
 
     def masked_inputs(self, feats: Sequence[Tensor], image_sizes: Tensor,
                       batch_size: Size) -> Dict[str, Tensor]:
-        """Compute what the padding changes of the transformer's inputs.
-
-        Args:
-            feats (Sequence[Tensor]): Feature maps, each of shape (bs, dim, h, w).
-            image_sizes (Tensor): (height, width) without padding, shape (bs, 2).
-            batch_size (tuple[int, int]): (height, width) of the padded images.
+        """Compute what the padding changes of the inputs of a transformer for feature maps.
 
         Returns:
-            dict[str, Tensor]: By the names of mmdet's arguments, padding masks, shape
-            (bs, num_feat_points); positional encodings, shape (bs, num_feat_points, dim); and the
-            share of each map that is no padding, (w, h), shape (bs, num_levels, 2).
+            dict[str, Tensor]: By the names of mmdet's arguments, padding masks, True at padding,
+            shape (bs, num_feat_points); positional encodings, shape (bs, num_feat_points, dim);
+            and the share of each map that is no padding, (w, h), shape (bs, num_levels, 2).
         """
         detector = self.detector
-        masks = [padding_mask(image_sizes, batch_size, feat.shape[-2:]) for feat in feats]
+        y, x = (torch.arange(size, device=image_sizes.device) for size in batch_size)
+        height, width = image_sizes[:, 0, None, None], image_sizes[:, 1, None, None]
+        padding = ((y[:, None] >= height) | (x >= width))[:, None].float()  # (bs, 1, H, W)
+        masks = [F.interpolate(padding, size=tuple(feat.shape[-2:])).squeeze(1).bool()
+                 for feat in feats]
         positions = [detector.positional_encoding(mask).flatten(2).transpose(1, 2)
                      for mask in masks]
         masked = dict.fromkeys(('feat_mask', 'memory_mask'),
@@ -110,6 +109,21 @@ class OnnxDetector(nn.Module):
                 [detector.get_valid_ratio(mask) for mask in masks], 1)
         masked.update(dict.fromkeys(('feat_pos', 'memory_pos'), torch.cat(positions, 1)))
         return masked
+
+    def _select(self, logits: Tensor, boxes: Tensor,
+                image_sizes: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Pick the best of all N queries, as mmdet's head does image by image; see ``forward``."""
+        if self.detector.bbox_head.loss_cls.use_sigmoid:  # a query can detect in each class
+            num_classes = logits.size(-1)
+            scores, index = logits.sigmoid().flatten(1).topk(self.max_per_img)
+            query, labels = index // num_classes, index % num_classes
+        else:
+            scores, labels = logits.softmax(-1)[..., :-1].max(-1)  # the background is the last
+            scores, query = scores.topk(self.max_per_img)
+            labels = labels.gather(1, query)
+        scale = image_sizes.flip(1).repeat(1, 2)[:, None].to(boxes)  # (bs, 1, 4): w, h, w, h
+        boxes = bbox_cxcywh_to_xyxy(boxes.gather(1, query[..., None].expand(-1, -1, 4))) * scale
+        return boxes.clamp(min=0).minimum(scale), scores, labels
 
 
 def check_exportable(detector: nn.Module) -> None:
@@ -133,52 +147,6 @@ def count_predictions(detector: nn.Module) -> int:
     return num_queries * (head.cls_out_channels if head.loss_cls.use_sigmoid else 1)
 
 
-def padding_mask(image_sizes: Tensor, batch_size: Sequence[int],
-                 feat_size: Sequence[int]) -> Tensor:
-    """Mask the padding, at the resolution of the memory, as DETR does.
-
-    Args:
-        image_sizes (Tensor): (height, width) without padding, shape (bs, 2).
-        batch_size (Sequence[int]): (height, width) of the padded images.
-        feat_size (Sequence[int]): (height, width) of the memory, (h, w).
-
-    Returns:
-        Tensor: True at padding, shape (bs, h, w).
-    """
-    y, x = (torch.arange(size, device=image_sizes.device) for size in batch_size)
-    height, width = image_sizes[:, 0, None, None], image_sizes[:, 1, None, None]
-    mask = (y[:, None] >= height) | (x >= width)  # (bs, height, width)
-    return F.interpolate(mask[:, None].float(), size=tuple(feat_size)).squeeze(1).bool()
-
-
-def select(logits: Tensor, boxes: Tensor, image_sizes: Tensor, max_per_img: int,
-           use_sigmoid: bool = True) -> Tuple[Tensor, Tensor, Tensor]:
-    """Pick the best detections of each image, as mmdet's head does image by image.
-
-    Args:
-        logits (Tensor): Shape (bs, N, C), the last class being the background of a softmax.
-        boxes (Tensor): Normalized cxcywh, shape (bs, N, 4).
-        image_sizes (Tensor): (height, width) without padding, shape (bs, 2).
-        max_per_img (int): Detections of an image.
-        use_sigmoid (bool): Whether each class has a score of its own, and a query can make as
-            many detections as there are classes. Defaults to True.
-
-    Returns:
-        tuple[Tensor, Tensor, Tensor]: As :meth:`OnnxDetector.forward`.
-    """
-    if use_sigmoid:
-        num_classes = logits.size(-1)
-        scores, index = logits.sigmoid().flatten(1).topk(max_per_img)
-        query, labels = index // num_classes, index % num_classes
-    else:
-        scores, labels = logits.softmax(-1)[..., :-1].max(-1)
-        scores, query = scores.topk(max_per_img)
-        labels = labels.gather(1, query)
-    scale = image_sizes.flip(1).repeat(1, 2)[:, None].to(boxes)  # (bs, 1, 4): w, h, w, h
-    boxes = bbox_cxcywh_to_xyxy(boxes.gather(1, query[..., None].expand(-1, -1, 4))) * scale
-    return boxes.clamp(min=0).minimum(scale), scores, labels
-
-
 def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any],
                 opset: int = OPSET) -> Dict[str, float]:
     """Write an ONNX file, after it was found to detect what the detector does.
@@ -196,52 +164,42 @@ def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any],
         ConfigError: If the detector cannot be exported, or the packages are not installed.
         RuntimeError: If the ONNX model detects something else.
     """
-    onnx = import_onnx()
-    module = OnnxDetector(detector)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        part = os.path.join(folder, 'model.onnx')
-        trace(module, part, opset)
-        model = onnx.load(part)
-        for output in model.graph.output:  # the exporter knows no number here
-            output.type.tensor_type.shape.dim[1].dim_value = module.max_per_img
-        onnx.helper.set_model_props(model, {
-            key: value if isinstance(value, str) else json.dumps(value)
-            for key, value in metadata.items()
-        })
-        onnx.checker.check_model(model)
-        onnx.save(model, part)
-        print('[2/2] Comparing onnxruntime with PyTorch', flush=True)
-        differences = check_onnx(part, detector)
-        os.replace(part, path)
-    return differences
-
-
-def import_onnx() -> Any:
-    """Import onnx, or raise a ConfigError that says how to install it."""
     try:
         import onnx
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise ConfigError(f'The package {error.name} is not installed: run pip install ".[onnx]" '
                           'in the folder of this package.') from error
-    return onnx
+    module = OnnxDetector(detector)
+    model = onnx.load_from_string(trace(module, opset))
+    for output in model.graph.output:  # the exporter knows no number here
+        output.type.tensor_type.shape.dim[1].dim_value = module.max_per_img
+    onnx.helper.set_model_props(model, {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in metadata.items()
+    })
+    onnx.checker.check_model(model)
+    print('[2/2] Comparing onnxruntime with PyTorch', flush=True)
+    differences = check_onnx(model.SerializeToString(), detector)
+    write_atomically(path, model.SerializeToString())
+    return differences
 
 
-def trace(module: OnnxDetector, path: str, opset: int = OPSET) -> None:
-    """Write the graph, with the number and size of the images left open.
+def trace(module: OnnxDetector, opset: int) -> bytes:
+    """Make the file of the graph, with the number and size of the images left open.
 
     PyTorch's exporter by TorchScript follows sizes through mmdet's deformable attention, where
     they are elements of tensors; the one by ``torch.export`` stops at them.
     """
-    batch = {0: 'batch'}
+    batch, file = {0: 'batch'}, io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # for the exporter's developers, or of fixed numbers
         torch.onnx.export(
-            module, random_batch(CHECKED_BATCHES[-1]), path, input_names=INPUTS,
+            module, random_batch(CHECKED_BATCHES[-1]), file, input_names=INPUTS,
             output_names=OUTPUTS, opset_version=opset, dynamo=False,
             dynamic_axes=dict.fromkeys(('image_sizes', *OUTPUTS), batch) | dict(
                 images={**batch, 2: 'height', 3: 'width'}))
+    return file.getvalue()
 
 
 # Comparing
@@ -266,11 +224,11 @@ def random_batch(sizes: Sequence[Size], seed: int = 0) -> Tuple[Tensor, Tensor]:
 Run = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
 
 
-def onnxruntime_model(path: str, num_threads: int = 0) -> Run:
+def onnxruntime_model(path: Union[str, bytes], num_threads: int = 0) -> Run:
     """Load an ONNX file in onnxruntime: from images and sizes to boxes, scores and labels.
 
     Args:
-        path (str): The file.
+        path (str or bytes): The file, or what is in it.
         num_threads (int): Threads of the CPU; 0, as many as the runtime likes.
     """
     import onnxruntime
@@ -300,19 +258,17 @@ def openvino_model(path: str, num_threads: int = 0) -> Run:
     model = openvino_core().compile_model(path, 'CPU', {
         'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': num_threads})
 
-    def run(*inputs: np.ndarray) -> List[np.ndarray]:
-        outputs = model(dict(zip(INPUTS, inputs)))
-        return [outputs[name] for name in OUTPUTS]
-
-    return run
+    pick = itemgetter(*OUTPUTS)
+    return lambda *inputs: pick(model(dict(zip(INPUTS, inputs))))
 
 
-def check_onnx(path: str, detector: nn.Module, batches: Sequence[Sequence[Size]] = CHECKED_BATCHES,
-               load: Callable[[str], Run] = onnxruntime_model) -> Dict[str, float]:
+def check_onnx(path: Union[str, bytes], detector: nn.Module,
+               batches: Sequence[Sequence[Size]] = CHECKED_BATCHES,
+               load: Callable[[Any], Run] = onnxruntime_model) -> Dict[str, float]:
     """Run an ONNX file and the detector in PyTorch on the same images.
 
     Args:
-        path (str): The file.
+        path (str or bytes): The file, or what is in it.
         detector (nn.Module): The detector, on the CPU.
         batches (Sequence): Image sizes of each batch.
         load (Callable): What runs the file, :func:`onnxruntime_model` or :func:`openvino_model`.
@@ -323,16 +279,14 @@ def check_onnx(path: str, detector: nn.Module, batches: Sequence[Sequence[Size]]
     Raises:
         RuntimeError: If they do not agree.
     """
-    run = load(path)
-    found: List[Dict[str, float]] = []
+    run, found = load(path), []
     swapped = SWAPPED_TOLERANCE if isinstance(detector, DINO) else 0.
     for sizes in batches:
         images, image_sizes = random_batch(sizes)
-        outputs = run(images.numpy(), image_sizes.numpy())
-        expected = predict(detector, images, sizes)
-        for i, size in enumerate(sizes):
-            actual = Detections(*(torch.from_numpy(output[i]) for output in outputs))
-            found.append(largest_differences(actual, expected[i], max(size), swapped))
+        outputs = zip(*run(images.numpy(), image_sizes.numpy()))
+        for output, expected, size in zip(outputs, predict(detector, images, sizes), sizes):
+            actual = Detections(*map(torch.from_numpy, output))
+            found.append(largest_differences(actual, expected, max(size), swapped))
     return {key: max(differences[key] for differences in found) for key in found[0]}
 
 
