@@ -4,11 +4,11 @@ import glob
 import json
 import os.path as osp
 import re
-from math import isnan
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import mmcv
+import numpy as np
 import torch
 from mmdet.apis import DetInferencer
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
@@ -65,10 +65,7 @@ def match_images(pattern: str) -> List[str]:
 
 
 def class_names(cfg: Config, checkpoint: Dict[str, Any]) -> List[str]:
-    """Class names by label, as a checkpoint says them, or else the data set of its config.
-
-    They must be as many as the classes of the model.
-    """
+    """Class names by label, of a checkpoint or else of the data set; they must fit the model."""
     meta = checkpoint.get('meta', {}).get('dataset_meta')
     if not meta:
         dataset = cfg.test_dataloader.dataset
@@ -92,6 +89,7 @@ class Inferencer(DetInferencer):
         device (str, optional): Device, the best one by default.
 
     Attributes:
+        classes (list[str]): Class names by label.
         unreadable (dict[str, str]): What is wrong with each image that was skipped.
 
     Raises:
@@ -105,16 +103,12 @@ class Inferencer(DetInferencer):
         cfg.visualizer = dict(cfg.get('visualizer') or dict(type='DetLocalVisualizer'),
                               vis_backends=[])  # pictures go where the caller says
         super().__init__(cfg, device=device, show_progress=False)
+        self.classes = list(self.model.dataset_meta['classes'])
 
     def _init_collate(self, cfg: Config) -> Callable:
         # mmdet has no registry of functions, and its inferencer warns that it looks elsewhere.
-        return FUNCTIONS.get(cfg.test_dataloader.get('collate_fn', {}).get('type',
-                                                                           'pseudo_collate'))
-
-    @property
-    def classes(self) -> List[str]:
-        """Class names by label."""
-        return list(self.model.dataset_meta['classes'])
+        collate_fn = cfg.test_dataloader.get('collate_fn', {})
+        return FUNCTIONS.get(collate_fn.get('type', 'pseudo_collate'))
 
     def _load_weights_to_model(self, model: nn.Module, checkpoint: None, cfg: Config) -> None:
         load_weights(model, self._checkpoint, self._weights)
@@ -130,8 +124,7 @@ class Inferencer(DetInferencer):
         Yields:
             tuple[str, DetDataSample]: Path and detections of an image.
         """
-        batch = [(path, data) for path, data in ((path, self._load(path)) for path in paths)
-                 if data is not None]
+        batch = [(path, data) for path in paths if (data := self._load(path)) is not None]
         if batch:
             readable, data = self.collate_fn(batch)
             yield from zip(readable, self.forward(data))
@@ -233,17 +226,14 @@ class CocoIds:
         did not find the object.
         """
         boxes = instances.bboxes.cpu()
-        boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist()
-        results = [
-            dict(image_id=self.images[path], category_id=self.categories[label], bbox=box,
-                 score=score, file_name=Path(path).name)
-            for box, label, score in zip(boxes, instances.labels.tolist(),
-                                         instances.scores.tolist())
-        ]
-        for name in [x for x in ('found_by', 'score_std', 'box_std') if x in instances]:
-            for result, value in zip(results, instances[name].tolist()):
-                result[name] = value
-        if 'group_scores' in instances:
-            for result, scores in zip(results, instances.group_scores.tolist()):
-                result['group_scores'] = [None if isnan(score) else score for score in scores]
-        return results
+        columns = dict(
+            image_id=[self.images[path]] * len(boxes),
+            category_id=[self.categories[label] for label in instances.labels.tolist()],
+            bbox=torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist(),
+            score=instances.scores.tolist(), file_name=[Path(path).name] * len(boxes))
+        if 'found_by' in instances:
+            columns.update((name, instances[name].tolist())
+                           for name in ('found_by', 'score_std', 'box_std'))
+            scores = instances.group_scores.numpy()
+            columns['group_scores'] = np.where(np.isnan(scores), None, scores).tolist()
+        return [dict(zip(columns, row)) for row in zip(*columns.values())]
