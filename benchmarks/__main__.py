@@ -7,18 +7,13 @@ numbers of groups take turns within one run.
 """
 import argparse
 import itertools
-import sys
-from pathlib import Path
 from typing import List, Optional, Tuple
 
-from mmengine.config import Config
 
 from groupdetr_mmdet.commands.cli import end_mistakes
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.preflight import check_output
 
-from .arguments import (add_config_arguments, add_running_arguments, load_config, positive,
-                        prepare_device)
+from .arguments import RUNNING, load_config, make_parser, positive, prepare
 from .cases import AMP, MODES, PARTS, STRIDE, Case, Shapes
 from .reach import Row, reach_table
 from .report import report
@@ -26,9 +21,8 @@ from .suite import Suite
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog='benchmarks', description=__doc__)
-    add_config_arguments(parser)
-    add_running_arguments(parser, rounds=5)
+    parser = make_parser('benchmarks', __doc__, 'config', '--image-size', *RUNNING, '--json',
+                         rounds=5)
     what = parser.add_argument_group('what to measure')
     what.add_argument('--table', action='store_true',
                       help='measure every row of the table in benchmarks/README.md; takes the '
@@ -38,8 +32,8 @@ def parse_args() -> argparse.Namespace:
                       'forward and backward, on a given memory; criterion: forward and backward '
                       'on given predictions')
     what.add_argument('--modes', nargs='+', default=['plain', 'ours'], metavar='MODE[:AMP]',
-                      help='plain, ours, turns, stock, each with :bf16 or :fp16 for '
-                      'autocast; turns is for the part step')
+                      help='plain, ours, turns, stock, each with :bf16 or :fp16 for autocast; '
+                      'turns is for the part step')
     what.add_argument('--memory', action='store_true', help='measure peak memory, too')
     sizes = parser.add_argument_group('sizes')
     sizes.add_argument('--groups', nargs='+', type=positive, help='K; that of the config')
@@ -53,7 +47,6 @@ def parse_args() -> argparse.Namespace:
                        help='make every second image narrower, so that there is a padding mask')
     sizes.add_argument('--attn-drop', type=float, help='dropout of attention weights')
     parser.add_argument('--warmup', type=int, default=1, help='runs before those that are timed')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write everything there')
     return parser.parse_args()
 
 
@@ -65,10 +58,8 @@ def parse_mode(text: str) -> Tuple[str, Optional[str]]:
     return mode, amp or None
 
 
-def make_cases(args: argparse.Namespace, cfg: Config) -> List[Case]:
+def make_cases(args: argparse.Namespace) -> List[Case]:
     """Combine all that the arguments name; stock has one group, whatever they say."""
-    groups = args.groups or [cfg.model.num_query_groups]
-    queries = args.queries or [cfg.model.num_queries]
     modes = [parse_mode(text) for text in args.modes]
     if any(mode == 'turns' for mode, _ in modes) and args.parts != ['step']:
         raise ConfigError('--modes: turns are of a whole step, in which backbone and encoder run '
@@ -76,44 +67,35 @@ def make_cases(args: argparse.Namespace, cfg: Config) -> List[Case]:
     return list(dict.fromkeys(
         Case(part, mode, amp, 1 if mode == 'stock' else k, n, objects, args.attn_drop)
         for part, n, objects, k, (mode, amp) in itertools.product(
-            args.parts, queries, args.objects, groups, modes)))
+            args.parts, args.queries, args.objects, args.groups, modes)))
 
 
-def make_table(args: argparse.Namespace, cfg: Config) -> List[Row]:
+def make_table(args: argparse.Namespace) -> List[Row]:
     for name in ('groups', 'queries', 'objects'):
         values = getattr(args, name)
-        if values and len(values) > 1:
+        if len(values) > 1:
             raise ConfigError(f'--{name}: {values} are several, and --table takes one; '
                               'leave --table out to compare them.')
-    return reach_table((args.groups or [cfg.model.num_query_groups])[0],
-                       (args.queries or [cfg.model.num_queries])[0], args.objects[0])
-
-
-def make_shapes(args: argparse.Namespace) -> Shapes:
-    memory_size = args.memory_size or [-(-x // STRIDE) for x in args.image_size]
-    return Shapes(args.batch_size, tuple(args.image_size), tuple(memory_size), args.padded)
+    return reach_table(*args.groups, *args.queries, *args.objects)
 
 
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args.config, args.cfg_options)
-    if args.json:  # before minutes of measuring, not after
-        check_output('--json', args.json)
-    device, shapes = prepare_device(args), make_shapes(args)
-    reach = make_table(args, cfg) if args.table else []
-    if reach:
+    cfg, device = load_config(args.config, args.cfg_options), prepare(args)
+    args.groups = args.groups or [cfg.model.num_query_groups]
+    args.queries = args.queries or [cfg.model.num_queries]
+    memory_size = args.memory_size or [-(-x // STRIDE) for x in args.image_size]
+    shapes = Shapes(args.batch_size, tuple(args.image_size), tuple(memory_size), args.padded)
+    if args.table:
+        reach = make_table(args)
         cases = list(dict.fromkeys(case for row in reach for case in (row.case, row.other)))
         memory = [case for row in reach if row.memory for case in (row.case, row.other)]
     else:
-        cases = make_cases(args, cfg)
+        reach, cases = [], make_cases(args)
         memory = cases if args.memory else []
     results = Suite(cfg, cases, shapes, device).measure(args.rounds, args.warmup, memory)
     report(results, shapes, device, reach, args.json, 'benchmarks')
 
 
 if __name__ == '__main__':
-    try:
-        end_mistakes(main)
-    except KeyboardInterrupt:
-        print('interrupted: nothing was written', file=sys.stderr)
-        sys.exit(130)
+    end_mistakes(main)

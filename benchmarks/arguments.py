@@ -1,5 +1,6 @@
 """Arguments that several scripts of this room take."""
 import argparse
+from pathlib import Path
 from typing import Any, Dict, Optional
 
 import torch
@@ -11,7 +12,7 @@ from mmengine.registry import init_default_scope
 from groupdetr_mmdet.commands.common import CONFIG, add_cfg_options
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.host.configs import merge_options, read_config
-from groupdetr_mmdet.host.preflight import check_groups
+from groupdetr_mmdet.host.preflight import check_groups, check_output
 
 
 def positive(text: str) -> int:
@@ -20,25 +21,41 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a config, options that override it, and the size of the images."""
-    parser.add_argument('config', help=CONFIG)
-    add_cfg_options(parser)
-    parser.add_argument('--image-size', nargs=2, type=positive, default=[800, 1066],
-                        metavar=('H', 'W'))
+ARGUMENTS: Dict[str, Dict[str, Any]] = {
+    'config': dict(help=CONFIG),
+    '--image-size': dict(nargs=2, type=positive, default=[800, 1066], metavar=('H', 'W')),
+    '--rounds': dict(type=positive, default=3, help='timed runs of each (default: %(default)s)'),
+    '--device': dict(default=get_device()),
+    '--threads': dict(type=positive, help='of the CPU'),
+    '--tf32': dict(action='store_true', help='let a GPU multiply float32 as TF32'),
+    '--json': dict(type=Path, metavar='FILE', help='write everything there'),
+}
+RUNNING = '--rounds', '--device', '--threads', '--tf32'
 
 
-def add_running_arguments(parser: argparse.ArgumentParser, rounds: int) -> None:
-    """Add how often and where something is measured."""
-    parser.add_argument('--rounds', type=positive, default=rounds,
-                        help='timed runs of each (default: %(default)s)')
-    parser.add_argument('--device', default=get_device())
-    parser.add_argument('--threads', type=positive, help='of the CPU')
-    parser.add_argument('--tf32', action='store_true', help='let a GPU multiply float32 as TF32')
+def make_parser(program: str, description: str, *names: str, **values) -> argparse.ArgumentParser:
+    """Make the parser of a script.
+
+    Args:
+        program (str): What its help calls it.
+        description (str): What it does.
+        names (str): Those of ``ARGUMENTS`` that it takes; with a config, ``--cfg-options``, too.
+        values (Any): Their defaults, where they are others, and values of those it does not take.
+    """
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser.set_defaults(device='cpu', threads=None, tf32=False, json=None)
+    for name in names:
+        parser.add_argument(name, **ARGUMENTS[name])
+    if 'config' in names:
+        add_cfg_options(parser)
+    parser.set_defaults(**values)
+    return parser
 
 
-def prepare_device(args: argparse.Namespace) -> torch.device:
-    """Set the number of threads and the precision that the arguments say."""
+def prepare(args: argparse.Namespace) -> torch.device:
+    """Check the file to write and the device, and set the number of threads and the precision."""
+    if args.json:  # before minutes of measuring, not after
+        check_output('--json', args.json)
     device = torch.device(args.device)
     if device.type == 'cuda' and not torch.cuda.is_available():
         raise ConfigError('--device: torch finds no GPU; choose --device cpu.')

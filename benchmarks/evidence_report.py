@@ -16,7 +16,7 @@ from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.host.files import write_atomically
 
 from .evidence import RESULTS
-from .report import to_markdown
+from .report import markdown_lines
 
 DOCS = Path(__file__).parents[1] / 'docs'
 PAGE = 'choose-k.md'
@@ -95,7 +95,7 @@ def fill_page(text: str, studies: Dict[str, List[Curve]]) -> str:
             raise ConfigError(f'{PAGE} has no place for a table: write {begin.strip()} and '
                               f'{end.strip()} where it goes.')
         before, rest = text.split(begin)
-        table = to_markdown(HEADER, to_rows(curves))
+        table = '\n'.join(markdown_lines(HEADER, to_rows(curves)))
         text = before + begin + table + rest[rest.index(end):]
     return text
 

@@ -4,7 +4,6 @@ one that went out, and the ONNX file in onnxruntime and OpenVINO.
 Weights are random. Boxes and scores are compared on images of several sizes, alone and padded to
 one batch."""
 import argparse
-import copy
 import sys
 import tempfile
 from contextlib import redirect_stdout
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 import torch
-from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from torch import nn
@@ -25,8 +23,9 @@ from groupdetr_mmdet.deploy.export import (CHECKED_BATCHES, Detections, check_on
                                            largest_differences, openvino_model, random_batch)
 from groupdetr_mmdet.errors import ConfigError
 
-from .arguments import load_config
-from .cases import quiet
+from .arguments import load_config, make_parser
+from .cases import build_random, detect
+from .report import markdown_lines
 
 CONFIGS = (
     'group_cond_detr_r50_12e', 'group_dab_detr_r50_12e', 'group_dn_detr_r50_12e',
@@ -39,23 +38,10 @@ NOISE = .02  # on all weights of the head, so that queries and classes differ
 Differences = Dict[str, float]
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog='benchmarks.exports', description=__doc__)
-    parser.add_argument('configs', nargs='*', default=CONFIGS,
-                        help='configs of our detectors, or shipped names (default: the table of '
-                        'docs/checkpoints.md)')
-    return parser.parse_args()
-
-
 @torch.no_grad()
 def build(model: ConfigDict) -> nn.Module:
     """Build a detector with random weights."""
-    model = copy.deepcopy(model)  # mmdet writes into configs
-    model.backbone.pop('init_cfg', None)
-    torch.manual_seed(0)
-    detector = MODELS.build(model).eval()
-    with quiet():
-        detector.init_weights()
+    detector = build_random(model).eval()
     for parameter in getattr(detector, 'bbox_head', detector).parameters():
         parameter += NOISE * torch.randn_like(parameter)
     return detector
@@ -97,6 +83,7 @@ def compare_exports(detector: nn.Module) -> Dict[str, Differences]:
     return found
 
 
+@torch.no_grad()
 def compare(first: nn.Module, second: nn.Module) -> Differences:
     """Find the largest differences of two detectors, in the better half of the first's detections.
 
@@ -104,35 +91,28 @@ def compare(first: nn.Module, second: nn.Module) -> Differences:
     """
     found = []
     for sizes in CHECKED_BATCHES:
-        for a, b, size in zip(detect(first, sizes), detect(second, sizes), sizes):
-            half = Detections(*(x[:len(x) // 2] for x in a))
-            found.append(largest_differences(half, b, max(size)))
+        images, _ = random_batch(sizes)
+        for a, b, size in zip(detect(first, images, sizes), detect(second, images, sizes), sizes):
+            half = Detections(*(x[:len(x) // 2] for x in by_score(a)))
+            found.append(largest_differences(half, by_score(b), max(size)))
     return {key: max(x[key] for x in found) for key in found[0]}
 
 
-@torch.no_grad()
-def detect(detector: nn.Module, sizes: List[tuple]) -> List[Detections]:
-    """Detect objects in random images, in the order of falling scores."""
-    images, _ = random_batch(sizes)
-    shape = tuple(images.shape[-2:])
-    samples = [DetDataSample(metainfo=dict(img_shape=size, batch_input_shape=shape))
-               for size in sizes]
-    found = [x.pred_instances for x in detector.predict(images, samples, rescale=False)]
-    return [Detections(x.bboxes, x.scores, x.labels)
-            for x in (x[x.scores.argsort(descending=True)] for x in found)]
+def by_score(sample: DetDataSample) -> Detections:
+    """Return detections in the order of falling scores."""
+    found = sample.pred_instances
+    found = found[found.scores.argsort(descending=True)]
+    return Detections(found.bboxes, found.scores, found.labels)
 
 
-def main() -> None:
-    args = parse_args()
-    print('Largest differences of boxes, in pixels, and of scores\n')
-    print(f'| config | {" | ".join(FORMS)} |', '|---' * 5 + '|', sep='\n', flush=True)
-    for config in args.configs:
-        try:
-            with redirect_stdout(sys.stderr):  # of logs, which have no place in the table
-                measured = measure(load_config(config).model)
-        except RuntimeError as error:
-            raise ConfigError(f'CONFIG {config}: {error}') from error
-        print(f'| {Path(config).stem} | {" | ".join(map(cell, measured.values()))} |', flush=True)
+def table_row(config: str) -> List[str]:
+    """Say how far a detector is from each of its forms."""
+    try:
+        with redirect_stdout(sys.stderr):  # of logs, which have no place in the table
+            measured = measure(load_config(config).model)
+    except RuntimeError as error:
+        raise ConfigError(f'CONFIG {config}: {error}') from error
+    return [Path(config).stem, *map(cell, measured.values())]
 
 
 def cell(found: Optional[Differences]) -> str:
@@ -140,6 +120,21 @@ def cell(found: Optional[Differences]) -> str:
         return '-'
     others = f' ({found["swapped"]:.1%} others)' if found['swapped'] else ''
     return f'{found["pixels"]:.0e}, {found["score"]:.0e}{others}'
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser('benchmarks.exports', __doc__)
+    parser.add_argument('configs', nargs='*', default=CONFIGS,
+                        help='configs of our detectors, or shipped names (default: the table of '
+                        'docs/checkpoints.md)')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    print('Largest differences of boxes, in pixels, and of scores\n')
+    for line in markdown_lines(('config', *FORMS), map(table_row, args.configs)):
+        print(line, flush=True)
 
 
 if __name__ == '__main__':

@@ -4,22 +4,21 @@ and DINO by each way to compute deformable attention that is installed."""
 import argparse
 import contextlib
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, ContextManager, Dict, List, NamedTuple, Optional
+from unittest.mock import patch
 
 import torch
 from mmengine.config import Config
-from mmengine.device import get_device
-from mmengine.registry import init_default_scope
 
 from groupdetr_mmdet.commands.cli import end_mistakes
-from groupdetr_mmdet.host.configs import read_config
 from groupdetr_mmdet.host.files import write_atomically
 from groupdetr_mmdet.ops import deformable
 from groupdetr_mmdet.ops.kernels import attention_kernel
 
+from .arguments import load_config, make_parser, positive, prepare
 from .cases import Case, Shapes, mmcv_attention
 from .measure import describe_machine
-from .report import mode_name, say_machine, to_markdown, write_record
+from .report import markdown_lines, say_machine, write_record
 from .suite import Suite
 
 CONDITIONAL, DINO = 'group_cond_detr_r50_12e', 'group_dino_4scale_r50_12e'
@@ -49,16 +48,13 @@ def make_jobs(num_groups: int, batch_sizes: List[int], ways: List[str]) -> List[
     return jobs + [Job(DINO, case, batch_sizes[0], 'mmcv') for case in cases(dict(stock=1), 900)]
 
 
-@contextlib.contextmanager
-def attention_by(way: str) -> Iterator[None]:
+def attention_by(way: str) -> ContextManager:
     """Compute deformable attention by mmcv's PyTorch code, by ours in parts, or by deformops."""
+    if way == 'mmcv':
+        return mmcv_attention()
     if way == 'parts':
-        deformable.attention_kernel = lambda: None
-    try:
-        with mmcv_attention() if way == 'mmcv' else contextlib.nullcontext():
-            yield
-    finally:
-        deformable.attention_kernel = attention_kernel
+        return patch.object(deformable, 'attention_kernel', lambda: None)
+    return contextlib.nullcontext()
 
 
 def measure(job: Job, cfg: Config, image_size: tuple, device: torch.device,
@@ -73,10 +69,9 @@ def measure(job: Job, cfg: Config, image_size: tuple, device: torch.device,
     except torch.cuda.OutOfMemoryError:
         pass
     finally:
-        if device.type == 'cuda':
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
     return dict(config=job.config, attention=job.attention, batch_size=job.batch_size,
-                mode=mode_name(job.case), num_groups=job.case.num_groups, seconds=seconds,
+                mode=job.case.name, num_groups=job.case.num_groups, seconds=seconds,
                 peak_memory=peak)
 
 
@@ -93,18 +88,16 @@ def make_page(rows: List[Dict[str, Any]], machine: Dict[str, Any]) -> str:
                       row['num_groups'], cell(seconds and 1e3 * seconds, '{:.0f}'),
                       cell(seconds and row['batch_size'] / seconds, '{:.1f}'),
                       cell(peak and peak / 2**20, '{:.0f}')))
-    return f'{say_machine(machine)}\n\n{to_markdown(COLUMNS, table)}\n'
+    return '\n'.join((say_machine(machine), '', *markdown_lines(COLUMNS, table), ''))
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog='benchmarks.gpu_table', description=__doc__)
-    parser.add_argument('--groups', type=int, default=11, help='K')
-    parser.add_argument('--batch-sizes', nargs='+', type=int, default=[2, 8])
-    parser.add_argument('--image-size', nargs=2, type=int, default=[800, 1066])
+    parser = make_parser('benchmarks.gpu_table', __doc__, '--image-size', '--rounds', '--device',
+                         tf32=True)
+    parser.add_argument('--groups', type=positive, default=11, help='K')
+    parser.add_argument('--batch-sizes', nargs='+', type=positive, default=[2, 8])
     parser.add_argument('--configs', nargs='+', choices=[CONDITIONAL, DINO],
                         default=[CONDITIONAL, DINO])
-    parser.add_argument('--rounds', type=int, default=3, help='timed steps of each')
-    parser.add_argument('--device', default=get_device())
     parser.add_argument('--out', type=Path, default=Path('gpu_table'),
                         help='OUT.md and OUT.json are written (default: %(default)s)')
     return parser.parse_args()
@@ -112,10 +105,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    init_default_scope('mmdet')
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    device = torch.device(args.device)
-    configs = {name: read_config(name) for name in args.configs}
+    device = prepare(args)
+    configs = {name: load_config(name) for name in args.configs}
     rows, machine = [], describe_machine(device)
     ways = ['mmcv', 'parts', *['deformops'] * (attention_kernel() is not None)]
     for job in make_jobs(args.groups, args.batch_sizes, ways):

@@ -3,13 +3,19 @@ import contextlib
 import ctypes
 import os
 import platform
-import statistics
+import re
 import time
 from collections import defaultdict
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple, TypeVar
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch.utils.flop_counter import FlopCounterMode
+
+T = TypeVar('T')
+GEMM_REPEATS = 10
 
 
 class Stopwatch:
@@ -35,9 +41,8 @@ class Stopwatch:
 
     def lap(self, name: str) -> None:
         """End a part, and start the next."""
-        now = self.now()
-        self.spans.append((name, self.last, now))
-        self.last = now
+        start, self.last = self.last, self.now()
+        self.spans.append((name, start, self.last))
 
     @contextlib.contextmanager
     def within(self, name: str) -> Iterator[None]:
@@ -51,29 +56,60 @@ class Stopwatch:
         if self.device.type == 'cuda':
             torch.cuda.synchronize(self.device)
         seconds: Dict[str, float] = defaultdict(float)
-        for name, start, end in self.spans:
-            seconds[name] += self.between(start, end)
-        return dict(seconds, total=self.between(self.start, self.last))
+        for name, start, end in (*self.spans, ('total', self.start, self.last)):
+            seconds[name] += (start.elapsed_time(end) / 1e3 if self.device.type == 'cuda'
+                              else end - start)
+        return dict(seconds)
 
-    def between(self, start: Any, end: Any) -> float:
-        return start.elapsed_time(end) / 1e3 if self.device.type == 'cuda' else end - start
+
+def show_progress(items: Sequence[T], description: str) -> Iterator[T]:
+    """Show a bar with the time left, or a line for each item where no terminal redraws a bar."""
+    if Console().is_terminal:
+        yield from track(items, description)
+        return
+    start = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        left = (time.monotonic() - start) / done * (len(items) - done)
+        print(f'{description}: {done} of {len(items)}, {left:.0f} s left', flush=True)
+
+
+def take_turns(runs: Dict[Any, Callable[[], T]], rounds: int, warmup: int,
+               description: str) -> Dict[Any, List[T]]:
+    """Run all once, then all again, and so on: what slows the machine slows all of them.
+
+    Returns:
+        dict[Any, list[T]]: What each run returned in the rounds after the warm-up.
+    """
+    results: Dict[Any, List[T]] = {key: [] for key in runs}
+    for _ in show_progress(range(warmup + rounds), description):
+        for key, run in runs.items():
+            results[key].append(run())
+    return {key: found[warmup:] for key, found in results.items()}
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Measure a run on the CPU."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def gemm_seconds(rows: int, width: int, hidden: int, dtype: torch.dtype,
-                 device: torch.device) -> Callable[[], Dict[str, float]]:
+                 device: torch.device) -> Callable[[], float]:
     """Prepare a measurement of the matrix product of an FFN's first layer.
 
-    It gives the seconds, as 'total', of one (rows, width) x (width, hidden) -> (rows, hidden).
+    It gives the seconds of one (rows, width) x (width, hidden) -> (rows, hidden).
     """
     x = torch.randn(rows, width, device=device, dtype=dtype)
     weight = torch.randn(width, hidden, device=device, dtype=dtype)
 
-    def run(repeat: int = 10) -> Dict[str, float]:
+    def run() -> float:
         watch = Stopwatch(device)
-        for _ in range(repeat):
+        for _ in range(GEMM_REPEATS):
             x @ weight
         watch.lap('gemm')
-        return dict(total=watch.seconds()['total'] / repeat)
+        return watch.seconds()['gemm'] / GEMM_REPEATS
 
     return run
 
@@ -92,8 +128,7 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int:
         run()
         return torch.cuda.max_memory_allocated(device) - before
     ctypes.CDLL(None).malloc_trim(0)
-    with open('/proc/self/clear_refs', 'w') as file:
-        file.write('5')  # resets the high-water mark
+    Path('/proc/self/clear_refs').write_text('5')  # resets the high-water mark
     before = resident_bytes('VmRSS')
     run()
     return resident_bytes('VmHWM') - before
@@ -101,9 +136,8 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int:
 
 def resident_bytes(field: str) -> int:
     """Read 'VmRSS' (resident memory now) or 'VmHWM' (its high-water mark) of this process."""
-    with open('/proc/self/status') as file:
-        line = next(line for line in file if line.startswith(f'{field}:'))
-    return int(line.split()[1]) * 1024
+    status = Path('/proc/self/status').read_text()
+    return int(re.search(rf'^{field}:\s*(\d+) kB', status, re.MULTILINE)[1]) * 1024
 
 
 def count_flops(run: Callable[[], object]) -> int:
@@ -111,19 +145,6 @@ def count_flops(run: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
-
-
-def summarize(runs: List[Dict[str, float]]) -> Dict[str, float]:
-    """Return the median of each part over the runs."""
-    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-
-
-def paired_ratio(runs: List[Dict[str, float]], other: List[Dict[str, float]]) -> float:
-    """Return the median of ``runs / other`` over rounds, each of which ran one after the other.
-
-    A machine that is slow for a while is slow for both.
-    """
-    return statistics.median(a['total'] / b['total'] for a, b in zip(runs, other))
 
 
 def describe_machine(device: torch.device) -> Dict[str, Any]:
@@ -138,9 +159,6 @@ def describe_machine(device: torch.device) -> Dict[str, Any]:
 
 
 def cpu_name() -> str:
-    try:
-        with open('/proc/cpuinfo') as file:
-            return next(line.split(':')[1].strip() for line in file
-                        if line.startswith('model name'))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    info = Path('/proc/cpuinfo')
+    name = re.search(r'model name\s*: (.*)', info.read_text()) if info.exists() else None
+    return name[1] if name else platform.processor() or platform.machine()

@@ -4,16 +4,18 @@ import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, Sequence, Tuple, Union
 
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
-from groupdetr_mmdet.analysis.plots import line_style, prepare_picture
+from groupdetr_mmdet.analysis.plots import line_style, prepare_picture, save_picture
 from groupdetr_mmdet.commands.cli import end_mistakes
 from groupdetr_mmdet.errors import ConfigError
 
-from .report import TITLES, say_machine
+from .arguments import make_parser
+from .cases import PARTS
+from .report import say_machine
 
 # what else cases may differ in, and how a label says it
 SETTINGS = dict(
@@ -43,9 +45,8 @@ def read_costs(path: Union[str, Path]) -> Tuple[dict, Dict[str, Lines]]:
         raise ConfigError(f'JSON: {path} is not what python -m benchmarks wrote to --json '
                           f'({error!r}); name its file.') from error
     parts: Dict[str, Lines] = defaultdict(lambda: defaultdict(list))
-    _, differing = split_settings(cases)
     for case in cases:
-        label = ', '.join([case['name'], *say_settings(case, differing)])
+        label = ', '.join([case['name'], *say_settings(case, cases, shared=False)])
         parts[case['part']][label].append(case)
     if len({case['num_groups'] for case in cases if case['mode'] != 'stock'}) < 2:
         raise ConfigError(f'JSON: {path} has a single K, which makes no curve; run '
@@ -53,17 +54,12 @@ def read_costs(path: Union[str, Path]) -> Tuple[dict, Dict[str, Lines]]:
     return record, parts
 
 
-def split_settings(cases: Sequence[dict]) -> Tuple[List[str], List[str]]:
-    """Return the names of the settings that all cases share, and of those in which they differ."""
-    same = [name for name in SETTINGS if len({case.get(name) for case in cases}) == 1]
-    return same, [name for name in SETTINGS if name not in same]
-
-
-def say_settings(case: dict, names: Sequence[str]) -> List[str]:
-    """Say some settings of a case; None is what the config says."""
-    values = {name: case.get(name) for name in names}
-    return [SETTINGS[name].format('of the config' if value is None else value)
-            for name, value in values.items()]
+def say_settings(case: dict, cases: Sequence[dict], shared: bool) -> Iterator[str]:
+    """Say the settings of a case that all cases share, or those in which they differ."""
+    for name, text in SETTINGS.items():
+        if (len({other.get(name) for other in cases}) == 1) == shared:
+            value = case.get(name)
+            yield text.format('of the config' if value is None else value)
 
 
 def draw_costs(record: dict, parts: Dict[str, Lines], out_file: Union[str, Path]) -> None:
@@ -85,7 +81,7 @@ def draw_costs(record: dict, parts: Dict[str, Lines], out_file: Union[str, Path]
             if None not in peaks:
                 memory.plot(groups, [peak / 2**20 for peak in peaks], **style)
         for ax, what, unit in ((time, 'time', 's'), (memory, 'peak memory', 'MiB')):
-            ax.set(title=f'{TITLES.get(part, part)}: {what}', xlabel='groups of queries K',
+            ax.set(title=f'{PARTS[part]}: {what}', xlabel='groups of queries K',
                    ylabel=f'{what} [{unit}]', xlim=(0, None), ylim=(0, None))
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.grid(alpha=.3)
@@ -93,22 +89,16 @@ def draw_costs(record: dict, parts: Dict[str, Lines], out_file: Union[str, Path]
         if not memory.lines:
             memory.axis('off')
             memory.set_title('no memory: run the benchmark with --memory', fontsize=10)
-    fig.suptitle(describe(record), fontsize=9)
-    fig.savefig(out_file, dpi=110)
-    plt.close(fig)
-
-
-def describe(record: dict) -> str:
-    """Say on which inputs and machine was measured, and the settings that all cases share."""
-    shapes, cases = record['shapes'], record['cases']
-    settings = say_settings(cases[0], split_settings(cases)[0])
-    height, width = shapes['image_size']
-    images = f'batch of {shapes["batch_size"]} images of {height} x {width}'
-    return ', '.join([images, *settings]) + f'\n{say_machine(record["machine"])}'
+    images = 'batch of {} images of {} x {}'.format(
+        record['shapes']['batch_size'], *record['shapes']['image_size'])
+    settings = say_settings(record['cases'][0], record['cases'], shared=True)
+    fig.suptitle(', '.join([images, *settings]) + f'\n{say_machine(record["machine"])}',
+                 fontsize=9)
+    save_picture(fig, out_file, dpi=110)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog='benchmarks.plots', description=__doc__)
+    parser = make_parser('benchmarks.plots', __doc__)
     parser.add_argument('json', metavar='JSON', help='what the benchmark wrote to --json, of '
                         'several --groups, with --memory for the memory')
     parser.add_argument('--out', default='costs.png',

@@ -5,14 +5,11 @@ from pathlib import Path
 from typing import List, Tuple
 
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
-from groupdetr_mmdet.analysis.plots import prepare_picture
 from groupdetr_mmdet.commands.cli import end_mistakes
-from groupdetr_mmdet.host.configs import read_config
 from groupdetr_mmdet.host.preflight import check_output
 
-from .arguments import add_running_arguments, prepare_device
+from .arguments import RUNNING, load_config, make_parser, prepare
 from .cases import Case, Shapes
 from .plots import draw_costs, read_costs
 from .reach import Row
@@ -29,43 +26,35 @@ FAMILIES = dict(
 def resnet18_config(family: str) -> Tuple[Config, Shapes]:
     """The shipped config of a family with a ResNet-18, and two images."""
     name, channels, image_size = FAMILIES[family]
-    cfg = read_config(name)
+    cfg = load_config(name)
     cfg.model.backbone.depth = 18
     cfg.model.neck.in_channels = channels
-    init_default_scope('mmdet')
     return cfg, Shapes(2, image_size)
 
 
-def step(mode: str, num_groups: int, cfg: Config) -> Case:
-    return Case('step', mode, None, num_groups, cfg.model.num_queries, 7)
+def plan(family: str, cfg: Config) -> Tuple[List[Case], List[Row]]:
+    """Return what is measured of a family, and what its steps are to cost at most."""
 
-
-def bounds(family: str, cfg: Config) -> List[Row]:
-    """What a step is to cost at most."""
+    def step(mode: str, num_groups: int) -> Case:
+        return Case('step', mode, None, num_groups, cfg.model.num_queries, 7)
 
     def row(what: str, case: Case, other: Case, bound: float, memory: bool = True) -> Row:
         return Row(what, case, other, bound, more=False, memory=memory)
 
-    ours, turns = (step(mode, 11, cfg) for mode in ('ours', 'turns'))
+    ours, turns, stock = step('ours', 11), step('turns', 11), step('stock', 1)
     time = row('time, K = 11, in turns / at once', turns, ours, 1.45, memory=False)
     if family == 'dino':
-        stock = step('stock', 1, cfg)
-        return [row('memory, K = 11 in turns / stock', turns, stock, 1.35),
-                row('memory, K = 11 at once / stock', ours, stock, 2.7), time]
-    return [row('memory, in turns, K = 11 / K = 1', turns, step('ours', 1, cfg), 1.5),
-            row('memory, in turns, K = 22 / K = 11', step('turns', 22, cfg), turns, 1.15), time]
-
-
-def cases(family: str, cfg: Config) -> List[Case]:
-    if family == 'dino':
-        return [step('stock', 1, cfg), step('ours', 11, cfg), step('turns', 11, cfg)]
-    return [step(mode, k, cfg) for k in GROUPS for mode in ('ours', 'turns')]
+        return [stock, ours, turns], [
+            row('memory, K = 11 in turns / stock', turns, stock, 1.35),
+            row('memory, K = 11 at once / stock', ours, stock, 2.7), time]
+    return [step(mode, k) for k in GROUPS for mode in ('ours', 'turns')], [
+        row('memory, in turns, K = 11 / K = 1', turns, step('ours', 1), 1.5),
+        row('memory, in turns, K = 22 / K = 11', step('turns', 22), turns, 1.15), time]
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog='benchmarks.turns', description=__doc__)
+    parser = make_parser('benchmarks.turns', __doc__, *RUNNING)
     parser.add_argument('--families', nargs='+', choices=FAMILIES, default=list(FAMILIES))
-    add_running_arguments(parser, rounds=3)
     parser.add_argument('--out', type=Path, default=Path('turns'),
                         help='FAMILY.json is written there, and FAMILY.png where several K are '
                         'measured (default: %(default)s)')
@@ -74,22 +63,19 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     for family in args.families:
         check_output('--out', args.out / f'{family}.json')
-    device = prepare_device(args)
+    device = prepare(args)
     for family in args.families:
         cfg, shapes = resnet18_config(family)
-        measured = cases(family, cfg)
-        suite = Suite(cfg, measured, shapes, device, own_processes=True)
-        results = suite.measure(args.rounds, 1, measured)
+        cases, bounds = plan(family, cfg)
+        results = Suite(cfg, cases, shapes, device, own_processes=True).measure(
+            args.rounds, 1, cases)
         path = args.out / f'{family}.json'
         print(cfg.model.type)
-        report(results, shapes, device, bounds(family, cfg), path, 'benchmarks.turns')
-        if len({case.num_groups for case in measured if case.mode != 'stock'}) > 1:
-            picture = path.with_suffix('.png')
-            prepare_picture(str(picture))
-            draw_costs(*read_costs(path), picture)
+        report(results, shapes, device, bounds, path, 'benchmarks.turns')
+        if family == 'conditional':  # of several K
+            draw_costs(*read_costs(path), path.with_suffix('.png'))
 
 
 if __name__ == '__main__':
