@@ -6,7 +6,7 @@ a look at what comes in.
 """
 import json
 from collections import Counter
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Sequence
 
 from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset
@@ -23,15 +23,13 @@ class CheckedCOCO(COCO):
     """COCO annotations that know every class they are asked for.
 
     Args:
-        annotation_file (str, optional): Path of the annotation file.
-        name (str, optional): What messages call it. Defaults to the path.
-        scored (bool): Whether it is evaluated on. Defaults to False.
+        annotation_file (str): Path of the annotation file.
+        name (str): What messages call it.
+        scored (bool): Whether it is evaluated on.
     """
 
-    def __init__(self, annotation_file: Optional[str] = None, name: Optional[str] = None,
-                 scored: bool = False) -> None:
-        self.annotation_file = name or annotation_file
-        self.scored = scored
+    def __init__(self, annotation_file: str, name: str, scored: bool) -> None:
+        self.annotation_file, self.scored = name, scored
         super().__init__(annotation_file)
 
     def createIndex(self) -> None:
@@ -82,10 +80,10 @@ class CheckedCOCO(COCO):
                       f'name their category: {quoted(names)}.')
 
 
-def quoted(names: Sequence[str], limit: int = 10) -> str:
-    """Write out a list of names, the first few of a long one."""
-    more = f' and {len(names) - limit} more' if len(names) > limit else ''
-    return ', '.join(repr(str(name)) for name in names[:limit]) + more
+def quoted(names: Sequence[str]) -> str:
+    """Write out a list of names, the first ten of a long one."""
+    more = f' and {len(names) - 10} more' if len(names) > 10 else ''
+    return ', '.join(repr(str(name)) for name in names[:10]) + more
 
 
 @DATASETS.register_module()
@@ -116,12 +114,11 @@ class CheckedCocoDataset(CocoDataset):
         """
         try:
             data_list = super().load_data_list()
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ConfigError(f'ann_file {self.ann_file} is not valid JSON in UTF-8 ({error}): '
-                              'name the whole file, or save it as UTF-8.') from error
-        except AssertionError as error:  # pycocotools wants an object at the top
-            raise ConfigError(f"ann_file {self.ann_file} is not in COCO's format ({error}): it "
-                              'must hold images, annotations and categories.') from error
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError,
+                AssertionError) as error:  # pycocotools wants an object at the top
+            raise ConfigError(
+                f"ann_file {self.ann_file} is not a JSON file in UTF-8 and COCO's format ({error})"
+                ': name the whole file, with images, annotations and categories.') from error
         check_files(data_list, self.ann_file, self.pipeline, every=self.test_mode)
         return data_list
 
@@ -134,31 +131,26 @@ class CheckedCocoDataset(CocoDataset):
                 annotation, is allowed.
         """
         left = super().filter_data()
-        small = self.filter_cfg.get('min_size', 0) if self.filter_cfg else 0
+        small = (self.filter_cfg or {}).get('min_size', 0)
         num_small = sum(min(image['width'], image['height']) < small for image in self.data_list)
         if num_small and not self.test_mode:
             warn_once(f'{num_small} of {len(self.data_list)} images of ann_file {self.ann_file} '
                       f'are left out, since a side is below filter_cfg.min_size={small} pixels.')
         self.most_objects = max(map(count_objects, left), default=0)
-        annotated = any(self.cat_img_map.values())
-        if self.test_mode:
-            if self._has_annotations and not self.most_objects:
-                self._refuse_empty('score', left)
-        elif not left or annotated and not self.most_objects:
-            self._refuse_empty('train on', left)
+        annotated = self._has_annotations if self.test_mode else any(self.cat_img_map.values())
+        if annotated and not self.most_objects or not self.test_mode and not left:
+            usable = sum(count_objects(image) > 0 for image in self.data_list)
+            raise ConfigError(
+                f'ann_file {self.ann_file} leaves nothing to '
+                f'{"score" if self.test_mode else "train on"}: of its {len(self.data_list)} '
+                f'images {usable} have a usable box (of a class in metainfo.classes, no crowd, '
+                f'inside the image, at least a pixel wide and high, with an area) and {len(left)} '
+                f'are left by filter_cfg={self.filter_cfg}; correct the file, metainfo.classes or '
+                'filter_cfg.')
         return left
 
-    def _refuse_empty(self, purpose: str, left: List[dict]) -> None:
-        usable = sum(count_objects(image) > 0 for image in self.data_list)
-        raise ConfigError(
-            f'ann_file {self.ann_file} leaves nothing to {purpose}: of its {len(self.data_list)} '
-            f'images {usable} have a usable box (of a class in metainfo.classes, no crowd, inside '
-            f'the image, at least a pixel wide and high, with an area) and {len(left)} are left '
-            f'by filter_cfg={self.filter_cfg}; correct the file, metainfo.classes or filter_cfg.')
-
     def prepare_data(self, idx: int) -> Any:
-        """Run an image through the pipeline, and say it when a transform of a library fails on it.
-        """
+        """Run an image through the pipeline, and name a library's transform that fails on it."""
         try:
             return super().prepare_data(idx)
         except Exception as error:
@@ -166,8 +158,8 @@ class CheckedCocoDataset(CocoDataset):
                     failing_library(error) is None:
                 raise
             image = self.get_data_info(idx)
-            step = next(x for x in reversed([frame.f_locals.get('self') for frame in
-                                             frames(error)]) if isinstance(x, BaseTransform))
+            owners = [frame.f_locals.get('self') for frame in frames(error)]
+            step = [x for x in owners if isinstance(x, BaseTransform)][-1]
             scale = f' to scale={step.scale}' if getattr(step, 'scale', None) else ''
             raise ConfigError(
                 f'Image {image["img_path"]} of {image["width"]} x {image["height"]} pixels cannot '

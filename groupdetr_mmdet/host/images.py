@@ -1,11 +1,10 @@
 """Image files: loaded with a sentence for what is wrong, and checked before they are loaded."""
 import os
 import os.path as osp
-from collections import defaultdict
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import cv2
-import numpy as np
+from mmcv import rescale_size
 from mmcv.transforms import LoadImageFromFile, Resize
 from mmdet.registry import TRANSFORMS
 from mmengine.dataset import Compose
@@ -18,7 +17,6 @@ from .files import irregular
 JPEG_START, JPEG_SCAN, JPEG_END = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
 PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xae\x42\x60\x82'
 TRANSPOSED = 5  # and above: EXIF's orientations that exchange width and height
-FEW = 500  # files of a folder: fewer are asked for one by one, more by listing the folder
 PROBED = 200  # training images whose headers are read before the first step
 
 
@@ -92,12 +90,7 @@ def check_regular(path: str) -> None:
 
 
 def check_size(results: dict, size: Tuple[int, int]) -> None:
-    """Compare a decoded image with what its annotations say: boxes of another size would mislead.
-
-    Args:
-        results (dict): mmdet's entry of the image, with ``width`` and ``height`` where known.
-        size (tuple[int, int]): Width and height of the decoded image in pixels.
-    """
+    """Compare width and height of a decoded image with what its annotations say, if they do."""
     said = results.get('width', size[0]), results.get('height', size[1])
     if said == tuple(size):
         return
@@ -163,6 +156,7 @@ def check_files(images: Sequence[dict], ann_file: str, pipeline: Compose, every:
     if loader is None or loader.file_client_args is not None or \
             (loader.backend_args or {}).get('backend', 'local') != 'local':
         return
+    images = [image for image in images if '://' not in image['img_path']]
     check_presence([image['img_path'] for image in images], ann_file, loader.ignore_empty)
     for transform in pipeline.transforms:
         if isinstance(transform, Resize):
@@ -173,53 +167,41 @@ def check_files(images: Sequence[dict], ann_file: str, pipeline: Compose, every:
 
 
 def check_presence(paths: Sequence[str], ann_file: str, ignore_empty: bool) -> None:
-    """Check that all images are there, by listing each folder once."""
-    missing = find_missing([path for path in paths if '://' not in path])
-    if not missing:
-        return
-    found = (f'{len(missing)} of {len(paths)} images of ann_file {ann_file} are missing, first '
-             f'{missing[0]}')
-    if not ignore_empty:
-        raise ConfigError(f'{found}: put them there, or correct data_prefix.img or ann_file of '
-                          'the dataset.')
-    warn_once(f'{found}; they are left out, as ignore_empty=True asks.')
+    """Check that all images are there."""
+    missing = find_missing(paths)
+    found = f'{len(missing)} of {len(paths)} images of ann_file {ann_file} are missing, first '
+    if missing and not ignore_empty:
+        raise ConfigError(f'{found}{missing[0]}: put them there, or correct data_prefix.img or '
+                          'ann_file of the dataset.')
+    if missing:
+        warn_once(f'{found}{missing[0]}; they are left out, as ignore_empty=True asks.')
 
 
 def find_missing(paths: Sequence[str]) -> List[str]:
-    """Return the paths where nothing is, in order."""
-    by_folder: Dict[str, List[str]] = defaultdict(list)
-    for path in paths:
-        by_folder[osp.dirname(path)].append(path)
-    missing = set()
-    for folder, members in by_folder.items():
-        if len(members) < FEW:
-            missing.update(path for path in members if not osp.exists(path))
-        else:
-            there = set(os.listdir(folder)) if osp.isdir(folder) else set()
-            missing.update(path for path in members if osp.basename(path) not in there)
-    return [path for path in paths if path in missing]
+    """Return the paths where nothing is, in order; each folder is listed once, which is quick."""
+    folders = set(map(osp.dirname, paths))
+    there = {osp.join(folder, name) for folder in folders if osp.isdir(folder)
+             for name in os.listdir(folder)}
+    return [path for path in paths if path not in there and not osp.exists(path)]
 
 
 def check_resize(images: Sequence[dict], resize: Resize) -> None:
     """Check that no side of an image becomes 0 when it is resized to a fixed scale."""
     if not resize.keep_ratio or not isinstance(resize.scale, (tuple, list)):
         return
-    sizes = np.array([(image['width'], image['height']) for image in images], float)
-    factors = np.minimum(max(resize.scale) / sizes.max(1), min(resize.scale) / sizes.min(1))
-    gone = sizes.min(1) * factors + 0.5 < 1
-    if gone.any():
-        image = images[int(gone.argmax())]
-        raise ConfigError(
-            f'Image {image["img_path"]} of {image["width"]} x {image["height"]} pixels has a side '
-            f'of 0 pixels after Resize to scale={tuple(resize.scale)}: leave it out of ann_file, '
-            'or use a larger scale or keep_ratio=False.')
+    scale = tuple(resize.scale)
+    for image in images:
+        size = image['width'], image['height']
+        if 0 in rescale_size(size, scale):
+            raise ConfigError(
+                f'Image {image["img_path"]} of {size[0]} x {size[1]} pixels has a side of 0 '
+                f'pixels after Resize to scale={scale}: leave it out of ann_file, or use a '
+                'larger scale or keep_ratio=False.')
 
 
 def check_header(image: dict, loader: LoadImageFromFile, training: bool) -> None:
     """Check that a file is a whole image of the size that its annotations say."""
     path = image['img_path']
-    if '://' in path:
-        return
     try:
         check_regular(path)
         size, orientation = stored_size(path)
@@ -240,7 +222,7 @@ def check_header(image: dict, loader: LoadImageFromFile, training: bool) -> None
 
 def stored_size(path: str) -> Tuple[Tuple[int, int], int]:
     """Width and height of an image as it is stored, and its EXIF orientation, 1 to 8."""
-    cause = None
+    reason = None
     try:
         with Image.open(path) as image:
             if image.mode not in ('F', 'I'):  # which may have 32 bits
@@ -250,11 +232,10 @@ def stored_size(path: str) -> Tuple[Tuple[int, int], int]:
                 return (size if all(size) else image.size,
                         image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception as error:  # a kind of image that OpenCV alone may know
-        cause = error
+        reason = getattr(error, 'strerror', None)
     decoded = cv2.imread(path, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if decoded is None:
-        strerror = getattr(cause, 'strerror', None)
-        raise OSError(strerror or 'it is cut short or not an image') from cause
+        raise OSError(reason or 'it is cut short or not an image')
     if decoded.itemsize > 2:
         raise OSError('it has 32 bits for a color, and 8 or 16 can be read')
     return decoded.shape[1::-1], 1
