@@ -7,7 +7,6 @@ import atexit
 import functools
 import gc
 import importlib.util
-import logging
 import sys
 import time
 from importlib.machinery import ModuleSpec
@@ -24,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import HistoryBuffer
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import checkpoint
 from mmengine.utils import digit_version
@@ -33,6 +32,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..ops.deformable import deformable_attention
 from ..ops.kernels import attention_kernel
+from .annotations import warn_once
 
 NO_COMPILED_OPS = (
     f'mmcv {mmcv.__version__} is installed without its compiled ops; to get them, install the '
@@ -55,7 +55,7 @@ def apply() -> None:
         replace_compiled_ops()
     save_memory_of_attention()
     if importlib.util.find_spec('torchvision') is None:
-        checkpoint.get_torchvision_models = TorchvisionModels.load
+        checkpoint.get_torchvision_models = TorchvisionModels
 
 
 # torchvision://, as the configs of mmdet say their backbones, without torchvision
@@ -64,10 +64,9 @@ def apply() -> None:
 class TorchvisionModels(dict):
     """Addresses of torchvision's weights by their names, those that mmengine itself knows."""
 
-    @classmethod
-    def load(cls) -> 'TorchvisionModels':
-        """Read mmengine's list."""
-        return cls(mmengine.load(Path(mmengine.__path__[0], 'hub', 'torchvision_0.12.json')))
+    def __init__(self) -> None:
+        file = Path(mmengine.__path__[0], 'hub', 'torchvision_0.12.json')
+        super().__init__(mmengine.load(file))
 
     def __missing__(self, name: str) -> str:
         raise ConfigError(f'torchvision://{name} is not known without torchvision: install it, or '
@@ -115,28 +114,20 @@ def save_memory_of_attention() -> None:
     @functools.wraps(own)
     def attention(value: Tensor, *args) -> Tensor:
         if value.is_cuda and attention_kernel() is None:
-            announce_slow_attention()
+            warn_once(f'Deformable attention runs as slower PyTorch code: {NO_COMPILED_OPS}')
         return deformable_attention(own, value, *args)
 
     module.multi_scale_deformable_attn_pytorch = attention
-
-
-@functools.cache
-def announce_slow_attention() -> None:
-    """Say once that there is a faster one."""
-    print_log(f'Deformable attention runs as slower PyTorch code: {NO_COMPILED_OPS}',
-              logger='current', level=logging.WARNING)
 
 
 def pytorch_focal_loss(py_sigmoid_focal_loss: Callable, pred: Tensor, target: Tensor,
                        gamma: float, alpha: float, weight: None, reduction: str) -> Tensor:
     """Focal loss of mmdet, of one-hot targets, with the arguments of the compiled op.
 
-    These are logits, shape (num_preds, num_classes), and class indices, ``num_classes`` for
-    background, shape (num_preds, ).
+    ``pred`` are logits, shape (num_preds, num_classes), and ``target`` class indices, shape
+    (num_preds, ), with ``num_classes`` for background.
     """
-    num_classes = pred.size(1)
-    one_hot = F.one_hot(target, num_classes + 1)[:, :num_classes]
+    one_hot = F.one_hot(target, pred.size(1) + 1)[:, :-1]
     return py_sigmoid_focal_loss(pred, one_hot, weight, gamma, alpha, reduction)
 
 
@@ -186,9 +177,15 @@ def train_with_gloo() -> None:
     mmengine selects a CUDA device and the nccl backend in any process that a launcher starts,
     and gives ``device_ids`` to the distributed model, which must have none on the CPU.
     """
-    for init in ('_init_dist_pytorch', '_init_dist_mpi', '_init_dist_slurm'):
-        setattr(dist_utils, init, init_on_cpu(getattr(dist_utils, init)))
-    MMDistributedDataParallel.__init__ = without_device_ids(MMDistributedDataParallel.__init__)
+    for name in ('_init_dist_pytorch', '_init_dist_mpi', '_init_dist_slurm'):
+        setattr(dist_utils, name, init_on_cpu(getattr(dist_utils, name)))
+    init_model = MMDistributedDataParallel.__init__
+
+    @functools.wraps(init_model)
+    def init_without_device_ids(*args, device_ids: Any = None, **kwargs) -> None:
+        init_model(*args, **kwargs)
+
+    MMDistributedDataParallel.__init__ = init_without_device_ids
 
 
 def init_on_cpu(init: Callable) -> Callable:
@@ -216,13 +213,3 @@ def leave_process_group() -> None:
         gc.collect()  # models are in reference cycles
         torch.distributed.destroy_process_group()
         time.sleep(0.1)
-
-
-def without_device_ids(init: Callable) -> Callable:
-    """Wrap the distributed model's ``__init__`` to leave out ``device_ids``."""
-
-    @functools.wraps(init)
-    def wrapper(*args, device_ids: Any = None, **kwargs) -> None:
-        init(*args, **kwargs)
-
-    return wrapper

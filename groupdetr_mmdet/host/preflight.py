@@ -47,9 +47,9 @@ def iter_datasets(cfg: Optional[ConfigDict], key: str) -> Iterator[Tuple[str, Co
     """Yield the config key and the config of every data set inside a loader or wrapper."""
     if not cfg:
         return
-    inner = {f'{key}.dataset': cfg.get('dataset')}
-    inner.update((f'{key}.datasets[{i}]', x) for i, x in enumerate(cfg.get('datasets', ())))
-    inner = {k: x for k, x in inner.items() if isinstance(x, dict)}
+    parts = {'dataset': cfg.get('dataset'),
+             **{f'datasets[{i}]': x for i, x in enumerate(cfg.get('datasets', ()))}}
+    inner = {f'{key}.{name}': x for name, x in parts.items() if isinstance(x, dict)}
     if not inner:
         yield key, cfg
     for inner_key, inner_cfg in inner.items():

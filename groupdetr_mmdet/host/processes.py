@@ -110,10 +110,9 @@ class WorkDirLock:
 
     def _owner(self) -> dict:
         try:
-            owner = json.loads(self.path.read_text())
-        except ValueError:
+            return dict(json.loads(self.path.read_text()))
+        except (TypeError, ValueError):  # nobody's, or of a run that died while it wrote
             return {}
-        return owner if isinstance(owner, dict) else {}
 
     def _refuse(self, more: str) -> None:
         owner = self._owner()

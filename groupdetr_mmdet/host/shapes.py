@@ -21,21 +21,13 @@ SPLITS = ('train', 'val')
 VERSION = 1  # raise it when the images of the same settings change
 MAX_OBJECTS = 5  # in an image
 MAX_IOU = 0.1  # between boxes of an image
+LEAST = dict(num_train=1, num_val=1, size=32, seed=0)
+COLORS = 50, 205  # leave room for texture on both sides
 MIN_CONTRAST = 80  # RGB distance of a shape's color to what it covers, of at most 270
 
 
 def outline(label: int, center: np.ndarray, radius: float, angle: float) -> np.ndarray:
-    """Polygon of one shape, inscribed in a circle.
-
-    Args:
-        label (int): Index into ``CLASSES``.
-        center (np.ndarray): x and y of the circle's center in pixels, shape (2,).
-        radius (float): Radius of the circle in pixels.
-        angle (float): Rotation in radians.
-
-    Returns:
-        np.ndarray: Corners in pixels, shape (num_corners, 2).
-    """
+    """Corners of a shape inscribed in a circle and rotated, in pixels, shape (num_corners, 2)."""
     num_corners = (32, 4, 3, 10)[label]
     angles = angle + np.arange(num_corners) * (2 * np.pi / num_corners)
     radii = np.full(num_corners, radius)
@@ -45,11 +37,7 @@ def outline(label: int, center: np.ndarray, radius: float, angle: float) -> np.n
 
 
 def texture(rng: np.random.Generator, color: np.ndarray, size: int) -> np.ndarray:
-    """Smooth noise of several scales around a color, crossed by stripes.
-
-    Returns:
-        np.ndarray: Colors, about 0 to 255, shape (size, size, 3).
-    """
+    """Smooth noise of several scales around a color, crossed by stripes, shape (size, size, 3)."""
     direction, phase = rng.uniform(0, 2 * np.pi, 2)
     frequency = 2 * np.pi / rng.uniform(6, 40)
     steps = np.arange(size, dtype=np.float32) * frequency
@@ -62,12 +50,7 @@ def texture(rng: np.random.Generator, color: np.ndarray, size: int) -> np.ndarra
 
 
 def place_shapes(rng: np.random.Generator, size: int) -> List[Tuple[int, np.ndarray]]:
-    """Draw labels, places, sizes and rotations of the shapes of one image.
-
-    Returns:
-        list[tuple[int, np.ndarray]]: Label and polygon of each shape, wholly inside the image,
-        with box overlaps of at most ``MAX_IOU``.
-    """
+    """Draw label and polygon of each shape of one image, wholly inside of it and apart."""
     shapes, boxes = [], []
     for _ in range(rng.integers(1, MAX_OBJECTS + 1)):
         for _ in range(20):  # a crowded image may end up with fewer shapes
@@ -89,11 +72,6 @@ def xywh(polygon: np.ndarray) -> List[float]:
     return [round(float(value), 2) for value in (*low, *(high - low))]
 
 
-def random_color(rng: np.random.Generator) -> np.ndarray:
-    """A color that leaves room for texture on both sides, shape (3,)."""
-    return rng.uniform(50, 205, 3)
-
-
 def coverage(polygon: np.ndarray, size: int, fine: int = 4) -> np.ndarray:
     """Part of each pixel that lies in a polygon, from 0 to 1, shape (size, size)."""
     mask = np.zeros((fine * size, fine * size), np.float32)
@@ -105,33 +83,20 @@ def coverage(polygon: np.ndarray, size: int, fine: int = 4) -> np.ndarray:
 def paint(rng: np.random.Generator, image: np.ndarray, polygon: np.ndarray) -> None:
     """Paint a textured shape, in place, whose color differs from what it covers."""
     mask = coverage(polygon, len(image))
-    covered = image[mask > 0.5].mean(axis=0)
-    color = random_color(rng)
+    color = covered = image[mask > 0.5].mean(axis=0)
     while np.linalg.norm(color - covered) < MIN_CONTRAST:
-        color = random_color(rng)
+        color = rng.uniform(*COLORS, 3)
     image += mask[..., None] * (texture(rng, color, len(image)) - image)
 
 
 def make_image(rng: np.random.Generator, size: int) -> Tuple[np.ndarray, list]:
-    """Draw one image.
-
-    Returns:
-        tuple[np.ndarray, list]: The image, shape (size, size, 3), and the label and polygon of
-        each shape in it.
-    """
-    image = texture(rng, random_color(rng), size)
+    """Draw an image, shape (size, size, 3), and say the label and polygon of each shape in it."""
+    image = texture(rng, rng.uniform(*COLORS, 3), size)
     shapes = place_shapes(rng, size)
     for _, polygon in shapes:
         paint(rng, image, polygon)
     image += rng.normal(0, 5, image.shape)
     return image.clip(0, 255).astype(np.uint8), shapes
-
-
-def annotation(ann_id: int, image_id: int, label: int, polygon: np.ndarray) -> dict:
-    """One object in COCO format."""
-    area = round(float(cv2.contourArea(polygon.astype(np.float32))), 2)
-    return dict(id=ann_id, image_id=image_id, category_id=label + 1, bbox=xywh(polygon), area=area,
-                segmentation=[polygon.round(2).ravel().tolist()], iscrowd=0)
 
 
 def write_split(root: Path, split: str, num_images: int, settings: dict) -> None:
@@ -147,19 +112,13 @@ def write_split(root: Path, split: str, num_images: int, settings: dict) -> None
         cv2.imwrite(str(root / split / name), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
         images.append(dict(id=i, file_name=name, height=size, width=size))
         for label, polygon in shapes:
-            annotations.append(annotation(len(annotations) + 1, i, label, polygon))
+            area = round(float(cv2.contourArea(polygon.astype(np.float32))), 2)
+            annotations.append(dict(
+                id=len(annotations) + 1, image_id=i, category_id=label + 1, bbox=xywh(polygon),
+                area=area, segmentation=[polygon.round(2).ravel().tolist()], iscrowd=0))
     categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
-    content = dict(
-        info=settings, images=images, annotations=annotations, categories=categories)
-    (root / f'{split}.json').write_text(json.dumps(content))
-
-
-def check_settings(num_train: int, num_val: int, size: int, seed: int) -> None:
-    """Refuse settings of which no data set can be made."""
-    least = dict(num_train=(num_train, 1), num_val=(num_val, 1), size=(size, 32), seed=(seed, 0))
-    for name, (value, minimum) in least.items():
-        if value < minimum:
-            raise ConfigError(f'--{name.replace("_", "-")} {value} must be at least {minimum}.')
+    (root / f'{split}.json').write_text(json.dumps(dict(
+        info=settings, images=images, annotations=annotations, categories=categories)))
 
 
 def make_shapes(root: str, num_train: int = 2000, num_val: int = 300, size: int = 128,
@@ -182,12 +141,13 @@ def make_shapes(root: str, num_train: int = 2000, num_val: int = 300, size: int 
             not made.
     """
     root = Path(root)
-    check_settings(num_train, num_val, size, seed)
-    settings = dict(
-        version=VERSION, num_train=num_train, num_val=num_val, size=size, seed=seed)
-    settings_file = root / 'settings.json'
+    settings = dict(version=VERSION, num_train=num_train, num_val=num_val, size=size, seed=seed)
+    for name, least in LEAST.items():
+        if settings[name] < least:
+            raise ConfigError(f'--{name.replace("_", "-")} {settings[name]} must be at least '
+                              f'{least}.')
     try:
-        made = json.loads(settings_file.read_text())
+        made = json.loads((root / 'settings.json').read_text())
     except (OSError, ValueError):
         made = None
     if made == settings:
@@ -196,13 +156,12 @@ def make_shapes(root: str, num_train: int = 2000, num_val: int = 300, size: int 
             isinstance(made, dict) and made.keys() == settings.keys()):
         raise ConfigError(f'{root} holds files that are not a generated data set and would be '
                           'lost: name another folder to write.')
-
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix='.shapes-') as temp:
         new = Path(temp, 'new')
         for split, num_images in zip(SPLITS, (num_train, num_val)):
             write_split(new, split, num_images, settings)
-        (new / settings_file.name).write_text(json.dumps(settings))
+        (new / 'settings.json').write_text(json.dumps(settings))
         if root.exists():
             os.replace(root, Path(temp, 'old'))
         os.replace(new, root)

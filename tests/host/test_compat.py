@@ -1,6 +1,5 @@
 """The package runs with the installed torch, mmcv and mmengine, and bends nothing more."""
 import importlib.util
-import logging
 import multiprocessing
 import os
 import pickle
@@ -26,6 +25,7 @@ from torch.utils.data import DataLoader
 from groupdetr_mmdet.checkpoints import reading
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.host import compat
+from groupdetr_mmdet.host.annotations import warn_once
 
 from mmdet.models.losses import FocalLoss, focal_loss  # isort: skip, only after compat
 
@@ -110,7 +110,7 @@ def test_focal_loss_on_cuda_is_the_one_of_the_cpu(monkeypatch: pytest.MonkeyPatc
 
 @needs_lite
 def test_deformable_attention_on_cuda_is_pytorch_and_says_so_once(
-        monkeypatch: pytest.MonkeyPatch):
+        monkeypatch: pytest.MonkeyPatch, warnings_logged):
     from mmcv.ops import multi_scale_deform_attn as module
     attention = module.MultiScaleDeformableAttention(
         embed_dims=8, num_heads=2, num_levels=1, num_points=2, batch_first=True).eval()
@@ -120,15 +120,13 @@ def test_deformable_attention_on_cuda_is_pytorch_and_says_so_once(
         level_start_index=torch.tensor([0]))
     expected = attention(**inputs)
 
-    log = mock.Mock()
-    monkeypatch.setattr(compat, 'print_log', log)
+    warn_once.cache_clear()
     monkeypatch.setattr(torch.Tensor, 'is_cuda', True)
     outputs = [attention(**inputs) for _ in range(2)]
 
     torch.testing.assert_close(outputs, [expected] * 2)
-    assert log.call_count == 1
-    assert 'install the full mmcv' in log.call_args.args[0]
-    assert log.call_args.kwargs['level'] == logging.WARNING
+    message, = warnings_logged()
+    assert 'install the full mmcv' in message
 
 
 def test_apply_twice_changes_nothing():
@@ -308,7 +306,7 @@ def test_torchvision_backbones_are_found_without_torchvision(monkeypatch, tmp_pa
     file = tmp_path / 'resnet50-0676ba61.pth'
     torch.save(dict(weight=torch.ones(1)), file)
     served = {f'https://download.pytorch.org/models/{file.name}': str(file)}
-    monkeypatch.setattr(checkpoint, 'get_torchvision_models', compat.TorchvisionModels.load)
+    monkeypatch.setattr(checkpoint, 'get_torchvision_models', compat.TorchvisionModels)
     monkeypatch.setattr(reading, 'fetch', served.__getitem__)
     assert CheckpointLoader.load_checkpoint('torchvision://resnet50')['weight'] == 1
     with pytest.raises(ConfigError, match='torchvision://resnet50.imagenet1k_v2 is not known'):
