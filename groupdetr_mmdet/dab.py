@@ -37,25 +37,17 @@ class GroupDABDETR(GroupQueries, DABDETR):
         return self.num_queries * max(1, self.num_patterns)
 
     def pre_decoder(self, memory: Tensor) -> Tuple[Dict, Dict]:
-        """Prepare the queries of the groups that are decoded.
+        """Prepare the queries of the groups that are decoded, and nothing for the head.
 
-        The stock detector makes ``num_queries`` content queries, whatever its anchors, and lays
-        out the rows pattern by pattern.
-
-        Args:
-            memory (Tensor): Shape (bs, num_feat_points, dim).
-
-        Returns:
-            tuple[dict, dict]: ``query``, shape (bs, rows, dim), ``query_pos``, anchors before the
-            sigmoid, shape (bs, rows, 4), and ``memory``; nothing for the head.
+        They are ``query``, shape (bs, rows, dim), and ``query_pos``, anchors before the sigmoid,
+        shape (bs, rows, 4). The stock detector makes ``num_queries`` content queries, whatever its
+        anchors, and lays out the rows pattern by pattern.
         """
         anchors = self.query_embedding.weight.unflatten(0, (-1, self.num_queries))  # (K, N, 4)
         anchors = anchors[self.decoded_groups.start:self.decoded_groups.stop]
-        if self.num_patterns:
-            patterns = self.patterns.weight[:, None]  # (P, 1, dim)
-        else:
-            patterns = anchors.new_zeros(1, 1, self.embed_dims)
-        query = patterns.expand(len(anchors), -1, self.num_queries, -1).flatten(0, 2)
+        patterns = self.patterns.weight if self.num_patterns else \
+            anchors.new_zeros(1, self.embed_dims)  # (P, dim)
+        query = patterns[:, None].expand(len(anchors), -1, self.num_queries, -1).flatten(0, 2)
         query_pos = anchors[:, None].expand(-1, len(patterns), -1, -1).flatten(0, 2)
         query, query_pos = (x.expand(memory.size(0), -1, -1) for x in (query, query_pos))
         return dict(query=query, query_pos=query_pos, memory=memory), {}
@@ -71,12 +63,7 @@ class DABDeformableDETR(DeformableDETR):
     layer to the layer before.
 
     Row i of ``query_embedding`` is query i: its content, ``embed_dims`` numbers, and its anchor,
-    cxcywh before the sigmoid.
-
-    Args:
-        with_box_refine (bool): Must be True, which is its default.
-        as_two_stage (bool): Must be False, which is its default.
-        args, kwargs: As for ``DeformableDETR``.
+    cxcywh before the sigmoid. Arguments are those of ``DeformableDETR``.
 
     Raises:
         ConfigError: If boxes are not refined, or anchors are selected and not learned.
@@ -100,24 +87,16 @@ class DABDeformableDETR(DeformableDETR):
 
     def pre_decoder(self, memory: Tensor, memory_mask: Tensor,
                     spatial_shapes: Tensor) -> Tuple[Dict, Dict]:
-        """Prepare the queries; mask and shapes of the memory are not used.
-
-        Returns:
-            tuple[dict, dict]: ``query``, shape (bs, num_queries, dim), ``reference_points``,
-            normalized cxcywh, shape (bs, num_queries, 4), and ``memory``; the inputs of the head
-            that there are in two stages alone.
-        """
+        """Prepare ``query``, shape (bs, num_queries, dim), and ``reference_points``, normalized
+        cxcywh, shape (bs, num_queries, 4). The head gets no predictions of the encoder."""
         rows = self.query_embedding.weight.expand(memory.size(0), -1, -1)
         query, anchors = rows.split([self.embed_dims, 4], -1)
         head_inputs = dict(enc_outputs_class=None, enc_outputs_coord=None) if self.training else {}
         return dict(query=query, reference_points=anchors.sigmoid(), memory=memory), head_inputs
 
     def forward_decoder(self, memory: Tensor, memory_mask: Tensor, **kwargs) -> Dict:
-        """Decode, by the inputs of ``DinoTransformerDecoder``; the mask is True at padding.
-
-        Returns:
-            dict: ``hidden_states`` and ``references`` of all layers, the inputs of the head.
-        """
+        """Decode for the head, by the inputs of ``DinoTransformerDecoder``; the mask is True at
+        padding."""
         hidden_states, references = self.decoder(
             value=memory, key_padding_mask=memory_mask, self_attn_mask=None,
             reg_branches=self.bbox_head.reg_branches, **kwargs)

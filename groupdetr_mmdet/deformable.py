@@ -52,7 +52,8 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
                 for name, x in layer.named_parameters(recurse=False)]
         inputs = []
         for group in self.decoded_groups:
-            with replaced_items(*((items, {name: x[group]}) for items, name, x in rows)):
+            of_group = [(items, {name: x[group]}) for items, name, x in rows]
+            with replaced_items(*of_group):
                 inputs.append(prepare(*args, **kwargs))
         return tuple(merge_groups(x) for x in zip(*inputs))
 

@@ -26,11 +26,8 @@ class GroupDINOHead(DINOHead, GroupCriterion):
                       dn_meta: Dict[str, int]) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
         """Take the denoising queries out of each group, see :func:`split_denoising`.
 
-        ``dn_meta`` counts those of all groups together.
-
-        Returns:
-            tuple[Tensor, Tensor, Tensor, Tensor]: Logits and boxes of the matching part, then of
-            the denoising part, each of shape (num_layers, bs, num_rows, dim).
+        ``dn_meta`` counts those of all groups together. Logits and boxes of the matching part come
+        first, then those of the denoising part, each of shape (num_layers, bs, num_rows, dim).
         """
         (matching_scores, dn_scores), (matching_boxes, dn_boxes) = (
             split_denoising(x, dn_meta['num_denoising_queries'], self.assigner.num_queries)
@@ -43,17 +40,8 @@ class GroupDINOHead(DINOHead, GroupCriterion):
                 dn_meta: Dict[str, int]) -> Tuple[Tensor, Tensor, Tensor]:
         """Supervise the denoising queries of all layers and groups in one pass.
 
-        Args:
-            all_layers_denoising_cls_scores (Tensor): Logits, shape (num_layers, bs, num_rows, C).
-            all_layers_denoising_bbox_preds (Tensor): Boxes, normalized cxcywh, shape
-                (num_layers, bs, num_rows, 4).
-            batch_gt_instances (list[InstanceData]): Each image's ``labels`` and ``bboxes``, xyxy
-                in pixels.
-            batch_img_metas (list[dict]): Each image's information, with ``img_shape``.
-            dn_meta (dict): ``num_denoising_groups`` of all groups of queries together.
-
-        Returns:
-            tuple[Tensor, Tensor, Tensor]: Classification, L1 and IoU loss, each (num_layers, ).
+        Arguments as for :meth:`GroupCriterion.loss_by_feat`; ``dn_meta`` counts all denoising
+        groups. The classification, L1 and IoU loss are each of shape (num_layers, ).
         """
         num_groups = dn_meta['num_denoising_groups']
         pairs = denoising_pairs(all_layers_denoising_cls_scores, batch_gt_instances, num_groups)
@@ -86,16 +74,9 @@ def denoising_pairs(cls_scores: Tensor, batch_gt_instances: InstanceList,
                     num_groups: int) -> MatchedPairs:
     """Pair denoising queries with the ground truth that they were made from.
 
-    A denoising group has one positive query for each box, padded to the image with the most
-    boxes, and then, in DINO, as many negative ones.
-
-    Args:
-        cls_scores (Tensor): Logits, shape (num_layers, bs, num_rows, C).
-        batch_gt_instances (list[InstanceData]): Each image's ground truth.
-        num_groups (int): Denoising groups among the rows.
-
-    Returns:
-        MatchedPairs: The positive queries of every layer and their ground truth.
+    Each of the ``num_groups`` denoising groups in the rows of the logits, shape
+    (num_layers, bs, num_rows, C), has one positive query for each box, padded to the image with
+    the most boxes, and then, in DINO, as many negative ones.
     """
     num_layers, _, num_rows, _ = cls_scores.shape
     num_gts = [len(gts) for gts in batch_gt_instances]
@@ -149,7 +130,6 @@ class GroupDINO(GroupDeformableDETR, DINO):
         """Prepare the queries as in two stages, and count the denoising queries of all groups."""
         decoder_inputs, head_inputs = super().pre_decoder(*args, **kwargs)
         if self.training:
-            dn_meta = head_inputs['dn_meta']  # of one group
-            num_groups = len(self.decoded_groups)
-            head_inputs['dn_meta'] = {x: num_groups * n for x, n in dn_meta.items()}
+            of_one = head_inputs['dn_meta']
+            head_inputs['dn_meta'] = {x: len(self.decoded_groups) * n for x, n in of_one.items()}
         return decoder_inputs, head_inputs

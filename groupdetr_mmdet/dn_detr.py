@@ -47,9 +47,6 @@ class DnQueryGenerator(CdnQueryGenerator):
     def __call__(self, batch_data_samples: SampleList) -> Tuple[Tensor, Tensor, Tensor, dict]:
         """Make the denoising queries of one group of queries.
 
-        Args:
-            batch_data_samples (list[DetDataSample]): With ``gt_instances``.
-
         Returns:
             tuple[Tensor, Tensor, Tensor, dict]: As of ``CdnQueryGenerator``: content queries,
             shape (bs, num_dn, dim), anchors before the sigmoid, cxcywh, shape (bs, num_dn, 4),
@@ -70,14 +67,9 @@ class DnQueryGenerator(CdnQueryGenerator):
         return F.pad(self.label_embedding.weight[self.num_classes], (0, 1))
 
     def generate_dn_label_query(self, gt_labels: Tensor, num_groups: int) -> Tensor:
-        """Embed labels, some of which are random ones.
+        """Embed the labels of all images, some of them random, ``(G, ) -> (2 * groups * G, dim)``.
 
-        Args:
-            gt_labels (Tensor): Labels of all images, shape (G, ).
-            num_groups (int): Number of denoising groups.
-
-        Returns:
-            Tensor: Content queries, shape (2 * num_groups * G, dim).
+        As in DINO, half of the queries are negatives, which are dropped later.
         """
         labels = gt_labels.repeat(2 * num_groups)
         is_noisy = torch.rand(labels.shape, device=labels.device) < self.label_noise_scale
@@ -85,14 +77,9 @@ class DnQueryGenerator(CdnQueryGenerator):
         return F.pad(self.label_embedding(labels), (0, 1), value=1.)
 
     def generate_dn_bbox_query(self, gt_bboxes: Tensor, num_groups: int) -> Tensor:
-        """Move and scale boxes.
+        """Move and scale the boxes of all images, ``(G, 4) -> (2 * groups * G, 4)``.
 
-        Args:
-            gt_bboxes (Tensor): Boxes of all images, normalized xyxy, shape (G, 4).
-            num_groups (int): Number of denoising groups.
-
-        Returns:
-            Tensor: Anchors before the sigmoid, cxcywh, shape (2 * num_groups * G, 4).
+        From normalized xyxy they become anchors, cxcywh before the sigmoid.
         """
         boxes = bbox_xyxy_to_cxcywh(gt_bboxes).repeat(2 * num_groups, 1)
         sizes = torch.cat([boxes[:, 2:] / 2, boxes[:, 2:]], 1)
@@ -130,15 +117,8 @@ class DNDETR(DABDETR):
                         batch_data_samples: OptSampleList) -> Dict:
         """Decode, in training with denoising queries.
 
-        Args:
-            query (Tensor): Content queries, shape (bs, num_rows, dim).
-            query_pos (Tensor): Anchors before the sigmoid, shape (bs, num_rows, 4).
-            memory, memory_mask, memory_pos: As for ``DABDETR``.
-            batch_data_samples (list[DetDataSample]): In training with ``gt_instances``.
-
-        Returns:
-            dict: Inputs of the head: ``hidden_states``, ``references`` and, where there are
-            denoising queries, ``dn_meta``.
+        Arguments and result are those of ``DABDETR``, with the ground truth, and with ``dn_meta``
+        for the head where there are denoising queries.
         """
         mask, head_inputs = None, {}
         if self.dn_query_generator is not None:
@@ -154,17 +134,9 @@ class DNDETR(DABDETR):
 
     def add_denoising(self, query: Tensor, query_pos: Tensor,
                       samples: SampleList) -> Tuple[Tensor, Tensor, Tensor, Dict[str, int]]:
-        """Put denoising queries in front of the others; arguments as of :meth:`forward_decoder`.
-
-        Returns:
-            tuple[Tensor, Tensor, Tensor, dict]: Content queries, anchors, the mask of their
-            self-attention, and what :class:`DnQueryGenerator` counts.
-        """
+        """Put denoising queries in front of others; returns as :class:`DnQueryGenerator`."""
         content, anchors, mask, meta = self.dn_query_generator(samples)
         return torch.cat([content, query], 1), torch.cat([anchors, query_pos], 1), mask, meta
-
-
-# With groups
 
 
 @MODELS.register_module()
@@ -173,16 +145,10 @@ class GroupDNDETRHead(DABDETRHead, GroupCriterion):
 
     def loss(self, hidden_states: Tensor, references: Tensor, batch_data_samples: SampleList,
              dn_meta: Optional[Dict[str, int]] = None) -> Dict[str, Tensor]:
-        """Compute the losses of matching and denoising queries.
+        """Compute the losses of the stock head, and the same of the denoising queries.
 
-        Args:
-            hidden_states, references, batch_data_samples: As for ``DABDETRHead``.
-            dn_meta (dict, optional): ``num_denoising_queries`` and ``num_denoising_groups`` of
-                all groups of queries together.
-
-        Returns:
-            dict[str, Tensor]: As of :class:`GroupCriterion`, and the same of the denoising
-            queries (``dn_loss_cls``, ``d0.dn_loss_cls``, ...).
+        ``dn_meta`` counts the denoising queries of all groups together. Their losses are
+        ``dn_loss_cls``, ``d0.dn_loss_cls``, ...
         """
         if dn_meta is None:
             return super().loss(hidden_states, references, batch_data_samples)
@@ -199,40 +165,32 @@ class GroupDNDETRHead(DABDETRHead, GroupCriterion):
                 batch_img_metas: List[dict], num_groups: int) -> Dict[str, Tensor]:
         """Supervise the denoising queries, without the rows that pad images of fewer boxes.
 
-        Arguments are those of :meth:`GroupDINOHead.loss_dn`, but for the number of denoising
-        groups, of all groups of queries that are given.
-
-        Returns:
-            dict[str, Tensor]: ``dn_loss_cls``, ``dn_loss_bbox`` and ``dn_loss_iou``, each
-            (num_layers, ).
+        ``num_groups`` counts the denoising groups of all groups of queries that are given.
+        Returned are ``dn_loss_cls``, ``dn_loss_bbox`` and ``dn_loss_iou``, each (num_layers, ).
         """
         pairs = denoising_pairs(cls_scores, batch_gt_instances, num_groups)
         cls_scores, bbox_preds = (x.flatten(0, 2)[pairs.rows][:, None]  # (num_layers, 1, rows, C)
                                   for x in (cls_scores, bbox_preds))
         every_row = torch.arange(pairs.rows.numel(), device=pairs.rows.device)
-        losses = self.pair_losses(
-            cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
-            MatchedPairs(every_row.view_as(pairs.rows), pairs.gts),
-            self.turn.in_all_turns(num_groups))
+        pairs = MatchedPairs(every_row.view_as(pairs.rows), pairs.gts)
+        losses = self.pair_losses(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
+                                  pairs, self.turn.in_all_turns(num_groups))
         return {f'dn_{name}': values for name, values in losses.items()}
 
 
 @MODELS.register_module()
 class GroupDNDETR(GroupDABDETR, DNDETR):
-    """DN-DETR trained with groups of queries.
+    """DN-DETR trained with groups of queries, each with denoising queries of its own noise.
 
-    Every group has denoising queries of its own noise; the rows of a group are
-    ``[denoising | matching]``, as in :class:`GroupDINO`. Arguments are those of
-    :class:`GroupDABDETR` and :class:`DNDETR`.
+    The rows of a group are ``[denoising | matching]``, as in :class:`GroupDINO`. Arguments are
+    those of :class:`GroupDABDETR` and :class:`DNDETR`.
     """
 
     def add_denoising(self, query: Tensor, query_pos: Tensor,
                       samples: SampleList) -> Tuple[Tensor, Tensor, Tensor, Dict[str, int]]:
-        """Put denoising queries in front of those of each group.
+        """Put denoising queries in front of those of each group, and count those of all groups.
 
-        Returns:
-            tuple[Tensor, Tensor, Tensor, dict]: The queries, the mask of one group, and what
-            :class:`DnQueryGenerator` counts, of all groups together.
+        The mask is that of one group.
         """
         groups = [self.dn_query_generator(samples) for _ in self.decoded_groups]
         contents, anchors, masks, metas = zip(*groups)

@@ -2,8 +2,7 @@
 import contextlib
 import logging
 import math
-from typing import (Any, ContextManager, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple,
-                    Union)
+from typing import Any, ContextManager, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 import torch
 from mmdet.registry import TASK_UTILS
@@ -67,14 +66,9 @@ class GroupDetector(DecodedGroups):
 
     The parameters of ``group_modules`` have K blocks of rows, one for each group. Before this is
     initialized the detector has ``num_queries`` (N); then it has ``decoder`` and ``bbox_head``.
-
-    Args:
-        num_query_groups (int): K.
-        train_cfg, test_cfg, new_group_noise: See :class:`GroupQueries`.
-        kwargs: As for the stock detector.
+    Arguments are explained at :class:`GroupQueries`.
     """
-    # The parameter whose rows are the queries, N of each group.
-    query_parameter = 'query_embedding.weight'
+    query_parameter = 'query_embedding.weight'  # its rows are the queries, N of each group
     separate_self_attn = True
 
     def __init__(self, *, num_query_groups: int = 11, train_cfg: OptConfigType = None,
@@ -83,8 +77,8 @@ class GroupDetector(DecodedGroups):
         for part in kwargs.keys() & {'decoder', 'bbox_head'}:
             kwargs[part] = without_numbers(kwargs[part], part, self.numbers)
         if train_cfg is not None:
-            assigner = assigner_config(train_cfg.get('assigner'), self.numbers)
-            train_cfg = dict(train_cfg, assigner=assigner)
+            train_cfg = dict(
+                train_cfg, assigner=assigner_config(train_cfg.get('assigner'), self.numbers))
         test_cfg = dict(dict(query_group=0), **(test_cfg or {}))
         check_test_cfg(test_cfg, num_query_groups, self.separate_self_attn)
         super().__init__(train_cfg=train_cfg, test_cfg=test_cfg, **kwargs)
@@ -116,10 +110,7 @@ class GroupDetector(DecodedGroups):
 
     @property
     def group_modules(self) -> List[str]:
-        """Names of the modules that every group has for itself.
-
-        Their parameters have K times the rows of the stock ones, block ``g`` being group ``g``'s.
-        """
+        """Names of the modules with K times the rows of the stock ones, block by block."""
         return ['query_embedding']
 
     def group_parameters(self) -> Iterator[Tuple[str, nn.Parameter]]:
@@ -139,23 +130,19 @@ class GroupDetector(DecodedGroups):
                 rescale: bool = True) -> SampleList:
         """Detect objects by one group, and with ``test_cfg.each_group`` by every group, too.
 
-        Args:
-            batch_inputs (Tensor): Images, shape (bs, 3, H, W).
-            batch_data_samples (list[DetDataSample]): Each image's information.
-            rescale (bool): Whether results are in pixels of the original image. Defaults to True.
-
-        Returns:
-            list[DetDataSample]: As of the stock detector. With ``each_group``, also
-            ``group_instances`` of all groups, whose ``query_groups`` is the group of each, and
-            ``query_group`` in the meta information.
+        Arguments and result are those of the stock detector. With ``each_group``, an image also
+        gets ``group_instances`` of all groups, whose ``query_groups`` is the group of each, and
+        ``query_group`` in the meta information.
         """
         if not self.test_cfg.get('each_group'):
             return super().predict(batch_inputs, batch_data_samples, rescale)
         kept = self.test_cfg['query_group']
         found = self.predict_groups(batch_inputs, batch_data_samples, rescale)
         for sample, groups in zip(batch_data_samples, found):
+            for group, instances in enumerate(groups):
+                instances.query_groups = torch.full_like(instances.labels, group)
             sample.pred_instances = groups[kept]
-            sample.group_instances = label_groups(groups)
+            sample.group_instances = InstanceData.cat(groups)
             sample.set_metainfo(dict(query_group=kept))
         return batch_data_samples
 
@@ -171,11 +158,7 @@ class GroupDetector(DecodedGroups):
         return replaced_items((self.test_cfg, dict(query_group=query_group)))
 
     def stock_state_dict(self, query_group: Optional[int] = None) -> Dict[str, Tensor]:
-        """Return the state dict of the stock detector, with the rows of one group.
-
-        Args:
-            query_group (int, optional): The group. Defaults to that of ``test_cfg``.
-        """
+        """Return the stock detector's state dict, with the rows of one group, ``test_cfg``'s."""
         group = self.test_cfg['query_group'] if query_group is None else query_group
         rows = {name: x.detach().chunk(self.num_query_groups)[group]
                 for name, x in self.group_parameters()}
@@ -189,20 +172,12 @@ class GroupDetector(DecodedGroups):
         state_dict.update((prefix + name, rows) for name, rows in adapted.items())
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
-    def count_saved_groups(self, saved: Dict[str, Tensor], metadata: Dict[str, Any]) -> int:
-        """Number of groups in a checkpoint, by what it says or else by its rows.
-
-        Arguments are those of :meth:`adapt_groups`.
-        """
+    def count_saved_groups(self, saved: Dict[str, Tensor]) -> int:
+        """Number of groups in a checkpoint, of which ``saved`` is as in :meth:`adapt_groups`."""
         if not saved:
             return 1
-        # The first parameter tells: rows of later ones depend on the classes, too.
-        name, rows = next(iter(saved.items()))
-        block = len(self.get_parameter(name)) // self.num_query_groups
-        said = metadata.get('num_query_groups')
-        if said and len(rows) == said * block:
-            return said
-        return max(1, len(rows) // block)  # of an older file, or an edited one
+        name, rows = next(iter(saved.items()))  # rows of later ones depend on the classes, too
+        return max(1, len(rows) * self.num_query_groups // len(self.get_parameter(name)))
 
     def adapt_groups(self, saved: Dict[str, Tensor], metadata: Dict[str, Any],
                      seed: int = 0) -> Dict[str, Tensor]:
@@ -215,8 +190,7 @@ class GroupDetector(DecodedGroups):
 
         Args:
             saved (dict[str, Tensor]): The checkpoint's, of K' blocks of rows.
-            metadata (dict): ``num_queries`` and ``num_query_groups`` of the checkpoint, where it
-                says them.
+            metadata (dict): The checkpoint's ``num_queries``, where it says it.
             seed (int): Seed of the noise. Defaults to 0.
 
         Returns:
@@ -227,7 +201,7 @@ class GroupDetector(DecodedGroups):
             ConfigError: If the query embedding is of another N or another width.
         """
         new = self.num_query_groups
-        old = self.count_saved_groups(saved, metadata)
+        old = self.count_saved_groups(saved)
         blocks = {name: len(self.get_parameter(name)) // new for name in saved}
         if self.query_parameter in saved:
             self.check_queries(saved[self.query_parameter], old, metadata.get('num_queries'))
@@ -243,13 +217,7 @@ class GroupDetector(DecodedGroups):
                 for name, rows in fitting.items()}
 
     def check_queries(self, rows: Tensor, saved_groups: int, saved_queries: Optional[int]) -> None:
-        """Check that the query embedding of a checkpoint, (K' * N, dim), has N and width of ours.
-
-        Args:
-            rows (Tensor): The checkpoint's embedding.
-            saved_groups (int): Groups in the checkpoint, K'.
-            saved_queries (int, optional): N in the checkpoint, where it says.
-        """
+        """Check that a checkpoint's query embedding, (K' * N, dim), has N and width of ours."""
         name, num_queries = self.query_parameter, self.num_queries
         shape = self.get_parameter(name).shape
         same_queries = saved_queries in (None, num_queries)
@@ -272,13 +240,6 @@ def save_numbers(module: GroupDetector, state_dict: dict, prefix: str,
                  local_metadata: dict) -> None:
     """Say N and K in the metadata of a state dict, as one of its hooks."""
     local_metadata.update(module.numbers)
-
-
-def label_groups(groups: Sequence[InstanceData]) -> InstanceData:
-    """Concatenate the detections of all groups of an image, each with its ``query_groups``."""
-    for group, instances in enumerate(groups):
-        instances.query_groups = torch.full_like(instances.labels, group)
-    return InstanceData.cat(groups)
 
 
 def without_numbers(cfg: ConfigType, key: str, numbers: Dict[str, int]) -> ConfigDict:
@@ -311,10 +272,10 @@ def check_test_cfg(test_cfg: dict, num_query_groups: int, separate_self_attn: bo
     if query_group not in (*range(num_query_groups), ALL_GROUPS):
         raise ConfigError(f'model.test_cfg.query_group={query_group} is not one of the groups: '
                           f'choose 0 to {num_query_groups - 1}.')
-    for key, value, is_together, fix in (
-        ('test_cfg.query_group', query_group, query_group == ALL_GROUPS, 'one of them'),
-        ('separate_self_attn', separate_self_attn, not separate_self_attn, 'True')):
-        if test_cfg.get('each_group') and is_together:
+    for key, value, together, fix in (
+        ('test_cfg.query_group', query_group, ALL_GROUPS, 'one of them'),
+        ('separate_self_attn', separate_self_attn, False, 'True')):
+        if test_cfg.get('each_group') and value == together:
             raise ConfigError(f'model.{key}={value} lets all groups detect together, and '
                               'model.test_cfg.each_group asks for each alone: set '
                               f'model.{key} to {fix}, or leave each_group out.')
@@ -342,31 +303,24 @@ def add_group_rows(module: nn.Module, num_groups: int) -> None:
 
 def announce_groups(old: int, new: int, noise: float, names: Iterable[str]) -> None:
     """Log what becomes of a checkpoint's groups in a model of another number of them."""
-    said = (f'{", ".join(names)}: the checkpoint has num_query_groups={old}, the model {new}; '
-            f'the {"first groups are kept" if new < old else "groups are repeated"}')
-    if new < old:
-        print_log(f'{said}.', logger='current')
-        return
-    how = 'without noise (model.new_group_noise=0): equal groups may stay equal'
-    if noise:
-        how = f'with noise of {noise} of their standard deviation (model.new_group_noise)'
-    print_log(f'{said}, {how}.', logger='current', level=logging.WARNING)
+    level, done = logging.INFO, 'first groups are kept'
+    if new > old:
+        how = 'without noise (model.new_group_noise=0): equal groups may stay equal'
+        if noise:
+            how = f'with noise of {noise} of their standard deviation (model.new_group_noise)'
+        level, done = logging.WARNING, f'groups are repeated, {how}'
+    print_log(f'{", ".join(names)}: the checkpoint has num_query_groups={old}, the model {new}; '
+              f'the {done}.', logger='current', level=level)
 
 
 def repeat_groups(rows: Tensor, old: int, new: int, noise: float, seed: int) -> Tensor:
-    """Keep the first groups, or repeat the groups in order, with noise on the repeated ones.
+    """Keep the first ``new`` of ``old`` blocks of rows, or repeat the blocks in order.
 
-    Args:
-        rows (Tensor): Blocks of rows of ``old`` groups.
-        old (int): Groups that there are.
-        new (int): Groups to return.
-        noise (float): Standard deviation of the noise. The first ``old`` groups have none.
-        seed (int): Seed of the noise.
+    Repeated blocks get noise, of this standard deviation.
     """
-    blocks = rows.chunk(old)
-    groups = [blocks[group % old] for group in range(new)]
+    groups = list(rows.chunk(old)[:new])
     generator = torch.Generator().manual_seed(seed)
     for group in range(old, new):
-        sample = torch.randn(groups[group].shape, generator=generator)
-        groups[group] = groups[group] + noise * sample.to(rows)
+        sample = torch.randn(groups[0].shape, generator=generator)
+        groups.append(groups[group % old] + noise * sample.to(rows))
     return torch.cat(groups)

@@ -51,8 +51,7 @@ def count_groups(num_rows: int, group_size: int) -> int:
 
 def check_num_query_groups(num_query_groups: int) -> int:
     """Return ``num_query_groups`` if it can be K, an integer of at least one."""
-    is_int = isinstance(num_query_groups, int) and not isinstance(num_query_groups, bool)
-    if not is_int or num_query_groups < 1:
+    if type(num_query_groups) is not int or num_query_groups < 1:
         raise ConfigError(
             f'num_query_groups={num_query_groups!r} must be an integer of at least 1: '
             'set model.num_query_groups=1 for the detector without groups.')

@@ -103,7 +103,7 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
     classes = found.source not in OWN_NAMES and cut_classes(tensors, target, done)
     check_classes(tensors, target)
     saved = {name: tensors[name] for name, _ in target.group_parameters() if name in tensors}
-    file_groups = target.count_saved_groups(saved, numbers)
+    file_groups = target.count_saved_groups(saved)
     if to == 'mmdet':  # with all groups of the file, to choose from
         target = build_without_memory(dict(model, num_query_groups=file_groups))
     adapted = target.adapt_groups(saved, numbers, seed)
