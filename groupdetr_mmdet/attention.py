@@ -26,8 +26,7 @@ class InsideGroups:
     def count_attended(self, query: Tensor, attn_mask: Optional[Tensor]) -> int:
         """Return how many rows attend to each other, of queries of shape (bs, K * N, dim).
 
-        ``attn_mask`` is that of one group, of N rows, or of more where denoising queries ride
-        along in each group.
+        ``attn_mask`` is that of one group, of N rows, or of more with denoising queries.
 
         Raises:
             ConfigError: If all groups are one and there is a mask, which is of a single group.
@@ -60,10 +59,7 @@ class GroupMultiheadAttention(InsideGroups, MultiheadAttention):
                 identity: Optional[Tensor] = None, query_pos: Optional[Tensor] = None,
                 key_pos: Optional[Tensor] = None, attn_mask: Optional[Tensor] = None,
                 **kwargs) -> Tensor:
-        """Attend inside each group, and add the identity; the tensors have shape (bs, K * N, dim).
-
-        ``attn_mask`` is True where a query may not look.
-        """
+        """Attend as mmcv's module inside each group; the tensors have shape (bs, K * N, dim)."""
         group_size = self.count_attended(query, attn_mask)
         folded = (x if x is None else fold_groups(x, group_size)
                   for x in (query, key, value, identity, query_pos, key_pos))
@@ -77,12 +73,10 @@ GROUP_ATTENTION = {
 
 
 def group_self_attention(decoder: nn.Module, num_queries: Optional[int]) -> None:
-    """Keep the self-attention of a decoder's layers inside each group.
+    """Keep the self-attention of a decoder of mmdet inside each group, in place.
 
-    Args:
-        decoder (nn.Module): A decoder of mmdet, changed in place; parameters stay the same.
-        num_queries (int, optional): Queries of one group, N; None: all groups attend as one, an
-            ablation of the paper.
+    Parameters stay the same. ``num_queries`` is that of one group, N; None: all groups attend as
+    one, an ablation of the paper.
 
     Raises:
         ConfigError: If a layer's ``self_attn`` is a kind of attention that cannot be grouped.

@@ -62,7 +62,8 @@ class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
         key_pos = key_pos.clone()  # not a view: torch.compile would guard its base's shape
         if key_padding_mask is not None:
             key_padding_mask = key_padding_mask.clone()
-        reference = self.predict_reference_points(query_pos)
+        with torch.autocast(query.device.type, enabled=False):  # 8 bits cannot place a box
+            reference = self.ref_point_head(query_pos.float()).sigmoid()
         sine_embed = coordinate_to_encoding(reference, num_feats=self.embed_dims // 2)
         hidden_states = []
         for index, layer in enumerate(self.layers):
@@ -78,26 +79,10 @@ class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
             hidden_states = hidden_states[-1:]
         return torch.stack(hidden_states), reference.expand(query.size(0), -1, -1)
 
-    def predict_reference_points(self, query_pos: Tensor) -> Tensor:
-        """Predict reference points in float32, also under autocast: 8 bits cannot place a box.
-
-        Args:
-            query_pos (Tensor): Positional queries, shape (bs, K * N, dim).
-
-        Returns:
-            Tensor: Normalized (x, y), shape (bs, K * N, 2).
-        """
-        with torch.autocast(query_pos.device.type, enabled=False):
-            return self.ref_point_head(query_pos.float()).sigmoid()
-
 
 @MODELS.register_module()
 class GroupConditionalDETRHead(ConditionalDETRHead, GroupCriterion):
-    """``ConditionalDETRHead`` that matches and supervises K groups of queries.
-
-    It has the parameters of the stock head. Its assigner, a ``GroupHungarianAssigner``, knows the
-    groups.
-    """
+    """``ConditionalDETRHead`` that matches and supervises K groups of queries."""
 
     def init_weights(self) -> None:
         """Initialize as the official code: boxes start as their reference points."""
@@ -105,15 +90,10 @@ class GroupConditionalDETRHead(ConditionalDETRHead, GroupCriterion):
         constant_init(self.fc_reg, 0, bias=0)
 
     def forward(self, hidden_states: Tensor, references: Tensor) -> Tuple[Tensor, Tensor]:
-        """Predict classes and boxes; boxes in float32, also under autocast.
+        """Predict logits, shape (num_layers, bs, num_rows, C), and boxes, normalized cxcywh.
 
-        Args:
-            hidden_states (Tensor): Shape (num_layers, bs, num_rows, dim).
-            references (Tensor): Reference points, normalized (x, y), shape (bs, num_rows, 2).
-
-        Returns:
-            tuple[Tensor, Tensor]: Logits, shape (num_layers, bs, num_rows, num_classes), and
-            boxes, normalized cxcywh, shape (num_layers, bs, num_rows, 4).
+        Boxes are in float32, also under autocast. They are offsets to the reference points,
+        normalized (x, y), shape (bs, num_rows, 2).
         """
         offsets = self.fc_reg(self.activate(self.reg_ffn(hidden_states)))
         centers = offsets[..., :2] + inverse_sigmoid(references)
@@ -135,9 +115,5 @@ class GroupConditionalDETR(GroupQueries, ConditionalDETR):
         self.decoder = GroupConditionalDetrTransformerDecoder(**decoder)
 
     def forward_decoder(self, query: Tensor, query_pos: Tensor, **kwargs) -> Dict[str, Tensor]:
-        """Decode, with the positional queries once for all images of the batch.
-
-        Arguments and result are those of the stock detector; queries have shape (bs, K * N, dim),
-        and the positional ones are the same for all images.
-        """
+        """Decode as the stock detector, with the positional queries once for all images."""
         return super().forward_decoder(query=query, query_pos=query_pos[:1], **kwargs)

@@ -1,13 +1,9 @@
-"""DN-DETR with groups of queries.
-
-mmdet has no DN-DETR: :class:`DNDETR` is the detector without groups.
-"""
+"""DN-DETR with groups of queries. mmdet has no DN-DETR: one group is it."""
 from typing import Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from mmdet.models.dense_heads import DABDETRHead
-from mmdet.models.detectors import DABDETR
 from mmdet.models.layers import CdnQueryGenerator, inverse_sigmoid
 from mmdet.registry import MODELS
 from mmdet.structures import OptSampleList, SampleList
@@ -87,58 +83,6 @@ class DnQueryGenerator(CdnQueryGenerator):
         return inverse_sigmoid((boxes + noise * sizes).clamp(0, 1), eps=1e-3)
 
 
-class DNDETR(DABDETR):
-    """DN-DETR (arXiv:2203.01305): DAB-DETR with denoising queries, ``[denoising | matching]``.
-
-    :class:`GroupDNDETR` with one group trains it.
-
-    Args:
-        dn_cfg (dict, optional): Arguments of :class:`DnQueryGenerator`. None: no denoising,
-            which is DAB-DETR.
-        kwargs: As for ``DABDETR``.
-    """
-
-    def __init__(self, *, dn_cfg: OptConfigType = None, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self.dn_query_generator = None
-        if dn_cfg is not None:
-            self.dn_query_generator = DnQueryGenerator(
-                num_classes=self.bbox_head.num_classes, embed_dims=self.embed_dims,
-                num_matching_queries=self.num_queries * max(1, self.num_patterns), **dn_cfg)
-
-    def pre_transformer(self, img_feats: Tuple[Tensor],
-                        batch_data_samples: OptSampleList = None) -> Tuple[Dict, Dict]:
-        """Hand the ground truth on to the decoder; arguments as for the stock detector."""
-        encoder_inputs, decoder_inputs = super().pre_transformer(img_feats, batch_data_samples)
-        return encoder_inputs, dict(decoder_inputs, batch_data_samples=batch_data_samples)
-
-    def forward_decoder(self, query: Tensor, query_pos: Tensor, memory: Tensor,
-                        memory_mask: Tensor, memory_pos: Tensor,
-                        batch_data_samples: OptSampleList) -> Dict:
-        """Decode, in training with denoising queries.
-
-        Arguments and result are those of ``DABDETR``, with the ground truth, and with ``dn_meta``
-        for the head where there are denoising queries.
-        """
-        mask, head_inputs = None, {}
-        if self.dn_query_generator is not None:
-            query = query + self.dn_query_generator.matching_query()
-            if self.training:
-                query, query_pos, mask, head_inputs['dn_meta'] = self.add_denoising(
-                    query, query_pos, batch_data_samples)
-        hidden_states, references = self.decoder(
-            query=query, key=memory, query_pos=query_pos, key_pos=memory_pos,
-            key_padding_mask=memory_mask, self_attn_masks=mask,
-            reg_branches=self.bbox_head.fc_reg)
-        return dict(head_inputs, hidden_states=hidden_states, references=references)
-
-    def add_denoising(self, query: Tensor, query_pos: Tensor,
-                      samples: SampleList) -> Tuple[Tensor, Tensor, Tensor, Dict[str, int]]:
-        """Put denoising queries in front of others; returns as :class:`DnQueryGenerator`."""
-        content, anchors, mask, meta = self.dn_query_generator(samples)
-        return torch.cat([content, query], 1), torch.cat([anchors, query_pos], 1), mask, meta
-
-
 @MODELS.register_module()
 class GroupDNDETRHead(DABDETRHead, GroupCriterion):
     """``DABDETRHead`` that supervises K groups, each with denoising queries."""
@@ -179,12 +123,55 @@ class GroupDNDETRHead(DABDETRHead, GroupCriterion):
 
 
 @MODELS.register_module()
-class GroupDNDETR(GroupDABDETR, DNDETR):
-    """DN-DETR trained with groups of queries, each with denoising queries of its own noise.
+class GroupDNDETR(GroupDABDETR):
+    """DN-DETR (arXiv:2203.01305) trained with groups of queries.
 
-    The rows of a group are ``[denoising | matching]``, as in :class:`GroupDINO`. Arguments are
-    those of :class:`GroupDABDETR` and :class:`DNDETR`.
+    It is DAB-DETR with denoising queries, in each group of noise of its own. The rows of a group
+    are ``[denoising | matching]``, as in :class:`GroupDINO`.
+
+    Args:
+        dn_cfg (dict, optional): Arguments of :class:`DnQueryGenerator`. None: no denoising,
+            which is DAB-DETR.
+        kwargs: As for :class:`GroupDABDETR`.
     """
+
+    def __init__(self, *, dn_cfg: OptConfigType = None, **kwargs) -> None:
+        self.dn_cfg = dn_cfg
+        super().__init__(**kwargs)
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        self.dn_query_generator = None
+        if self.dn_cfg is not None:
+            self.dn_query_generator = DnQueryGenerator(
+                num_classes=self.bbox_head.num_classes, embed_dims=self.embed_dims,
+                num_matching_queries=self.group_size, **self.dn_cfg)
+
+    def pre_transformer(self, img_feats: Tuple[Tensor],
+                        batch_data_samples: OptSampleList = None) -> Tuple[Dict, Dict]:
+        """Hand the ground truth on to the decoder; arguments as for the stock detector."""
+        encoder_inputs, decoder_inputs = super().pre_transformer(img_feats, batch_data_samples)
+        return encoder_inputs, dict(decoder_inputs, batch_data_samples=batch_data_samples)
+
+    def forward_decoder(self, query: Tensor, query_pos: Tensor, memory: Tensor,
+                        memory_mask: Tensor, memory_pos: Tensor,
+                        batch_data_samples: OptSampleList) -> Dict:
+        """Decode, in training with denoising queries.
+
+        Arguments and result are those of ``DABDETR``, with the ground truth, and with ``dn_meta``
+        for the head where there are denoising queries.
+        """
+        mask, head_inputs = None, {}
+        if self.dn_query_generator is not None:
+            query = query + self.dn_query_generator.matching_query()
+            if self.training:
+                query, query_pos, mask, head_inputs['dn_meta'] = self.add_denoising(
+                    query, query_pos, batch_data_samples)
+        hidden_states, references = self.decoder(
+            query=query, key=memory, query_pos=query_pos, key_pos=memory_pos,
+            key_padding_mask=memory_mask, self_attn_masks=mask,
+            reg_branches=self.bbox_head.fc_reg)
+        return dict(head_inputs, hidden_states=hidden_states, references=references)
 
     def add_denoising(self, query: Tensor, query_pos: Tensor,
                       samples: SampleList) -> Tuple[Tensor, Tensor, Tensor, Dict[str, int]]:

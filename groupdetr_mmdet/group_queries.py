@@ -68,12 +68,7 @@ class GroupQueries(GroupDetector):
     def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
         """Prepare K * N queries in training, N at inference (paper, Algorithm 1).
 
-        Args:
-            args, kwargs: As for the stock detector.
-
-        Returns:
-            tuple[dict, dict]: Inputs of the decoder, ``query``, ``query_pos`` and, in some
-            families, ``reference_points``, each of shape (bs, rows, dim), and of the head.
+        Arguments and results are those of the stock detector, but for the number of rows.
         """
         decoder_inputs, head_inputs = super().pre_decoder(*args, **kwargs)
         for name in decoder_inputs.keys() & {'query', 'query_pos', 'reference_points'}:
@@ -82,10 +77,9 @@ class GroupQueries(GroupDetector):
 
     def prepare_turns(self, batch_inputs: Tensor,
                       batch_data_samples: SampleList) -> Tuple[Callable, Tensor]:
-        """Compute what all groups share, for :func:`losses_in_turns`; arguments as of ``loss``.
+        """Return what computes the losses from the memory, and the memory that all groups share.
 
-        Returns:
-            tuple[Callable, Tensor]: What computes the losses from the memory, and the memory.
+        Both are for :func:`losses_in_turns`; arguments as of ``loss``.
         """
         encoded, decoder_inputs = self.encode(batch_inputs, batch_data_samples)
 
@@ -98,30 +92,22 @@ class GroupQueries(GroupDetector):
         return compute_losses, encoded['memory']
 
     def encode(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Tuple[Dict, Dict]:
-        """Compute what all groups share; arguments as for the stock detector's ``loss``.
-
-        Returns:
-            tuple[dict, dict]: The inputs of :meth:`pre_decoder`, among them ``memory``, and
-            those of ``forward_decoder`` that are no queries.
-        """
+        """Compute the inputs of :meth:`pre_decoder`, among them ``memory``, and those of
+        ``forward_decoder`` that are no queries; arguments as of ``loss``."""
         features = self.extract_feat(batch_inputs)
         encoder_inputs, decoder_inputs = self.pre_transformer(features, batch_data_samples)
         return self.forward_encoder(**encoder_inputs), decoder_inputs
 
     def predict_groups(self, batch_inputs: Tensor, batch_data_samples: SampleList,
                        rescale: bool) -> List[List[InstanceData]]:
-        """Detect objects by every group, for :meth:`GroupDetector.predict`.
+        """Return each image's detections by each group, for :meth:`GroupDetector.predict`.
 
-        Backbone and encoder run once and the decoder for all groups: the head is given each group
-        as an image of its own, so that it selects a group's best detections as it selects an
-        image's.
-
-        Returns:
-            list[list[InstanceData]]: Of each image the detections of each group.
+        Backbone, encoder and decoder run once for all groups: the head is given each group as an
+        image of its own, so that it selects a group's best detections as it selects an image's.
         """
         with self.using_groups(ALL_GROUPS):
-            head_inputs = self.forward_transformer(
-                self.extract_feat(batch_inputs), batch_data_samples)
+            features = self.extract_feat(batch_inputs)
+            head_inputs = self.forward_transformer(features, batch_data_samples)
         num_groups = self.num_query_groups
         results = self.bbox_head.predict(
             **{name: self._fold_rows(x) for name, x in head_inputs.items()}, rescale=rescale,

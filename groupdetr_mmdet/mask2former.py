@@ -27,11 +27,7 @@ class GroupMask2FormerHead(DecodedGroups, Mask2FormerHead):
 
     def forward(self, x: List[Tensor],
                 batch_data_samples: SampleList) -> Tuple[List[Tensor], List[Tensor]]:
-        """Predict classes and masks by the groups that are decoded: all in training, or one.
-
-        Arguments and results are those of the stock head: logits of each layer, shape
-        (bs, num_rows, num_classes + 1), and of the masks, shape (bs, num_rows, h, w).
-        """
+        """Predict classes and masks as the stock head, by the groups that are decoded."""
         rows = [(embedding._parameters, dict(weight=embedding.weight[self.decoded_rows]))
                 for embedding in (self.query_feat, self.query_embed)]
         with replaced_items(*rows):

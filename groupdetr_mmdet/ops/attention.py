@@ -40,13 +40,8 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int,
 def keep_mask(attn_mask: Optional[Tensor], key_padding_mask: Optional[Tensor]) -> Optional[Tensor]:
     """Turn mmdet's masks (True: ignore) into one for the fused kernels (True: take part).
 
-    Args:
-        attn_mask (Tensor, optional): Shape (num_queries, num_keys).
-        key_padding_mask (Tensor, optional): Shape (bs, num_keys).
-
-    Returns:
-        Tensor, optional: Broadcastable to (bs, num_heads, num_queries, num_keys), or None if
-        everything takes part.
+    Masks of shape (num_queries, num_keys) and (bs, num_keys) make one that is broadcastable to
+    (bs, num_heads, num_queries, num_keys), or None if everything takes part.
     """
     ignore = None if attn_mask is None else attn_mask.bool()
     if key_padding_mask is not None:
@@ -61,19 +56,8 @@ class FusedConditionalAttention(ConditionalAttention):
     def forward_attn(self, query: Tensor, key: Tensor, value: Tensor,
                      attn_mask: Optional[Tensor] = None,
                      key_padding_mask: Optional[Tensor] = None) -> Tuple[Tensor, None]:
-        """Attend and project.
-
-        Args:
-            query (Tensor): Shape (bs, num_queries, d_qk).
-            key (Tensor): Shape (bs, num_keys, d_qk).
-            value (Tensor): Shape (bs, num_keys, embed_dims).
-            attn_mask (Tensor, optional): True: ignore, shape (num_queries, num_keys).
-            key_padding_mask (Tensor, optional): True: ignore, shape (bs, num_keys).
-
-        Returns:
-            tuple[Tensor, None]: The output, shape (bs, num_queries, embed_dims), and None in the
-            place of the attention weights, which a fused kernel never holds.
-        """
+        """Attend and project as mmdet's, but return None in the place of the attention weights,
+        which a fused kernel never holds; the output has shape (bs, num_queries, embed_dims)."""
         dropout = self.attn_drop.p if self.training else 0.
         out = fused_attention(query, key, value, self.num_heads,
                               keep_mask(attn_mask, key_padding_mask), dropout)
@@ -106,13 +90,9 @@ def fuse_layer(layer: nn.Module) -> None:
 
 def replace_attention(layer: nn.Module, name: str, attention_type: Type[nn.Module],
                       **kwargs) -> None:
-    """Replace a layer's attention by a subclass of it that has the same parameters.
+    """Replace a layer's 'self_attn' or 'cross_attn' by a subclass that has the same parameters.
 
-    Args:
-        layer (nn.Module): A layer of mmdet, changed in place.
-        name (str): 'self_attn' or 'cross_attn'.
-        attention_type (type): The subclass.
-        kwargs: What the subclass wants beside the layer's config.
+    ``kwargs`` are what the subclass wants beside the layer's config.
     """
     old, new = getattr(layer, name), attention_type(**getattr(layer, f'{name}_cfg'), **kwargs)
     for child, _ in new.named_children():

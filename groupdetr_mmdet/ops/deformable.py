@@ -105,15 +105,9 @@ def of_level(locations: Tensor, weights: Tensor, level: int,
 
 
 def attend(features: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-    """Sample a level and add up by weight.
+    """Sample a level, shape (n, dim, height, width), and add up by weight to (n, dim, rows).
 
-    Args:
-        features (Tensor): Shape (n, dim, height, width).
-        locations (Tensor): Normalized (x, y), shape (n, rows, num_points, 2).
-        weights (Tensor): Shape (n, rows, num_points).
-
-    Returns:
-        Tensor: Shape (n, dim, rows).
+    Locations are normalized (x, y), shape (n, rows, num_points, 2), weights (n, rows, num_points).
     """
     sampled = F.grid_sample(features, 2 * locations - 1, align_corners=False)
     return (sampled * weights[:, None]).sum(-1)

@@ -27,16 +27,9 @@ def dropout_attention(query: Tensor, key: Tensor, value: Tensor, keep_mask: Opti
     The weights are made again in the backward pass, so that only one byte of each is kept: whether
     it was dropped.
 
-    Args:
-        query (Tensor): Shape (bs, num_heads, num_queries, d_qk).
-        key (Tensor): Shape (bs, num_heads, num_keys, d_qk).
-        value (Tensor): Shape (bs, num_heads, num_keys, d_v).
-        keep_mask (Tensor, optional): True where a query may look at a key, broadcastable to
-            (bs, num_heads, num_queries, num_keys).
-        dropout (float): Probability of dropping a weight, in steps of 2**-16.
-
-    Returns:
-        Tensor: Shape (bs, num_heads, num_queries, d_v).
+    The arguments are those of ``scaled_dot_product_attention``: queries, keys and values of shape
+    (bs, num_heads, num_rows, dim), a mask that is True where a query may look at a key, and the
+    probability of dropping a weight, in steps of 2**-16.
     """
     announce_dropout_attention()
     bs, num_heads = query.shape[:2]
@@ -50,8 +43,8 @@ def dropout_attention(query: Tensor, key: Tensor, value: Tensor, keep_mask: Opti
 def draw_kept(shape: Tuple[int, ...], dropout: float) -> Tensor:
     """Draw which weights of a shape are kept: booleans, True with probability ``1 - dropout``.
 
-    Each weight takes 16 bits of the default generator: ``torch.bernoulli`` takes ten times longer
-    on the CPU, more than the attention itself. ``dropout`` is in steps of 2**-16.
+    Each weight takes 16 bits of the default generator, which makes ``dropout`` come in steps of
+    2**-16: ``torch.bernoulli`` takes ten times longer, more than the attention itself.
     """
     count = torch.Size(shape).numel()
     words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-2**63, None)
