@@ -66,10 +66,8 @@ class GroupMultiheadAttention(InsideGroups, MultiheadAttention):
         return unfold_groups(super().forward(*folded, attn_mask=attn_mask), query.size(0))
 
 
-GROUP_ATTENTION = {
-    ConditionalAttention: GroupConditionalAttention,
-    MultiheadAttention: GroupMultiheadAttention
-}
+GROUP_ATTENTION = {ConditionalAttention: GroupConditionalAttention,
+                   MultiheadAttention: GroupMultiheadAttention}
 
 
 def group_self_attention(decoder: nn.Module, num_queries: Optional[int]) -> None:

@@ -135,11 +135,7 @@ class GroupCriterion(DETRHead):
 
     def classification_loss(self, cls_scores: Tensor, batch_gt_instances: InstanceList,
                             pairs: MatchedPairs) -> Tensor:
-        """Sum ``loss_cls`` over the queries of each layer, shape (num_layers, ).
-
-        Raises:
-            ConfigError: If ``loss_cls`` is a ``QualityFocalLoss``.
-        """
+        """Sum ``loss_cls`` over the queries of each layer, shape (num_layers, )."""
         labels = torch.cat([gts.labels for gts in batch_gt_instances])[pairs.gts]
         loss_cls = self.loss_cls
         if isinstance(loss_cls, QualityFocalLoss):
@@ -173,8 +169,7 @@ class GroupCriterion(DETRHead):
 
 
 def name_layers(losses: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """Name losses of shape (num_layers, ) as mmdet: ``loss_cls``, ... of the last layer, and
-    ``d0.loss_cls``, ... of the layers before it."""
+    """Name losses of shape (num_layers, ) as mmdet: ``d0.loss_cls``, ..., last ``loss_cls``."""
     *before, last = zip(*losses.values())
     named = dict(zip(losses, last))
     for layer, values in enumerate(before):

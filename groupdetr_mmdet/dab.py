@@ -45,8 +45,8 @@ class GroupDABDETR(GroupQueries, DABDETR):
         """
         anchors = self.query_embedding.weight.unflatten(0, (-1, self.num_queries))  # (K, N, 4)
         anchors = anchors[self.decoded_groups.start:self.decoded_groups.stop]
-        patterns = self.patterns.weight if self.num_patterns else \
-            anchors.new_zeros(1, self.embed_dims)  # (P, dim)
+        no_pattern = anchors.new_zeros(1, self.embed_dims)
+        patterns = self.patterns.weight if self.num_patterns else no_pattern  # (P, dim)
         query = patterns[:, None].expand(len(anchors), -1, self.num_queries, -1).flatten(0, 2)
         query_pos = anchors[:, None].expand(-1, len(patterns), -1, -1).flatten(0, 2)
         query, query_pos = (x.expand(memory.size(0), -1, -1) for x in (query, query_pos))
@@ -87,16 +87,14 @@ class DABDeformableDETR(DeformableDETR):
 
     def pre_decoder(self, memory: Tensor, memory_mask: Tensor,
                     spatial_shapes: Tensor) -> Tuple[Dict, Dict]:
-        """Prepare ``query``, shape (bs, num_queries, dim), and ``reference_points``, normalized
-        cxcywh, shape (bs, num_queries, 4). The head gets no predictions of the encoder."""
+        """Prepare queries, (bs, N, dim), and reference points, normalized cxcywh, (bs, N, 4)."""
         rows = self.query_embedding.weight.expand(memory.size(0), -1, -1)
         query, anchors = rows.split([self.embed_dims, 4], -1)
         head_inputs = dict(enc_outputs_class=None, enc_outputs_coord=None) if self.training else {}
         return dict(query=query, reference_points=anchors.sigmoid(), memory=memory), head_inputs
 
     def forward_decoder(self, memory: Tensor, memory_mask: Tensor, **kwargs) -> Dict:
-        """Decode for the head, by the inputs of ``DinoTransformerDecoder``; the mask is True at
-        padding."""
+        """Decode, by the inputs of ``DinoTransformerDecoder``; the mask is True at padding."""
         hidden_states, references = self.decoder(
             value=memory, key_padding_mask=memory_mask, self_attn_mask=None,
             reg_branches=self.bbox_head.reg_branches, **kwargs)

@@ -226,14 +226,12 @@ class GroupDetector(DecodedGroups):
             raise ConfigError(
                 f'{name} has shape {tuple(rows.shape)}{saved} in the checkpoint and '
                 f'{tuple(shape)} in groups of model.num_queries={num_queries} in the model: only '
-                'num_query_groups may differ; use the num_queries and the width of the '
-                'checkpoint.')
+                'num_query_groups may differ; use num_queries and width of the checkpoint.')
         if saved_queries is None and saved_groups > 1:
-            print_log(
-                f'{name}: the checkpoint does not say its num_queries; its {len(rows)} '
-                f'rows are taken for {saved_groups} groups of {num_queries}. '
-                'groupdetr convert knows checkpoints of other detectors.',
-                logger='current', level=logging.WARNING)
+            print_log(f'{name}: the checkpoint does not say its num_queries; its {len(rows)} rows '
+                      f'are taken for {saved_groups} groups of {num_queries}. groupdetr convert '
+                      'knows checkpoints of other detectors.',
+                      logger='current', level=logging.WARNING)
 
 
 def save_numbers(module: GroupDetector, state_dict: dict, prefix: str,
@@ -256,13 +254,11 @@ def assigner_config(assigner: OptConfigType, numbers: Dict[str, int]) -> ConfigD
     if not assigner:
         raise ConfigError('model.train_cfg.assigner is missing: say '
                           "type='GroupHungarianAssigner' with match_costs.")
-    assigner_type: Any = assigner['type']
-    if isinstance(assigner_type, str):
-        assigner_type = TASK_UTILS.get(assigner_type)
-    if assigner_type is None or not issubclass(assigner_type, GroupHungarianAssigner):
-        raise ConfigError(
-            f'model.train_cfg.assigner.type={assigner["type"]} matches all groups as one set: '
-            "use type='GroupHungarianAssigner' with the same match_costs.")
+    name = assigner['type']
+    found = TASK_UTILS.get(name) if isinstance(name, str) else name
+    if found is None or not issubclass(found, GroupHungarianAssigner):
+        raise ConfigError(f'model.train_cfg.assigner.type={name} matches all groups as one set: '
+                          "use type='GroupHungarianAssigner' with the same match_costs.")
     return without_numbers(assigner, 'train_cfg.assigner', numbers)
 
 

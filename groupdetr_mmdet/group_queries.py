@@ -92,8 +92,10 @@ class GroupQueries(GroupDetector):
         return compute_losses, encoded['memory']
 
     def encode(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Tuple[Dict, Dict]:
-        """Compute the inputs of :meth:`pre_decoder`, among them ``memory``, and those of
-        ``forward_decoder`` that are no queries; arguments as of ``loss``."""
+        """Compute the inputs of :meth:`pre_decoder`, and those of ``forward_decoder`` but queries.
+
+        Arguments are those of ``loss``.
+        """
         features = self.extract_feat(batch_inputs)
         encoder_inputs, decoder_inputs = self.pre_transformer(features, batch_data_samples)
         return self.forward_encoder(**encoder_inputs), decoder_inputs

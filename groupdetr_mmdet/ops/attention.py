@@ -56,8 +56,7 @@ class FusedConditionalAttention(ConditionalAttention):
     def forward_attn(self, query: Tensor, key: Tensor, value: Tensor,
                      attn_mask: Optional[Tensor] = None,
                      key_padding_mask: Optional[Tensor] = None) -> Tuple[Tensor, None]:
-        """Attend and project as mmdet's, but return None in the place of the attention weights,
-        which a fused kernel never holds; the output has shape (bs, num_queries, embed_dims)."""
+        """Attend as mmdet's, but return None for the weights, which a fused kernel never holds."""
         dropout = self.attn_drop.p if self.training else 0.
         out = fused_attention(query, key, value, self.num_heads,
                               keep_mask(attn_mask, key_padding_mask), dropout)

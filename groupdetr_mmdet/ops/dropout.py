@@ -148,10 +148,7 @@ class FusedBlock(nn.Sequential):
 
 
 def fuse_ffn(ffn: FFN) -> None:
-    """Let the FFN of a layer keep less for the backward pass, in place, if its activation is ReLU.
-
-    Parameters and results stay the same.
-    """
+    """Let an FFN with a ReLU keep less for the backward pass, in place, with the same results."""
     for i, block in enumerate(ffn.layers):
         if isinstance(block, nn.Sequential) and isinstance(block[1], nn.ReLU):
             ffn.layers[i] = FusedBlock(*block)
