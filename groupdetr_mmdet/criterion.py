@@ -59,7 +59,8 @@ class GroupCriterion(DETRHead):
             and ``d0.loss_cls``, ... of the layers before it.
 
         Raises:
-            ConfigError: If predictions do not divide into groups or a label does not fit.
+            ConfigError: If predictions do not divide into groups, a label does not fit, or
+                ``loss_cls`` is a ``QualityFocalLoss``.
             FloatingPointError: If a prediction is NaN or infinite.
         """
         assert batch_gt_instances_ignore is None, \

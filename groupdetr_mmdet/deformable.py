@@ -27,6 +27,7 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
     decoder's, which all groups share, and a group's own are ``memory_trans_fc`` and
     ``memory_trans_norm``.
     """
+    xavier_modules = ('memory_trans_fc', )  # of those that each group has in two stages
 
     @property
     def group_modules(self) -> List[str]:
@@ -58,15 +59,11 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
         return tuple(merge_groups(x) for x in zip(*inputs))
 
     def init_weights(self) -> None:
-        """Initialize every group as the stock detector is initialized."""
+        """Initialize every group as the stock detector: Xavier depends on the number of rows."""
         super().init_weights()
-        if self.as_two_stage:
-            self.init_groups('memory_trans_fc')
-
-    def init_groups(self, name: str) -> None:
-        """Initialize the weight of a layer block by block: Xavier depends on the rows."""
-        for block in self.get_submodule(name).weight.detach().chunk(self.num_query_groups):
-            nn.init.xavier_uniform_(block)
+        for name in self.xavier_modules if self.as_two_stage else ():
+            for block in self.get_submodule(name).weight.detach().chunk(self.num_query_groups):
+                nn.init.xavier_uniform_(block)
 
     def gen_encoder_output_proposals(self, memory: Tensor, memory_mask: Optional[Tensor],
                                      spatial_shapes: Tensor) -> Tuple[Tensor, Tensor]:

@@ -80,11 +80,10 @@ def denoising_pairs(cls_scores: Tensor, batch_gt_instances: InstanceList,
     """
     num_layers, _, num_rows, _ = cls_scores.shape
     num_gts = [len(gts) for gts in batch_gt_instances]
-    group, pairs = np.arange(num_groups)[:, None], []
+    first_rows, pairs = np.arange(num_groups)[:, None] * (num_rows // num_groups), []
     for count in num_gts:
-        gts = np.arange(count) + 0 * group  # (num_groups, count)
-        rows = gts + group * (num_rows // num_groups)
-        pairs.append([np.tile(x.ravel(), (num_layers, 1)) for x in (rows, gts)])
+        gts = np.broadcast_to(np.arange(count), (num_groups, count))
+        pairs.append([np.tile(x.ravel(), (num_layers, 1)) for x in (first_rows + gts, gts)])
     return MatchedPairs.of_images(pairs, num_rows, num_gts, cls_scores.device)
 
 
@@ -106,6 +105,7 @@ class GroupDINO(GroupDeformableDETR, DINO):
     denoising queries of its own. The rows of a group are ``[denoising | matching]``, so that the
     fold stays one reshape and the attention mask is that of a single group.
     """
+    xavier_modules = ('memory_trans_fc', 'query_embedding')
 
     @property
     def group_modules(self) -> List[str]:
@@ -115,11 +115,6 @@ class GroupDINO(GroupDeformableDETR, DINO):
     def _init_layers(self) -> None:
         super()._init_layers()
         fit_ref_point_head(self.decoder)
-
-    def init_weights(self) -> None:
-        """Initialize every group as the stock detector is initialized."""
-        super().init_weights()
-        self.init_groups('query_embedding')
 
     def encode(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Tuple[Dict, Dict]:
         """Make the memory, and pass the ground truth on, of which denoising queries are made."""
