@@ -1,10 +1,8 @@
 """The same as ``python -m benchmarks`` in the clone, from any folder."""
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 if __name__ == '__main__':
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get('PYTHONPATH', '')])
-    sys.exit(subprocess.call([sys.executable, '-m', 'benchmarks', *sys.argv[1:]],
-                             env=dict(os.environ, PYTHONPATH=path)))
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    runpy.run_module('benchmarks', run_name='__main__', alter_sys=True)
