@@ -1,8 +1,9 @@
 """The same as ``python -m benchmarks.plots`` in the clone, from any folder."""
-import runpy
 import sys
 from pathlib import Path
 
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    runpy.run_module('benchmarks.plots', run_name='__main__', alter_sys=True)
+    from benchmarks.plots import end_mistakes, main
+
+    end_mistakes(main)
