@@ -81,10 +81,7 @@ def default_work_dir(cfg: Config, config: str) -> str:
 
 
 def load_inference_config(args: argparse.Namespace) -> Config:
-    """Read the config file and merge ``--cfg-options`` and ``--query-group`` into it.
-
-    ``best`` and ``last`` become the paths of these checkpoints.
-    """
+    """Read the config file, merge the shared arguments into it, and find the checkpoint."""
     cfg = read_config(args.config)
     merge_options(cfg, args.cfg_options)
     check_values(cfg)

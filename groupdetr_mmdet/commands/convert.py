@@ -83,8 +83,7 @@ def main(args: argparse.Namespace) -> None:
         Path(args.out), converted.state_dict, converted.meta, args.publish, **converted.state)
     print(f'Wrote    : {path} ({size / 2**20:.1f} MiB)')
     if args.to == 'mmdet':
-        has_data = 'test_dataloader' in cfg
-        stock = stock_config(
-            cfg, class_names(cfg, dict(meta=converted.meta)) if has_data else None)
+        stock = stock_config(cfg, class_names(cfg, dict(meta=converted.meta))
+                             if 'test_dataloader' in cfg else None)
         write_atomically(path.with_suffix('.py'), stock.pretty_text.encode())
         print(f'Wrote    : {path.with_suffix(".py")}, with which mmdet alone tests it')

@@ -58,10 +58,8 @@ def training_beside(args: argparse.Namespace) -> Iterator[List[Path]]:
     work_dir.mkdir(parents=True, exist_ok=True)
     threads = max(1, torch.get_num_threads() // 2)  # half of this process's
     torch.set_num_threads(threads)
-    command = [
-        sys.executable, '-m', 'groupdetr_mmdet', 'demo', args.baseline, '--work-dir', work_dir,
-        '--data-root', args.data_root, *['--quick'] * args.quick
-    ]
+    command = [sys.executable, '-m', 'groupdetr_mmdet', 'demo', args.baseline, '--work-dir',
+               work_dir, '--data-root', args.data_root, *['--quick'] * args.quick]
     with open(output, 'w') as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT,
                                    env=dict(os.environ, OMP_NUM_THREADS=str(threads)))
@@ -102,8 +100,7 @@ def main(args: argparse.Namespace) -> None:
     if args.baseline:
         args.baseline = find_config(args.baseline, '--baseline')
     cfg = demo_config(args)
-    sizes = dict(num_train=32, num_val=16) if args.quick else {}
-    make_shapes(args.data_root, **sizes)
+    make_shapes(args.data_root, **(dict(num_train=32, num_val=16) if args.quick else {}))
     with training_beside(args) as compare:
         runner = run_training(cfg)
     folder = Path(os.path.relpath(runner.work_dir))

@@ -12,7 +12,6 @@ from .common import print_table
 
 GROUP = 'group_'  # before the name of a baseline, the name of its config with groups
 METRICS = {'box AP (paper)': 'coco/bbox_mAP', 'mask AP (paper)': 'coco/segm_mAP'}
-HEADER = ('config', 'epochs', 'AP of', 'paper', 'groups', 'yours', 'groups')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,12 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    print_table((Column(HEADER[0], no_wrap=True, min_width=33), *HEADER[1:]),
-                paper_rows(args.runs))
+    print_table((Column('config', no_wrap=True, min_width=33), 'epochs', 'AP of', 'paper',
+                 'groups', 'yours', 'groups'), paper_rows(args.runs))
 
 
 def paper_rows(runs: Sequence[str]) -> List[List[str]]:
-    """Make the rows of the table, whose header is ``HEADER``, of runs ``NAME=WORK_DIR``."""
+    """Make the rows of the table of runs ``NAME=WORK_DIR``."""
     metafile = yaml.safe_load((SHIPPED / 'metafile.yml').read_text())
     models = {model['Name']: model for model in metafile['Models'] if 'Results' in model}
     pairs = [name for name in models if GROUP + name in models]

@@ -55,10 +55,7 @@ def check_args(args: argparse.Namespace) -> None:
 
 
 def picture_names(paths: List[str], folder: Path) -> Dict[str, str]:
-    """Name a picture for every image, in folders as those of the images.
-
-    A name whose suffix says no format of color pictures gets .jpg added.
-    """
+    """Name a picture for every image, in folders as those of the images; some get .jpg added."""
     root = osp.commonpath([osp.dirname(osp.abspath(path)) for path in paths])
     names = {path: str(folder / osp.relpath(osp.abspath(path), root)) for path in paths}
     taken = set(names.values())

@@ -59,7 +59,11 @@ def prepare(args: argparse.Namespace, data: str, out: Path) -> None:
     dataset = read_dataset(data)
     complete_splits(dataset, choices['val_fraction'], choices['seed'])
     write_training(dataset, out, model, load_from)
-    show(dataset)
+    columns = [list(describe(dataset, split)) for split in dataset.splits]
+    print_table((dataset.layout, *dataset.splits),
+                ((rows[0][0], *(value for _, value in rows)) for rows in zip(*columns)))
+    for note in dataset.notes:
+        print(f'Note: {note}.')
     print(f'Wrote {out} and {", ".join(f"{out.stem}_{split}.json" for split in dataset.splits)}.')
 
 
@@ -74,14 +78,6 @@ def check_out(out: Path, data: str) -> None:
     check_output('--out', out)
     if out.exists():
         raise ConfigError(f'--out {out} is there already: name another file, or remove it.')
-
-
-def show(dataset: Dataset) -> None:
-    """Print what was found."""
-    columns = [list(describe(dataset, split)) for split in dataset.splits]
-    print_table((dataset.layout, *dataset.splits),
-                ((rows[0][0], *(value for _, value in rows)) for rows in zip(*columns)))
-    print(*(f'Note: {note}.\n' for note in dataset.notes), sep='', end='')
 
 
 def describe(dataset: Dataset, split: str) -> Iterator[Tuple[str, str]]:

@@ -20,11 +20,7 @@ WANTED = ('a data.yaml or classes.txt with names, beside labels of the images (Y
 
 
 def read_dataset(path: Union[str, Path]) -> Dataset:
-    """Recognize the layout of a data set, and read it.
-
-    Args:
-        path (str or Path): Its folder, or the file in it that holds or names the labels.
-    """
+    """Read a data set: a folder whose layout is recognized, or the file in it with the labels."""
     source = Source(Path(path))
     found = {layout: files for layout in LAYOUTS if (files := layout.find(source))}
     if not found:

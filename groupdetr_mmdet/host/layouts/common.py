@@ -56,15 +56,8 @@ class Dataset:
 
 
 class Source:
-    """A data set that is being read.
-
-    Args:
-        path (Path): Its folder, or the label file that counts, whose images are in the folder
-            around it or, if there are none, in the one around that.
-
-    Raises:
-        ConfigError: If it does not exist.
-    """
+    """A data set that is being read: its folder, or the label file that counts, whose images are
+    in the folder around it or, if there are none, in the one around that."""
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
@@ -108,13 +101,8 @@ class Source:
         return None
 
     def find_image(self, name: str, folder: Path, split: Optional[str]) -> Optional[Path]:
-        """Find the file of an image by the name in a label file, whose suffix may be wrong.
-
-        Args:
-            name (str): Name, perhaps with folders, which may be those of another machine.
-            folder (Path): Where it lies if the label file is exact.
-            split (str, optional): Which of several files of this name is meant.
-        """
+        """Find an image that a label file in ``folder`` names, with another suffix or with the
+        folders of another machine; the split says which of several of the name is meant."""
         wanted = Path(name.replace('\\', '/'))
         for place in (folder / wanted, self.root / wanted):
             if os.path.isfile(place):
@@ -148,10 +136,10 @@ class Source:
     def labeled_image(self, path: Path, found: Iterator[Tuple[LabeledBox, Any]], where: Any = '',
                       declared: Sequence = (0, 0), relative: bool = False
                       ) -> Optional[LabeledImage]:
-        """Check what labels say of an image, clip its boxes, and leave out those without area.
+        """Check boxes, and clip them to their image; None for an image that cannot be read.
 
         Args:
-            path (Path): The image; None is returned where it cannot be read.
+            path (Path): The image.
             found (Iterator): Each box, and where its label stands.
             where (Any): Where ``declared`` stands.
             declared (Sequence): Width and height as numbers or texts; empty or 0 is unknown.
@@ -220,8 +208,7 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMG_EXTENSIONS
 
 
-def check_size(declared: Tuple[float, float], size: Tuple[int, int], path: Path,
-               where: Any) -> None:
+def check_size(declared: Tuple[float, ...], size: Tuple[int, int], path: Path, where: Any) -> None:
     """Check that labels were made for the image that is loaded, if they say its size."""
     if all(declared) and declared != size:
         said, real = (' x '.join(f'{x:g}' for x in side) for side in (declared, size))
@@ -248,8 +235,8 @@ def to_number(text: Optional[str], where: Any) -> float:
     try:
         return float(text)
     except (TypeError, ValueError, OverflowError):
-        raise ConfigError(f'{where} has {text!r:.60} in the place of a number: correct '
-                          'it.') from None
+        raise ConfigError(
+            f'{where} has {text!r:.60} in the place of a number: correct it.') from None
 
 
 def has_pattern(file: Path, pattern: bytes, size: int = 1 << 20) -> bool:
@@ -273,13 +260,9 @@ def has_objects(images: Sequence[LabeledImage]) -> bool:
 
 
 def to_coco(images: Sequence[LabeledImage], classes: Sequence[str], root: Path) -> dict:
-    """Write images in COCO's format, those of the same classes with the same numbers.
+    """Write images in COCO's format, with file names from ``root``.
 
-    Args:
-        images (Sequence[LabeledImage]): The images.
-        classes (Sequence[str]): Names of the classes, numbered from 1; objects of others are left
-            out.
-        root (Path): Folder that the file names start in.
+    Classes are numbered from 1 in the order that is given; objects of others are left out.
     """
     ids = {name: i for i, name in enumerate(classes, 1)}
     coco = dict(images=[], annotations=[],
