@@ -1,4 +1,3 @@
-"""The same as ``groupdetr export``."""
 from groupdetr_mmdet.commands.cli import run
 
 if __name__ == '__main__':

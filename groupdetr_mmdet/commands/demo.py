@@ -6,11 +6,10 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, List, Sequence, Union
+from typing import Iterator, List
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
 
 from ..analysis.report import write_report
 from ..analysis.runs import read_run
@@ -74,20 +73,7 @@ def training_beside(args: argparse.Namespace) -> Iterator[List[Path]]:
         process.terminate()
 
 
-def report(runner: Runner, compare: Sequence[Path], files: dict, minutes: float) -> None:
-    """Print in a few lines what was reached, and which files to open."""
-    model = runner.model
-    print(f'\n{type(model).__name__}: {model.num_query_groups} groups of {model.num_queries} '
-          f'queries, {runner.max_epochs} epochs of {len(runner.train_dataloader.dataset)} images, '
-          f'{minutes:.1f} minutes in all.')
-    print(f'{reached(runner.work_dir)} on {len(runner.val_dataloader.dataset)} images that it has '
-          'never seen.')
-    for baseline in compare:
-        print(f'{reached(baseline)} with the baseline.')
-    print('Open', *(f'  {path}: {shows}' for path, shows in files.items()), sep='\n')
-
-
-def reached(work_dir: Union[str, Path]) -> str:
+def reached(work_dir: Path) -> str:
     """Say the AP of the last validation of a run, and that of the masks where there are any."""
     metrics = read_run(work_dir).val[-1]
     masks = metrics.get('coco/segm_mAP')
@@ -105,8 +91,14 @@ def main(args: argparse.Namespace) -> None:
         runner = run_training(cfg)
     folder = Path(os.path.relpath(runner.work_dir))
     labels = [Path(config).stem for config in (args.baseline, args.config) if config]
-    files = {
-        write_report(folder, compare, labels): 'curves, groups, detections and queries on a page',
-        Path(os.path.relpath(runner.log_dir)): 'log of the training'
-    }
-    report(runner, compare, files, minutes=(time.time() - start) / 60)
+    page = write_report(folder, compare, labels)
+    model = runner.model
+    print(f'\n{type(model).__name__}: {model.num_query_groups} groups of {model.num_queries} '
+          f'queries, {runner.max_epochs} epochs of {len(runner.train_dataloader.dataset)} images, '
+          f'{(time.time() - start) / 60:.1f} minutes in all.')
+    print(f'{reached(folder)} on {len(runner.val_dataloader.dataset)} images that it has never '
+          'seen.')
+    for baseline in compare:
+        print(f'{reached(baseline)} with the baseline.')
+    print(f'Open\n  {page}: curves, groups, detections and queries on a page\n'
+          f'  {os.path.relpath(runner.log_dir)}: log of the training')

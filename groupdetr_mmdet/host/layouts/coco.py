@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any, Container, Dict, List, Optional
 
 from ...errors import ConfigError
-from .common import (Dataset, LabeledBox, LabeledImage, Source, has_pattern, read_text,
-                     to_number)
+from .common import Dataset, LabeledBox, LabeledImage, Source, has_pattern, read_text, to_number
 
 FIELDS = dict(images=('id', 'file_name'), annotations=('image_id', 'category_id', 'bbox'),
               categories=('id', 'name'))  # that are required
@@ -54,8 +53,7 @@ def load(file: Path, split: str) -> Dict[str, List[dict]]:
     try:
         content = json.loads(read_text(file))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ConfigError(f'{file} is not valid JSON ({error}): put the whole file there.') from (
-            error)
+        raise ConfigError(f'{file} is not valid JSON ({error}): put all of it there.') from error
     if split == 'test' and isinstance(content, dict):
         content.setdefault('annotations', [])
     for part, fields in FIELDS.items():

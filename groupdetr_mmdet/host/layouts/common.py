@@ -78,8 +78,7 @@ class Source:
     @property
     def notes(self) -> List[str]:
         """What was noted, in a line for each kind."""
-        return [f'{what}: {len(places)}, first {places[0]}'
-                for what, places in self.noted.items()]
+        return [f'{what}: {len(places)}, first {places[0]}' for what, places in self.noted.items()]
 
     def note(self, what: str, where: Any) -> None:
         """Note what was left out or mended, and where."""
