@@ -46,9 +46,7 @@ def describe(cfg: Config, detector: nn.Module, checkpoint: Dict[str, Any],
 
 
 def main(args: argparse.Namespace) -> None:
-    if not args.out.endswith('.onnx'):
-        raise ConfigError(f'OUT {args.out} is not the name of an ONNX file: let it end in .onnx.')
-    check_output('OUT', args.out)
+    check_output('OUT', args.out, 'an ONNX file', ('.onnx', ))
     if args.opset not in OPSETS:
         raise ConfigError(f'--opset {args.opset} is not possible: GridSample of deformable '
                           f'attention came with {OPSETS[0]}, and PyTorch exports up to '

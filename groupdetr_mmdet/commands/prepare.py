@@ -69,13 +69,11 @@ def prepare(args: argparse.Namespace, data: str, out: Path) -> None:
 
 def check_out(out: Path, data: str) -> None:
     """Refuse a name for the config that would harm something."""
-    if out.suffix != '.py':
-        raise ConfigError(f'--out {out} is not the name of a config: let it end in .py.')
+    check_output('--out', out, 'a config', ('.py', ))
     root = Path(os.path.realpath(data))
     if (root.parent if root.is_file() else root) in out.resolve().parents:
         raise ConfigError(f'--out {out} lies in DATA {data}, which stays as it is: name a file '
                           'elsewhere, or work in another folder.')
-    check_output('--out', out)
     if out.exists():
         raise ConfigError(f'--out {out} is there already: name another file, or remove it.')
 

@@ -8,7 +8,6 @@ from mmengine.dist import is_main_process
 from ..analysis.group_metrics import draw_groups, evaluate_each_group, record_groups, split_groups
 from ..analysis.plots import save_picture
 from ..checkpoints.named import find_checkpoint
-from ..errors import ConfigError
 from ..host.preflight import check_output, check_path, check_paths
 from ..training.runner import build_runner
 from .common import CHECKPOINT, add_runner_arguments, load_config
@@ -28,11 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.out and not args.out.endswith(('.pkl', '.pickle')):
-        raise ConfigError(f'--out: {args.out} is not the name of a pickle file; let it end in '
-                          '.pkl.')
     if args.out:
-        check_output('--out', args.out)
+        check_output('--out', args.out, 'a pickle file', ('.pkl', '.pickle'))
     cfg = load_config(args)
     args.checkpoint = find_checkpoint(args.checkpoint, cfg.work_dir)
     check_path('CHECKPOINT', args.checkpoint)

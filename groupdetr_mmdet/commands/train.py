@@ -9,7 +9,6 @@ from shlex import quote
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
-from mmengine.runner import Runner
 
 from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..checkpoints.resume import announce_new_start
@@ -97,9 +96,8 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
     options.fetch_once(cfg)
 
 
-def show_next(args: argparse.Namespace, runner: Runner) -> None:
+def show_next(args: argparse.Namespace, work_dir: Path) -> None:
     """Say where the result is, and what to do with it."""
-    work_dir = Path(os.path.relpath(runner.work_dir))
     best = best_checkpoint(work_dir)
     written = best or last_checkpoint(work_dir)
     if written is None:
@@ -135,4 +133,4 @@ def main(args: argparse.Namespace) -> None:
                 announce_new_start(cfg.work_dir)
         runner = run_training(cfg)
     if is_main_process():
-        show_next(args, runner)
+        show_next(args, Path(os.path.relpath(runner.work_dir)))

@@ -92,14 +92,17 @@ def check_path(key: str, path: Optional[str], root_key: Optional[str] = None,
                           f'correct {keys}.')
 
 
-def check_output(key: str, path: Union[str, Path]) -> None:
-    """Check that ``path``, which the argument ``key`` names, can be a file.
+def check_output(key: str, path: Union[str, Path], kind: str = 'a file',
+                 suffixes: Sequence[str] = ()) -> None:
+    """Check that ``path``, which the argument ``key`` names, can be a file of some kind.
 
     Directories are made where they are missing.
     """
-    kind = irregular(path or '.')  # a device would be replaced by the file
-    if kind:
-        raise ConfigError(f'{key} {path} is {kind} and must be a file: name another path.')
+    if suffixes and Path(path).suffix not in suffixes:
+        raise ConfigError(f'{key}: {path} is not the name of {kind}; let it end in '
+                          f'{", ".join(suffixes)}.')
+    if there := irregular(path or '.'):  # a device would be replaced by the file
+        raise ConfigError(f'{key} {path} is {there} and must be a file: name another path.')
     for folder in Path(path).parents:
         if osp.lexists(folder) and not osp.isdir(folder):
             raise ConfigError(f'{key} {path} cannot be written, because {folder} is no directory: '

@@ -1,8 +1,5 @@
-"""YOLO: a file that names the classes, and a text file for each image.
-
-The classes stand in ``data.yaml``, which may name the images of each split, too, or in
-``classes.txt`` or ``obj.names``.
-"""
+"""YOLO: a text file for each image, and ``data.yaml``, which names the classes and may name the
+images of each split; or ``classes.txt`` or ``obj.names`` in its place."""
 import os
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
