@@ -18,22 +18,16 @@ from ..mask2former import GroupMask2Former
 
 
 class DecodedQueries(NamedTuple):
-    """Predictions of the last decoder layer by all queries of all groups.
-
-    Attributes:
-        cls_scores (Tensor): Logits, shape (bs, K * N, num_classes), and one more for the
-            background where the head's loss is a softmax.
-        bbox_preds (Tensor): Boxes, normalized cxcywh, shape (bs, K * N, 4).
-        references (Tensor, optional): Reference points of the queries, normalized (x, y), shape
-            (bs, K * N, 2). None where queries have none, as in the first DETR.
-        samples (list[DetDataSample]): Each image's information and ground truth.
-        masks (list[Tensor], optional): Of a detector that segments, the logits of the masks of
-            each image, shape (K * N, h, w), of which the boxes are made.
-    """
+    """Predictions of the last decoder layer by all queries of all groups."""
+    #: Logits, shape (bs, K * N, num_classes), and one more for the background of a softmax
     cls_scores: Tensor
+    #: Boxes, normalized cxcywh, shape (bs, K * N, 4)
     bbox_preds: Tensor
+    #: Reference points, normalized (x, y), shape (bs, K * N, 2), where queries have them
     references: Optional[Tensor]
+    #: Each image's information and ground truth
     samples: SampleList
+    #: Of a detector that segments, the logits of each image's masks, shape (K * N, h, w)
     masks: Optional[List[Tensor]] = None
 
 
@@ -141,8 +135,7 @@ def count_changes(before: Sequence[Tensor], after: Sequence[Tensor], num_queries
     for the one that got it.
 
     Args:
-        before (Sequence[Tensor]): Of each image, what :func:`match_queries` returned, (K, G).
-        after (Sequence[Tensor]): The same later.
+        before, after (Sequence[Tensor]): Of each image, what :func:`match_queries` returned.
         num_queries (int): Queries of one group, N.
 
     Returns:

@@ -16,19 +16,13 @@ INSTABILITY = 'instability/mean'
 
 
 class Run(NamedTuple):
-    """The scalars of a run, those of a resumed one joined.
-
-    Attributes:
-        label (str): What the pictures call it.
-        train (list[dict]): Entries of training, with ``loss``, ``epoch``, ``step`` (iterations
-            done), ``epochs`` (done, with fractions) and ``hours`` (of training done).
-        val (list[dict]): Entries of validation, with ``coco/bbox_mAP``, ``step`` (epochs done)
-            and ``hours``.
-        stability (list[dict]): Entries of ``MatchingStabilityHook``, with ``step`` (epochs done).
-    """
+    """The scalars of a run, those of a resumed one joined; ``label`` is what pictures call it."""
     label: str
+    #: With ``loss``, ``epoch``, ``step`` (iterations done), ``epochs`` (with fractions), ``hours``
     train: List[dict]
+    #: With ``coco/bbox_mAP``, ``step`` (epochs done) and ``hours`` (of training done)
     val: List[dict]
+    #: Entries of ``MatchingStabilityHook``, with ``step`` (epochs done)
     stability: List[dict]
 
 

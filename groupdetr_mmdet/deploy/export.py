@@ -67,9 +67,8 @@ class OnnxDetector(nn.Module):
                 padding, shape (bs, 2).
 
         Returns:
-            tuple[Tensor, Tensor, Tensor]: In the order of falling scores, boxes as xyxy in the
-            image's pixels, shape (bs, max_per_img, 4); scores, shape (bs, max_per_img); labels,
-            shape (bs, max_per_img).
+            tuple[Tensor, Tensor, Tensor]: In the order of falling scores, boxes, xyxy in pixels,
+            shape (bs, max_per_img, 4), and scores and labels, both (bs, max_per_img).
         """
         detector, head = self.detector, self.detector.bbox_head
         size = tuple(images.shape[-2:])
@@ -88,26 +87,22 @@ class OnnxDetector(nn.Module):
                       batch_size: Size) -> Dict[str, Tensor]:
         """Compute what the padding changes of the inputs of a transformer for feature maps.
 
-        Returns:
-            dict[str, Tensor]: By the names of mmdet's arguments, padding masks, True at padding,
-            shape (bs, num_feat_points); positional encodings, shape (bs, num_feat_points, dim);
-            and the share of each map that is no padding, (w, h), shape (bs, num_levels, 2).
+        By the names of mmdet's arguments they are the padding masks, True at padding, shape
+        (bs, num_feat_points), the positional encodings, shape (bs, num_feat_points, dim), and the
+        share of each map that is no padding, (w, h), shape (bs, num_levels, 2).
         """
         detector = self.detector
         y, x = (torch.arange(size, device=image_sizes.device) for size in batch_size)
         height, width = image_sizes[:, 0, None, None], image_sizes[:, 1, None, None]
         padding = ((y[:, None] >= height) | (x >= width))[:, None].float()  # (bs, 1, H, W)
-        masks = [F.interpolate(padding, size=tuple(feat.shape[-2:])).squeeze(1).bool()
-                 for feat in feats]
-        positions = [detector.positional_encoding(mask).flatten(2).transpose(1, 2)
-                     for mask in masks]
-        masked = dict.fromkeys(('feat_mask', 'memory_mask'),
-                               torch.cat([mask.flatten(1) for mask in masks], 1))
+        masks = [F.interpolate(padding, tuple(x.shape[-2:])).squeeze(1).bool() for x in feats]
+        positions = [detector.positional_encoding(x).flatten(2).transpose(1, 2) for x in masks]
+        masked = {}
         if isinstance(detector, DeformableDETR):
             positions = [x + level for x, level in zip(positions, detector.level_embed)]
-            masked['valid_ratios'] = torch.stack(
-                [detector.get_valid_ratio(mask) for mask in masks], 1)
-        masked.update(dict.fromkeys(('feat_pos', 'memory_pos'), torch.cat(positions, 1)))
+            masked['valid_ratios'] = torch.stack([detector.get_valid_ratio(x) for x in masks], 1)
+        masked['feat_mask'] = masked['memory_mask'] = torch.cat([x.flatten(1) for x in masks], 1)
+        masked['feat_pos'] = masked['memory_pos'] = torch.cat(positions, 1)
         return masked
 
     def _select(self, logits: Tensor, boxes: Tensor,
@@ -158,7 +153,7 @@ def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any],
         opset (int): Version of ONNX's operators, 16 to 20. Defaults to 18.
 
     Returns:
-        dict[str, float]: The largest differences found, see :func:`largest_differences`.
+        dict[str, float]: As of :func:`largest_differences`.
 
     Raises:
         ConfigError: If the detector cannot be exported, or the packages are not installed.
@@ -174,10 +169,8 @@ def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any],
     model = onnx.load_from_string(trace(module, opset))
     for output in model.graph.output:  # the exporter knows no number here
         output.type.tensor_type.shape.dim[1].dim_value = module.max_per_img
-    onnx.helper.set_model_props(model, {
-        key: value if isinstance(value, str) else json.dumps(value)
-        for key, value in metadata.items()
-    })
+    onnx.helper.set_model_props(model, {key: value if isinstance(value, str) else json.dumps(value)
+                                        for key, value in metadata.items()})
     onnx.checker.check_model(model)
     print('[2/2] Comparing onnxruntime with PyTorch', flush=True)
     differences = check_onnx(model.SerializeToString(), detector)
@@ -225,11 +218,9 @@ Run = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
 
 
 def onnxruntime_model(path: Union[str, bytes], num_threads: int = 0) -> Run:
-    """Load an ONNX file in onnxruntime: from images and sizes to boxes, scores and labels.
+    """Load an ONNX file, or its content, in onnxruntime: from ``INPUTS`` to ``OUTPUTS``.
 
-    Args:
-        path (str or bytes): The file, or what is in it.
-        num_threads (int): Threads of the CPU; 0, as many as the runtime likes.
+    It uses ``num_threads`` of the CPU, and with 0 as many as it likes.
     """
     import onnxruntime
     options = onnxruntime.SessionOptions()
@@ -265,19 +256,16 @@ def openvino_model(path: str, num_threads: int = 0) -> Run:
 def check_onnx(path: Union[str, bytes], detector: nn.Module,
                batches: Sequence[Sequence[Size]] = CHECKED_BATCHES,
                load: Callable[[Any], Run] = onnxruntime_model) -> Dict[str, float]:
-    """Run an ONNX file and the detector in PyTorch on the same images.
+    """Run an ONNX file, or its content, and the detector in PyTorch on the same random images.
 
     Args:
-        path (str or bytes): The file, or what is in it.
         detector (nn.Module): The detector, on the CPU.
-        batches (Sequence): Image sizes of each batch.
+        batches (Sequence): (height, width) in pixels of the images of each batch.
         load (Callable): What runs the file, :func:`onnxruntime_model` or :func:`openvino_model`.
 
     Returns:
-        dict[str, float]: The largest differences of all batches.
-
-    Raises:
-        RuntimeError: If they do not agree.
+        dict[str, float]: The largest of all images, see :func:`largest_differences`, which raises
+        RuntimeError if they do not agree.
     """
     run, found = load(path), []
     swapped = SWAPPED_TOLERANCE if isinstance(detector, DINO) else 0.
@@ -292,10 +280,7 @@ def check_onnx(path: Union[str, bytes], detector: nn.Module,
 
 @torch.no_grad()
 def predict(detector: nn.Module, images: Tensor, sizes: Sequence[Size]) -> List[Detections]:
-    """Every class of every query by mmdet's own way, boxes in the pixels of the given images.
-
-    The best ``max_per_img`` of them, which come first, are the detections.
-    """
+    """Every class of every query by mmdet's own way, first the ``max_per_img`` detections."""
     shape = tuple(images.shape[-2:])
     samples = [DetDataSample(metainfo=dict(img_shape=size, batch_input_shape=shape))
                for size in sizes]
@@ -309,22 +294,16 @@ def predict(detector: nn.Module, images: Tensor, sizes: Sequence[Size]) -> List[
 
 def largest_differences(actual: Detections, expected: Detections, side: int,
                         swapped: float = 0.) -> Dict[str, float]:
-    """Compare two runtimes on one image.
+    """Compare the detections of two runtimes in an image whose longer side has ``side`` pixels.
 
     Predictions of equal score may come in any order, and any of them may have just missed the
-    limit of detections. Therefore the scores are compared in order, and every detection is looked
-    for among all predictions of its label.
-
-    Args:
-        actual (Detections): Detections of the one.
-        expected (Detections): Predictions of the other in the order of falling scores, as many
-            or more.
-        side (int): Longer side of the image in pixels.
-        swapped (float): Share of the detections that need not be found. Defaults to 0.
+    limit of detections. Therefore the scores are compared in order, and every one of ``actual`` is
+    looked for among all of its label in ``expected``: as many or more, of falling scores.
 
     Returns:
         dict[str, float]: ``pixels``, largest difference of a coordinate of those found;
-        ``score``, that of the scores in order; ``swapped``, the share that was not found.
+        ``score``, that of the scores in order; ``swapped``, the share that was not found, of which
+        the argument is the most that is allowed.
 
     Raises:
         RuntimeError: If the scores differ, or more detections are not found.

@@ -29,16 +29,12 @@ from ..host.preflight import check_path
 
 
 def find_images(inputs: Sequence[str]) -> List[str]:
-    """Find the images that a user names.
+    """Find the images that a user names, each once, in the order of ``inputs``, sorted in each.
 
     Args:
-        inputs (Sequence[str]): Files, folders (their image files or, where there are none, those
-            of folders inside) and glob patterns, where ``**`` is any number of folders.
-
-    Returns:
-        list[str]: Each file once, however often and in whatever ways it is named, in the order of
-        ``inputs`` and sorted inside each. A file that is named itself is in it, whether it exists
-        or not.
+        inputs (Sequence[str]): Files, whether they exist or not, folders (their image files or,
+            where there are none, those of folders inside) and glob patterns, where ``**`` is any
+            number of folders.
 
     Raises:
         ConfigError: If a folder or a pattern has no image.
@@ -116,14 +112,7 @@ class Inferencer(DetInferencer):
         super()._load_weights_to_model(model, dict(self._checkpoint, meta=meta), cfg)
 
     def detect(self, paths: Sequence[str]) -> Iterator[Tuple[str, DetDataSample]]:
-        """Detect objects in one batch of images.
-
-        Args:
-            paths (Sequence[str]): Image files; one that cannot be read goes to ``unreadable``.
-
-        Yields:
-            tuple[str, DetDataSample]: Path and detections of an image.
-        """
+        """Yield path and detections of each image of a batch that is not ``unreadable``."""
         batch = [(path, data) for path in paths if (data := self._load(path)) is not None]
         if batch:
             readable, data = self.collate_fn(batch)
@@ -205,8 +194,8 @@ class CocoIds:
         check_path('--ann-file', ann_file)
         try:
             coco = json.loads(Path(ann_file).read_text())
-            images = {Path(image['file_name']).name: image['id'] for image in coco['images']}
-            categories = {category['name']: category['id'] for category in coco['categories']}
+            images = {Path(x['file_name']).name: x['id'] for x in coco['images']}
+            categories = {x['name']: x['id'] for x in coco['categories']}
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f'--ann-file {ann_file} is not in COCO format ({error!r}): name a '
                               'file with images and categories, or leave it out.') from error
