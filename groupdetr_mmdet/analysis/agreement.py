@@ -36,8 +36,7 @@ def add_agreement(instances: InstanceData, group_instances: InstanceData,
             (n, K); ``found_by``, the number of groups that did, the kept one included, shape
             (n, ); ``score_std`` and ``box_std``, the standard deviation over these of the score,
             shape (n, ), and of the box, xyxy in pixels, shape (n, 4).
-        group_instances (InstanceData): Detections of all groups, the kept one among them, with
-            the group of each in ``query_groups``.
+        group_instances (InstanceData): Those of all K groups, whose ``query_groups`` tell which.
         num_groups (int): Groups of the detector, K.
     """
     scores = np.full((len(instances), num_groups), np.nan)
@@ -90,11 +89,9 @@ def certainties(result: Result) -> Dict[str, float]:
 
 
 def is_correct(results: Sequence[Result], coco: COCO) -> Tuple[np.ndarray, np.ndarray]:
-    """Tell right detections from wrong ones as COCO's evaluation does, at an IoU of 0.5.
+    """Whether each detection is right, as COCO's evaluation says at an IoU of 0.5, and counts.
 
-    Returns:
-        tuple[ndarray, ndarray]: Of each detection, whether it is right, and whether it counts:
-        what lies on a crowd does not.
+    What lies on a crowd does not count.
     """
     correct, counts = np.zeros((2, len(results)), bool)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
@@ -124,8 +121,7 @@ def measure_agreement(results: Sequence[Result], coco: COCO, num_samples: int = 
     Args:
         results (Sequence[dict]): ``results.json`` of ``predict --all-groups``.
         coco (COCO): The ground truth.
-        num_samples (int): Sets of images, drawn with replacement, for the bounds of the gain.
-        seed (int): Of these.
+        num_samples, seed (int): Sets of images, drawn with replacement, to bound the gain.
     """
     correct, counts = is_correct(results, coco)
     certain = [certainties(result) for result, counted in zip(results, counts) if counted]

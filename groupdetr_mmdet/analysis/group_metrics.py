@@ -40,12 +40,7 @@ class GroupCocoMetric(CocoMetric):
     """
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the detections of every group; arguments as the parent's.
-
-        Raises:
-            ConfigError: If the detector did not detect by every group, see
-                :meth:`GroupDetector.predict`.
-        """
+        """Keep the detections of every group, or raise a ConfigError if there are none."""
         if any('group_instances' not in sample for sample in data_samples):
             raise ConfigError('GroupCocoMetric needs the detections of every group: set '
                               'model.test_cfg.each_group=True on a detector with groups.')
@@ -121,11 +116,10 @@ def groups_table(groups: Sequence[Dict[str, float]]) -> List[List[str]]:
 
 
 def evaluate_each_group(cfg: Config, key: str = '--all-groups') -> None:
-    """Change a config so that its test evaluates every group.
+    """Change a config so that its test evaluates every group, as the argument ``key`` asks.
 
     Raises:
         ConfigError: If the detector has no groups, or is not tested by the AP of ``CocoMetric``.
-            ``key`` is the argument that asks for it.
     """
     check_groups(key, cfg.model)
     evaluators = cfg.get('test_evaluator') or []

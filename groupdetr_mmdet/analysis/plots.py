@@ -54,9 +54,7 @@ def detection_pairs(model: BaseModel, dataset: BaseDataset, num_images: int,
     """Draw the first images of a data set twice: with the ground truth, and with detections.
 
     Args:
-        model (BaseModel): Detector.
         dataset (BaseDataset): Data set in test mode, with annotations in its pipeline.
-        num_images (int): Number of images at most.
         score_thr (float): Detections of a lower score are left out.
 
     Yields:
@@ -81,17 +79,13 @@ def enlarged(image: np.ndarray, size: int) -> Tuple[Visualizer, float]:
 
 def draw_instances(image: np.ndarray, instances: InstanceData, metainfo: dict,
                    size: int = 400) -> np.ndarray:
-    """Draw boxes with their classes, and scores if they have any, on an enlarged image.
+    """Draw boxes with their classes, and scores if they have any, on an enlarged RGB image.
 
     Args:
-        image (np.ndarray): RGB, shape (h, w, 3).
+        image (np.ndarray): Shape (h, w, 3), as of the drawing, whose longer side is ``size``.
         instances (InstanceData): ``bboxes``, xyxy in pixels of the image, ``labels`` and, of
             detections, ``scores``.
         metainfo (dict): ``classes`` and ``palette`` of the data set.
-        size (int): Length in pixels of the drawing's longer side. Defaults to 400.
-
-    Returns:
-        np.ndarray: RGB, the drawing.
     """
     visualizer, factor = enlarged(image, size)
     if len(instances):
@@ -103,7 +97,7 @@ def draw_instances(image: np.ndarray, instances: InstanceData, metainfo: dict,
         colors = [palette[label % len(palette)] for label in instances.labels]
         visualizer.draw_bboxes(bboxes, edge_colors='k', line_widths=5, alpha=1)
         visualizer.draw_bboxes(bboxes, edge_colors=colors, line_widths=3, alpha=1)
-        labels = [dict(facecolor=np.array(color) / 255, edgecolor='none', pad=1)
+        labels = [dict(facecolor=np.divide(color, 255), edgecolor='none', pad=1)
                   for color in colors]
         # The label of a box at the upper edge goes inside it.
         corners = bboxes[:, :2].clamp(min=bboxes.new_tensor([0, 2 * FONT_SIZE]))

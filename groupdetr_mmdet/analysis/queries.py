@@ -19,16 +19,11 @@ from ..mask2former import GroupMask2Former
 
 class DecodedQueries(NamedTuple):
     """Predictions of the last decoder layer by all queries of all groups."""
-    #: Logits, shape (bs, K * N, num_classes), and one more for the background of a softmax
-    cls_scores: Tensor
-    #: Boxes, normalized cxcywh, shape (bs, K * N, 4)
-    bbox_preds: Tensor
-    #: Reference points, normalized (x, y), shape (bs, K * N, 2), where queries have them
-    references: Optional[Tensor]
-    #: Each image's information and ground truth
-    samples: SampleList
-    #: Of a detector that segments, the logits of each image's masks, shape (K * N, h, w)
-    masks: Optional[List[Tensor]] = None
+    cls_scores: Tensor  #: logits, (bs, K * N, num_classes), and the background's of a softmax
+    bbox_preds: Tensor  #: boxes, normalized cxcywh, (bs, K * N, 4)
+    references: Optional[Tensor]  #: normalized (x, y), (bs, K * N, 2), where queries have points
+    samples: SampleList  #: information and ground truth of each image
+    masks: Optional[List[Tensor]] = None  #: of each image logits, (K * N, h, w), where predicted
 
 
 @torch.no_grad()
@@ -41,8 +36,11 @@ def decode_queries(model: GroupDetector, data: Any) -> DecodedQueries:
         head_inputs = model.forward_transformer(
             model.extract_feat(data['inputs']), data['data_samples'])
     cls_scores, bbox_preds = model.bbox_head(**head_inputs)
-    return DecodedQueries(cls_scores[-1], bbox_preds[-1],
-                          first_references(head_inputs.get('references')), data['data_samples'])
+    references = head_inputs.get('references')
+    if references is not None:
+        is_of_queries = isinstance(references, Tensor) and references.dim() == 3
+        references = (references if is_of_queries else references[0])[..., :2]  # of each layer
+    return DecodedQueries(cls_scores[-1], bbox_preds[-1], references, data['data_samples'])
 
 
 def decode_masks(model: GroupMask2Former, inputs: Tensor, samples: SampleList) -> DecodedQueries:
@@ -54,15 +52,6 @@ def decode_masks(model: GroupMask2Former, inputs: Tensor, samples: SampleList) -
     boxes = [bbox_xyxy_to_cxcywh(mask2bbox(x > 0)) / x.new_tensor([*x.shape[:0:-1]] * 2)
              for x in masks]
     return DecodedQueries(logits, torch.stack(boxes), None, samples, masks)
-
-
-def first_references(references: Any) -> Optional[Tensor]:
-    """Take the queries' own reference points, shape (bs, K * N, 2), of those of every layer."""
-    if references is None:
-        return None
-    if not isinstance(references, Tensor) or references.dim() == 4:
-        references = references[0]
-    return references[..., :2]
 
 
 def has_references(model: GroupDetector) -> bool:

@@ -33,9 +33,7 @@ def draw_queries(model: GroupDetector, dataset: BaseDataset, out_file: Union[str
     would be left without groups, each object found many times.
 
     Args:
-        model (GroupDetector): Detector with groups and an assigner.
         dataset (BaseDataset): Data set in test mode, with annotations in its pipeline.
-        out_file (str or Path): Picture to write.
         images (Sequence[int]): Indices of images in the data set. Defaults to the first two.
         score_thr (float): Detections of a lower score are left out. Defaults to 0.3.
         max_objects (int): Objects of an image on the left, the largest ones. Defaults to 4.

@@ -35,7 +35,7 @@ SCORE_THR = 0.3
 
 def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[str] = (),
                  checkpoint: Optional[str] = None, out_file: Optional[Path] = None) -> Path:
-    """Write the report of a training.
+    """Write the report of a training, and return its file.
 
     Args:
         work_dir (Path): Its work directory.
@@ -44,9 +44,6 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
         checkpoint (str, optional): Weights, 'best' or 'last'. Defaults to the best ones of
             ``work_dir``, or to the last ones where none were kept as best.
         out_file (Path, optional): Defaults to ``report.html`` in ``work_dir``.
-
-    Returns:
-        Path: The file.
 
     Raises:
         ConfigError: If the directories have no log by epoch with validations, config, or

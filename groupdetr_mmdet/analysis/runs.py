@@ -18,20 +18,15 @@ INSTABILITY = 'instability/mean'
 class Run(NamedTuple):
     """The scalars of a run, those of a resumed one joined; ``label`` is what pictures call it."""
     label: str
-    #: With ``loss``, ``epoch``, ``step`` (iterations done), ``epochs`` (with fractions), ``hours``
-    train: List[dict]
-    #: With ``coco/bbox_mAP``, ``step`` (epochs done) and ``hours`` (of training done)
-    val: List[dict]
-    #: Entries of ``MatchingStabilityHook``, with ``step`` (epochs done)
-    stability: List[dict]
+    train: List[dict]  #: with ``loss``, ``step`` (iterations done), ``epochs`` (done), ``hours``
+    val: List[dict]  #: with ``coco/bbox_mAP``, ``step`` (epochs done), ``hours`` (of training)
+    stability: List[dict]  #: of ``MatchingStabilityHook``, with ``step`` (epochs done)
 
 
 def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
     """Read what mmengine's local visualization backend wrote in a work directory.
 
-    Args:
-        work_dir (str or Path): The work directory, or one run's own folder inside it.
-        label (str, optional): What to call the run. Defaults to the directory's name.
+    Or in one run's own folder inside it. The label is by default the name of the directory.
     """
     work_dir = Path(work_dir)
     files = sorted(work_dir.glob('vis_data/scalars.json')) or sorted(
@@ -96,10 +91,7 @@ def add_hours(run: Run) -> None:
 
 
 def comparison(runs: Sequence[Run]) -> Tuple[List[str], List[List[str]]]:
-    """Make the table of what it took each run to reach the final AP of the first, the baseline.
-
-    Returns:
-        tuple[list[str], list[list[str]]]: Header and rows.
+    """Header and rows of what it took each run to reach the final AP of the first, the baseline.
 
     Raises:
         ConfigError: If a run has no validation.

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Union
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmdet.models.detectors import DETR, DINO, DeformableDETR
+from mmdet.models.detectors import DABDETR, DETR, DINO, ConditionalDETR, DeformableDETR
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
@@ -123,13 +123,12 @@ class OnnxDetector(nn.Module):
 
 def check_exportable(detector: nn.Module) -> None:
     """Check that :class:`OnnxDetector` knows a detector, and that it detects by one group."""
-    name = type(detector).__name__
     # Detectors that derive from DINO, such as DDQ and Grounding DINO, select in ways of their own.
-    families = [base for base in type(detector).__mro__ if base.__module__.startswith('mmdet.')]
-    if (not isinstance(detector, (DETR, DeformableDETR)) or
-            issubclass(families[0], DINO) and families[0] is not DINO):
-        raise ConfigError(f'model.type={name} cannot be exported: DETR, ConditionalDETR, DABDETR, '
-                          'DeformableDETR and DINO can, stock or with groups.')
+    of_mmdet = (base for base in type(detector).__mro__ if base.__module__.startswith('mmdet.'))
+    if next(of_mmdet, None) not in (DETR, ConditionalDETR, DABDETR, DeformableDETR, DINO):
+        raise ConfigError(f'model.type={type(detector).__name__} cannot be exported: DETR, '
+                          'ConditionalDETR, DABDETR, DeformableDETR and DINO can, stock or with '
+                          'groups.')
     if isinstance(detector, GroupQueries) and detector.test_cfg['query_group'] == ALL_GROUPS:
         raise ConfigError('model.test_cfg.query_group=all cannot be exported: a file holds one '
                           'group, choose it with --query-group.')

@@ -41,11 +41,14 @@ def find_images(inputs: Sequence[str]) -> List[str]:
     """
     images: Dict[str, str] = {}
     for name in inputs:
-        if not osp.isdir(name) and (osp.exists(name) or not glob.has_magic(name)):
-            images.setdefault(osp.abspath(name), name)
-            continue
-        inside = (osp.join(glob.escape(name), x) for x in ('*', '**/*'))
-        found = next(filter(None, map(match_images, inside if osp.isdir(name) else [name])), None)
+        if osp.isdir(name):
+            folder = glob.escape(name)
+            found = (match_images(osp.join(folder, '*')) or
+                     match_images(osp.join(folder, '**/*')))
+        elif osp.exists(name) or not glob.has_magic(name):
+            found = [name]
+        else:
+            found = match_images(name)
         if not found:
             raise ConfigError(f'INPUT {name} has no image: name files, folders or patterns of '
                               f'{", ".join(IMG_EXTENSIONS)}.')
@@ -210,9 +213,8 @@ class CocoIds:
     def results(self, path: str, instances: InstanceData) -> List[Dict[str, Any]]:
         """Detections of an image, boxes as (x, y, width, height) in pixels.
 
-        What the groups think of each is in it where ``instances`` has it, see
-        :func:`~groupdetr_mmdet.analysis.agreement.add_agreement`; null stands for a group that
-        did not find the object.
+        With what ``add_agreement`` says of each, where it did; null stands for a group that did
+        not find the object.
         """
         boxes = instances.bboxes.cpu()
         columns = dict(
