@@ -29,7 +29,6 @@ class PreemptionHook(Hook):
 
     def __init__(self) -> None:
         self.received: Optional[int] = None
-        self.validating = False
         self._before: Dict[int, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
@@ -50,15 +49,7 @@ class PreemptionHook(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                          outputs: Optional[dict] = None) -> None:
         """End the run after this step if any process was told so."""
-        self._end_if_told(runner)
-
-    def before_val_epoch(self, runner: Runner) -> None:
-        """Between epochs, steps are counted as done."""
-        self.validating = True
-
-    def after_val_epoch(self, runner: Runner, metrics: Optional[dict] = None) -> None:
-        """The next step counts again."""
-        self.validating = False
+        self._end_if_told(runner, runner.iter + 1)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                        outputs: Optional[Sequence] = None) -> None:
@@ -68,24 +59,19 @@ class PreemptionHook(Hook):
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):  # a validation runs with the averaged weights
                 hook.after_val_epoch(runner)
-        self._end_if_told(runner)
+        self._end_if_told(runner, runner.iter)  # which counts the last step already
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Say the right step in a checkpoint that is written during a validation."""
-        if self.validating and self.received is not None:
-            checkpoint['meta'].update(epoch=runner.epoch, iter=runner.iter)
-
-    def _end_if_told(self, runner: Runner) -> None:
+    def _end_if_told(self, runner: Runner, step: int) -> None:
         told = torch.tensor(self.received or 0)
         all_reduce(told, 'max')
         if not told:
             return
         saver = next((x for x in runner.hooks if isinstance(x, AtomicCheckpointHook)), None)
-        path = saver.save_now(runner) if saver else None
+        path = saver.save_now(runner, step) if saver else None
         barrier()
         if is_main_process():
             name = signal.Signals(int(told)).name
             kept = f'wrote {path}' if path else 'there is no AtomicCheckpointHook to keep it'
-            print(f'Stopped by {name} after step {runner.iter + 1}: {kept}. Run the same command '
-                  'with --resume to continue.', file=sys.stderr, flush=True)
+            print(f'Stopped by {name} after step {step}: {kept}. Run the same command with '
+                  '--resume to continue.', file=sys.stderr, flush=True)
         sys.exit(STOPPED_STATUS)

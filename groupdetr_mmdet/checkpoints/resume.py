@@ -1,5 +1,4 @@
 """Checkpoints that survive a kill at any moment, also while they are being written."""
-import logging
 import os
 import zipfile
 from collections import deque
@@ -9,10 +8,9 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
 from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch import nn
 
 from ..errors import ConfigError
 from ..host.files import INCOMPLETE, remove_abandoned, write_atomically
@@ -31,32 +29,27 @@ def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
     ``last_checkpoint`` was. Where the named one is missing or cut short, it is the furthest whole
     checkpoint in the directory, and in the directory of the named one.
     """
-    pointer = Path(work_dir, POINTER)
     named = named_checkpoint(work_dir)
     folders = {Path(work_dir)} | ({named.parent} if named else set())
     files = [file for folder in folders if folder.is_dir() for file in folder.iterdir()
              if file.is_file() and not file.name.endswith(INCOMPLETE)]
     latest = None
     if named:
-        written = pointer.stat().st_mtime_ns
-        latest = furthest_whole(
-            [named] + [file for file in files if file.stat().st_mtime_ns > written])
+        written = Path(work_dir, POINTER).stat().st_mtime_ns
+        latest = furthest_whole([named, *(x for x in files if x.stat().st_mtime_ns > written)])
     return latest or furthest_whole(files)
 
 
 def furthest_whole(files: Iterable[Path]) -> Optional[str]:
     """Path of the whole checkpoint with most iterations, or None where no file is one."""
-    ranked = sorted((rank, str(file)) for file, rank in
-                    ((file, training_progress(file)) for file in files) if rank)
+    ranked = sorted((rank, str(x)) for x in files if (rank := training_progress(x)))
     return next((file for _, file in reversed(ranked) if is_whole(file)), None)
 
 
 def training_progress(path: Union[str, Path]) -> Optional[Tuple[bool, int]]:
-    """What a resumed run would have of a checkpoint, to be compared; None for any other file.
+    """Rank a checkpoint, None for any other file.
 
-    Returns:
-        Tuple[bool, int] or None: Whether it has the optimizer's state (a best checkpoint has
-        not), and its number of iterations.
+    By whether it has the optimizer's state, which a best checkpoint has not, and its iterations.
     """
     if not zipfile.is_zipfile(path):
         return None
@@ -80,12 +73,13 @@ def repair_pointer(work_dir: Union[str, Path]) -> None:
             f'{Path(work_dir, POINTER)} names {named}, which is missing or cut short, and there '
             f'is no other whole checkpoint to resume: bring it back, or remove {POINTER} to train '
             f'from the start.')
+    log = MMLogger.get_current_instance()
     if latest is None:
-        print_log(f'{work_dir} has no checkpoint to resume: the training starts at its beginning.',
-                  logger='current', level=logging.WARNING)
-    elif named is None or str(named) != latest:
-        print_log(f'{POINTER} names {named or "nothing"}, which is missing, cut short or not the '
-                  f'latest: resuming from {latest}.', logger='current', level=logging.WARNING)
+        log.warning(f'{work_dir} has no checkpoint to resume: the training starts at its '
+                    'beginning.')
+    elif str(named) != latest:
+        log.warning(f'{POINTER} names {named or "nothing"}, which is missing, cut short or not the'
+                    f' latest: resuming from {latest}.')
         write_atomically(Path(work_dir, POINTER), latest.encode())
 
 
@@ -98,30 +92,6 @@ class AtomicLocalBackend(LocalBackend):
 
 
 register_backend('atomic_local', AtomicLocalBackend, force=True)
-
-
-class HoldRemovals:
-    """A file backend that notes what it is asked to remove.
-
-    Args:
-        backend (BaseStorageBackend): Does everything else.
-
-    Attributes:
-        removals (List[str]): The paths that were to be removed.
-    """
-
-    def __init__(self, backend: Any) -> None:
-        self.backend = backend
-        self.removals: List[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.backend, name)
-
-    def remove(self, path: str) -> None:
-        """Note a path that is to be removed."""
-        self.removals.append(path)
-
-    rmtree = remove
 
 
 @HOOKS.register_module()
@@ -144,12 +114,7 @@ class AtomicCheckpointHook(CheckpointHook):
     """
 
     def before_run(self, runner: Runner) -> None:
-        """Make sure that the runner is about to resume from a whole checkpoint.
-
-        Raises:
-            ConfigError: If the checkpoint to resume from is missing or cut short, and no other
-                may take its place.
-        """
+        """Make sure that a run resumes from a whole checkpoint, or raise a ConfigError."""
         if not runner._resume:
             return
         path = runner._load_from
@@ -163,13 +128,10 @@ class AtomicCheckpointHook(CheckpointHook):
                 f'none to resume from the latest whole one in {runner.work_dir}.')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Go on in the same order of images, and refuse what misfits the optimizer's state.
+        """Go on in the same order of images; refuse parameters of another shape (another K).
 
         A run whose config says no seed drew one. mmengine goes on with it, but for the sampler,
         which was made before the checkpoint was read.
-
-        Raises:
-            ConfigError: If a parameter has another shape in the checkpoint, as with another K.
         """
         if not runner._resume or 'optimizer' not in checkpoint:
             return
@@ -178,18 +140,24 @@ class AtomicCheckpointHook(CheckpointHook):
         if hasattr(sampler, 'seed'):
             sampler.seed = checkpoint['meta'].get('seed', sampler.seed)
         model = unwrapped(runner.model)
+        of_groups = dict(getattr(model, 'group_parameters', dict)())
         for name, parameter in model.named_parameters():
             saved = checkpoint['state_dict'].get(name, parameter)
             if saved.shape != parameter.shape:
+                key = 'num_classes' if CLASS_LAYERS.search(name) else (
+                    'num_queries and num_query_groups' if name in of_groups else 'model')
                 raise ConfigError(
                     f'--resume: {name} has shape {tuple(saved.shape)} in the checkpoint and '
                     f'{tuple(parameter.shape)} in the model, and the optimizer cannot go on with '
-                    f'it: resume with the {key_of(name, model)} of the checkpoint, or start a new '
-                    'run from it with load_from.')
+                    f'it: resume with the {key} of the checkpoint, or start a new run from it '
+                    'with load_from.')
 
     def before_train(self, runner: Runner) -> None:
         """Prepare directories and bookkeeping, and clear away what a killed run left."""
-        self._use_atomic_backend(runner)
+        out_dir = runner.work_dir if self.out_dir is None else self.out_dir
+        backend = get_file_backend(out_dir, backend_args=self.backend_args)
+        if self.file_client_args is None and type(backend) is LocalBackend:
+            self.backend_args = dict(backend='atomic_local')
         super().before_train(runner)
         if self.max_keep_ckpts > 0:
             # The parent's has a maximal length, and forgets the oldest when it is to be removed.
@@ -198,12 +166,6 @@ class AtomicCheckpointHook(CheckpointHook):
             for folder in {runner.work_dir, str(self.out_dir)}:
                 remove_abandoned(folder)
         self._announce_repeated_iterations(runner)
-
-    def _use_atomic_backend(self, runner: Runner) -> None:
-        out_dir = runner.work_dir if self.out_dir is None else self.out_dir
-        backend = get_file_backend(out_dir, backend_args=self.backend_args)
-        if self.file_client_args is None and type(backend) is LocalBackend:
-            self.backend_args = dict(backend='atomic_local')
 
     def _announce_repeated_iterations(self, runner: Runner) -> None:
         loop = runner.train_loop
@@ -235,32 +197,35 @@ class AtomicCheckpointHook(CheckpointHook):
         if stopped and stopped != self.last_ckpt:
             self._remove(stopped)
 
-    def save_now(self, runner: Runner) -> str:
-        """Save a checkpoint out of the usual order, as when the run has to stop; return its path.
+    def save_now(self, runner: Runner, step: int) -> str:
+        """Save a checkpoint of so many steps out of the usual order; return its path.
 
         It goes when the resumed run has written its next one.
         """
-        filename = f'iter_{runner.iter + 1}.pth'
+        filename = f'iter_{runner.iter + 1}.pth'  # in a validation that of no checkpoint before
         path = self.file_backend.join_path(self.out_dir, filename)
         if self.last_ckpt != path:
             self.last_ckpt = path
             runner.message_hub.update_info(STOPPED, path)
-            runner.save_checkpoint(self.out_dir, filename, self.file_client_args, by_epoch=False,
-                                   backend_args=self.backend_args, **self.args)
+            runner.save_checkpoint(
+                self.out_dir, filename, self.file_client_args, by_epoch=False,
+                meta=dict(iter=step), backend_args=self.backend_args, **self.args)
         if is_main_process():
             write_atomically(Path(runner.work_dir, POINTER), path.encode())
         return path
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, float]) -> None:
         """Save the best checkpoints, then remove those that they replace."""
-        held = self.file_backend = HoldRemovals(self.file_backend)
+        removals: List[str] = []
+        backend = self.file_backend  # this hook's own
+        backend.remove = backend.rmtree = removals.append
         try:
             super()._save_best_checkpoint(runner, metrics)
         finally:
-            self.file_backend = held.backend
+            del backend.remove, backend.rmtree
         infos = runner.message_hub.runtime_info.values()
         in_use = {info for info in infos if isinstance(info, str)}
-        for path in held.removals:
+        for path in removals:
             if path not in in_use:
                 self._remove(path)
 
@@ -272,14 +237,6 @@ class AtomicCheckpointHook(CheckpointHook):
             self.file_backend.remove(path)
         elif self.file_backend.isdir(path):  # DeepSpeed's checkpoints are directories
             self.file_backend.rmtree(path)
-
-
-def key_of(parameter: str, model: nn.Module) -> str:
-    """What in the config says the shape of a parameter."""
-    if CLASS_LAYERS.search(parameter):
-        return 'num_classes'
-    of_groups = dict(model.group_parameters()) if hasattr(model, 'group_parameters') else {}
-    return 'num_queries and num_query_groups' if parameter in of_groups else 'model'
 
 
 def announce_new_start(work_dir: Union[str, Path]) -> None:
