@@ -7,10 +7,10 @@ compat.apply()
 from .analysis.group_metrics import GroupCocoMetric
 from .analysis.stability import MatchingStabilityHook
 from .assigner import GroupHungarianAssigner, OneToManyHungarianAssigner
-from .checkpoints import published  # noqa: F401  the scheme groupdetr://
+from .checkpoints import named  # noqa: F401  the scheme groupdetr://
 from .checkpoints.checked import CheckedPretrainedInit, CheckedWeightsHook
 from .checkpoints.exact import ExactResumeHook, ResumableBatchSampler, ResumableTrainLoop
-from .checkpoints.fine_tuning import OtherClassesHook
+from .checkpoints.loading import OtherClassesHook
 from .checkpoints.preemption import PreemptionHook
 from .checkpoints.resume import AtomicCheckpointHook
 from .conditional import (GroupConditionalDETR, GroupConditionalDETRHead,

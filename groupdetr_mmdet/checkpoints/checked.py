@@ -2,7 +2,6 @@
 
 mmengine's loaders write what does not fit into the log and go on, with a random model.
 """
-import logging
 from numbers import Integral
 from typing import Any, Dict
 
@@ -67,16 +66,14 @@ def check_training(model: nn.Module, tensors: Dict[str, Any], meta: Any, path: s
 def announce_rest(checkpoint: Dict[str, Any], runner: Runner, path: str) -> None:
     """Log that the training is finished, or that its optimizer begins anew."""
     loop = runner.train_loop
-    done, wanted = ((checkpoint['meta']['epoch'], loop.max_epochs)
-                    if isinstance(loop, EpochBasedTrainLoop) else
-                    (checkpoint['meta']['iter'], loop.max_iters))
+    unit = 'epoch' if isinstance(loop, EpochBasedTrainLoop) else 'iter'
+    done, wanted = checkpoint['meta'][unit], getattr(loop, f'max_{unit}s')
     if done >= wanted:
-        key = 'max_epochs' if isinstance(loop, EpochBasedTrainLoop) else 'max_iters'
-        print_log(f'{path} is of a finished training, {done} of train_cfg.{key}={wanted}: raise '
-                  'it to train on.', logger='current', level=logging.WARNING)
+        runner.logger.warning(f'{path} is of a finished training, {done} of train_cfg.max_{unit}s='
+                              f'{wanted}: raise it to train on.')
     if not checkpoint.get('optimizer'):
-        print_log(f'{path} has no state of the optimizer, as the best checkpoints have none: the '
-                  'optimizer starts anew.', logger='current', level=logging.WARNING)
+        runner.logger.warning(f'{path} has no state of the optimizer, as the best checkpoints '
+                              'have none: the optimizer starts anew.')
 
 
 def check_optimizer(saved: Any, wrapper: Any, path: str) -> None:
@@ -84,10 +81,10 @@ def check_optimizer(saved: Any, wrapper: Any, path: str) -> None:
     if not isinstance(wrapper, OptimWrapper) or not saved or 'param_groups' not in saved:
         return
     groups = wrapper.optimizer.param_groups
-    kinds = [set(x[0]) & OPTIMIZER_MARKS for x in (saved['param_groups'], groups)]
-    sizes = [[len(group['params']) for group in x] for x in (saved['param_groups'], groups)]
+    old, new = ((set(x[0]) & OPTIMIZER_MARKS, [len(group['params']) for group in x])
+                for x in (saved['param_groups'], groups))
     parameters = [parameter for group in groups for parameter in group['params']]
-    fits = kinds[0] == kinds[1] and sizes[0] == sizes[1] and all(
+    fits = old == new and all(
         state[key].shape == parameters[index].shape
         for index, state in saved.get('state', {}).items()
         for key in AVERAGES if isinstance(state.get(key), Tensor))

@@ -3,21 +3,27 @@
 The config says what the result is: the model is built from it, without memory for its weights, and
 what does not fit into it is listed.
 """
+import argparse
 import ast
+import copy
+import hashlib
+import io
 import re
 from collections import Counter, OrderedDict
+from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import torch
 from mmdet.datasets import CocoDataset
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..errors import ConfigError
-from ..group_detector import GroupDetector
-from .fine_tuning import CLASS_LAYERS, count_classes
-from .loading import check_finite, is_state_dict
+from ..host.files import write_atomically
+from .loading import CLASS_LAYERS, check_finite, count_classes, is_state_dict
 from .names import CONFIGS, SOURCES, recognize, rename, rules_of
+from .reading import SAFETENSORS, to_safetensors
 from .stock import build_without_memory, stock_model
 
 COCO_IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
@@ -32,43 +38,45 @@ KEPT = 'kept'  # as what was done with a tensor
 
 
 class Found(NamedTuple):
-    """What a checkpoint file turned out to hold.
-
-    Attributes:
-        source (str): One of ``SOURCES``.
-        detector (str): What detector it is, one of ``CONFIGS`` or the class of another.
-        entry (str): Where in the file the tensors are.
-        tensors (dict[str, Tensor]): The tensors under the file's own names.
-        numbers (dict[str, int]): ``num_queries`` N and ``num_query_groups`` K, where the file says
-            them.
-        says (str): What in the file says so.
-        notes (list[str]): What else the user should know.
-    """
-    source: str
-    detector: str
-    entry: str
-    tensors: Dict[str, Tensor]
-    numbers: Dict[str, int]
-    says: str
-    notes: List[str]
+    """What a checkpoint file turned out to hold."""
+    source: str  # one of SOURCES
+    detector: str  # one of CONFIGS, or the class of another
+    entry: str  # where in the file the tensors are
+    tensors: Dict[str, Tensor]  # under the file's own names
+    numbers: Dict[str, int]  # num_queries N and num_query_groups K, where they are said
+    notes: List[str]  # what else the user should know
 
 
 class Converted(NamedTuple):
-    """A converted checkpoint and the report on it.
-
-    Attributes:
-        state_dict (dict[str, Tensor]): The tensors under mmdet's names.
-        meta (dict): Information on the model, as mmengine saves it.
-        state (dict): The training's state, where nothing changed that it depends on.
-        report (list[str]): Lines on what was found.
-        actions (list[tuple]): For every tensor its name in the file, its name in the result
-            (each '-' where there is none) and what was done.
-    """
-    state_dict: Dict[str, Tensor]
-    meta: Dict[str, Any]
-    state: Dict[str, Any]
-    report: List[str]
+    """A converted checkpoint and the report on it."""
+    state_dict: Dict[str, Tensor]  # the tensors under mmdet's names
+    meta: Dict[str, Any]  # information on the model, as mmengine saves it
+    state: Dict[str, Any]  # the training's, where nothing changed that it depends on
+    report: List[str]  # lines on what was found
+    # Of every tensor the name in the file and in the result, '-' where there is none, and what
+    # was done with it.
     actions: List[Tuple[str, str, str]]
+
+    def write(self, path: Path, add_hash: bool = False) -> Tuple[Path, int]:
+        """Write the checkpoint, whole or not at all; return its path and its size in bytes.
+
+        Args:
+            path (Path): Its name; the suffix ``.safetensors`` chooses that format, which keeps the
+                tensors, the number of queries in a group, and the classes.
+            add_hash (bool): Whether the name gets the first 8 digits of the content's SHA-256, as
+                mmdet's model zoo writes it. Defaults to False.
+        """
+        if path.suffix == SAFETENSORS:
+            data = to_safetensors(self.state_dict, self.meta)
+        else:
+            buffer = io.BytesIO()
+            torch.save(dict(self.state, meta=self.meta, state_dict=self.state_dict), buffer)
+            data = buffer.getvalue()
+        if add_hash:
+            digits = hashlib.sha256(data).hexdigest()[:8]
+            path = path.with_name(f'{path.stem}-{digits}{path.suffix}')
+        write_atomically(path, data)
+        return path, len(data)
 
 
 def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to: str = 'ours',
@@ -97,16 +105,15 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
             tensor is left over, missing or of another shape, or the numbers of queries differ.
     """
     target = build_without_memory(dict(model, new_group_noise=noise))
-    found = find_tensors(checkpoint, target, source, publish)
-    numbers, num_queries = said_numbers(found, target, num_queries), target.num_queries
+    found = find_tensors(checkpoint, target, source, publish, num_queries)
+    num_queries = target.num_queries
     tensors, done, left_out = rename_tensors(found, target)
-    classes = found.source not in OWN_NAMES and cut_classes(tensors, target, done)
-    check_classes(tensors, target)
+    classes = cut_classes(tensors, target, done, found.source)
     saved = {name: tensors[name] for name, _ in target.group_parameters() if name in tensors}
     file_groups = target.count_saved_groups(saved)
     if to == 'mmdet':  # with all groups of the file, to choose from
         target = build_without_memory(dict(model, num_query_groups=file_groups))
-    adapted = target.adapt_groups(saved, numbers, seed)
+    adapted = target.adapt_groups(saved, found.numbers, seed)
     tensors.update(adapted)
     how = 'first groups kept' if file_groups > target.num_query_groups else \
         f'groups repeated, noise {noise}' if file_groups < target.num_query_groups else ''
@@ -128,7 +135,7 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
     state = {}  # of the training, which goes on where nothing has changed
     if found.source == to == 'ours' and not how and not publish:
         state = {key: x for key, x in checkpoint.items() if key not in ('state_dict', 'meta')}
-    report = describe(found, target, f'{file_groups} x {num_queries}', classes)
+    report = describe(found, target, file_groups, num_queries, classes)
     actions = [(origin, name, ', '.join(how)) for name, (origin, *how) in done.items()]
     return Converted(state_dict, meta, state, report, actions + left_out)
 
@@ -136,29 +143,24 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
 def entry_of(checkpoint: Any, key: str) -> Mapping:
     """A checkpoint's entry that should be a dictionary, empty where it is missing."""
     value = checkpoint.get(key) if isinstance(checkpoint, Mapping) else None
+    value = vars(value) if isinstance(value, argparse.Namespace) else value
     return value if isinstance(value, Mapping) else {}
 
 
 # What the file holds
 
 
-def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str],
-                 averaged: bool) -> Found:
-    """Find the tensors, and what the file says of them.
+def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str], averaged: bool,
+                 num_queries: Optional[int]) -> Found:
+    """Find the tensors, averaged ones if they are asked for, and what the file says of them.
 
     mmengine's ``EMAHook`` puts the averaged weights under ``state_dict`` and the others under
     ``ema_state_dict``; detrex puts the averaged ones under ``ema_state``, DINO's authors under
     ``ema_model``, others under ``model_ema``.
 
-    Args:
-        checkpoint (Any): What the file holds.
-        target (nn.Module): The detector that gets the weights.
-        source (str, optional): The source that the user says.
-        averaged (bool): Prefer averaged weights.
-
     Raises:
         ConfigError: If there are no tensors, they are named as no known codebase does, or they
-            are of another detector.
+            are of another detector or of another N.
     """
     keys = AVERAGED * averaged + ('model', 'state_dict')
     entry = next((key for key in keys if entry_of(checkpoint, key)), None)
@@ -166,22 +168,21 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str],
     if not is_state_dict(held):
         raise ConfigError('The file holds no state dict of tensors, neither as a whole nor under '
                           '"model" or "state_dict": name the file of the weights.')
-    prefix = 'module.' if all(name.startswith('module.') for name in held) else ''
-    tensors = {name[len(prefix):]: value for name, value in held.items()}
-    metadata = getattr(held, '_metadata', {}).get(prefix[:-1], {})
-    numbers, says = numbers_of_file(checkpoint, metadata)
+    tensors = copy.copy(held)
+    consume_prefix_in_state_dict_if_present(tensors, 'module.')
+    metadata = getattr(tensors, '_metadata', {}).get('', {})
     marked, detector = recognize_for(target, tensors, source)
     if marked == 'mmdet' and ('num_queries' in metadata or is_ours(model_config(checkpoint))):
         marked = 'ours'
+    numbers = saved_numbers(checkpoint, metadata, num_queries, target.num_queries)
     notes = [] if not averaged else [
         'averaged weights (EMA) are taken' if entry in AVERAGED or
         'ema_state_dict' in checkpoint else 'the file has no averaged weights (EMA)'
     ]
-    if arguments(checkpoint).get('dilation'):
+    if entry_of(checkpoint, 'args').get('dilation'):
         notes.append('trained with a dilated last stage (DC5): use a config that has it, the '
                      'tensors do not show it')
-    return Found(source or marked, detector, entry or 'the file itself', tensors, numbers, says,
-                 notes)
+    return Found(source or marked, detector, entry or 'the file itself', tensors, numbers, notes)
 
 
 def recognize_for(target: nn.Module, tensors: Mapping[str, Tensor],
@@ -199,17 +200,29 @@ def recognize_for(target: nn.Module, tensors: Mapping[str, Tensor],
     return marked or source, wanted
 
 
-def numbers_of_file(checkpoint: Any, metadata: Mapping) -> Tuple[Dict[str, int], str]:
-    """N and K as the file says them: ours in the state dict's metadata, official in ``args``."""
-    model, args = model_config(checkpoint), arguments(checkpoint)
-    said, says = model, "by the file's config"
-    if 'num_queries' in metadata:
-        said, says = metadata, 'as the file says'
-    elif not is_ours(model) and 'num_queries' in args:
+def saved_numbers(checkpoint: Any, metadata: Mapping, num_queries: Optional[int],
+                  wanted: int) -> Dict[str, int]:
+    """N and K as the user or the file says them; N must be that of the config.
+
+    Ours are in the state dict's metadata, the official ones in ``args``.
+    """
+    said, by = model_config(checkpoint), "by the file's config"
+    args = entry_of(checkpoint, 'args')
+    if num_queries:
+        said, by = dict(num_queries=num_queries), '--num-queries'
+    elif 'num_queries' in metadata:
+        said, by = metadata, 'as the file says'
+    elif not is_ours(said) and 'num_queries' in args:
         said = dict(num_queries=args['num_queries'], num_query_groups=args.get('group_detr'))
-        says = "by the file's args"
-    numbers = {key: said.get(key) for key in ('num_queries', 'num_query_groups')}
-    return {key: value for key, value in numbers.items() if value}, says
+        by = "by the file's args"
+    numbers = {key: said[key] for key in ('num_queries', 'num_query_groups') if said.get(key)}
+    found = numbers.get('num_queries', wanted)
+    if found != wanted:
+        raise ConfigError(
+            f'SRC has groups of {found} queries ({by}) and CONFIG has model.num_queries={wanted}: '
+            f'set it to {found} (--cfg-options model.num_queries={found}), or say by '
+            '--num-queries what is true of the file.')
+    return numbers
 
 
 def is_ours(model: Mapping) -> bool:
@@ -227,36 +240,12 @@ def model_config(checkpoint: Any) -> Dict[str, Any]:
         program = ast.parse(str(entry_of(checkpoint, 'meta').get('cfg') or ''))
     except (SyntaxError, ValueError):
         return {}
-    calls = [node.value for node in program.body
-             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and any(
-                 isinstance(target, ast.Name) and target.id == 'model' for target in node.targets)]
-    calls = [keyword.value for call in calls for keyword in call.keywords
-             if keyword.arg == 'panoptic_head' and isinstance(keyword.value, ast.Call)] + calls
-    return {keyword.arg: keyword.value.value for call in calls for keyword in call.keywords
-            if isinstance(keyword.value, ast.Constant)}
-
-
-def arguments(checkpoint: Any) -> Mapping:
-    """The command's arguments, which the official code saves with the weights."""
-    args = checkpoint.get('args') if isinstance(checkpoint, Mapping) else None
-    return args if isinstance(args, Mapping) else getattr(args, '__dict__', {})
-
-
-def said_numbers(found: Found, target: GroupDetector,
-                 num_queries: Optional[int]) -> Dict[str, int]:
-    """N and K of the file, as it says them or, with ``--num-queries``, as the user does.
-
-    Raises:
-        ConfigError: If N is not that of the config.
-    """
-    said = num_queries or found.numbers.get('num_queries', target.num_queries)
-    if said != target.num_queries:
-        by = '--num-queries' if num_queries else found.says
-        raise ConfigError(
-            f'SRC has groups of {said} queries ({by}) and CONFIG has model.num_queries='
-            f'{target.num_queries}: set it to {said} (--cfg-options model.num_queries={said}), or '
-            'say by --num-queries what is true of the file.')
-    return dict(num_queries=num_queries) if num_queries else found.numbers
+    values = [node.value for node in program.body
+              if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == 'model']
+    model = [keyword for value in values for keyword in getattr(value, 'keywords', ())]
+    heads = [keyword.value for keyword in model if keyword.arg == 'panoptic_head']
+    head = [keyword for value in heads for keyword in getattr(value, 'keywords', ())]
+    return {x.arg: x.value.value for x in head + model if isinstance(x.value, ast.Constant)}
 
 
 # What is done with the tensors
@@ -266,9 +255,8 @@ def rename_tensors(found: Found,
                    target: nn.Module) -> Tuple[Dict[str, Tensor], Dict[str, List[str]], list]:
     """Give the tensors mmdet's names, of which no two may be the same.
 
-    Returns:
-        tuple: The tensors; for each its name in the file and what was done with it; the actions
-        on those that are left out.
+    Return them, for each its name in the file and what was done with it, and the actions on those
+    that are left out.
     """
     num_convs = sum(bool(CONV.search(name)) for name in target.state_dict())
     rules = [] if found.source in OWN_NAMES else rules_of(
@@ -289,36 +277,35 @@ def rename_tensors(found: Found,
     return tensors, done, left_out
 
 
-def cut_classes(tensors: Dict[str, Tensor], target: nn.Module,
-                done: Dict[str, List[str]]) -> bool:
+def cut_classes(tensors: Dict[str, Tensor], target: nn.Module, done: Dict[str, List[str]],
+                source: str) -> bool:
     """Cut layers of another codebase with a row for every COCO id; return whether there were any.
 
     DN-DETR's label embedding has one more row, of no class; the official DINO's, too, unused.
+
+    Raises:
+        ConfigError: If the file's classes are then not as many as the detector's.
     """
     own = target.state_dict()
     num_classes, was_cut = count_classes(own), False
-    for name, rows in list(tensors.items()):
-        if name not in own or not CLASS_LAYERS.search(name):
-            continue
-        is_coco = num_classes == len(COCO_IDS) and len(rows) in COCO_ID_ROWS
+    layers = [] if source in OWN_NAMES else [
+        name for name in tensors if name in own and CLASS_LAYERS.search(name)]
+    for name in layers:
+        rows = tensors[name]
         no_class = LABELS in name and len(own[name]) > num_classes
-        if is_coco:
+        if num_classes == len(COCO_IDS) and len(rows) in COCO_ID_ROWS:
             tensors[name], was_cut = rows[COCO_IDS + [-1] * no_class], True
         elif LABELS in name:
             tensors[name] = rows[:len(own[name])]
         if len(tensors[name]) != len(rows):
             done[name].append(f'{len(rows)} rows cut to {len(tensors[name])}')
-    return was_cut
-
-
-def check_classes(tensors: Mapping[str, Tensor], target: nn.Module) -> None:
-    """Check that the file's classes are as many as the detector's."""
-    saved, wanted = count_classes(tensors), count_classes(target.state_dict())
-    if saved and wanted and saved != wanted:
+    saved = count_classes(tensors)
+    if saved and num_classes and saved != num_classes:
         raise ConfigError(
-            f'SRC has {saved} classes and CONFIG {wanted} (num_classes of the model): take a '
+            f'SRC has {saved} classes and CONFIG {num_classes} (num_classes of the model): take a '
             'config of as many as SRC has, or train with load_from=SRC, which leaves the layers '
             'that name classes at their start.')
+    return was_cut
 
 
 def choose_group(rows: Mapping[str, Tensor], num_groups: int, group: int) -> Dict[str, Tensor]:
@@ -365,23 +352,21 @@ def check_shared(tensors: Mapping[str, Tensor], target: nn.Module) -> None:
 # What the user reads
 
 
-TITLES = dict(
-    official="its authors' code", detrex='IDEA-Research/detrex', mmdet='mmdet', ours='ours')
-
-
-def describe(found: Found, target: nn.Module, groups: str, classes_cut: bool) -> List[str]:
-    """Say what was found, 'K x N' of it, and what it became."""
+def describe(found: Found, target: nn.Module, file_groups: int, num_queries: int,
+             classes_cut: bool) -> List[str]:
+    """Say what was found, and what it became."""
     classes = f'{count_classes(target.state_dict())}'
     if classes_cut:
         classes = f'rows of {COCO_ID_ROWS[0]} COCO ids, cut to the {classes} categories'
     num_groups = getattr(target, 'num_query_groups', None)
+    kept = f', num_query_groups={num_groups}' if num_groups else ''
     return [
-        f'Source   : {found.detector} of {TITLES[found.source]} ({found.source}), '
+        f'Source   : {found.detector} of {SOURCES[found.source]} ({found.source}), '
         f'{len(found.tensors)} tensors in {found.entry}',
-        f'Groups   : {groups}', f'Classes  : {classes}',
+        f'Groups   : {file_groups} x {num_queries}', f'Classes  : {classes}',
         *(f'Note     : {note}' for note in found.notes),
-        f'Result   : {"mmdet " * (num_groups is None)}{type(target).__name__}, num_queries='
-        f'{groups.split()[-1]}' + (f', num_query_groups={num_groups}' if num_groups else '')
+        f'Result   : {"" if num_groups else "mmdet "}{type(target).__name__}, num_queries='
+        f'{num_queries}{kept}'
     ]
 
 

@@ -5,7 +5,6 @@ process, and the place in the training. So there is no state of a generator, of 
 process that loads data to be saved and brought back; a run continues at any batch, with any
 number of such processes.
 """
-import logging
 import random
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
 
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS, HOOKS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, Sampler
@@ -25,8 +23,7 @@ STEP, SAMPLE = 1, 2  # streams of random numbers
 def seed_generators(*key: int) -> None:
     """Seed the generators of Python, NumPy and PyTorch, on the GPU where this process uses it.
 
-    Args:
-        key (int): Numbers of at least 0; another key gives independent random numbers.
+    Another key, of numbers of at least 0, gives independent random numbers.
     """
     words = np.random.SeedSequence(key).generate_state(4)
     random.seed(int(words[0]))
@@ -40,9 +37,7 @@ def seed_generators(*key: int) -> None:
 class SeededBatch(list):
     """Indices of a batch that seed the generators before each is loaded, wherever that happens.
 
-    Args:
-        indices (Sequence[int]): The indices.
-        key (tuple[int]): Seeds the batch; an image is seeded by the key and its place.
+    An image is seeded by the key of the batch, some numbers, and its place.
     """
 
     def __init__(self, indices: Sequence[int], key: tuple) -> None:
@@ -75,9 +70,8 @@ class ResumableBatchSampler(Sampler):
                  batch_sampler: Optional[dict] = None) -> None:
         self.sampler = sampler
         self.batch_size = batch_size
-        if batch_sampler is None:
-            self.batches: Any = BatchSampler(sampler, batch_size, drop_last)
-        else:
+        self.batches: Any = BatchSampler(sampler, batch_size, drop_last)
+        if batch_sampler is not None:
             self.batches = DATA_SAMPLERS.build(
                 batch_sampler, default_args=dict(sampler=sampler, batch_size=batch_size))
         self.start = 0
@@ -127,8 +121,7 @@ class ExactResumeHook(Hook):
     """
     priority = 'VERY_HIGH'
 
-    def before_train_iter(self, runner: Runner, batch_idx: int,
-                          data_batch: Optional[Sequence[dict]] = None) -> None:
+    def before_train_iter(self, runner: Runner, **kwargs: Any) -> None:
         """Seed the generators for this step."""
         seed_generators(STEP, runner.seed, get_dist_info()[0], runner.iter)
 
@@ -143,23 +136,19 @@ class ExactResumeHook(Hook):
         """Continue at the place that the checkpoint notes."""
         if not runner._resume or not isinstance(checkpoint, dict):  # another hook refuses those
             return
-        saved = checkpoint.get(PROGRESS)
-        progress = dict(saved) if isinstance(saved, dict) else {}
-        batches_done = progress.pop('batches_done', None)
-        layout = self._layout(runner)
-        is_same = progress == layout
-        if not isinstance(batches_done, int) or (
-                is_same and batches_done not in range(layout['batches'] + 1)):
-            print_log('The checkpoint was written without what an exact resumption needs: the '
-                      'run goes on with other random numbers.', logger='current',
-                      level=logging.WARNING)
-        elif not is_same:
-            changes = ', '.join(f'{name} was {progress.get(name)} and is {value}'
-                                for name, value in layout.items() if progress.get(name) != value)
-            print_log(f'The run goes on with other batches than before, since {changes}.',
-                      logger='current', level=logging.WARNING)
+        saved, layout = checkpoint.get(PROGRESS), self._layout(runner)
+        progress = saved if isinstance(saved, dict) else {}
+        done = progress.get('batches_done')
+        changes = ', '.join(f'{name} was {progress.get(name)} and is {value}'
+                            for name, value in layout.items() if progress.get(name) != value)
+        if not isinstance(done, int) or not changes and done not in range(layout['batches'] + 1):
+            runner.logger.warning('The checkpoint was written without what an exact resumption '
+                                  'needs: the run goes on with other random numbers.')
+        elif changes:
+            runner.logger.warning(
+                f'The run goes on with other batches than before, since {changes}.')
         elif isinstance(runner.train_loop, ResumableTrainLoop):
-            runner.train_loop.batches_done = batches_done
+            runner.train_loop.batches_done = done
 
     def _layout(self, runner: Runner) -> Dict[str, int]:
         loader = runner.train_dataloader

@@ -1,26 +1,31 @@
-"""Give a model the weights of a checkpoint, all of them or none."""
+"""Give a model the weights of a checkpoint: all of them or none, or all but its class layers."""
 import copy
 import logging
-from typing import Any, Dict, Mapping
+import re
+from typing import Any, Dict, List, Mapping
 
 import torch
+from mmdet.registry import HOOKS
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..errors import ConfigError
+from ..group_detector import GroupDetector, repeat_groups
+from ..host.processes import unwrapped
 
+# DETR's and Conditional DETR's, the later ones', Mask2Former's, and the embedding of noisy labels
+CLASS_LAYERS = re.compile(r'(^|\.)(fc_cls|cls_branches|cls_embed|label_embedding)\.')
+CLASS_BIAS = re.compile(r'(bbox_head\.(fc_cls|cls_branches\.0)|panoptic_head\.cls_embed)\.bias$')
 FIX = 'use the config that it was trained with, or convert it by groupdetr convert.'
 
 
 def weights_of(checkpoint: Any, path: str) -> Dict[str, Tensor]:
-    """Take the weights out of a checkpoint, which must be numbers.
+    """Take the weights, which must be numbers, out of a checkpoint that was read at a path.
 
     As in mmengine's loaders, the prefix ``module.`` of a distributed model's tensors is left out.
-
-    Args:
-        checkpoint (Any): What :func:`reading.read_checkpoint` returns.
-        path (str): Where it was read, for the error message.
     """
     held = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not is_state_dict(held):
@@ -82,8 +87,7 @@ def load_weights(model: nn.Module, checkpoint: Any, path: str,
 
 def load_fitting(model: nn.Module, state_dict: Dict[str, Tensor], path: str) -> None:
     """Load the tensors that a model has in the same shape, but for the number of groups."""
-    own = model.state_dict()
-    of_groups = dict(model.group_parameters()) if hasattr(model, 'group_parameters') else {}
+    own, of_groups = model.state_dict(), group_parameters(model)
     for name in list(state_dict):
         if name not in own or name not in of_groups and own[name].shape != state_dict[name].shape:
             del state_dict[name]
@@ -93,3 +97,51 @@ def load_fitting(model: nn.Module, state_dict: Dict[str, Tensor], path: str) -> 
     print_log(f'{path}: {len(state_dict)} of the {len(own)} tensors of the model are loaded; the '
               f'others, such as {(missing or ["none"])[0]}, keep their start.',
               logger='current', level=logging.WARNING)
+
+
+# Of a detector of other classes
+
+
+@HOOKS.register_module()
+class OtherClassesHook(Hook):
+    """Leave the layers that name classes out of ``load_from`` where the classes are others.
+
+    They keep their start; one line of the log says so. mmengine leaves them out, too, and writes
+    a line for each of their tensors.
+    """
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        """Give the checkpoint the model's own class layers, in place."""
+        if not runner.cfg.get('resume'):
+            weights_of(checkpoint, str(runner._load_from))  # refuses what has none
+            keep_class_layers(unwrapped(runner.model), checkpoint.get('state_dict', checkpoint))
+
+
+def keep_class_layers(model: nn.Module, state_dict: Dict[str, Tensor]) -> List[str]:
+    """Put a model's class layers into a state dict of other classes; return their names."""
+    own = model.state_dict()
+    saved_classes, num_classes = count_classes(state_dict), count_classes(own)
+    if not saved_classes or saved_classes == num_classes:
+        return []
+    names = [name for name in own if CLASS_LAYERS.search(name) and name in state_dict]
+    of_groups = group_parameters(model)
+    for name in names:
+        num_groups = len(state_dict[name]) // saved_classes
+        state_dict[name] = (
+            repeat_groups(own[name], model.num_query_groups, num_groups, noise=0., seed=0)
+            if name in of_groups else own[name])
+    print_log(f'load_from has {saved_classes} classes and the model {num_classes}: the layers '
+              'that name them are left out, all others are loaded.', logger='current')
+    return names
+
+
+def count_classes(tensors: Dict[str, Tensor]) -> int:
+    """Number of classes of a detector's head, 0 where there is none."""
+    # Mask2Former's has one more, of no object.
+    return next((len(x) - ('cls_embed' in name) for name, x in tensors.items()
+                 if CLASS_BIAS.search(name)), 0)
+
+
+def group_parameters(model: nn.Module) -> Dict[str, nn.Parameter]:
+    """The parameters of which each group has its own rows; none without groups."""
+    return dict(model.group_parameters()) if isinstance(model, GroupDetector) else {}

@@ -10,7 +10,8 @@ from ..errors import ConfigError
 
 Rules = Sequence[Tuple[str, str]]  # regular expressions and replacements, applied in order
 
-SOURCES = ('official', 'detrex', 'mmdet', 'ours')
+SOURCES = dict(  # and how a report calls them
+    official="its authors' code", detrex='IDEA-Research/detrex', mmdet='mmdet', ours='ours')
 
 # Codebase, detector and the tensors that tell them; the first row counts of which all are there.
 MARKS = (
@@ -61,9 +62,7 @@ LAYERS = dict(
         (r'\.linear1\.', '.ffn.layers.0.0.'),
         (r'\.activation\.', '.ffn.layers.0.1.'),
         (r'\.linear2\.', '.ffn.layers.1.'),
-        (r'\.norm1\.', '.norms.0.'),
-        (r'\.norm2\.', '.norms.1.'),
-        (r'\.norm3\.', '.norms.2.'),
+        *((rf'\.norm{i + 1}\.', f'.norms.{i}.') for i in range(3)),
     ),
     detrex=(
         (r'^(\w+\.layers\.\d+)\.attentions\.0\.', r'\1.self_attn.'),
@@ -95,11 +94,10 @@ def recognize(names: Container[str]) -> Tuple[Optional[str], Optional[str]]:
 
 
 def rules_of(source: str, detector: str, num_convs: int = 1, num_layers: int = 6) -> List:
-    """Rules from a codebase's names to mmdet's.
+    """Rules from a codebase's names ('official', 'detrex') of a detector of ``MARKS`` to mmdet's.
 
     Args:
-        source (str): 'official' or 'detrex'.
-        detector (str): A detector of ``MARKS``.
+        source, detector (str): See there.
         num_convs (int): Feature levels that come from the backbone. Defaults to 1.
         num_layers (int): Layers of the decoder. Defaults to 6.
 

@@ -3,7 +3,7 @@ import signal
 import sys
 import threading
 from types import FrameType
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Optional
 
 import torch
 from mmengine.dist import all_reduce, barrier, is_distributed, is_main_process
@@ -46,13 +46,11 @@ class PreemptionHook(Hook):
         for other in SIGNALS:
             signal.signal(other, signal.SIG_DFL)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
-                         outputs: Optional[dict] = None) -> None:
+    def after_train_iter(self, runner: Runner, **kwargs: Any) -> None:
         """End the run after this step if any process was told so."""
         self._end_if_told(runner, runner.iter + 1)
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
-                       outputs: Optional[Sequence] = None) -> None:
+    def after_val_iter(self, runner: Runner, **kwargs: Any) -> None:
         """End the run after this batch; processes may have different numbers of batches."""
         if is_distributed() or self.received is None:
             return

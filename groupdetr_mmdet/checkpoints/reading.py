@@ -14,7 +14,8 @@ import re
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import IO, Any, ContextManager, Dict, Iterator, Optional, Union
+from types import SimpleNamespace
+from typing import IO, Any, Dict, Iterator, Optional, Union
 from urllib.error import URLError
 
 import numpy as np
@@ -23,6 +24,7 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import get_file_backend
 from mmengine.runner import CheckpointLoader, checkpoint
 from mmengine.utils import digit_version
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..host.compat import history_buffer_method, mmengine_globals
@@ -46,8 +48,7 @@ def read_checkpoint(path: Union[str, Path], trust_pickle: bool = False) -> Any:
         trust_pickle (bool): Run the code that the file asks for. Defaults to False.
 
     Returns:
-        Any: What the file holds. A ``.safetensors`` file gives the dictionary of
-        :func:`write_checkpoint`.
+        Any: What the file holds; of a ``.safetensors`` file ``state_dict`` and ``meta``.
 
     Raises:
         ConfigError: If the file is missing, cut short, damaged, no checkpoint, or wants to run
@@ -56,13 +57,17 @@ def read_checkpoint(path: Union[str, Path], trust_pickle: bool = False) -> Any:
     path = str(path)
     if trust_pickle:
         path = fetch(path) if path.startswith(('http://', 'https://')) else path
-        return read_file(path, trust_pickle=True)
+        return load_from_local(path, 'cpu', trust_pickle=True)
     return CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
 
 
-def read_file(path: str, map_location: Any = 'cpu', trust_pickle: bool = False,
-              mmap: bool = False) -> Any:
-    """Read a local checkpoint; ``mmap`` leaves the tensors on the disk until they are used."""
+# mmengine's schemes
+
+
+@CheckpointLoader.register_scheme(prefixes='', force=True)
+def load_from_local(path: str, map_location: Any = None, trust_pickle: bool = False,
+                    mmap: bool = False) -> Any:
+    """Read a local file; ``mmap`` leaves the tensors on the disk until they are used."""
     path = os.path.expanduser(path)
     check_path('CHECKPOINT', path)
     if path.endswith(SAFETENSORS):
@@ -73,21 +78,12 @@ def read_file(path: str, map_location: Any = 'cpu', trust_pickle: bool = False,
         return unpickle(path, map_location, trust_pickle, mmap=mmap)
 
 
-# mmengine's schemes
-
-
-@CheckpointLoader.register_scheme(prefixes='', force=True)
-def load_from_local(path: str, map_location: Any = None) -> Any:
-    """Read a file."""
-    return read_file(path, map_location)
-
-
 @CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), force=True)
 def load_from_http(address: str, map_location: Any = None) -> Any:
     """Read what is behind an address, and keep it as ``torch.hub`` keeps its files."""
     path = fetch(address)
     try:
-        return read_file(path, map_location)
+        return load_from_local(path, map_location)
     except ConfigError as error:
         Path(path).unlink(missing_ok=True)  # or a cut download would be there for ever
         raise ConfigError(f'{address}: {error}') from error
@@ -99,25 +95,17 @@ def load_from_http(address: str, map_location: Any = None) -> Any:
 def load_from_zoo(name: str, map_location: Any = None) -> Any:
     """Read weights by a name of mmengine's tables; of mmcls those of the backbone."""
     scheme, _, model = name.partition('://')
-    if scheme in ('modelzoo', 'torchvision'):
-        addresses = checkpoint.get_torchvision_models()
-    elif scheme == 'mmcls':
-        addresses = checkpoint.get_mmcls_models()
-    else:
-        addresses = checkpoint.get_external_models()
-        model = checkpoint.get_deprecated_model_names().get(model, model)
+    tables = dict(
+        modelzoo=checkpoint.get_torchvision_models, torchvision=checkpoint.get_torchvision_models,
+        mmcls=checkpoint.get_mmcls_models)
+    addresses = tables.get(scheme, checkpoint.get_external_models)()
     try:
-        address = addresses[model]
+        address = addresses[checkpoint.get_deprecated_model_names().get(model, model)]
     except KeyError as error:
         raise ConfigError(f'{name}: mmengine knows no weights of this name; correct it, or write '
                           'the address of the weights themselves.') from error
     loaded = CheckpointLoader.load_checkpoint(address, map_location, logger='silent')
-    if scheme != 'mmcls':
-        return loaded
-    prefix = 'backbone.'
-    return dict(state_dict=OrderedDict(
-        (key[len(prefix):], x) for key, x in loaded.get('state_dict', loaded).items()
-        if key.startswith(prefix)))
+    return checkpoint._process_mmcls_checkpoint(loaded) if scheme == 'mmcls' else loaded
 
 
 @CheckpointLoader.register_scheme(
@@ -163,18 +151,12 @@ def unpickle(file: Union[str, IO], map_location: Any, trust_pickle: bool = False
 
     With ``trust_pickle`` it runs whatever the file asks for.
     """
-    if trust_pickle:
-        return torch.load(file, map_location, weights_only=False, mmap=mmap)
-    if READS_SAFELY:
-        with allow_plain_classes():
-            return torch.load(file, map_location, weights_only=True, mmap=mmap)
-    return torch.load(file, map_location, PlainPickle, weights_only=False, mmap=mmap)
-
-
-def allow_plain_classes() -> ContextManager:
-    """Allow ``PLAIN_CLASSES``; on its way out PyTorch's context forgets all that it was given."""
-    allowed = torch.serialization.get_safe_globals()
-    return torch.serialization.safe_globals([x for x in PLAIN_CLASSES if x not in allowed])
+    if trust_pickle or not READS_SAFELY:
+        pickle_module = None if trust_pickle else PlainPickle
+        return torch.load(file, map_location, pickle_module, weights_only=False, mmap=mmap)
+    allowed = torch.serialization.get_safe_globals()  # the context forgets all that it was given
+    with torch.serialization.safe_globals([x for x in PLAIN_CLASSES if x not in allowed]):
+        return torch.load(file, map_location, weights_only=True, mmap=mmap)
 
 
 class PlainUnpickler(pickle.Unpickler):
@@ -201,16 +183,12 @@ PLAIN_GLOBALS = {
 }
 
 
-class PlainPickle:
-    """What ``torch.load`` takes in the place of the module ``pickle``."""
-    Unpickler = PlainUnpickler
+# What `torch.load` takes in the place of the module `pickle`.
+PlainPickle = SimpleNamespace(
+    __name__='PlainPickle', Unpickler=PlainUnpickler,
+    load=lambda file, **kwargs: PlainUnpickler(file, **kwargs).load())
 
-    @staticmethod
-    def load(file: IO, **kwargs: Any) -> Any:
-        """Read one object."""
-        return PlainUnpickler(file, **kwargs).load()
-
-
+# Sentences
 # Sentences
 
 
@@ -265,7 +243,7 @@ def first_sentence(error: Exception) -> str:
 
 
 def read_safetensors(path: str) -> Dict[str, Any]:
-    """Read a ``.safetensors`` file into the dictionary of :func:`write_checkpoint`."""
+    """Read a ``.safetensors`` file into ``state_dict`` and ``meta``."""
     safetensors = import_safetensors()
     try:
         with safetensors.safe_open(path, 'pt') as file:
@@ -276,6 +254,16 @@ def read_safetensors(path: str) -> Dict[str, Any]:
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise ConfigError(f'{path} cannot be read as {SAFETENSORS} ({first_sentence(error)}): it '
                           'is cut short, or another kind of file; fetch it again.') from error
+
+
+def to_safetensors(state_dict: Dict[str, Tensor], meta: Dict[str, Any]) -> bytes:
+    """Return the bytes of a ``.safetensors`` file of weights and ``dataset_meta`` of ``meta``."""
+    safetensors = import_safetensors()
+    meta = {key: meta[key] for key in ('dataset_meta', ) if key in meta}
+    model = getattr(state_dict, '_metadata', {}).get('', {})
+    return safetensors.torch.save(
+        {name: tensor.contiguous().clone() for name, tensor in state_dict.items()},
+        metadata=dict(format='pt', meta=json.dumps(meta, default=list), model=json.dumps(model)))
 
 
 def import_safetensors() -> Any:

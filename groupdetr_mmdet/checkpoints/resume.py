@@ -15,9 +15,9 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from ..errors import ConfigError
 from ..host.files import INCOMPLETE, remove_abandoned, write_atomically
 from ..host.processes import unwrapped
-from .fine_tuning import CLASS_LAYERS
+from .loading import CLASS_LAYERS, group_parameters
 from .named import POINTER, named_checkpoint
-from .reading import is_whole, read_file
+from .reading import is_whole, load_from_local
 
 STOPPED = 'stopped_checkpoint'  # in the message hub: written because the run had to stop
 
@@ -54,7 +54,7 @@ def training_progress(path: Union[str, Path]) -> Optional[Tuple[bool, int]]:
     if not zipfile.is_zipfile(path):
         return None
     try:
-        checkpoint = read_file(str(path), mmap=True)
+        checkpoint = load_from_local(str(path), 'cpu', mmap=True)
         return 'optimizer' in checkpoint, checkpoint['meta']['iter']
     except Exception:  # whatever stops it from being read stops it from being resumed
         return None
@@ -140,12 +140,12 @@ class AtomicCheckpointHook(CheckpointHook):
         if hasattr(sampler, 'seed'):
             sampler.seed = checkpoint['meta'].get('seed', sampler.seed)
         model = unwrapped(runner.model)
-        of_groups = dict(getattr(model, 'group_parameters', dict)())
         for name, parameter in model.named_parameters():
             saved = checkpoint['state_dict'].get(name, parameter)
             if saved.shape != parameter.shape:
                 key = 'num_classes' if CLASS_LAYERS.search(name) else (
-                    'num_queries and num_query_groups' if name in of_groups else 'model')
+                    'num_queries and num_query_groups' if name in group_parameters(model) else
+                    'model')
                 raise ConfigError(
                     f'--resume: {name} has shape {tuple(saved.shape)} in the checkpoint and '
                     f'{tuple(parameter.shape)} in the model, and the optimizer cannot go on with '

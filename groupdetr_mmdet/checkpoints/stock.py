@@ -1,7 +1,7 @@
 """Configs of mmdet's own detectors, made of those of ours."""
 import copy
 import inspect
-from typing import Any, Iterator, Mapping, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 import torch
 from mmdet.registry import DATASETS, METRICS, MODELS, TRANSFORMS
@@ -48,9 +48,7 @@ def stock_model(model: ConfigDict) -> ConfigDict:
 def stock_config(cfg: Config, classes: Optional[Sequence[str]] = None) -> Config:
     """Config with which mmdet alone tests, and detects by, one group of a detector of ours.
 
-    Args:
-        cfg (Config): Config of a detector with groups.
-        classes (Sequence[str], optional): Class names by label.
+    ``classes`` are class names by label.
     """
     stock = with_parents({key: cfg[key] for key in KEPT_KEYS if key in cfg and key != 'model'})
     if classes and 'test_dataloader' in stock:
@@ -75,22 +73,21 @@ def with_parents(cfg: Any) -> Any:
         return cfg
     copied = {key: with_parents(value) for key, value in cfg.items()
               if key not in ANYWHERE and (key, value) != ('_scope_', SCOPE)}
-    ours = next(classes_of_ours(cfg.get('type')), None)
+    ours = class_of_ours(cfg.get('type'))
     if ours is not None:
         copied['type'] = parent_of(ours).__name__
     return copied
 
 
-def classes_of_ours(name: Any) -> Iterator[type]:
-    """Yield the registered classes of a name, or the class itself, if this package made it."""
-    found = [name] if inspect.isclass(name) else [
-        registry.get(name) for registry in REGISTRIES if isinstance(name, str) and name]
-    yield from (x for x in found if inspect.isclass(x) and is_ours(x))
+def class_of_ours(name: Any) -> Optional[type]:
+    """The registered class of a name, or the class itself, if this package made it."""
+    found = [name, *(x.get(name) for x in REGISTRIES if isinstance(name, str) and name)]
+    return next((x for x in found if inspect.isclass(x) and is_ours(x)), None)
 
 
 def is_ours(cls: type) -> bool:
     """Whether a class is one of this package."""
-    return cls.__module__.split('.')[0] == __package__.split('.')[0]
+    return cls.__module__.split('.')[0] == SCOPE
 
 
 def parent_of(cls: type) -> type:

@@ -11,7 +11,6 @@ from ..checkpoints.convert import Converted, convert, summarize
 from ..checkpoints.names import SOURCES
 from ..checkpoints.reading import SAFETENSORS, read_checkpoint
 from ..checkpoints.stock import stock_config
-from ..checkpoints.writing import write_checkpoint
 from ..deploy.inference import class_names
 from ..errors import ConfigError
 from ..host.configs import merge_options, read_config
@@ -79,8 +78,7 @@ def main(args: argparse.Namespace) -> None:
         read_checkpoint(args.src, args.trust_pickle), cfg.model, args.source, args.to,
         args.num_queries, group or 0, args.noise, args.seed, args.publish)
     show(converted, args.verbose)
-    path, size = write_checkpoint(
-        Path(args.out), converted.state_dict, converted.meta, args.publish, **converted.state)
+    path, size = converted.write(Path(args.out), args.publish)
     print(f'Wrote    : {path} ({size / 2**20:.1f} MiB)')
     if args.to == 'mmdet':
         stock = stock_config(cfg, class_names(cfg, dict(meta=converted.meta))

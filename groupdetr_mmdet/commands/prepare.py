@@ -10,7 +10,7 @@ from typing import Iterator, List, Tuple
 import numpy as np
 from mmengine.device import get_device
 
-from ..checkpoints.published import resolve_weights
+from ..checkpoints.named import resolve_weights
 from ..errors import ConfigError
 from ..host.layouts import Dataset, read_dataset
 from ..host.preflight import check_output

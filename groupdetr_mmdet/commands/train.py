@@ -121,8 +121,7 @@ def main(args: argparse.Namespace) -> None:
               f'{quote(args.config)} --dry-run says how long, {dry_run.SMALL_CONFIG} is a small '
               'config, and groupdetr prepare DATA --model small writes one.')
     if args.dry_run:
-        print_table((f'{dry_run.TIMED} steps on {get_device()}', ''),
-                    dry_run.describe(dry_run.measure(cfg), cfg))
+        print_table((f'{dry_run.TIMED} steps on {get_device()}', ''), dry_run.measure(cfg))
         return
     if args.launcher == 'pytorch':
         end_with_parent()

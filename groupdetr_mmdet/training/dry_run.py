@@ -1,39 +1,26 @@
-"""What a training will take: a few of its steps, timed."""
+"""What a training will take: a few of its steps, timed, and their memory."""
+import math
 import resource
 import sys
 import tempfile
 import time
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor, nn
 
+from ..errors import ConfigError
+from ..group_detector import GroupDetector
 from ..host.processes import unwrapped
-from .forecast import Forecast, make_forecast
+from ..turns import Results, Turn, check_groups_at_once, taking
 from .progress import quiet_runner
 
 WARM_UP, TIMED = 1, 3  # steps
 SMALL_CONFIG = 'group_cond_detr_mbv2_30e'
-
-
-class Measured(NamedTuple):
-    """What a few steps took.
-
-    Attributes:
-        seconds (float): Of one step.
-        epoch_length (int): Steps of an epoch.
-        peak_memory (int): Bytes, of the GPU, or of the process where there is none.
-        lr (float): The greatest learning rate of all parameter groups.
-        world_size (int): Processes.
-        forecast (Forecast, optional): Of the memory by groups at once, for a detector with groups.
-    """
-    seconds: float
-    epoch_length: int
-    peak_memory: int
-    lr: float
-    world_size: int
-    forecast: Optional[Forecast] = None
+GPU_SIZES = (8, 12, 16, 24, 48, 80)  # GiB
 
 
 class TimingHook(Hook):
@@ -50,29 +37,33 @@ class TimingHook(Hook):
         self.times.append(time.perf_counter())
 
 
-def measure(cfg: Config) -> Measured:
-    """Train for a few steps as a config says, in a folder that is then removed."""
+def measure(cfg: Config) -> List[Tuple[str, str]]:
+    """Train for a few steps as a config says; return rows of a table on what all steps take.
+
+    What the steps write is removed.
+    """
+    timing = TimingHook()
+    with tempfile.TemporaryDirectory() as folder, quiet_runner(few_steps(cfg, folder)) as runner:
+        runner.register_hook(timing)
+        runner.train()
+        peak = peak_memory()
+        forecast = make_forecast(
+            unwrapped(runner.model).train(), next(iter(runner.train_dataloader)), peak)
+    seconds = (timing.times[-1] - timing.times[-1 - TIMED]) / TIMED
+    return describe(cfg, runner, seconds, peak, forecast)
+
+
+def few_steps(cfg: Config, work_dir: str) -> Config:
+    """Config of a training of a few steps, without validation."""
     cfg = cfg.copy()
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=WARM_UP + TIMED,
                          val_interval=WARM_UP + TIMED + 1)
     cfg.update(val_dataloader=None, val_cfg=None, val_evaluator=None, test_dataloader=None,
-               test_cfg=None, test_evaluator=None, resume=False)
+               test_cfg=None, test_evaluator=None, resume=False, work_dir=work_dir)
     cfg.default_hooks.checkpoint = None
     cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
                         if hook['type'] != 'EarlyStoppingHook']
-    with tempfile.TemporaryDirectory() as folder:
-        cfg.work_dir = folder
-        with quiet_runner(cfg) as runner:
-            timing = TimingHook()
-            runner.register_hook(timing)
-            runner.train()
-            peak = peak_memory()
-            forecast = make_forecast(unwrapped(runner.model).train(),
-                                     next(iter(runner.train_dataloader)), peak)
-    seconds = (timing.times[-1] - timing.times[-1 - TIMED]) / TIMED
-    lr = max(group.get('initial_lr', group['lr'])  # before any schedule
-             for group in runner.optim_wrapper.optimizer.param_groups)
-    return Measured(seconds, len(runner.train_dataloader), peak, lr, runner.world_size, forecast)
+    return cfg
 
 
 def peak_memory() -> int:
@@ -83,26 +74,35 @@ def peak_memory() -> int:
     return usage if sys.platform == 'darwin' else usage * 1024
 
 
-def describe(measured: Measured, cfg: Config) -> List[Tuple[str, str]]:
-    """Say what was measured, and what it makes of the whole training, as the rows of a table."""
-    batch_size = cfg.train_dataloader.batch_size
+def describe(cfg: Config, runner: Runner, seconds: float, peak: int,
+             forecast: Optional['Forecast']) -> List[Tuple[str, str]]:
+    """Say what some steps took, and what it makes of the whole training.
+
+    Args:
+        cfg (Config): Config of the whole training.
+        runner (Runner): That of the steps.
+        seconds (float): Of one step.
+        peak (int): Bytes, of the GPU, or of the process where there is none.
+        forecast (Forecast, optional): Of the memory by groups at once.
+    """
+    lr = max(group.get('initial_lr', group['lr'])  # before any schedule
+             for group in runner.optim_wrapper.optimizer.param_groups)
+    epoch_length = len(runner.train_dataloader)
+    steps = cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs * epoch_length
     accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
-    steps = cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs * measured.epoch_length
-    images = f'{batch_size} x {measured.world_size} processes x {accumulated} steps added up'
+    numbers = cfg.train_dataloader.batch_size, runner.world_size, accumulated
+    memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory \
+        if torch.cuda.is_available() else None
     rows = [
-        ('seconds a step', f'{measured.seconds:.2f}'),
-        ('steps', f'{steps}, {measured.epoch_length} an epoch'),
-        ('hours in all', f'{measured.seconds * steps / 3600:.2f}, without validation'),
-        ('peak memory', f'{measured.peak_memory / 2**30:.1f} GiB of the '
-         f'{"GPU" if torch.cuda.is_available() else "process"}'),
-        ('images an update', f'{batch_size * measured.world_size * accumulated} = {images}'),
-        ('learning rate', f'{measured.lr:.3g}'),
+        ('seconds a step', f'{seconds:.2f}'),
+        ('steps', f'{steps}, {epoch_length} an epoch'),
+        ('hours in all', f'{seconds * steps / 3600:.2f}, without validation'),
+        ('peak memory', f'{peak / 2**30:.1f} GiB of the {"GPU" if memory else "process"}'),
+        *([('by groups at once', forecast.describe(memory))] if forecast else []),
+        ('images an update', '{} = {} x {} processes x {} steps added up'.format(
+            math.prod(numbers), *numbers)),
+        ('learning rate', f'{lr:.3g}'),
     ]
-    if measured.forecast is not None:
-        memory = None
-        if torch.cuda.is_available():
-            memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-        rows.insert(4, ('by groups at once', measured.forecast.describe(memory)))
     recipe = cfg.get('auto_scale_lr') or {}
     if 'base_batch_size' in recipe:
         divided = accumulated if recipe.get('enable') else 1  # by scale_for_accumulation
@@ -115,3 +115,86 @@ def is_slow(cfg: Config) -> bool:
     """Whether a CPU trains with a large backbone."""
     return not torch.cuda.is_available() and \
         cfg.model.get('backbone', {}).get('depth') in (50, 101, 152)
+
+
+# How much memory a step takes with other numbers of groups at once
+
+
+class Forecast(NamedTuple):
+    """Peak memory by the number of groups that are computed at once."""
+    peak: int  # measured, in bytes, with `measured_groups` at once
+    measured_groups: int
+    group: int  # bytes that a group adds, see `bytes_of_a_group`
+    num_query_groups: int  # number of all groups, K
+
+    def peak_of(self, groups_at_once: int) -> int:
+        """Return the peak in bytes of a step that computes some groups at once."""
+        return self.peak + (groups_at_once - self.measured_groups) * self.group
+
+    def fitting(self, memory: int) -> Optional[int]:
+        """Return how many groups at once fit into some bytes of memory, None if not one does."""
+        fit = [n for n in range(1, self.num_query_groups + 1) if self.peak_of(n) <= memory]
+        return max(fit, default=None)
+
+    def describe(self, memory: Optional[int] = None) -> str:
+        """Say what all groups take, what one at a time takes, and what fits.
+
+        That is into so many bytes of a GPU, or into common sizes.
+        """
+        sizes = [memory] if memory else [size * 2**30 for size in GPU_SIZES]
+        fits = [(size, self.fitting(size)) for size in sizes]
+        fits = [f'{n} in {size / 2**30:.0f} GiB' for size, n in fits if n is not None]
+        if not memory:  # sizes in which all groups fit are all alike
+            is_all = [x.startswith(f'{self.num_query_groups} in') for x in fits]
+            fits = fits[:is_all.index(True) + 1] if True in is_all else fits
+        return (f'{self.peak_of(self.num_query_groups) / 2**30:.1f} GiB with all '
+                f'{self.num_query_groups} groups at once, {self.peak_of(1) / 2**30:.1f} GiB with '
+                f'groups_at_once=1; fitting: {", ".join(fits) or "none"}')
+
+
+def make_forecast(model: nn.Module, data: dict, peak: int) -> Optional[Forecast]:
+    """Forecast from one measured peak; None for a detector whose groups cannot take turns.
+
+    The detector is in training mode, the batch is as the data loader gives it, and the peak is in
+    bytes.
+    """
+    if not isinstance(model, GroupDetector) or model.num_query_groups == 1:
+        return None
+    num_groups = model.num_query_groups
+    try:
+        check_groups_at_once(1, num_groups, model.separate_self_attn, model.bbox_head)
+    except ConfigError:
+        return None
+    return Forecast(peak, model.groups_at_once or num_groups, bytes_of_a_group(model, data),
+                    num_groups)
+
+
+def bytes_of_a_group(model: nn.Module, data: dict) -> int:
+    """Count what a step keeps for the backward pass of one group more; arguments as above."""
+    batch = model.data_preprocessor(data, True)
+    groups_at_once, model.groups_at_once = model.groups_at_once, None
+    try:
+        kept = []
+        for num_groups in (1, 2):
+            turn = Turn(range(num_groups), model.num_query_groups, Results())
+            with taking(turn, (model, model.bbox_head)):
+                kept.append(kept_bytes(
+                    lambda: model.loss(batch['inputs'], batch['data_samples'])))
+    finally:
+        model.groups_at_once = groups_at_once
+    return kept[1] - kept[0]
+
+
+def kept_bytes(compute: Callable[[], object]) -> int:
+    """Count the bytes that autograd keeps of a computation, each tensor once."""
+    kept = {}
+
+    def keep(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return x  # alive as long as the result, so that no address comes twice
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        result = compute()
+    del result
+    return sum(kept.values())

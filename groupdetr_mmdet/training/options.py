@@ -2,7 +2,7 @@
 import importlib.util
 from typing import Optional
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
 from ..errors import ConfigError
@@ -14,16 +14,15 @@ BY_EPOCH = ('begin', 'end', 'T_max')  # of a parameter scheduler
 
 def set_amp(cfg: Config) -> None:
     """Train with automatic mixed precision, on a CPU in bfloat16."""
-    if get_device() == 'cpu':
-        dtype = cfg.optim_wrapper.pop('dtype', 'bfloat16')
-        if dtype != 'bfloat16':
-            raise ConfigError(f'optim_wrapper.dtype={dtype} needs a GPU and there is none: leave '
-                              'it out, and --amp means bfloat16.')
-        cfg.optim_wrapper.pop('loss_scale', None)
-        cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+    if get_device() != 'cpu':
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
         return
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.loss_scale = 'dynamic'
+    dtype = cfg.optim_wrapper.pop('dtype', 'bfloat16')
+    if dtype != 'bfloat16':
+        raise ConfigError(f'optim_wrapper.dtype={dtype} needs a GPU and there is none: leave it '
+                          'out, and --amp means bfloat16.')
+    cfg.optim_wrapper.pop('loss_scale', None)
+    cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
 
 
 def set_auto_scale_lr(cfg: Config) -> None:
@@ -62,9 +61,8 @@ def set_batch_size(cfg: Config, batch_size: int) -> None:
     """
     check_positive('--batch-size', batch_size)
     images = cfg.train_dataloader.batch_size * cfg.optim_wrapper.get('accumulative_counts', 1)
-    steps = max(1, round(images / batch_size))
     cfg.train_dataloader.batch_size = batch_size
-    cfg.optim_wrapper.accumulative_counts = steps
+    cfg.optim_wrapper.accumulative_counts = max(1, round(images / batch_size))
 
 
 def scale_for_accumulation(cfg: Config) -> None:
@@ -83,7 +81,7 @@ def average_weights(cfg: Config) -> None:
 def stop_early(cfg: Config, patience: int) -> None:
     """End a training when that many validations in a row were not better than the best."""
     check_positive('--early-stop', patience)
-    metric = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best', 'auto')
+    metric = (checkpoint_hook(cfg) or {}).get('save_best', 'auto')
     add_hook(cfg, type='EarlyStoppingHook', monitor=AP if metric == 'auto' else metric,
              rule='greater', min_delta=LEAST_GAIN, patience=patience)
 
@@ -101,10 +99,15 @@ def log_to(cfg: Config, backend: str) -> None:
 
 def keep_best(cfg: Config) -> None:
     """Keep the best checkpoint, where the config does not say which ones."""
-    cfg.default_hooks = cfg.get('default_hooks') or {}
-    hook = cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    hook = checkpoint_hook(cfg)
     if hook and cfg.get('val_dataloader'):
         hook.setdefault('save_best', 'auto')
+
+
+def checkpoint_hook(cfg: Config) -> Optional[ConfigDict]:
+    """Config of the hook that writes checkpoints, which a config may not want (None)."""
+    cfg.default_hooks = cfg.get('default_hooks') or {}
+    return cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
 
 
 def fetch_once(cfg: Config) -> None:
@@ -119,7 +122,7 @@ def add_hook(cfg: Config, **hook) -> None:
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
 
 
-def check_positive(name: str, value: Optional[int]) -> None:
+def check_positive(name: str, value: int) -> None:
     """Refuse an argument of less than 1."""
     if value < 1:
         raise ConfigError(f'{name} {value} must be at least 1.')

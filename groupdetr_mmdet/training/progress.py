@@ -39,10 +39,7 @@ class QuietRunner(Runner):
 
 class PrintsToLog(io.TextIOBase):
     """Where libraries print, as pycocotools: into the log, once there is one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.logger: Optional[MMLogger] = None
+    logger: Optional[MMLogger] = None
 
     def write(self, text: str) -> int:
         """Log the lines of a text."""
@@ -53,11 +50,7 @@ class PrintsToLog(io.TextIOBase):
 
 
 class ProgressHook(Hook):
-    """Show how far a training is, its loss and its AP.
-
-    Args:
-        progress (Progress): Where it is shown.
-    """
+    """Show in a terminal how far a training is, its loss and its AP."""
     priority = 'VERY_LOW'
 
     def __init__(self, progress: Progress) -> None:
@@ -69,8 +62,7 @@ class ProgressHook(Hook):
         self.task = self.progress.add_task(
             'starting', total=runner.max_iters, completed=runner.iter)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
-                         outputs: Optional[Dict[str, Any]] = None) -> None:
+    def after_train_iter(self, runner: Runner, **kwargs: Any) -> None:
         """Move it."""
         self.progress.update(
             self.task, completed=runner.iter + 1,
@@ -83,11 +75,11 @@ class ProgressHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Write a line on the epoch."""
-        shown = {key.rsplit('/', 1)[-1].replace('bbox_mAP', 'AP').replace('AP_', 'AP'): value
-                 for key, value in (metrics or {}).items() if key in (AP, f'{AP}_50')}
-        is_better = shown.get('AP', 0) > self.best
-        self.best = max(self.best, shown.get('AP', 0))
-        values = ''.join(f'  {name} {value:.3f}' for name, value in shown.items())
+        found = metrics or {}
+        is_better = found.get(AP, 0) > self.best
+        self.best = max(self.best, found.get(AP, 0))
+        values = ''.join(f'  {name} {found[key]:.3f}' for name, key in (
+            ('AP', AP), ('AP50', f'{AP}_50')) if key in found)
         self.progress.console.print(
             f'epoch {runner.epoch}: loss {loss(runner):.3f}{values}' + ' (best)' * is_better,
             highlight=False)
@@ -111,19 +103,14 @@ def quiet_runner(cfg: Config) -> Iterator[Runner]:
 def run_training(cfg: Config) -> Runner:
     """Train as a config says; a terminal shows how far it is, and anything else gets the log."""
     alone = cfg.get('launcher', 'none') == 'none' and 'runner_type' not in cfg
-    if alone and sys.stdout.isatty():
-        return train_with_progress(cfg)
-    runner = build_runner(cfg)
-    runner.train()
-    return runner
-
-
-def train_with_progress(cfg: Config) -> Runner:
-    """Train as a config says, and show in the terminal how far it is."""
+    if not alone or not sys.stdout.isatty():
+        runner = build_runner(cfg)
+        runner.train()
+        return runner
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
+               TimeElapsedColumn(), TextColumn('eta'), TimeRemainingColumn())
+    console = Console(file=sys.__stdout__)
     with quiet_runner(cfg) as runner:
-        columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
-                   TimeElapsedColumn(), TextColumn('eta'), TimeRemainingColumn())
-        console = Console(file=sys.__stdout__)
         console.print(f'Training; the log is {os.path.relpath(runner.logger.log_file)}',
                       highlight=False, soft_wrap=True)
         with Progress(*columns, console=console, redirect_stdout=False,

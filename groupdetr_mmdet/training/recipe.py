@@ -3,7 +3,8 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Dict, NamedTuple, Optional, Sequence
+from pprint import pformat
+from typing import Dict, NamedTuple, Optional
 
 import numpy as np
 from mmengine.config import Config
@@ -53,14 +54,9 @@ load_from = {load_from!r}  # {why_weights}
 
 
 class Model(NamedTuple):
-    """A detector to begin with.
-
-    Attributes:
-        base (str): Name of the shipped config.
-        weights (str, optional): Where the weights are that were trained on COCO.
-    """
-    base: str
-    weights: Optional[str]
+    """A detector to begin with."""
+    base: str  # name of the shipped config
+    weights: Optional[str]  # where the weights are that were trained on COCO
 
 
 MODELS = dict(
@@ -75,11 +71,8 @@ MODELS = dict(
 def complete_splits(dataset: Dataset, val_fraction: float, seed: int) -> None:
     """Give a data set a split for validation where it has none, in place.
 
-    Args:
-        dataset (Dataset): A data set with images for training; those for testing take the place
-            of those for validation.
-        val_fraction (float): Part of the training images that is taken where it has neither.
-        seed (int): Says which are taken.
+    That is the one for testing or, where it has neither, a part of the training images, which
+    the seed chooses.
     """
     splits = dataset.splits
     if splits.get('val'):
@@ -103,14 +96,7 @@ def complete_splits(dataset: Dataset, val_fraction: float, seed: int) -> None:
 
 
 def write_training(dataset: Dataset, out: Path, model: Model, load_from: Optional[str]) -> None:
-    """Write the annotations of every split, and then the config.
-
-    Args:
-        dataset (Dataset): With 'train' and 'val'.
-        out (Path): The config; ``STEM_SPLIT.json`` gets a place beside it.
-        model (Model): The detector.
-        load_from (str, optional): Weights to begin with.
-    """
+    """Write the config and, before it and beside it, the annotations as ``STEM_SPLIT.json``."""
     for split, images in dataset.splits.items():
         coco = to_coco(images, dataset.classes, dataset.root)
         write_atomically(out.with_name(f'{out.stem}_{split}.json'), json.dumps(coco).encode())
@@ -128,8 +114,8 @@ def config_text(dataset: Dataset, stem: str, model: Model, load_from: Optional[s
         images=', '.join(f'{len(x)} images for {split}' for split, x in dataset.splits.items()),
         objects=f'at most {most_objects(dataset)} objects in one',
         base=model.base, data_root=f'{dataset.root}{os.sep}', stem=stem,
-        classes=wrap_names(dataset.classes), num_classes=len(dataset.classes),
-        max_epochs=epochs, milestone=round(epochs * LAST_EPOCHS),
+        classes=pformat(tuple(dataset.classes), width=75, compact=True),
+        num_classes=len(dataset.classes), max_epochs=epochs, milestone=round(epochs * LAST_EPOCHS),
         num_query_groups=base.model.num_query_groups, batch_size=batch_size,
         **choose_queries(dataset, base, load_from),
         test='test' if dataset.splits.get('test') else 'val',
@@ -137,17 +123,6 @@ def config_text(dataset: Dataset, stem: str, model: Model, load_from: Optional[s
         log_interval=max(1, min(50, num_train // batch_size // 4)), load_from=load_from,
         why_weights='its class layers are left out' if load_from else
         'the backbone alone begins with weights, of ImageNet')
-
-
-def wrap_names(names: Sequence[str]) -> str:
-    """Write a tuple of names in lines below 99 characters."""
-    lines = ['(']
-    for name in names:
-        if len(lines[-1]) + len(repr(name)) > 70:
-            lines.append('    ')
-        lines[-1] += f'{name!r}, '
-    text = '\n'.join(line.rstrip() for line in lines)
-    return (text if len(names) == 1 else text.rstrip(',')) + ')'
 
 
 def choose_queries(dataset: Dataset, base: Config, load_from: Optional[str]) -> Dict[str, object]:

@@ -11,6 +11,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..checkpoints.checked import CheckedWeightsHook
 from ..host.preflight import iter_datasets
+from .options import checkpoint_hook
 
 TYPES = {  # what a config says, and what it gets
     name: ours for theirs, ours in ((CocoDataset, 'CheckedCocoDataset'),
@@ -71,9 +72,7 @@ def make_resumable(cfg: Config) -> None:
     Where it has mmengine's ``CheckpointHook``, ``EpochBasedTrainLoop`` and batches, it gets
     ``AtomicCheckpointHook``, ``ResumableTrainLoop`` and ``ResumableBatchSampler``.
     """
-    cfg.default_hooks = cfg.get('default_hooks') or {}
-    replace_type(cfg.default_hooks.setdefault(
-        'checkpoint', dict(type='CheckpointHook', interval=1)))
+    replace_type(checkpoint_hook(cfg))
     loop = cfg.train_cfg
     if 'type' not in loop and loop.get('by_epoch', True):
         loop.type = 'EpochBasedTrainLoop'

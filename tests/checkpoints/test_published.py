@@ -11,9 +11,9 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_state_dict
 
-from groupdetr_mmdet.checkpoints import published
-from groupdetr_mmdet.checkpoints.fine_tuning import CLASS_LAYERS, keep_class_layers
-from groupdetr_mmdet.checkpoints.published import resolve_weights
+from groupdetr_mmdet.checkpoints import named
+from groupdetr_mmdet.checkpoints.loading import CLASS_LAYERS, keep_class_layers
+from groupdetr_mmdet.checkpoints.named import resolve_weights
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.host.configs import read_config
 from groupdetr_mmdet.training.recipe import MODELS as RECIPES
@@ -29,7 +29,7 @@ def test_published_weights_are_fetched_once_and_fit_their_config(server, tmp_pat
     init_default_scope('mmdet')
     model = MODELS.build(read_config(NAME.partition('://')[2]).model)
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'weights.pth')
-    monkeypatch.setitem(published.PUBLISHED, NAME.partition('://')[2], f'{server}/weights.pth')
+    monkeypatch.setitem(named.PUBLISHED, NAME.partition('://')[2], f'{server}/weights.pth')
     loaded = load()['state_dict']
     assert loaded.keys() == model.state_dict().keys()
     assert all(torch.equal(x, loaded[name]) for name, x in model.state_dict().items())
@@ -39,7 +39,7 @@ def test_published_weights_are_fetched_once_and_fit_their_config(server, tmp_pat
 
 def test_without_network_a_sentence_says_where_to_put_what(server, tmp_path, monkeypatch):
     address = f'{server}/weights.pth'
-    monkeypatch.setitem(published.PUBLISHED, NAME.partition('://')[2], address)
+    monkeypatch.setitem(named.PUBLISHED, NAME.partition('://')[2], address)
     with pytest.raises(ConfigError) as error:
         load()
     place = tmp_path / 'cache/hub/checkpoints/weights.pth'

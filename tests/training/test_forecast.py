@@ -3,7 +3,7 @@ import pytest
 from builders import build, make_batch
 from family_builders import family_config
 
-from groupdetr_mmdet.training.forecast import Forecast, kept_bytes, make_forecast
+from groupdetr_mmdet.training.dry_run import Forecast, kept_bytes, make_forecast
 
 GIB = 2**30
 
