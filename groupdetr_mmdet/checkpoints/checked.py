@@ -98,11 +98,8 @@ def check_optimizer(saved: Any, wrapper: Any, path: str) -> None:
 class CheckedPretrainedInit(PretrainedInit):
     """mmengine's ``Pretrained``, which refuses weights that leave a part of the module random.
 
-    What the file has beside them, such as a classifier's head, is left out, as there.
-
-    Args:
-        allow_missing (bool): Take the tensors that fit, and log how many. Defaults to False.
-        args, kwargs: As for ``Pretrained``.
+    What the file has beside them, such as a classifier's head, is left out, as there. With
+    ``allow_missing`` the tensors that fit are taken, and the log says how many.
     """
 
     def __init__(self, *args, allow_missing: bool = False, **kwargs) -> None:

@@ -82,7 +82,7 @@ class Converted(NamedTuple):
 def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to: str = 'ours',
             num_queries: Optional[int] = None, query_group: int = 0, noise: float = 0.02,
             seed: int = 0, publish: bool = False) -> Converted:
-    """Convert a checkpoint.
+    """Convert a checkpoint; return the result and the report on it.
 
     Args:
         checkpoint (Any): What the file holds, as :func:`reading.read_checkpoint` returns it.
@@ -96,9 +96,6 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
         seed (int): Seed of the noise. Defaults to 0.
         publish (bool): Take averaged weights where there are any, and leave the training's state
             out. Defaults to False.
-
-    Returns:
-        Converted: The result.
 
     Raises:
         ConfigError: If the file is of another detector or has numbers that are not finite, a

@@ -1,9 +1,8 @@
 """A stopped run continues as if it had not been: random numbers that depend on the step alone.
 
 What a step draws, and what the transforms of an image draw, is seeded by the run's seed, the
-process, and the place in the training. So there is no state of a generator, of a sampler or of a
-process that loads data to be saved and brought back; a run continues at any batch, with any
-number of such processes.
+process, and the place in the training. So no state of a generator, a sampler or a process that
+loads data is saved; a run continues at any batch, with any number of such processes.
 """
 import random
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
@@ -91,25 +90,20 @@ class ResumableBatchSampler(Sampler):
 
 @LOOPS.register_module()
 class ResumableTrainLoop(EpochBasedTrainLoop):
-    """``EpochBasedTrainLoop`` that a checkpoint inside an epoch resumes at the next batch.
-
-    Attributes:
-        batches_done (int): Batches of this epoch that are trained.
-    """
-    batches_done = 0
-    _skipped = 0
+    """``EpochBasedTrainLoop`` that a checkpoint inside an epoch resumes at the next batch."""
+    batches_done = 0  # of this epoch
 
     def run_epoch(self) -> None:
         """Run an epoch, or what is left of it."""
-        self._skipped = self.batches_done
-        self.dataloader.batch_sampler.start = self._skipped
+        self.dataloader.batch_sampler.start = self.batches_done
         super().run_epoch()
         self.batches_done = 0
 
     def run_iter(self, idx: int, data_batch: Union[dict, Sequence[dict]]) -> None:
         """Run a step; ``idx`` counts the batches that were loaded."""
-        self.batches_done = self._skipped + idx + 1
-        super().run_iter(self._skipped + idx, data_batch)
+        idx += self.dataloader.batch_sampler.start
+        self.batches_done = idx + 1
+        super().run_iter(idx, data_batch)
 
 
 @HOOKS.register_module()

@@ -56,13 +56,9 @@ def check_finite(tensors: Mapping[str, Tensor], path: str) -> None:
 
 def load_weights(model: nn.Module, checkpoint: Any, path: str,
                  allow_missing: bool = False) -> None:
-    """Load a checkpoint's weights into a model, all of them or none.
+    """Load the weights of a checkpoint, read at a path, into a model, all of them or none.
 
-    Args:
-        model (nn.Module): Gets the weights.
-        checkpoint (Any): What :func:`reading.read_checkpoint` returns.
-        path (str): Where it was read, for the messages.
-        allow_missing (bool): Load the tensors that fit, and log how many. Defaults to False.
+    With ``allow_missing`` the tensors that fit are loaded, and the log says how many.
 
     Raises:
         ConfigError: If a tensor is left over, missing, of another shape, or not finite, or if

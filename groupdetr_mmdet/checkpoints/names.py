@@ -94,15 +94,10 @@ def recognize(names: Container[str]) -> Tuple[Optional[str], Optional[str]]:
 
 
 def rules_of(source: str, detector: str, num_convs: int = 1, num_layers: int = 6) -> List:
-    """Rules from a codebase's names ('official', 'detrex') of a detector of ``MARKS`` to mmdet's.
+    """Rules from the names of a codebase ('official' or 'detrex') to mmdet's.
 
-    Args:
-        source, detector (str): See there.
-        num_convs (int): Feature levels that come from the backbone. Defaults to 1.
-        num_layers (int): Layers of the decoder. Defaults to 6.
-
-    Raises:
-        ConfigError: If the names of this detector in the codebase are not known.
+    The detector is one of ``MARKS``, of so many feature levels from the backbone and so many
+    layers of the decoder. Raise a ConfigError if its names in the codebase are not known.
     """
     heads = dict(
         ConditionalDETR=(

@@ -63,8 +63,7 @@ def training_progress(path: Union[str, Path]) -> Optional[Tuple[bool, int]]:
 def repair_pointer(work_dir: Union[str, Path]) -> None:
     """Let ``last_checkpoint`` name the latest whole checkpoint, and log it if it did not.
 
-    Raises:
-        ConfigError: If it names a checkpoint and there is no whole one.
+    Raise a ConfigError if it names a checkpoint and there is no whole one.
     """
     named = named_checkpoint(work_dir)
     latest = latest_whole_checkpoint(work_dir)
@@ -165,17 +164,14 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             for folder in {runner.work_dir, str(self.out_dir)}:
                 remove_abandoned(folder)
-        self._announce_repeated_iterations(runner)
-
-    def _announce_repeated_iterations(self, runner: Runner) -> None:
         loop = runner.train_loop
         done = runner.iter % len(loop.dataloader)
         resumable = getattr(loop, 'batches_done', 0) == done  # or exactly at the end of an epoch
         if isinstance(loop, EpochBasedTrainLoop) and done and not resumable:
             runner.logger.warning(
                 f'The checkpoint lies {done} iterations inside epoch {runner.epoch + 1}, which '
-                f'starts again: with by_epoch=True in default_hooks.checkpoint a resumed run '
-                f'repeats nothing.')
+                'starts again: with by_epoch=True in default_hooks.checkpoint a resumed run '
+                'repeats nothing.')
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int,
                                    meta: Dict[str, Any]) -> None:

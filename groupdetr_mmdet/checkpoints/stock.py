@@ -46,10 +46,7 @@ def stock_model(model: ConfigDict) -> ConfigDict:
 
 
 def stock_config(cfg: Config, classes: Optional[Sequence[str]] = None) -> Config:
-    """Config with which mmdet alone tests, and detects by, one group of a detector of ours.
-
-    ``classes`` are class names by label.
-    """
+    """Config with which mmdet alone runs one group of a detector of ours, with class names."""
     stock = with_parents({key: cfg[key] for key in KEPT_KEYS if key in cfg and key != 'model'})
     if classes and 'test_dataloader' in stock:
         stock['test_dataloader']['dataset'].update(metainfo=dict(classes=tuple(classes)))
