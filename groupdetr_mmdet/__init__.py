@@ -8,11 +8,9 @@ from .analysis.group_metrics import GroupCocoMetric
 from .analysis.stability import MatchingStabilityHook
 from .assigner import GroupHungarianAssigner, OneToManyHungarianAssigner
 from .checkpoints import named  # noqa: F401  the scheme groupdetr://
-from .checkpoints.checked import CheckedPretrainedInit, CheckedWeightsHook
 from .checkpoints.exact import ExactResumeHook, ResumableBatchSampler, ResumableTrainLoop
-from .checkpoints.loading import OtherClassesHook
-from .checkpoints.preemption import PreemptionHook
-from .checkpoints.resume import AtomicCheckpointHook
+from .checkpoints.loading import CheckedPretrainedInit, CheckedWeightsHook, OtherClassesHook
+from .checkpoints.resume import AtomicCheckpointHook, PreemptionHook
 from .conditional import (GroupConditionalDETR, GroupConditionalDETRHead,
                           GroupConditionalDetrTransformerDecoder,
                           GroupConditionalDetrTransformerDecoderLayer)

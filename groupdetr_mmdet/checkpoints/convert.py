@@ -32,7 +32,7 @@ COCO_ID_ROWS = (91, 92)  # the official heads have a row for every id up to 90, 
 # Of frozen statistics and normalization, which our models take from elsewhere.
 NO_WEIGHTS = re.compile(r'(^|\.)pixel_(mean|std)$|^criterion\.|^data_preprocessor\.(mean|std)$')
 OWN_NAMES = ('mmdet', 'ours')  # sources whose names are the model's
-AVERAGED = ('ema_state', 'ema_model', 'model_ema')  # entries of weights that are averages
+AVERAGED = ('ema_state', 'ema_model', 'model_ema')  # entries of detrex, DINO's authors, others
 CONV = re.compile(r'^neck\.convs\.\d+\.conv\.weight$')  # of each level of the backbone
 KEPT = 'kept'  # as what was done with a tensor
 
@@ -60,11 +60,9 @@ class Converted(NamedTuple):
     def write(self, path: Path, add_hash: bool = False) -> Tuple[Path, int]:
         """Write the checkpoint, whole or not at all; return its path and its size in bytes.
 
-        Args:
-            path (Path): Its name; the suffix ``.safetensors`` chooses that format, which keeps the
-                tensors, the number of queries in a group, and the classes.
-            add_hash (bool): Whether the name gets the first 8 digits of the content's SHA-256, as
-                mmdet's model zoo writes it. Defaults to False.
+        The suffix ``.safetensors`` chooses that format, which keeps tensors, N and the classes.
+        With ``add_hash`` the name gets the first 8 digits of the content's SHA-256, as in mmdet's
+        model zoo.
         """
         if path.suffix == SAFETENSORS:
             data = to_safetensors(self.state_dict, self.meta)
@@ -115,7 +113,11 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
     how = 'first groups kept' if file_groups > target.num_query_groups else \
         f'groups repeated, noise {noise}' if file_groups < target.num_query_groups else ''
     if to == 'mmdet':
-        tensors.update(choose_group(adapted, file_groups, query_group))
+        if query_group not in range(file_groups):
+            raise ConfigError(f'--query-group {query_group} is not one of the groups: choose 0 to '
+                              f'{file_groups - 1}.')
+        tensors.update((name, x.chunk(file_groups)[query_group].clone())
+                       for name, x in adapted.items())
         how, target = f'group {query_group} kept', build_without_memory(stock_model(model))
     for name in adapted if how else ():
         done[name].append(how)
@@ -152,12 +154,7 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str], aver
     """Find the tensors, averaged ones if they are asked for, and what the file says of them.
 
     mmengine's ``EMAHook`` puts the averaged weights under ``state_dict`` and the others under
-    ``ema_state_dict``; detrex puts the averaged ones under ``ema_state``, DINO's authors under
-    ``ema_model``, others under ``model_ema``.
-
-    Raises:
-        ConfigError: If there are no tensors, they are named as no known codebase does, or they
-            are of another detector or of another N.
+    ``ema_state_dict``; others put the averaged ones under ``AVERAGED``.
     """
     keys = AVERAGED * averaged + ('model', 'state_dict')
     entry = next((key for key in keys if entry_of(checkpoint, key)), None)
@@ -278,10 +275,8 @@ def cut_classes(tensors: Dict[str, Tensor], target: nn.Module, done: Dict[str, L
                 source: str) -> bool:
     """Cut layers of another codebase with a row for every COCO id; return whether there were any.
 
-    DN-DETR's label embedding has one more row, of no class; the official DINO's, too, unused.
-
-    Raises:
-        ConfigError: If the file's classes are then not as many as the detector's.
+    DN-DETR's label embedding has one more row, of no class; the official DINO's, too, unused. The
+    classes must then be as many as the detector's.
     """
     own = target.state_dict()
     num_classes, was_cut = count_classes(own), False
@@ -303,14 +298,6 @@ def cut_classes(tensors: Dict[str, Tensor], target: nn.Module, done: Dict[str, L
             'config of as many as SRC has, or train with load_from=SRC, which leaves the layers '
             'that name classes at their start.')
     return was_cut
-
-
-def choose_group(rows: Mapping[str, Tensor], num_groups: int, group: int) -> Dict[str, Tensor]:
-    """Take the rows of one of the groups."""
-    if group not in range(num_groups):
-        raise ConfigError(f'--query-group {group} is not one of the groups: choose 0 to '
-                          f'{num_groups - 1}.')
-    return {name: x.chunk(num_groups)[group].clone() for name, x in rows.items()}
 
 
 def check_tensors(tensors: Dict[str, Tensor], done: Dict[str, List[str]], target: nn.Module,

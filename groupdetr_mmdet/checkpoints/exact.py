@@ -34,10 +34,7 @@ def seed_generators(*key: int) -> None:
 
 
 class SeededBatch(list):
-    """Indices of a batch that seed the generators before each is loaded, wherever that happens.
-
-    An image is seeded by the key of the batch, some numbers, and its place.
-    """
+    """Indices of a batch that seed the generators, by a key, before each is loaded anywhere."""
 
     def __init__(self, indices: Sequence[int], key: tuple) -> None:
         super().__init__(indices)

@@ -11,7 +11,6 @@ from ..host.preflight import check_path
 from .convert import convert
 from .reading import read_checkpoint
 
-NAMES = ('best', 'last')
 POINTER = 'last_checkpoint'  # the file in which mmengine names the checkpoint to resume
 SCHEME = 'groupdetr://'
 DETREX = 'https://github.com/IDEA-Research/detrex-storage/releases/download/'
@@ -22,7 +21,7 @@ PUBLISHED = dict(
 
 def find_checkpoint(checkpoint: str, work_dir: Union[str, Path]) -> str:
     """Turn ``best`` or ``last`` of a training into a path; leave any other name."""
-    if checkpoint not in NAMES or Path(checkpoint).exists():
+    if checkpoint not in ('best', 'last') or Path(checkpoint).exists():
         return checkpoint
     found = (best_checkpoint if checkpoint == 'best' else last_checkpoint)(Path(work_dir))
     if found is None:
@@ -54,10 +53,7 @@ def named_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME)
 def load_published(name: str, map_location: Any = None) -> Dict[str, Any]:
-    """Read ``groupdetr://NAME``: the published weights of a config, as this package names them.
-
-    The file is fetched once and kept as ``torch.hub`` keeps its files.
-    """
+    """Read ``groupdetr://NAME``: the published weights of a config, as this package names them."""
     config = name[len(SCHEME):]
     if config not in PUBLISHED:
         raise ConfigError(f'{name}: no weights are published under this name; there are '
@@ -67,10 +63,9 @@ def load_published(name: str, map_location: Any = None) -> Dict[str, Any]:
 
 
 def resolve_weights(weights: str, published: Optional[str]) -> Optional[str]:
-    """Turn ``--weights``: 'coco', 'none', or a path or address, into what ``load_from`` says.
+    """Turn ``--weights`` into what ``load_from`` says: a path or address, or None.
 
-    ``published`` is what 'coco' means: an address, or ``mmdet::`` and the name of a config, whose
-    address mmdet's metafile says.
+    ``published`` is what 'coco' means: an address, or ``mmdet::`` and the name of a config.
     """
     if weights == 'none' or weights == 'coco' and published is None:
         return None

@@ -73,7 +73,7 @@ def load_from_local(path: str, map_location: Any = None, trust_pickle: bool = Fa
     if path.endswith(SAFETENSORS):
         return read_safetensors(path)
     with readable(path):
-        if not mmap:
+        if not mmap and zipfile.is_zipfile(path):  # else of a PyTorch before 1.6, or none at all
             check_archive(path)
         return unpickle(path, map_location, trust_pickle, mmap=mmap)
 
@@ -203,11 +203,9 @@ def is_whole(path: Union[str, Path]) -> bool:
 
 def check_archive(path: str) -> None:
     """Refuse what PyTorch does not: wrong checksums, and TorchScript programs."""
-    if not zipfile.is_zipfile(path):  # of a PyTorch before 1.6, or no checkpoint at all
-        return
-    if not is_whole(path):
-        raise RuntimeError('a checksum in it is wrong')
     with zipfile.ZipFile(path) as archive:
+        if archive.testzip():
+            raise RuntimeError('a checksum in it is wrong')
         if any(name.endswith('/constants.pkl') for name in archive.namelist()):
             raise RuntimeError('it is a TorchScript program')
 

@@ -6,7 +6,6 @@ from typing import Any, Mapping, Optional, Sequence
 import torch
 from mmdet.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import Registry
 from torch import nn
 
 from ..errors import ConfigError
@@ -16,7 +15,7 @@ from ..registry import SCOPE
 WIDTH = 256  # of mmdet's ConditionalDETR and two-stage detectors, whatever their config says
 OUR_KEYS = ('separate_self_attn', 'new_group_noise', 'train_cfg')
 ANYWHERE = ('init_cfg', 'num_query_groups')  # keys that are left out wherever they are
-REGISTRIES: Sequence[Registry] = (MODELS, DATASETS, TRANSFORMS, METRICS)
+REGISTRIES = (MODELS, DATASETS, TRANSFORMS, METRICS)
 KEPT_KEYS = ('model', 'test_dataloader', 'test_evaluator', 'test_cfg', 'env_cfg', 'visualizer',
              'vis_backends', 'tta_model', 'tta_pipeline', 'log_level')
 

@@ -14,7 +14,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
-from ..checkpoints.preemption import STOPPED_STATUS
+from ..checkpoints.resume import STOPPED_STATUS
 from ..errors import ConfigError
 from ..host.blame import first_line
 from .mistakes import INTERRUPTED, MISTAKE, TOLD, end_mistakes

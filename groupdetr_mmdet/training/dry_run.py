@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..group_detector import GroupDetector
+from ..group_detector import GroupDetector, replaced_items
 from ..host.processes import unwrapped
 from ..turns import Results, Turn, check_groups_at_once, taking
 from .progress import quiet_runner
@@ -38,10 +38,7 @@ class TimingHook(Hook):
 
 
 def measure(cfg: Config) -> List[Tuple[str, str]]:
-    """Train for a few steps as a config says; return rows of a table on what all steps take.
-
-    What the steps write is removed.
-    """
+    """Train for a few steps as a config says; return rows of a table on what all steps take."""
     timing = TimingHook()
     with tempfile.TemporaryDirectory() as folder, quiet_runner(few_steps(cfg, folder)) as runner:
         runner.register_hook(timing)
@@ -76,15 +73,7 @@ def peak_memory() -> int:
 
 def describe(cfg: Config, runner: Runner, seconds: float, peak: int,
              forecast: Optional['Forecast']) -> List[Tuple[str, str]]:
-    """Say what some steps took, and what it makes of the whole training.
-
-    Args:
-        cfg (Config): Config of the whole training.
-        runner (Runner): That of the steps.
-        seconds (float): Of one step.
-        peak (int): Bytes, of the GPU, or of the process where there is none.
-        forecast (Forecast, optional): Of the memory by groups at once.
-    """
+    """Say what some steps took, the peak in bytes, and what all of the config will take."""
     lr = max(group.get('initial_lr', group['lr'])  # before any schedule
              for group in runner.optim_wrapper.optimizer.param_groups)
     epoch_length = len(runner.train_dataloader)
@@ -137,10 +126,7 @@ class Forecast(NamedTuple):
         return max(fit, default=None)
 
     def describe(self, memory: Optional[int] = None) -> str:
-        """Say what all groups take, what one at a time takes, and what fits.
-
-        That is into so many bytes of a GPU, or into common sizes.
-        """
+        """Say what all groups take, what one takes, and what fits into one GPU, or common ones."""
         sizes = [memory] if memory else [size * 2**30 for size in GPU_SIZES]
         fits = [(size, self.fitting(size)) for size in sizes]
         fits = [f'{n} in {size / 2**30:.0f} GiB' for size, n in fits if n is not None]
@@ -153,11 +139,7 @@ class Forecast(NamedTuple):
 
 
 def make_forecast(model: nn.Module, data: dict, peak: int) -> Optional[Forecast]:
-    """Forecast from one measured peak; None for a detector whose groups cannot take turns.
-
-    The detector is in training mode, the batch is as the data loader gives it, and the peak is in
-    bytes.
-    """
+    """Forecast from a peak in bytes and a batch; None where groups cannot take turns."""
     if not isinstance(model, GroupDetector) or model.num_query_groups == 1:
         return None
     num_groups = model.num_query_groups
@@ -172,16 +154,13 @@ def make_forecast(model: nn.Module, data: dict, peak: int) -> Optional[Forecast]
 def bytes_of_a_group(model: nn.Module, data: dict) -> int:
     """Count what a step keeps for the backward pass of one group more; arguments as above."""
     batch = model.data_preprocessor(data, True)
-    groups_at_once, model.groups_at_once = model.groups_at_once, None
-    try:
-        kept = []
+    kept = []
+    with replaced_items((vars(model), dict(groups_at_once=None))):
         for num_groups in (1, 2):
             turn = Turn(range(num_groups), model.num_query_groups, Results())
             with taking(turn, (model, model.bbox_head)):
                 kept.append(kept_bytes(
                     lambda: model.loss(batch['inputs'], batch['data_samples'])))
-    finally:
-        model.groups_at_once = groups_at_once
     return kept[1] - kept[0]
 
 

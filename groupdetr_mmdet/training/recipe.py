@@ -4,10 +4,9 @@ import math
 import os
 from pathlib import Path
 from pprint import pformat
-from typing import Dict, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 import numpy as np
-from mmengine.config import Config
 
 from ..errors import ConfigError
 from ..host.configs import read_config
@@ -107,32 +106,22 @@ def config_text(dataset: Dataset, stem: str, model: Model, load_from: Optional[s
     """Write the config of a training as text."""
     base = read_config(model.base)
     num_train = len(dataset.splits['train'])
-    least, most = EPOCHS
-    epochs = min(max(least, math.ceil(SEEN_IMAGES / num_train)), most)
+    most = max(len(image.boxes) for images in dataset.splits.values() for image in images)
+    epochs = int(np.clip(math.ceil(SEEN_IMAGES / num_train), *EPOCHS))
     batch_size = base.train_dataloader.batch_size
     return CONFIG.format(
         images=', '.join(f'{len(x)} images for {split}' for split, x in dataset.splits.items()),
-        objects=f'at most {most_objects(dataset)} objects in one',
+        objects=f'at most {most} objects in one',
         base=model.base, data_root=f'{dataset.root}{os.sep}', stem=stem,
         classes=pformat(tuple(dataset.classes), width=75, compact=True),
         num_classes=len(dataset.classes), max_epochs=epochs, milestone=round(epochs * LAST_EPOCHS),
         num_query_groups=base.model.num_query_groups, batch_size=batch_size,
-        **choose_queries(dataset, base, load_from),
+        num_queries=base.model.num_queries if load_from else
+        max(20, math.ceil(most * 1.5 / 10) * 10),
+        why_queries='as many as the weights have' if load_from else
+        'half as many again as objects in an image',
         test='test' if dataset.splits.get('test') else 'val',
         lr=base.optim_wrapper.optimizer.lr, base_batch_size=base.auto_scale_lr.base_batch_size,
         log_interval=max(1, min(50, num_train // batch_size // 4)), load_from=load_from,
         why_weights='its class layers are left out' if load_from else
         'the backbone alone begins with weights, of ImageNet')
-
-
-def choose_queries(dataset: Dataset, base: Config, load_from: Optional[str]) -> Dict[str, object]:
-    """Choose N: that of the weights, or half as much again as the most objects in an image."""
-    if load_from:
-        return dict(num_queries=base.model.num_queries, why_queries='as many as the weights have')
-    num_queries = max(20, math.ceil(most_objects(dataset) * 1.5 / 10) * 10)
-    return dict(num_queries=num_queries, why_queries='half as many again as objects in an image')
-
-
-def most_objects(dataset: Dataset) -> int:
-    """Count the objects of the image that has most."""
-    return max(len(image.boxes) for images in dataset.splits.values() for image in images)

@@ -9,7 +9,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from ..checkpoints.checked import CheckedWeightsHook
+from ..checkpoints.loading import CheckedWeightsHook
 from ..host.preflight import iter_datasets
 from .options import checkpoint_hook
 

@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from running import run_tool
 
 from groupdetr_mmdet.analysis import report
-from groupdetr_mmdet.checkpoints.checked import check_optimizer
+from groupdetr_mmdet.checkpoints.loading import check_optimizer
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.training.runner import build_runner
 

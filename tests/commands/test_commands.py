@@ -20,7 +20,7 @@ from tiny import tiny_config, write_tiny_coco
 from torch.utils.data import DataLoader, Dataset
 
 from groupdetr_mmdet.commands.cli import COMMANDS, end_mistakes, run as run_command
-from groupdetr_mmdet.checkpoints.checked import CheckedWeightsHook
+from groupdetr_mmdet.checkpoints.loading import CheckedWeightsHook
 from groupdetr_mmdet.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
