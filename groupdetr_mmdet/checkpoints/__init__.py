@@ -1,4 +1,1 @@
-"""Weights in, weights out, and runs that are continued.
-
-Every file is read by `reading.py`, which runs no code of the file's maker.
-"""
+"""Weights in, weights out, runs that are continued; no file's code is run, see `reading.py`."""

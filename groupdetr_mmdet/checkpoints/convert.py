@@ -339,19 +339,17 @@ def check_shared(tensors: Mapping[str, Tensor], target: nn.Module) -> None:
 def describe(found: Found, target: nn.Module, file_groups: int, num_queries: int,
              classes_cut: bool) -> List[str]:
     """Say what was found, and what it became."""
-    classes = f'{count_classes(target.state_dict())}'
+    classes = str(count_classes(target.state_dict()))
     if classes_cut:
         classes = f'rows of {COCO_ID_ROWS[0]} COCO ids, cut to the {classes} categories'
     num_groups = getattr(target, 'num_query_groups', None)
-    kept = f', num_query_groups={num_groups}' if num_groups else ''
+    kind, kept = ('', f', num_query_groups={num_groups}') if num_groups else ('mmdet ', '')
     return [
         f'Source   : {found.detector} of {SOURCES[found.source]} ({found.source}), '
         f'{len(found.tensors)} tensors in {found.entry}',
         f'Groups   : {file_groups} x {num_queries}', f'Classes  : {classes}',
         *(f'Note     : {note}' for note in found.notes),
-        f'Result   : {"" if num_groups else "mmdet "}{type(target).__name__}, num_queries='
-        f'{num_queries}{kept}'
-    ]
+        f'Result   : {kind}{type(target).__name__}, num_queries={num_queries}{kept}']
 
 
 def summarize(actions: List[Tuple[str, str, str]]) -> List[Tuple[str, str, str]]:

@@ -58,8 +58,7 @@ class ResumableBatchSampler(Sampler):
         sampler (Sampler): Yields indices, such as mmengine's ``DefaultSampler``.
         batch_size (int): Images of a batch.
         drop_last (bool): Whether to leave out a last batch of fewer images. Defaults to False.
-        batch_sampler (dict, optional): Config of what makes the batches. Defaults to PyTorch's
-            ``BatchSampler``.
+        batch_sampler (dict, optional): Makes the batches, by default PyTorch's ``BatchSampler``.
     """
 
     def __init__(self, sampler: Sampler, batch_size: int, drop_last: bool = False,

@@ -86,8 +86,8 @@ def load_weights(model: nn.Module, checkpoint: Any, path: str,
         raise ConfigError(f'{path} does not fit the config ({reason}): {FIX}') from error
     missing = [name for name in missing if not name.endswith('.num_batches_tracked')]
     if missing or left_over:
-        names = ', '.join(([f'it has no {missing[0]}'] if missing else []) +
-                          ([f'the model has no {left_over[0]}'] if left_over else []))
+        names = ', '.join([f'it has no {name}' for name in missing[:1]] +
+                          [f'the model has no {name}' for name in left_over[:1]])
         raise ConfigError(f'{path} does not fit the config ({names}; {len(missing)} tensors are '
                           f'missing and {len(left_over)} left over): {FIX}')
 
@@ -113,9 +113,8 @@ def load_fitting(model: nn.Module, state_dict: Dict[str, Tensor], path: str) -> 
 class CheckedWeightsHook(Hook):
     """Refuse weights that are not finite, or not those of the runner's model.
 
-    With ``allow_missing=True`` in the config, ``load_from`` takes the tensors that fit, and the
-    log says how many. ``--resume`` wants all of them; their shapes are for
-    ``AtomicCheckpointHook`` to compare.
+    With ``allow_missing=True`` in the config, ``load_from`` takes the tensors that fit. A resumed
+    run wants all; their shapes are for ``AtomicCheckpointHook`` to compare.
     """
     priority = 'LOW'  # after the hooks that change what was loaded
 
@@ -217,8 +216,7 @@ class CheckedPretrainedInit(PretrainedInit):
 class OtherClassesHook(Hook):
     """Leave the layers that name classes out of ``load_from`` where the classes are others.
 
-    They keep their start; one line of the log says so. mmengine leaves them out, too, and writes
-    a line for each of their tensors.
+    They keep their start, as in mmengine, which logs a line for each of their tensors.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:

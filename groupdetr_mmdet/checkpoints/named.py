@@ -15,8 +15,7 @@ POINTER = 'last_checkpoint'  # the file in which mmengine names the checkpoint t
 SCHEME = 'groupdetr://'
 DETREX = 'https://github.com/IDEA-Research/detrex-storage/releases/download/'
 # Names of the configs whose weights were published, for another codebase.
-PUBLISHED = dict(
-    group_cond_detr_r50_12e=f'{DETREX}v0.4.0/converted_group_detr_r50_12ep.pth')
+PUBLISHED = dict(group_cond_detr_r50_12e=f'{DETREX}v0.4.0/converted_group_detr_r50_12ep.pth')
 
 
 def find_checkpoint(checkpoint: str, work_dir: Union[str, Path]) -> str:

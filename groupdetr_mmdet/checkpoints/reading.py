@@ -16,7 +16,6 @@ from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, Dict, Iterator, Optional, Union
-from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -34,21 +33,15 @@ SAFETENSORS = '.safetensors'
 # Before, PyTorch's own way to read weights alone has holes, and refuses what mmengine saves.
 READS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6.0')
 # Beside what mmengine's checkpoints hold: the official code's arguments, all numpy scalars.
-PLAIN_CLASSES = [
-    argparse.Namespace, np.ndarray, np.dtype,
-    *{type(np.dtype(kind)) for kind in '?bhilqBHILQefdgFDGSUMm'}
-]
+PLAIN_CLASSES = [argparse.Namespace, np.ndarray, np.dtype,
+                 *{type(np.dtype(kind)) for kind in '?bhilqBHILQefdgFDGSUMm'}]
 
 
 def read_checkpoint(path: Union[str, Path], trust_pickle: bool = False) -> Any:
-    """Read a checkpoint onto the CPU.
+    """Return what a file holds, or any address that mmengine's loader knows, on the CPU.
 
-    Args:
-        path (str or Path): A file, or any address that mmengine's loader knows.
-        trust_pickle (bool): Run the code that the file asks for. Defaults to False.
-
-    Returns:
-        Any: What the file holds; of a ``.safetensors`` file ``state_dict`` and ``meta``.
+    That is ``state_dict`` and ``meta`` of a ``.safetensors`` file. With ``trust_pickle`` the code
+    that the file asks for is run.
 
     Raises:
         ConfigError: If the file is missing, cut short, damaged, no checkpoint, or wants to run
@@ -119,8 +112,7 @@ def load_from_ceph(address: str, map_location: Any = None) -> Any:
 
 def fetch(address: str) -> str:
     """Fetch a file once for all processes and runs; return its path in ``torch.hub``'s folder."""
-    name = Path(re.split('[?#]', address)[0]).name
-    path = Path(torch.hub.get_dir(), 'checkpoints', name)
+    path = Path(torch.hub.get_dir(), 'checkpoints', Path(re.split('[?#]', address)[0]).name)
     try:
         if is_main_process():
             download(address, path)
@@ -137,7 +129,7 @@ def download(address: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.hub.download_url_to_file(address, str(path), progress=os.isatty(0))
-    except (URLError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f'{address} cannot be fetched ({error}): correct the address, or '
                           f'download the file elsewhere and put it at {path}.') from error
 
@@ -147,10 +139,7 @@ def download(address: str, path: Path) -> None:
 
 def unpickle(file: Union[str, IO], map_location: Any, trust_pickle: bool = False,
              mmap: Optional[bool] = None) -> Any:
-    """``torch.load`` of tensors and plain classes, in any version of PyTorch; arguments as there.
-
-    With ``trust_pickle`` it runs whatever the file asks for.
-    """
+    """``torch.load`` of tensors and plain classes, or of all with ``trust_pickle``."""
     if trust_pickle or not READS_SAFELY:
         pickle_module = None if trust_pickle else PlainPickle
         return torch.load(file, map_location, pickle_module, weights_only=False, mmap=mmap)

@@ -32,9 +32,9 @@ SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1') if hasattr(s
 def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
     """Find the checkpoint from which ``--resume`` loses least, None where no whole one is.
 
-    It is the one that ``last_checkpoint`` names, unless a later one was written after
-    ``last_checkpoint`` was. Where the named one is missing or cut short, it is the furthest whole
-    checkpoint in the directory, and in the directory of the named one.
+    It is the one that ``last_checkpoint`` names, unless a later one was written after that file.
+    Where the named one is missing or cut short, it is the furthest whole checkpoint in the
+    directory, and in that of the named one.
     """
     named = named_checkpoint(work_dir)
     folders = {Path(work_dir)} | ({named.parent} if named else set())
@@ -54,10 +54,7 @@ def furthest_whole(files: Iterable[Path]) -> Optional[str]:
 
 
 def training_progress(path: Union[str, Path]) -> Optional[Tuple[bool, int]]:
-    """Rank a checkpoint, None for any other file.
-
-    By whether it has the optimizer's state, which a best checkpoint has not, and its iterations.
-    """
+    """Rank a checkpoint by whether it has the optimizer's state, and its iterations, else None."""
     if not zipfile.is_zipfile(path):
         return None
     try:
@@ -105,18 +102,16 @@ class AtomicCheckpointHook(CheckpointHook):
     """``CheckpointHook`` whose run can be killed at any moment and resumed.
 
     Local checkpoints appear whole, under their final name, or not at all. A checkpoint is removed
-    only after the one that takes its place is on the disk, so there is one more of them for a
-    moment. What a killed run left half-written is removed when the next one starts. ``--resume``
-    passes over checkpoints that another hook left cut short, and writes ``last_checkpoint`` anew
-    where it is empty or names no whole one.
+    after the one that takes its place is on the disk, so there is one more of them for a moment,
+    and what a killed run left half-written when the next one starts. ``--resume`` passes over
+    checkpoints that another hook left cut short, and corrects ``last_checkpoint``.
 
     Arguments and file names are those of :class:`mmengine.hooks.CheckpointHook`. With
-    :mod:`.exact`, as the commands add it, a resumed run continues as if it had never stopped, also
-    from a checkpoint inside an epoch. Without it a resumed ``EpochBasedTrainLoop`` starts at the
-    beginning of an epoch, with other random numbers, and with ``by_epoch=False`` the epoch of the
-    checkpoint is run again. A validation that was interrupted is not repeated, and if it was
-    interrupted while it replaced the best checkpoint, both may stay. What ``published_keys`` asks
-    for is written by the parent.
+    :mod:`.exact`, as the commands add it, a resumed run continues as if it had never stopped.
+    Without it a resumed ``EpochBasedTrainLoop`` starts at the beginning of an epoch, with other
+    random numbers, and with ``by_epoch=False`` the epoch of the checkpoint is run again. A
+    validation that was interrupted is not repeated; if that was while it replaced the best
+    checkpoint, both may stay. What ``published_keys`` asks for is written by the parent.
     """
 
     def before_run(self, runner: Runner) -> None:
@@ -180,8 +175,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 'starts again: with by_epoch=True in default_hooks.checkpoint a resumed run '
                 'repeats nothing.')
 
-    def _save_checkpoint_with_step(self, runner: Runner, step: int,
-                                   meta: Dict[str, Any]) -> None:
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: Dict[str, Any]) -> None:
         """Save a checkpoint, then remove the one that it replaces.
 
         The checkpoint also names the one that it replaces: if the run is killed before that one
@@ -194,8 +188,8 @@ class AtomicCheckpointHook(CheckpointHook):
         finally:
             self.max_keep_ckpts = kept
         while self.max_keep_ckpts > 0 and len(self.keep_ckpt_ids) > self.max_keep_ckpts:
-            self._remove(self.file_backend.join_path(
-                self.out_dir, self.filename_tmpl.format(self.keep_ckpt_ids.popleft())))
+            name = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
+            self._remove(self.file_backend.join_path(self.out_dir, name))
         stopped = runner.message_hub.runtime_info.pop(STOPPED, None)
         if stopped and stopped != self.last_ckpt:
             self._remove(stopped)
@@ -226,11 +220,9 @@ class AtomicCheckpointHook(CheckpointHook):
             super()._save_best_checkpoint(runner, metrics)
         finally:
             del backend.remove, backend.rmtree
-        infos = runner.message_hub.runtime_info.values()
-        in_use = {info for info in infos if isinstance(info, str)}
-        for path in removals:
-            if path not in in_use:
-                self._remove(path)
+        in_use = {x for x in runner.message_hub.runtime_info.values() if isinstance(x, str)}
+        for path in set(removals) - in_use:
+            self._remove(path)
 
     def _remove(self, path: str) -> None:
         own = os.path.dirname(os.path.abspath(path)) == os.path.abspath(self.out_dir)

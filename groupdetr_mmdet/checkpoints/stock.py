@@ -16,8 +16,8 @@ WIDTH = 256  # of mmdet's ConditionalDETR and two-stage detectors, whatever thei
 OUR_KEYS = ('separate_self_attn', 'new_group_noise', 'train_cfg')
 ANYWHERE = ('init_cfg', 'num_query_groups')  # keys that are left out wherever they are
 REGISTRIES = (MODELS, DATASETS, TRANSFORMS, METRICS)
-KEPT_KEYS = ('model', 'test_dataloader', 'test_evaluator', 'test_cfg', 'env_cfg', 'visualizer',
-             'vis_backends', 'tta_model', 'tta_pipeline', 'log_level')
+KEPT_KEYS = ('test_dataloader', 'test_evaluator', 'test_cfg', 'env_cfg', 'visualizer',
+             'vis_backends', 'tta_model', 'tta_pipeline', 'log_level')  # beside the model
 
 
 def stock_model(model: ConfigDict) -> ConfigDict:
@@ -46,7 +46,7 @@ def stock_model(model: ConfigDict) -> ConfigDict:
 
 def stock_config(cfg: Config, classes: Optional[Sequence[str]] = None) -> Config:
     """Config with which mmdet alone runs one group of a detector of ours, with class names."""
-    stock = with_parents({key: cfg[key] for key in KEPT_KEYS if key in cfg and key != 'model'})
+    stock = with_parents({key: cfg[key] for key in KEPT_KEYS if key in cfg})
     if classes and 'test_dataloader' in stock:
         stock['test_dataloader']['dataset'].update(metainfo=dict(classes=tuple(classes)))
     return Config(dict(stock, default_scope='mmdet', model=stock_model(cfg.model)))
@@ -70,9 +70,13 @@ def with_parents(cfg: Any) -> Any:
     copied = {key: with_parents(value) for key, value in cfg.items()
               if key not in ANYWHERE and (key, value) != ('_scope_', SCOPE)}
     ours = class_of_ours(cfg.get('type'))
-    if ours is not None:
-        copied['type'] = parent_of(ours).__name__
-    return copied
+    if ours is None:
+        return copied
+    parent = next(x for x in ours.__mro__ if not is_ours(x))
+    if MODELS.get(ours.__name__) is ours and ours.__name__ != f'Group{parent.__name__}':
+        raise ConfigError(f'--to mmdet: {ours.__name__} computes something that no class of mmdet '
+                          'does: keep --to ours.')
+    return dict(copied, type=parent.__name__)
 
 
 def class_of_ours(name: Any) -> Optional[type]:
@@ -84,12 +88,3 @@ def class_of_ours(name: Any) -> Optional[type]:
 def is_ours(cls: type) -> bool:
     """Whether a class is one of this package."""
     return cls.__module__.split('.')[0] == SCOPE
-
-
-def parent_of(cls: type) -> type:
-    """The class of mmdet that a class of ours is at inference, if it is one."""
-    parent = next(x for x in cls.__mro__ if not is_ours(x))
-    if MODELS.get(cls.__name__) is cls and cls.__name__ != f'Group{parent.__name__}':
-        raise ConfigError(f'--to mmdet: {cls.__name__} computes something that no class of mmdet '
-                          'does: keep --to ours.')
-    return parent

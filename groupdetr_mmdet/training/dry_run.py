@@ -147,8 +147,8 @@ def make_forecast(model: nn.Module, data: dict, peak: int) -> Optional[Forecast]
         check_groups_at_once(1, num_groups, model.separate_self_attn, model.bbox_head)
     except ConfigError:
         return None
-    return Forecast(peak, model.groups_at_once or num_groups, bytes_of_a_group(model, data),
-                    num_groups)
+    return Forecast(
+        peak, model.groups_at_once or num_groups, bytes_of_a_group(model, data), num_groups)
 
 
 def bytes_of_a_group(model: nn.Module, data: dict) -> int:
@@ -159,8 +159,7 @@ def bytes_of_a_group(model: nn.Module, data: dict) -> int:
         for num_groups in (1, 2):
             turn = Turn(range(num_groups), model.num_query_groups, Results())
             with taking(turn, (model, model.bbox_head)):
-                kept.append(kept_bytes(
-                    lambda: model.loss(batch['inputs'], batch['data_samples'])))
+                kept.append(kept_bytes(lambda: model.loss(batch['inputs'], batch['data_samples'])))
     return kept[1] - kept[0]
 
 

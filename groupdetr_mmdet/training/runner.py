@@ -11,7 +11,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..checkpoints.loading import CheckedWeightsHook
 from ..host.preflight import iter_datasets
-from .options import checkpoint_hook
+from .options import add_hook, checkpoint_hook
 
 TYPES = {  # what a config says, and what it gets
     name: ours for theirs, ours in ((CocoDataset, 'CheckedCocoDataset'),
@@ -26,11 +26,9 @@ FROZEN = 600  # seconds after which processes that wait for another one end the 
 def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
     """Build the runner that ``runner_type`` names, mmengine's ``Runner`` by default.
 
-    Where the config has mmdet's ``CocoDataset``, the data set is a ``CheckedCocoDataset``, and a
-    ``RunCheckHook`` compares model and data before the first step. In training images are loaded
-    by ``CheckedLoadImageFromFile``; a test pipeline keeps the loader that mmdet's inferencer
-    looks for. A training gets what :func:`make_resumable` says. Weights that do not fit are
-    refused by a ``CheckedWeightsHook``.
+    Data, weights and, in training, images are checked: in the place of the classes of ``TYPES``
+    there are this package's; a test pipeline keeps the loader that mmdet's inferencer looks for.
+    A training gets what :func:`make_resumable` says.
     """
     check_data(cfg)
     if cfg.get('launcher', 'none') != 'none':
@@ -90,9 +88,9 @@ def make_resumable(cfg: Config) -> None:
 
 def add_missing_hook(cfg: Config, name: str) -> None:
     """Add a hook to a config that does not have it."""
-    hooks = cfg.get('custom_hooks') or []
-    if not any(isinstance(hook, dict) and hook.get('type') == name for hook in hooks):
-        cfg.custom_hooks = [*hooks, dict(type=name)]
+    if not any(isinstance(hook, dict) and hook.get('type') == name
+               for hook in cfg.get('custom_hooks') or []):
+        add_hook(cfg, type=name)
 
 
 def replace_type(part: Any) -> None:
