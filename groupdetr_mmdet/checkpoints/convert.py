@@ -33,7 +33,6 @@ COCO_ID_ROWS = (91, 92)  # the official heads have a row for every id up to 90, 
 NO_WEIGHTS = re.compile(r'(^|\.)pixel_(mean|std)$|^criterion\.|^data_preprocessor\.(mean|std)$')
 OWN_NAMES = ('mmdet', 'ours')  # sources whose names are the model's
 AVERAGED = ('ema_state', 'ema_model', 'model_ema')  # entries of detrex, DINO's authors, others
-CONV = re.compile(r'^neck\.convs\.\d+\.conv\.weight$')  # of each level of the backbone
 KEPT = 'kept'  # as what was done with a tensor
 
 
@@ -53,9 +52,7 @@ class Converted(NamedTuple):
     meta: Dict[str, Any]  # information on the model, as mmengine saves it
     state: Dict[str, Any]  # the training's, where nothing changed that it depends on
     report: List[str]  # lines on what was found
-    # Of every tensor the name in the file and in the result, '-' where there is none, and what
-    # was done with it.
-    actions: List[Tuple[str, str, str]]
+    actions: List[Tuple[str, str, str]]  # of each tensor: name before and after, what was done
 
     def write(self, path: Path, add_hash: bool = False) -> Tuple[Path, int]:
         """Write the checkpoint, whole or not at all; return its path and its size in bytes.
@@ -196,10 +193,7 @@ def recognize_for(target: nn.Module, tensors: Mapping[str, Tensor],
 
 def saved_numbers(checkpoint: Any, metadata: Mapping, num_queries: Optional[int],
                   wanted: int) -> Dict[str, int]:
-    """N and K as the user or the file says them; N must be that of the config.
-
-    Ours are in the state dict's metadata, the official ones in ``args``.
-    """
+    """N, which must be the config's, and K as the user or else the file says them."""
     said, by = model_config(checkpoint), "by the file's config"
     args = entry_of(checkpoint, 'args')
     if num_queries:
@@ -252,7 +246,8 @@ def rename_tensors(found: Found,
     Return them, for each its name in the file and what was done with it, and the actions on those
     that are left out.
     """
-    num_convs = sum(bool(CONV.search(name)) for name in target.state_dict())
+    num_convs = sum(bool(re.fullmatch(r'neck\.convs\.\d+\.conv\.weight', name))
+                    for name in target.state_dict())
     rules = [] if found.source in OWN_NAMES else rules_of(
         found.source, found.detector, num_convs, target.decoder.num_layers)
     tensors, done, left_out = {}, {}, []
@@ -313,8 +308,7 @@ def check_tensors(tensors: Dict[str, Tensor], done: Dict[str, List[str]], target
         'missing': [name for name in expected if name not in tensors],
         'of another shape': [
             f'{done[name][0]}: {tuple(tensors[name].shape)}, should be {tuple(x.shape)}'
-            for name, x in expected.items()
-            if name in tensors and tensors[name].shape != x.shape]}
+            for name, x in expected.items() if name in tensors and x.shape != tensors[name].shape]}
     if any(differences.values()):
         lists = '\n'.join(f'  {len(lines)} {kind}:\n    ' + '\n    '.join(lines)
                           for kind, lines in differences.items() if lines)
@@ -331,9 +325,6 @@ def check_shared(tensors: Mapping[str, Tensor], target: nn.Module) -> None:
             raise ConfigError(f'SRC has different numbers in {first} and {name}, which are one '
                               'layer in the detector of CONFIG: if SRC refines boxes, set '
                               'model.with_box_refine=True.')
-
-
-# What the user reads
 
 
 def describe(found: Found, target: nn.Module, file_groups: int, num_queries: int,
@@ -353,10 +344,7 @@ def describe(found: Found, target: nn.Module, file_groups: int, num_queries: int
 
 
 def summarize(actions: List[Tuple[str, str, str]]) -> List[Tuple[str, str, str]]:
-    """Merge the actions on the tensors of a module, and of the same module in all layers.
-
-    All tensors that are kept as they are become one entry.
-    """
+    """Merge the actions on a module, on it in all layers, and on all that are kept as they are."""
     kept = sum(how == KEPT for *_, how in actions)
     counts = Counter((module_pattern(origin), module_pattern(name), how)
                      for origin, name, how in actions if how != KEPT)

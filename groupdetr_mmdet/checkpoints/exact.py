@@ -20,10 +20,7 @@ STEP, SAMPLE = 1, 2  # streams of random numbers
 
 
 def seed_generators(*key: int) -> None:
-    """Seed the generators of Python, NumPy and PyTorch, on the GPU where this process uses it.
-
-    Another key, of numbers of at least 0, gives independent random numbers.
-    """
+    """Seed Python, NumPy and PyTorch by some numbers, on the GPU where this process uses it."""
     words = np.random.SeedSequence(key).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
@@ -119,8 +116,8 @@ class ExactResumeHook(Hook):
         """Note the place in the epoch."""
         loop = runner.train_loop
         inside = checkpoint['meta']['epoch'] == loop.epoch
-        checkpoint[PROGRESS] = dict(
-            self._layout(runner), batches_done=getattr(loop, 'batches_done', 0) if inside else 0)
+        done = getattr(loop, 'batches_done', 0) if inside else 0
+        checkpoint[PROGRESS] = dict(self._layout(runner), batches_done=done)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Continue at the place that the checkpoint notes."""

@@ -95,8 +95,8 @@ def load_weights(model: nn.Module, checkpoint: Any, path: str,
 def load_fitting(model: nn.Module, state_dict: Dict[str, Tensor], path: str) -> None:
     """Load the tensors that a model has in the same shape, but for the number of groups."""
     own, of_groups = model.state_dict(), group_parameters(model)
-    for name in list(state_dict):
-        if name not in own or name not in of_groups and own[name].shape != state_dict[name].shape:
+    for name, x in list(state_dict.items()):
+        if name not in own or name not in of_groups and own[name].shape != x.shape:
             del state_dict[name]
     if not state_dict:
         raise ConfigError(f'{path} has not one tensor of this model: name another checkpoint.')
@@ -104,9 +104,6 @@ def load_fitting(model: nn.Module, state_dict: Dict[str, Tensor], path: str) -> 
     print_log(f'{path}: {len(state_dict)} of the {len(own)} tensors of the model are loaded; the '
               f'others, such as {(missing or ["none"])[0]}, keep their start.',
               logger='current', level=logging.WARNING)
-
-
-# By mmengine
 
 
 @HOOKS.register_module()
@@ -207,9 +204,6 @@ class CheckedPretrainedInit(PretrainedInit):
         print_log(f'load model from: {self.checkpoint}', logger='current')
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=self._get_init_info())
-
-
-# Of a detector of other classes
 
 
 @HOOKS.register_module()

@@ -47,9 +47,6 @@ def named_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
     return Path(name) if name else None
 
 
-# Published ones
-
-
 @CheckpointLoader.register_scheme(prefixes=SCHEME)
 def load_published(name: str, map_location: Any = None) -> Dict[str, Any]:
     """Read ``groupdetr://NAME``: the published weights of a config, as this package names them."""

@@ -94,10 +94,9 @@ def recognize(names: Container[str]) -> Tuple[Optional[str], Optional[str]]:
 
 
 def rules_of(source: str, detector: str, num_convs: int = 1, num_layers: int = 6) -> List:
-    """Rules from the names of a codebase ('official' or 'detrex') to mmdet's.
+    """Rules from the names of 'official' or 'detrex' to mmdet's, or a ConfigError.
 
-    The detector is one of ``MARKS``, of so many feature levels from the backbone and so many
-    layers of the decoder. Raise a ConfigError if its names in the codebase are not known.
+    The detector has so many feature levels from its backbone and layers in its decoder.
     """
     heads = dict(
         ConditionalDETR=(

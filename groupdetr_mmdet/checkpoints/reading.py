@@ -164,21 +164,16 @@ class PlainUnpickler(pickle.Unpickler):
 PLAIN_GLOBALS = {
     '__builtin__.set': set, '__builtin__.getattr': history_buffer_method,
     '_codecs.encode': codecs.encode,
+    **{name: x for x, name in mmengine_globals()},
     **{f'{x.__module__}.{x.__name__}': x for x in (
-        OrderedDict, torch.Size, torch.device, torch._utils._rebuild_tensor_v2,
-        torch._utils._rebuild_parameter)},
-    **{name: x for x, name in mmengine_globals() + [
-        (x, f'{x.__module__}.{x.__name__}') for x in PLAIN_CLASSES]},
-}
+        *PLAIN_CLASSES, OrderedDict, torch.Size, torch.device, torch._utils._rebuild_tensor_v2,
+        torch._utils._rebuild_parameter)}}
 
 
 # What `torch.load` takes in the place of the module `pickle`.
 PlainPickle = SimpleNamespace(
     __name__='PlainPickle', Unpickler=PlainUnpickler,
     load=lambda file, **kwargs: PlainUnpickler(file, **kwargs).load())
-
-# Sentences
-# Sentences
 
 
 def is_whole(path: Union[str, Path]) -> bool:
@@ -224,9 +219,6 @@ def readable(path: str) -> Iterator[None]:
 def first_sentence(error: Exception) -> str:
     """Return the first sentence of an error, without its full stop."""
     return re.split(r'\.\s|\n', str(error).strip() or type(error).__name__)[0].rstrip('.:')
-
-
-# .safetensors
 
 
 def read_safetensors(path: str) -> Dict[str, Any]:

@@ -65,10 +65,7 @@ def training_progress(path: Union[str, Path]) -> Optional[Tuple[bool, int]]:
 
 
 def repair_pointer(work_dir: Union[str, Path]) -> None:
-    """Let ``last_checkpoint`` name the latest whole checkpoint, and log it if it did not.
-
-    Raise a ConfigError if it names a checkpoint and there is no whole one.
-    """
+    """Let ``last_checkpoint`` name the latest whole checkpoint, or refuse where none is whole."""
     named = named_checkpoint(work_dir)
     latest = latest_whole_checkpoint(work_dir)
     if latest is None and named:
@@ -195,10 +192,7 @@ class AtomicCheckpointHook(CheckpointHook):
             self._remove(stopped)
 
     def save_now(self, runner: Runner, step: int) -> str:
-        """Save a checkpoint of so many steps out of the usual order; return its path.
-
-        It goes when the resumed run has written its next one.
-        """
+        """Save a checkpoint, which goes after the resumed run's next one, and return its path."""
         filename = f'iter_{runner.iter + 1}.pth'  # in a validation that of no checkpoint before
         path = self.file_backend.join_path(self.out_dir, filename)
         if self.last_ckpt != path:

@@ -30,9 +30,7 @@ def stock_model(model: ConfigDict) -> ConfigDict:
     """
     test_cfg = dict(model.get('test_cfg') or {}, query_group=0)
     detector = build_without_memory(dict(model, num_query_groups=1, test_cfg=test_cfg))
-    stock = with_parents(model)
-    for key in OUR_KEYS:
-        stock.pop(key, None)
+    stock = {key: value for key, value in with_parents(model).items() if key not in OUR_KEYS}
     for key in LAYER_OPTIONS:
         stock.get('decoder', {}).pop(key, None)
     stock['test_cfg'] = {key: value for key, value in detector.test_cfg.items()

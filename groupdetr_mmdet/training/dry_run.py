@@ -106,11 +106,8 @@ def is_slow(cfg: Config) -> bool:
         cfg.model.get('backbone', {}).get('depth') in (50, 101, 152)
 
 
-# How much memory a step takes with other numbers of groups at once
-
-
 class Forecast(NamedTuple):
-    """Peak memory by the number of groups that are computed at once."""
+    """Peak memory of a step by the number of groups that are computed at once."""
     peak: int  # measured, in bytes, with `measured_groups` at once
     measured_groups: int
     group: int  # bytes that a group adds, see `bytes_of_a_group`

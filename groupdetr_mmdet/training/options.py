@@ -9,7 +9,6 @@ from ..errors import ConfigError
 
 AP = 'coco/bbox_mAP'
 LEAST_GAIN = 0.001  # of AP, below which a validation does not count as better
-BY_EPOCH = ('begin', 'end', 'T_max')  # of a parameter scheduler
 
 
 def set_amp(cfg: Config) -> None:
@@ -43,7 +42,7 @@ def set_epochs(cfg: Config, epochs: int) -> None:
     cfg.train_cfg.max_epochs = epochs
     for scheduler in cfg.get('param_scheduler') or []:
         if scheduler.get('by_epoch', True):
-            for key in BY_EPOCH:
+            for key in ('begin', 'end', 'T_max'):
                 if scheduler.get(key):
                     scheduler[key] = max(1, round(scheduler[key] * ratio))
             if 'begin' in scheduler:  # a schedule has an epoch at least

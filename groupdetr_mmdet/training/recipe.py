@@ -113,7 +113,7 @@ def config_text(dataset: Dataset, stem: str, model: Model, load_from: Optional[s
         images=', '.join(f'{len(x)} images for {split}' for split, x in dataset.splits.items()),
         objects=f'at most {most} objects in one',
         base=model.base, data_root=f'{dataset.root}{os.sep}', stem=stem,
-        classes=pformat(tuple(dataset.classes), width=75, compact=True),
+        classes=pformat(tuple(dataset.classes), width=75, compact=True).replace('\n', '\n   '),
         num_classes=len(dataset.classes), max_epochs=epochs, milestone=round(epochs * LAST_EPOCHS),
         num_query_groups=base.model.num_query_groups, batch_size=batch_size,
         num_queries=base.model.num_queries if load_from else
