@@ -10,11 +10,12 @@ from numbers import Integral
 from typing import Any, Dict, List, Mapping
 
 import torch
-from mmdet.registry import HOOKS, WEIGHT_INITIALIZERS
+from mmdet.registry import WEIGHT_INITIALIZERS
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit, update_init_info
 from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
