@@ -42,7 +42,7 @@ class Found(NamedTuple):
     detector: str  # one of CONFIGS, or the class of another
     entry: str  # where in the file the tensors are
     tensors: Dict[str, Tensor]  # under the file's own names
-    numbers: Dict[str, int]  # num_queries N and num_query_groups K, where they are said
+    num_queries: Optional[int]  # N, where it is said
     notes: List[str]  # what else the user should know
 
 
@@ -105,7 +105,7 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
     file_groups = target.count_saved_groups(saved)
     if to == 'mmdet':  # with all groups of the file, to choose from
         target = build_without_memory(dict(model, num_query_groups=file_groups))
-    adapted = target.adapt_groups(saved, found.numbers, seed)
+    adapted = target.adapt_groups(saved, dict(num_queries=found.num_queries), seed)
     tensors.update(adapted)
     how = 'first groups kept' if file_groups > target.num_query_groups else \
         f'groups repeated, noise {noise}' if file_groups < target.num_query_groups else ''
@@ -165,7 +165,7 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str], aver
     marked, detector = recognize_for(target, tensors, source)
     if marked == 'mmdet' and ('num_queries' in metadata or is_ours(model_config(checkpoint))):
         marked = 'ours'
-    numbers = saved_numbers(checkpoint, metadata, num_queries, target.num_queries)
+    num_queries = said_queries(checkpoint, metadata, num_queries, target.num_queries)
     notes = [] if not averaged else [
         'averaged weights (EMA) are taken' if entry in AVERAGED or
         'ema_state_dict' in checkpoint else 'the file has no averaged weights (EMA)'
@@ -173,7 +173,8 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str], aver
     if entry_of(checkpoint, 'args').get('dilation'):
         notes.append('trained with a dilated last stage (DC5): use a config that has it, the '
                      'tensors do not show it')
-    return Found(source or marked, detector, entry or 'the file itself', tensors, numbers, notes)
+    return Found(source or marked, detector, entry or 'the file itself', tensors, num_queries,
+                 notes)
 
 
 def recognize_for(target: nn.Module, tensors: Mapping[str, Tensor],
@@ -191,26 +192,23 @@ def recognize_for(target: nn.Module, tensors: Mapping[str, Tensor],
     return marked or source, wanted
 
 
-def saved_numbers(checkpoint: Any, metadata: Mapping, num_queries: Optional[int],
-                  wanted: int) -> Dict[str, int]:
-    """N, which must be the config's, and K as the user or else the file says them."""
-    said, by = model_config(checkpoint), "by the file's config"
-    args = entry_of(checkpoint, 'args')
+def said_queries(checkpoint: Any, metadata: Mapping, num_queries: Optional[int],
+                 wanted: int) -> Optional[int]:
+    """N as the user or else the file says it, if one does; it must be that of the config."""
+    model, args = model_config(checkpoint), entry_of(checkpoint, 'args')
+    said, by = model.get('num_queries'), "by the file's config"
     if num_queries:
-        said, by = dict(num_queries=num_queries), '--num-queries'
+        said, by = num_queries, '--num-queries'
     elif 'num_queries' in metadata:
-        said, by = metadata, 'as the file says'
-    elif not is_ours(said) and 'num_queries' in args:
-        said = dict(num_queries=args['num_queries'], num_query_groups=args.get('group_detr'))
-        by = "by the file's args"
-    numbers = {key: said[key] for key in ('num_queries', 'num_query_groups') if said.get(key)}
-    found = numbers.get('num_queries', wanted)
-    if found != wanted:
+        said, by = metadata['num_queries'], 'as the file says'
+    elif not is_ours(model) and 'num_queries' in args:
+        said, by = args['num_queries'], "by the file's args"
+    if said and said != wanted:
         raise ConfigError(
-            f'SRC has groups of {found} queries ({by}) and CONFIG has model.num_queries={wanted}: '
-            f'set it to {found} (--cfg-options model.num_queries={found}), or say by '
+            f'SRC has groups of {said} queries ({by}) and CONFIG has model.num_queries={wanted}: '
+            f'set it to {said} (--cfg-options model.num_queries={said}), or say by '
             '--num-queries what is true of the file.')
-    return numbers
+    return said or None
 
 
 def is_ours(model: Mapping) -> bool:
