@@ -24,7 +24,7 @@ from ..checkpoints.convert import COCO_IDS
 from ..checkpoints.loading import load_weights
 from ..checkpoints.reading import read_checkpoint
 from ..errors import ConfigError
-from ..host.images import check_regular, fault, is_cut_short
+from ..host.images import check_whole, fault
 from ..host.preflight import check_path
 
 
@@ -123,11 +123,8 @@ class Inferencer(DetInferencer):
 
     def _load(self, path: str) -> Optional[dict]:
         try:
-            check_regular(path)
-            data = self.pipeline(path)
-            if is_cut_short(path):
-                raise OSError('its JPEG data has no end')
-            return data
+            check_whole(path)
+            return self.pipeline(path)
         except Exception as error:
             self.unreadable[path] = fault(path, error)
             return None

@@ -33,15 +33,10 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
     """
 
     def transform(self, results: dict) -> Optional[dict]:
-        """Load an image.
+        """Load the image of ``img_path``, or return None to leave it out.
 
-        Args:
-            results (dict): Has ``img_path``.
-
-        Returns:
-            dict or None: ``results`` with ``img`` (np.ndarray of shape (h, w, 3), BGR),
-            ``img_shape`` and ``ori_shape``, both (h, w) in pixels; None for an image to leave
-            out.
+        It becomes ``img``, an array of shape (h, w, 3) in BGR, with ``img_shape`` and
+        ``ori_shape``, both (h, w) in pixels.
 
         Raises:
             ConfigError: If the image cannot be read, unless ``ignore_empty``, or has another size
@@ -49,10 +44,8 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
         """
         path = results['img_path']
         try:
-            check_regular(path)
+            check_whole(path)
             loaded = super().transform(results)
-            if loaded is not None and is_cut_short(path):
-                raise OSError('its JPEG data has no end')
         except Exception as error:
             if not self.ignore_empty:
                 raise unreadable(path, error, training=True) from error
@@ -66,8 +59,8 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
 
 def unreadable(path: str, error: Exception, training: bool) -> ConfigError:
     """The sentence for an image that cannot be read; a training may go without it."""
-    fix = (f', or train without such images by ignore_empty=True on '
-           f'{CheckedLoadImageFromFile.__name__} in the pipeline' if training else '')
+    fix = (', or train without such images by ignore_empty=True on CheckedLoadImageFromFile in '
+           'the pipeline' if training else '')
     return ConfigError(
         f'Image {path} cannot be read ({fault(path, error)}): put the whole image there, or '
         f'correct data_prefix.img or ann_file of the dataset{fix}.')
@@ -82,25 +75,29 @@ def fault(path: str, error: Exception) -> str:
     return getattr(error, 'strerror', None) or str(error)
 
 
-def check_regular(path: str) -> None:
-    """Refuse what is no file: on a named pipe or a device a reader would wait for ever."""
-    kind = irregular(path)
-    if kind:
+def check_whole(path: str) -> None:
+    """Refuse half an image, and what is no file: for some a reader would wait for ever.
+
+    Raises:
+        OSError: If it is one of these. Whether the rest is an image, the decoder finds out.
+    """
+    if kind := irregular(path):
         raise OSError(f'it is {kind} and not a file')
+    if is_cut_short(path):
+        raise OSError('it is cut short')
 
 
 def check_size(results: dict, size: Tuple[int, int]) -> None:
     """Compare width and height of a decoded image with what its annotations say, if they do."""
+    path = results['img_path']
     said = results.get('width', size[0]), results.get('height', size[1])
     if said == tuple(size):
         return
-    path = results['img_path']
-    rotated = said == tuple(size[::-1]) and osp.isfile(path) and stored_size(path)[1] > 1
-    reason = (
-        'its EXIF data turns it upright when it is read, but not its boxes: write the image '
-        "upright without EXIF data, or load it by color_type='color_ignore_orientation'"
-        if rotated else 'its boxes would not fit: correct ann_file, or use the images that it was '
-        'made for')
+    reason = 'its boxes would not fit: correct ann_file, or use the images that it was made for'
+    if said == tuple(size[::-1]) and osp.isfile(path) and stored_size(path)[1] > 1:
+        reason = ('its EXIF data turns it upright when it is read, but not its boxes: write the '
+                  'image upright without EXIF data, or load it by '
+                  "color_type='color_ignore_orientation'")
     raise ConfigError(f'Image {path} is {size[0]} x {size[1]} pixels when it is read and '
                       f'{said[0]} x {said[1]} in ann_file; {reason}.')
 
@@ -142,11 +139,10 @@ def check_files(images: Sequence[dict], ann_file: str, pipeline: Compose, every:
     """Check the files of a data set's images without decoding them.
 
     Args:
-        images (list[dict]): mmdet's entries, with ``img_path``, ``width`` and ``height``.
+        images (Sequence[dict]): mmdet's entries, with ``img_path``, ``width`` and ``height``.
         ann_file (str): The file that lists them, for the message.
         pipeline (Compose): The transforms; without one that loads local files there is no check.
-        every (bool): Whether to read the header of every image, as an evaluation needs every one,
-            or of a sample.
+        every (bool): Whether to read all headers, as an evaluation needs all, or of a sample.
 
     Raises:
         ConfigError: If a file is missing, is no regular file or no whole image, has another size
@@ -203,10 +199,7 @@ def check_header(image: dict, loader: LoadImageFromFile, training: bool) -> None
     """Check that a file is a whole image of the size that its annotations say."""
     path = image['img_path']
     try:
-        check_regular(path)
         size, orientation = stored_size(path)
-        if is_cut_short(path):
-            raise OSError('it is cut short')
     except OSError as error:
         if loader.ignore_empty:
             return  # it is left out when its turn comes
@@ -221,7 +214,12 @@ def check_header(image: dict, loader: LoadImageFromFile, training: bool) -> None
 
 
 def stored_size(path: str) -> Tuple[Tuple[int, int], int]:
-    """Width and height of an image as it is stored, and its EXIF orientation, 1 to 8."""
+    """Width and height of an image as it is stored, and its EXIF orientation, 1 to 8.
+
+    Raises:
+        OSError: If the file is no whole image that can be loaded.
+    """
+    check_whole(path)
     reason = None
     try:
         with Image.open(path) as image:

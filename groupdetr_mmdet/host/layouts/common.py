@@ -15,7 +15,7 @@ from rich.progress import track
 from ...errors import ConfigError
 from ..annotations import LARGEST
 from ..files import irregular
-from ..images import TRANSPOSED, is_cut_short, stored_size
+from ..images import TRANSPOSED, stored_size
 
 SPLITS = dict(train='train', training='train', val='val', valid='val', validation='val',
               test='test', testing='test')
@@ -168,8 +168,6 @@ class Source:
     def size(self, path: Path) -> Optional[Tuple[int, int]]:
         """Width and height of an image, or None if it cannot be read, which is noted."""
         try:
-            if is_cut_short(str(path)):
-                raise OSError('it is cut short')
             size, orientation = stored_size(str(path))
         except OSError as error:
             self.note('unreadable images, left out', f'{path} ({error.strerror or error})')
