@@ -69,9 +69,8 @@ class Source:
             self.root = self.root.parent
         self.files = sorted(visible_files(self.root))
         self.images = [file for file in self.files if is_image(file)]
-        self.by_name, self.by_stem = defaultdict(list), defaultdict(list)
+        self.by_stem = defaultdict(list)
         for file in self.images:
-            self.by_name[comparable(file.name)].append(file)
             self.by_stem[comparable(file.stem)].append(file)
         self.noted: Dict[str, List[str]] = defaultdict(list)
 
@@ -106,10 +105,10 @@ class Source:
         for place in (folder / wanted, self.root / wanted):
             if os.path.isfile(place):
                 return place
-        files = (self.by_name.get(comparable(wanted.name)) or
-                 self.by_stem.get(comparable(wanted.stem), []))
+        files = self.by_stem.get(comparable(wanted.stem), [])
         near = {*wanted.parts, *folder.parts}
-        for fit in (lambda x: x.name == wanted.name, lambda x: len(near & {*x.parent.parts}),
+        for fit in (lambda x: comparable(x.name) == comparable(wanted.name),
+                    lambda x: x.name == wanted.name, lambda x: len(near & {*x.parent.parts}),
                     lambda x: self.split_of(x.parent) == split):
             files = [x for x in files if fit(x) == max(map(fit, files))]
         if len(files) > 1:
