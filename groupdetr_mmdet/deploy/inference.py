@@ -113,6 +113,9 @@ class Inferencer(DetInferencer):
         load_weights(model, self._checkpoint, self._weights)
         meta = dict(dataset_meta=dict(classes=class_names(cfg, self._checkpoint)))
         super()._load_weights_to_model(model, dict(self._checkpoint, meta=meta), cfg)
+        meta = model.dataset_meta
+        if isinstance(meta['palette'], list) and len(meta['palette']) < len(meta['classes']):
+            meta['palette'] = 'random'  # such as CocoDataset's 80 colors, with more classes
 
     def detect(self, paths: Sequence[str]) -> Iterator[Tuple[str, DetDataSample]]:
         """Yield path and detections of each image of a batch that is not ``unreadable``."""

@@ -132,6 +132,12 @@ def test_pictures_have_the_detections_and_keep_their_folders(predict, files, tmp
     assert not (tmp_path / 'out/vis').exists()
 
 
+def test_more_classes_than_colors_are_drawn(predict, files, tmp_path):
+    palette = 'test_dataloader.dataset.metainfo.palette=[(255,0,0)]'
+    status, _ = predict(files.data / 'images/val_0.jpg', '--cfg-options', palette)
+    assert status == 0 and (tmp_path / 'out/vis/val_0.jpg').exists()
+
+
 def test_a_picture_gets_a_suffix_that_can_be_written(predict, files, tmp_path):
     folder = tmp_path / 'in'
     folder.mkdir()
