@@ -6,7 +6,6 @@ import inspect
 import logging
 from dataclasses import dataclass
 from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple
-from unittest.mock import patch
 
 import torch
 from mmcv.ops import multi_scale_deform_attn
@@ -19,6 +18,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.group_detector import replaced_items
 from groupdetr_mmdet.host.config_check import iter_dicts
 
 from . import plain  # noqa: F401, registers the baseline
@@ -309,8 +309,8 @@ class Benchmark:
                     (self.model, 'extract_feat', functools.partial(then_lap, 'backbone')),
                     (self.model, 'forward_encoder', functools.partial(then_lap, 'encoder')),
                     (self.head, 'loss_by_feat', criterion), (assigner, match, matching)):
-                method = functools.partial(wrapper, getattr(owner, name))
-                stack.enter_context(patch.object(owner, name, method))
+                setattr(owner, name, functools.partial(wrapper, getattr(owner, name)))
+                stack.callback(delattr, owner, name)
             yield
 
     @torch.no_grad()
@@ -332,4 +332,4 @@ def mmcv_attention() -> ContextManager:
     """Let deformable attention run as without this package, where no compiled kernel is."""
     name = 'multi_scale_deformable_attn_pytorch'
     theirs = inspect.unwrap(getattr(multi_scale_deform_attn, name))
-    return patch.object(multi_scale_deform_attn, name, theirs)
+    return replaced_items((vars(multi_scale_deform_attn), {name: theirs}))

@@ -5,12 +5,12 @@ import argparse
 import contextlib
 from pathlib import Path
 from typing import Any, ContextManager, Dict, List, NamedTuple, Optional
-from unittest.mock import patch
 
 import torch
 from mmengine.config import Config
 
 from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.group_detector import replaced_items
 from groupdetr_mmdet.host.files import write_atomically
 from groupdetr_mmdet.ops import deformable
 from groupdetr_mmdet.ops.kernels import attention_kernel
@@ -53,7 +53,7 @@ def attention_by(way: str) -> ContextManager:
     if way == 'mmcv':
         return mmcv_attention()
     if way == 'parts':
-        return patch.object(deformable, 'attention_kernel', lambda: None)
+        return replaced_items((vars(deformable), dict(attention_kernel=lambda: None)))
     return contextlib.nullcontext()
 
 

@@ -6,7 +6,6 @@ import statistics
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
-from unittest.mock import patch
 
 import torch
 from mmengine.config import Config
@@ -136,8 +135,11 @@ class Suite:
             return self.benchmark(case).peak_memory()
         # With large blocks mapped alone, memory that is freed leaves the process at once, and
         # the peak is that of the tensors alive, not of the allocator's leftovers.
-        with patch.dict(os.environ, MALLOC_MMAP_THRESHOLD_=str(1 << 16)):
+        os.environ['MALLOC_MMAP_THRESHOLD_'] = str(1 << 16)
+        try:
             process = OwnProcess(self.cfg, case, self.shapes)
+        finally:  # processes that are timed must not have it
+            del os.environ['MALLOC_MMAP_THRESHOLD_']
         with process.pool:
             return process(Benchmark.peak_memory)
 
