@@ -1,9 +1,10 @@
 """The same as ``python -m benchmarks.plots`` in the clone, from any folder."""
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 if __name__ == '__main__':
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from benchmarks.plots import end_mistakes, main
-
-    end_mistakes(main)
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get('PYTHONPATH', '')])
+    sys.exit(subprocess.call([sys.executable, '-m', 'benchmarks.plots', *sys.argv[1:]],
+                             env=dict(os.environ, PYTHONPATH=path)))
