@@ -159,6 +159,14 @@ def test_each_part_gets_its_own_time(cfg, clock, part, laps, mode, match):
     assert seconds == dict(expected, total=sum(expected.values()))
 
 
+def test_what_turns_compute_again_counts_as_backward(cfg):
+    benchmark, = make_benchmarks(cfg, 'step', ('turns', 3))
+    watch = Stopwatch(CPU)
+    benchmark.run_training(watch)
+    names = [name for name, *_ in watch.spans if name != 'matching']
+    assert names == ['backbone', 'encoder', *['decoder', 'criterion'] * 3, 'backward', 'optimizer']
+
+
 def test_a_run_leaves_no_gradients_and_no_timer(cfg):
     benchmark, = make_benchmarks(cfg, 'decoder', ('ours', 3))
     benchmark()
