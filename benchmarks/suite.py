@@ -70,9 +70,9 @@ class Suite:
         cases (list[Case]): What to measure.
         shapes (Shapes): Sizes of the inputs.
         device (torch.device): Where to run.
-        own_processes (bool): Whether each case, all of them steps, is timed in a process of its
-            own, as a training is: on a CPU, memory that another case has used and freed would
-            spare it the page faults of its own. A GPU's allocator keeps memory anyway.
+        own_processes (bool): Whether each case, all of them steps, is timed alone in a process of
+            its own, as a training runs: on a CPU, what other cases did with memory changes what
+            it costs to fetch. A GPU's allocator keeps memory anyway.
     """
 
     def __init__(self, cfg: Config, cases: Sequence[Case], shapes: Shapes, device: torch.device,
@@ -102,7 +102,10 @@ class Suite:
     def prepare(self) -> Iterator[Tuple[str, Dict[Case, Callable]]]:
         """Yield each part and what runs its cases."""
         if self.own_processes:
-            yield 'step', {case: OwnProcess(self.cfg, case, self.shapes) for case in self.cases}
+            for case in self.cases:
+                process = OwnProcess(self.cfg, case, self.shapes)
+                with process.pool:
+                    yield 'step', {case: process}
             return
         models = {case.model: build_model(self.cfg, case).to(self.device) for case in self.cases}
         for part in dict.fromkeys(case.part for case in self.cases):
