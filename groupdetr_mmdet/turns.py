@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .assigner import OneToManyHungarianAssigner
 from .errors import ConfigError
+from .ops.recompute import keep_outputs
 
 
 class AllGroups:
@@ -109,7 +110,8 @@ def losses_in_turns(modules: Sequence[nn.Module], groups_at_once: int, num_query
         groups = range(first, min(first + groups_at_once, num_query_groups))
         take_turn = taking(Turn(groups, num_query_groups, shared), modules)(compute_losses)
         if groups.stop < num_query_groups:
-            losses = checkpoint(take_turn, *memory, use_reentrant=False)
+            losses = checkpoint(take_turn, *memory, use_reentrant=False,
+                                context_fn=keep_outputs)
         else:  # the backward pass begins with this turn, so that its activations can stay
             losses = take_turn(*memory)
         for name, loss in losses.items():

@@ -6,11 +6,12 @@ from mmcv.cnn.bricks.transformer import MultiheadAttention
 from mmdet.models.layers.transformer.utils import ConditionalAttention
 from torch import Tensor, nn
 
-from .dropout import dropout_attention, fuse_ffn
+from .dropout import dropout_attention, fuse_ffn, replace_dropout
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int,
-                    keep_mask: Optional[Tensor] = None, dropout: float = 0.) -> Tensor:
+                    keep_mask: Optional[Tensor] = None, dropout: float = 0.,
+                    keep_output: bool = False) -> Tensor:
     """Multi-head attention, ``softmax(q k^T / sqrt(d)) v``, by PyTorch's fused kernels.
 
     Conditional cross-attention has queries and keys twice as wide as its values. The flash kernels
@@ -24,13 +25,14 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int,
         keep_mask (Tensor, optional): True where a query may look at a key, broadcastable to
             (bs, num_heads, num_queries, num_keys).
         dropout (float): Probability of dropping an attention weight.
+        keep_output (bool): Whether a pass that is computed again takes the output of the first.
 
     Returns:
         Tensor: Shape (bs, num_queries, d_v), the heads concatenated.
     """
     q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
     if dropout and query.device.type == 'cpu':
-        out = dropout_attention(q, k, v, keep_mask, dropout)
+        out = dropout_attention(q, k, v, keep_mask, dropout, keep_output)
     else:
         padded = F.pad(v, (0, q.size(-1) - v.size(-1)))
         out = F.scaled_dot_product_attention(q, k, padded, attn_mask=keep_mask, dropout_p=dropout)
@@ -59,7 +61,7 @@ class FusedConditionalAttention(ConditionalAttention):
         """Attend as mmdet's, but return None for the weights, which a fused kernel never holds."""
         dropout = self.attn_drop.p if self.training else 0.
         out = fused_attention(query, key, value, self.num_heads,
-                              keep_mask(attn_mask, key_padding_mask), dropout)
+                              keep_mask(attn_mask, key_padding_mask), dropout, self.cross_attn)
         return self.out_proj(out), None
 
 
@@ -80,6 +82,7 @@ def fuse_layer(layer: nn.Module) -> None:
     results stay the same.
     """
     fuse_ffn(layer.ffn)
+    replace_dropout(layer)
     cross_attn = getattr(layer, 'cross_attn', None)
     if cross_attn is None and type(layer.self_attn) is MultiheadAttention:
         layer.self_attn.attn.register_forward_pre_hook(_skip_weights_on_gpu, with_kwargs=True)

@@ -2,11 +2,15 @@
 import functools
 from typing import Iterator, Optional, Tuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from mmcv.cnn.bricks import Dropout
 from mmcv.cnn.bricks.transformer import FFN
 from mmengine.logging import print_log
 from torch import Tensor, nn
+
+from .recompute import computed_once
 
 CHUNK = 2**20  # attention weights held at a time: 4 MiB in float32, which a cache keeps
 
@@ -21,7 +25,7 @@ def announce_dropout_attention() -> None:
 
 @torch.compiler.disable
 def dropout_attention(query: Tensor, key: Tensor, value: Tensor, keep_mask: Optional[Tensor],
-                      dropout: float) -> Tensor:
+                      dropout: float, keep_output: bool = False) -> Tensor:
     """``dropout(softmax(q k^T / sqrt(d))) v``, a cacheful of attention weights at a time.
 
     The weights are made again in the backward pass, so that only one byte of each is kept: whether
@@ -29,26 +33,31 @@ def dropout_attention(query: Tensor, key: Tensor, value: Tensor, keep_mask: Opti
 
     The arguments are those of ``scaled_dot_product_attention``: queries, keys and values of shape
     (bs, num_heads, num_rows, dim), a mask that is True where a query may look at a key, and the
-    probability of dropping a weight, in steps of 2**-16.
+    probability of dropping a weight, in steps of 2**-16. With ``keep_output``, a pass that is
+    computed again takes the output of the first pass, see :func:`computed_once`.
     """
     announce_dropout_attention()
     bs, num_heads = query.shape[:2]
     if keep_mask is not None:
         keep_mask = keep_mask.expand(bs, num_heads, *keep_mask.shape[-2:]).flatten(0, 1)
     query, key, value = (x.flatten(0, 1) for x in (query * query.size(-1)**-.5, key, value))
-    out = _DropoutAttention.apply(query, key, value, keep_mask, dropout)
+    attend = functools.partial(_DropoutAttention.apply, query, key, value, keep_mask, dropout)
+    out = computed_once(attend) if keep_output else attend(None)
     return out.unflatten(0, (bs, num_heads))
 
 
+@torch.compiler.disable
 def draw_kept(shape: Tuple[int, ...], dropout: float) -> Tensor:
-    """Draw which weights of a shape are kept: booleans, True with probability ``1 - dropout``.
+    """Draw which values of a shape are kept: bytes, 1 with probability ``1 - dropout``, else 0.
 
-    Each weight takes 16 bits of the default generator, which makes ``dropout`` come in steps of
-    2**-16: ``torch.bernoulli`` takes ten times longer, more than the attention itself.
+    Each value takes 16 random bits, which makes ``dropout`` come in steps of 2**-16. They are
+    NumPy's, seeded by PyTorch's default generator: ``torch.bernoulli`` takes ten times longer,
+    more than the attention itself. Bytes are multiplied with numbers faster than booleans are.
     """
     count = torch.Size(shape).numel()
-    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-2**63, None)
-    return (words.view(torch.int16)[:count] >= round(dropout * 2**16) - 2**15).view(shape)
+    seed = torch.randint(2**63 - 1, ()).item()
+    words = np.random.SFC64(seed).random_raw(-(-count // 4)).view(np.uint16)[:count]
+    return torch.from_numpy((words >= round(dropout * 2**16)).view(np.uint8)).view(shape)
 
 
 def chunks(num_heads: int, num_queries: int, num_keys: int) -> Iterator[Tuple[slice, slice]]:
@@ -76,15 +85,17 @@ class _DropoutAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, keep_mask: Optional[Tensor],
-                dropout: float) -> Tensor:
-        out = query.new_empty(*query.shape[:2], value.size(-1))
+                dropout: float, known: Optional[Tensor]) -> Tensor:
+        out = query.new_empty(*query.shape[:2], value.size(-1)) if known is None else known
         all_kept = []
         for heads, rows in chunks(query.size(0), query.size(1), key.size(1)):
-            weights = softmax_scores(query, key, keep_mask, heads, rows)
-            kept = draw_kept(weights.shape, dropout)
-            out[heads, rows] = torch.bmm(weights.mul_(kept).to(value.dtype), value[heads])
+            kept = draw_kept((*query[heads, rows].shape[:2], key.size(1)), dropout)
             all_kept.append(kept)
-        out.mul_(1 / (1 - dropout))
+            if known is None:
+                weights = softmax_scores(query, key, keep_mask, heads, rows).mul_(kept)
+                out[heads, rows] = torch.bmm(weights.to(value.dtype), value[heads])
+        if known is None:
+            out.mul_(1 / (1 - dropout))
         ctx.save_for_backward(query, key, value, keep_mask, out, *all_kept)
         ctx.dropout = dropout
         return out
@@ -100,13 +111,13 @@ class _DropoutAttention(torch.autograd.Function):
         for (heads, rows), kept in zip(slices, all_kept):
             weights = softmax_scores(query, key, keep_mask, heads, rows)
             grad_rows = grad[heads, rows]
-            dropped = (weights * kept).to(value.dtype)
-            grad_value[heads] += torch.bmm(dropped.transpose(1, 2), grad_rows)
-            scores = torch.bmm(grad_rows, value[heads].transpose(1, 2)).mul_(kept)
-            scores = scores.sub_(mean[heads, rows]).mul(weights).to(query.dtype)
+            dropped = weights * kept
+            scores = torch.bmm(grad_rows, value[heads].transpose(1, 2)).mul(dropped)
+            scores = scores.sub_(weights.mul_(mean[heads, rows])).to(query.dtype)
+            grad_value[heads] += torch.bmm(dropped.to(value.dtype).transpose(1, 2), grad_rows)
             grad_query[heads, rows] = torch.bmm(scores, key[heads])
             grad_key[heads] += torch.bmm(scores.transpose(1, 2), query[heads, rows])
-        return grad_query, grad_key, grad_value, None, None
+        return grad_query, grad_key, grad_value, None, None, None
 
 
 def relu_dropout(x: Tensor, dropout: float) -> Tensor:
@@ -135,7 +146,18 @@ class _ReLUDropout(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         out, = ctx.saved_tensors
-        return torch.where(out > 0, grad * (1 / (1 - ctx.dropout)), 0), None
+        grad = torch.ops.aten.threshold_backward(grad, out, 0)  # many times faster than a mask
+        return grad.mul_(1 / (1 - ctx.dropout)), None
+
+
+class CheapDropout(nn.Dropout):
+    """``nn.Dropout`` of any shape that draws with :func:`draw_kept` on the CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute ``dropout(x)``."""
+        if not self.training or self.p in (0, 1) or x.device.type != 'cpu':
+            return super().forward(x)
+        return x * draw_kept(x.shape, self.p) * (1 / (1 - self.p))
 
 
 class FusedBlock(nn.Sequential):
@@ -152,3 +174,11 @@ def fuse_ffn(ffn: FFN) -> None:
     for i, block in enumerate(ffn.layers):
         if isinstance(block, nn.Sequential) and isinstance(block[1], nn.ReLU):
             ffn.layers[i] = FusedBlock(*block)
+
+
+def replace_dropout(layer: nn.Module) -> None:
+    """Let the dropouts of a layer draw with :func:`draw_kept`, in place."""
+    for parent in list(layer.modules()):
+        for name, child in parent.named_children():
+            if type(child) in (nn.Dropout, Dropout):
+                setattr(parent, name, CheapDropout(child.p))

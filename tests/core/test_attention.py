@@ -11,12 +11,13 @@ from mmcv.cnn.bricks.transformer import FFN
 from mmdet.models.layers.transformer.utils import ConditionalAttention
 from mmengine.optim import AmpOptimWrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
+from torch import nn
 
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.ops import dropout as dropout_module
 from groupdetr_mmdet.ops.attention import FusedConditionalAttention, fused_attention
-from groupdetr_mmdet.ops.dropout import (announce_dropout_attention, chunks, draw_kept,
-                                         dropout_attention, fuse_ffn, relu_dropout)
+from groupdetr_mmdet.ops.dropout import (CheapDropout, announce_dropout_attention, chunks,
+                                         draw_kept, dropout_attention, fuse_ffn, relu_dropout)
 
 MASKS = {
     'no mask': None,
@@ -38,7 +39,7 @@ def test_chunks_with_dropout_equal_the_formula(mask, chunk, monkeypatch):
     p, shape = 0.25, (2, 3, 6, 7)
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, n, d, requires_grad=True) for n, d in ((6, 4), (7, 4), (7, 2)))
-    kept = torch.rand(shape) > p
+    kept = (torch.rand(shape) > p).byte()
     monkeypatch.setattr(dropout_module, 'CHUNK', chunk)
     pieces = iter([kept.flatten(0, 1)[heads, rows] for heads, rows in chunks(6, 6, 7)])
     monkeypatch.setattr(dropout_module, 'draw_kept', lambda *_: next(pieces))
@@ -193,7 +194,7 @@ def train_step_at(model, sizes):
 
 
 def test_relu_and_dropout_in_one_equal_one_after_the_other(monkeypatch):
-    kept = torch.rand(40, 30) > 0.2
+    kept = (torch.rand(40, 30) > 0.2).byte()
     monkeypatch.setattr(dropout_module, 'draw_kept', lambda *_: kept)
     x = torch.randn(40, 30, requires_grad=True)
     expected, found = x.relu() * kept / 0.8, relu_dropout(x, 0.2)
@@ -202,6 +203,22 @@ def test_relu_and_dropout_in_one_equal_one_after_the_other(monkeypatch):
     grads = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (expected, found)]
     torch.testing.assert_close(*grads)
     assert torch.equal(relu_dropout(x, 0.), x.relu())
+
+
+def test_dropouts_of_a_layer_are_replaced_and_drop_as_asked():
+    layer = build(detector_config(dropout=.2)).decoder.layers[0]
+    dropouts = [module for module in layer.modules() if isinstance(module, nn.Dropout)]
+    assert dropouts and all(type(module) is CheapDropout for module in dropouts)
+    assert all(module.p == .2 for module in dropouts)
+    torch.manual_seed(0)
+    x = torch.ones(300, 400, requires_grad=True)
+    out = dropouts[0](x)
+    out.sum().backward()
+    assert out.unique().tolist() == [0, 1.25] and torch.equal(x.grad, out)
+    assert out.mean().item() == pytest.approx(1, abs=.01)
+    assert torch.equal(dropouts[0].eval()(x), x)
+    for p, expected in ((0, x), (1, 0 * x)):
+        assert torch.equal(CheapDropout(p)(x), expected)
 
 
 def test_fused_ffn_has_the_parameters_and_results_of_the_stock_one():

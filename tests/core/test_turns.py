@@ -12,6 +12,7 @@ from torch import Tensor
 
 from groupdetr_mmdet import turns
 from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.ops import dropout
 
 K = 3
 
@@ -58,7 +59,7 @@ def test_turns_learn_what_all_groups_learn_at_once(family, groups_at_once, num_g
 @contextlib.contextmanager
 def without_recomputation():
     original = turns.checkpoint
-    turns.checkpoint = lambda function, *args, use_reentrant: function(*args)
+    turns.checkpoint = lambda function, *args, **_: function(*args)
     try:
         yield
     finally:
@@ -73,6 +74,26 @@ def test_the_backward_pass_draws_the_numbers_of_the_forward_pass(family):
     assert_same(step(config), kept)
     with pytest.raises(AssertionError):  # the numbers matter
         assert_same(step(config, seed=2), kept)
+    config['decoder']['num_cp'] = 1
+    assert_same(step(config), kept)
+
+
+def test_the_backward_pass_takes_the_cross_attention_of_the_forward_pass(monkeypatch):
+    config = in_turns(detector_config(num_query_groups=K), 1, dropout=.3)
+    num_layers = config['decoder']['num_layers']
+    softmaxes, compute = [], dropout.softmax_scores
+    monkeypatch.setattr(dropout, 'softmax_scores',
+                        lambda *args: softmaxes.append(1) or compute(*args))
+    model = build(config)
+    loss = sum(model.loss(*make_batch()).values())
+    assert len(softmaxes) == 2 * num_layers * K
+    loss.backward(retain_graph=True)
+    assert len(softmaxes) == num_layers * (2 * K + (K - 1) + 2 * K), 'self-attention alone again'
+    grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    loss.backward()
+    for param in model.parameters():
+        if param.grad is not None:
+            torch.testing.assert_close(param.grad, 2 * grads.pop(0))
 
 
 def test_few_rows_are_decoded_and_matched_at_a_time():
