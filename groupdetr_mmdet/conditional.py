@@ -114,6 +114,11 @@ class GroupConditionalDETR(GroupQueries, ConditionalDETR):
         super()._init_layers()
         self.decoder = GroupConditionalDetrTransformerDecoder(**decoder)
 
-    def forward_decoder(self, query: Tensor, query_pos: Tensor, **kwargs) -> Dict[str, Tensor]:
-        """Decode as the stock detector, with the positional queries once for all images."""
-        return super().forward_decoder(query=query, query_pos=query_pos[:1], **kwargs)
+    def pre_decoder(self, memory: Tensor) -> Tuple[Dict, Dict]:
+        """Prepare K * N queries in training, N at inference, as the stock detector does.
+
+        Positional queries have shape (1, rows, dim): all images have the same ones.
+        """
+        query_pos = self.query_embedding.weight[None, self.decoded_rows]
+        query = memory.new_zeros(len(memory), *query_pos.shape[1:])
+        return dict(query=query, query_pos=query_pos, memory=memory), {}
