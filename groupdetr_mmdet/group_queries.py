@@ -7,9 +7,9 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from .errors import ConfigError
-from .group_detector import ALL_GROUPS, GroupDetector
+from .group_detector import ALL_GROUPS, GroupDetector, replaced_items
 from .groups import fold_groups
-from .ops.attention import fuse_layer
+from .ops.attention import fuse_layer, memory_projections
 from .ops.recompute import LAYER_OPTIONS, set_layer_options
 
 
@@ -82,7 +82,10 @@ class GroupQueries(GroupDetector):
         Both are for :func:`losses_in_turns`; arguments as of ``loss``.
         """
         encoded, decoder_inputs = self.encode(batch_inputs, batch_data_samples)
+        projections = memory_projections(self.decoder, encoded['memory'],
+                                         decoder_inputs.get('memory_pos'))
 
+        @replaced_items(*projections)
         def compute_losses(memory: Tensor) -> Dict[str, Tensor]:
             queries, head_inputs = self.pre_decoder(**dict(encoded, memory=memory))
             outputs = self.forward_decoder(**dict(decoder_inputs, **queries))

@@ -1,5 +1,5 @@
 """Attention by PyTorch's fused kernels."""
-from typing import Optional, Tuple, Type
+from typing import Callable, Dict, List, Optional, Tuple, Type
 
 import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import MultiheadAttention
@@ -7,6 +7,7 @@ from mmdet.models.layers.transformer.utils import ConditionalAttention
 from torch import Tensor, nn
 
 from .dropout import dropout_attention, fuse_ffn, replace_dropout
+from .recompute import has_no_option
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int,
@@ -63,6 +64,32 @@ class FusedConditionalAttention(ConditionalAttention):
         out = fused_attention(query, key, value, self.num_heads,
                               keep_mask(attn_mask, key_padding_mask), dropout, self.cross_attn)
         return self.out_proj(out), None
+
+
+def memory_projections(decoder: nn.Module, memory: Tensor, memory_pos: Tensor
+                       ) -> List[Tuple[Dict[str, nn.Module], Dict[str, Callable]]]:
+    """Project the memory once for the conditional cross-attention of many passes.
+
+    Args:
+        decoder (nn.Module): The decoder. A layer that computes its activations again, or is
+            compiled, projects the memory itself.
+        memory (Tensor): Shape (bs, num_keys, dim).
+        memory_pos (Tensor): Its positional encoding, shape (bs, num_keys, dim).
+
+    Returns:
+        list[tuple[dict, dict]]: The modules of each cross-attention, and what is to replace some
+        of them: functions that return the projected memory.
+    """
+    projections = []
+    for layer in decoder.layers:
+        cross_attn = getattr(layer, 'cross_attn', None)
+        if isinstance(cross_attn, FusedConditionalAttention) and has_no_option(layer):
+            projected = dict(kcontent_proj=cross_attn.kcontent_proj(memory),
+                             v_proj=cross_attn.v_proj(memory),
+                             kpos_proj=cross_attn.kpos_proj(memory_pos))
+            projections.append((cross_attn._modules, {
+                name: lambda _, known=known: known for name, known in projected.items()}))
+    return projections
 
 
 def fuse_multihead_attention(attention: MultiheadAttention) -> None:

@@ -34,6 +34,11 @@ def set_layer_options(decoder: nn.Module, num_cp: int = -1, compile: bool = Fals
         layer.compile(dynamic=True)
 
 
+def has_no_option(layer: nn.Module) -> bool:
+    """Return whether a layer runs as it was written, without ``num_cp`` and ``compile``."""
+    return 'forward' not in vars(layer) and layer._compiled_call_impl is None
+
+
 class Pass:
     """A forward pass that keeps some outputs, or one that computes it again and takes them.
 

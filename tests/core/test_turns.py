@@ -113,8 +113,19 @@ def test_few_rows_are_decoded_and_matched_at_a_time():
     assert len(list(model.decoded_groups)) == K and model.eval().loss(*make_batch())
 
 
+@pytest.mark.parametrize('groups_at_once', [None, 1])
+def test_the_memory_is_projected_once(groups_at_once):
+    model = build(in_turns(detector_config(num_query_groups=K), groups_at_once))
+    calls = []
+    for layer in model.decoder.layers:
+        for name in ('kcontent_proj', 'v_proj', 'kpos_proj'):
+            getattr(layer.cross_attn, name).register_forward_hook(lambda *_: calls.append(1))
+    sum(model.loss(*make_batch()).values()).backward()
+    assert len(calls) == 3 * len(model.decoder.layers)
+
+
 @pytest.mark.parametrize('options', [dict(num_cp=1), dict(num_cp=2)])
-@pytest.mark.parametrize('family', ['conditional', 'dino'])
+@pytest.mark.parametrize('family', ['conditional', 'dab', 'dino'])
 def test_layers_inside_a_turn_may_compute_their_activations_again(family, options):
     config = family_config(family, K)
     expected = step(in_turns(config, None))
