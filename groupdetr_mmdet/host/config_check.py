@@ -6,7 +6,7 @@ makes no sense when it is used, maybe after an epoch. Here the whole config is l
 import difflib
 import inspect
 from functools import cache
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
 
 import mmdet.registry
 import mmengine.registry
@@ -42,7 +42,7 @@ IMPLIED = dict(val_cfg='ValLoop', test_cfg='TestLoop', log_processor='LogProcess
                **{f'{mode}_dataloader': DataLoader for mode in ('train', 'val', 'test')})
 # Parts that take any name: those that are known and their kinds; almost one of them is refused.
 FREE = {
-    'metainfo': dict(classes=Any, palette=Any), 'data_prefix': dict(img=str, seg=str),
+    'metainfo': dict(classes=Union[list, str], palette=Any), 'data_prefix': dict(img=str, seg=str),
     'filter_cfg': dict(filter_empty_gt=bool, min_size=float),
     'env_cfg': dict(cudnn_benchmark=bool, mp_cfg=dict, dist_cfg=dict, resource_limit=int),
     'dist_cfg': dict(backend=str, timeout=float),
@@ -87,8 +87,11 @@ ALLOWED = (('model.dn_cfg.group_cfg.num_groups', None), ('randomness.seed', None
            ('default_hooks.checkpoint.interval', -1))  # what else they may be
 NUMBERS = {  # of at least 0, or above it
     'optim_wrapper.optimizer.lr': False, 'optim_wrapper.clip_grad.max_norm': True,
+    'model.bbox_head.loss_cls.gamma': False, 'model.bbox_head.loss_cls.alpha': False,
     'model.dn_cfg.label_noise_scale': False, 'model.dn_cfg.box_noise_scale': False,
     'env_cfg.dist_cfg.timeout': True}
+DICTS = ('assigner', 'sampler', 'batch_sampler', 'data_prefix', 'filter_cfg', 'metainfo', 'mp_cfg',
+         'dist_cfg', 'dn_cfg', 'train_cfg', 'test_cfg')
 NEEDED = [f'model.{x}' for x in ('data_preprocessor', 'backbone', 'neck', 'encoder', 'decoder',
                                  'positional_encoding', 'bbox_head')]
 
@@ -223,7 +226,7 @@ def find_classes(type_: Any) -> List[Callable]:
     found = [x.module_dict[name] for x in registries() if name in x.module_dict]
     if not found:  # of another scope, or importable; mmengine looks long
         found = [x.get(type_) for x in registries()]
-    return [x for i, x in enumerate(found) if x is not None and x not in found[:i]]
+    return [x for i, x in enumerate(found) if callable(x) and x not in found[:i]]
 
 
 @cache
@@ -267,10 +270,9 @@ def check_ranges(values: Dict[str, Any]) -> None:
 
 def check_parts(values: Dict[str, Any]) -> None:
     """Check that parts are dicts, and given where others need them."""
-    for key in (*(f'default_hooks.{x}' for x in values.get('default_hooks') or ()),
-                'model.train_cfg', 'model.test_cfg', 'model.dn_cfg'):
-        require(kind_of(values.get(key)) in (dict, NoneType, None), key, values.get(key),
-                'a dict or None')
+    for key, value in values.items():
+        if key.split('.')[-1] in DICTS or key.rpartition('.')[0] == 'default_hooks':
+            require(kind_of(value) in (dict, NoneType, None), key, value, 'a dict or None')
     for key in NEEDED if 'model.decoder' in values else ():
         require(isinstance(values.get(key, {}), dict), key, values.get(key),
                 'a dict: the detector needs this part')
