@@ -1,5 +1,5 @@
 """Self-attention of the decoder inside each group."""
-from typing import Optional, Tuple
+from typing import List, Optional, Tuple
 
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from mmdet.models.layers.transformer.utils import ConditionalAttention
@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from .errors import ConfigError
 from .groups import fold_groups, unfold_groups
-from .ops.attention import (FusedConditionalAttention, fuse_multihead_attention,
-                            replace_attention)
+from .ops.attention import (FusedConditionalAttention, fuse_multihead_attention, replace_attention)
 
 
 class InsideGroups:
@@ -23,20 +22,20 @@ class InsideGroups:
         super().__init__(*args, **kwargs)
         self.num_queries = num_queries
 
-    def count_attended(self, query: Tensor, attn_mask: Optional[Tensor]) -> int:
-        """Return how many rows attend to each other, of queries of shape (bs, K * N, dim).
+    def fold(self, attn_mask: Optional[Tensor], query: Tensor,
+             *others: Optional[Tensor]) -> List[Optional[Tensor]]:
+        """Fold what attends, of shape (bs, K * N, dim), so that a group is an entry of the batch.
 
         ``attn_mask`` is that of one group, of N rows, or of more with denoising queries.
 
         Raises:
             ConfigError: If all groups are one and there is a mask, which is of a single group.
         """
-        if attn_mask is None:
-            return self.num_queries or query.size(1)
-        if self.num_queries is None:
+        if attn_mask is not None and self.num_queries is None:
             raise ConfigError('model.separate_self_attn=False has no mask for denoising queries: '
                               'take a detector without them.')
-        return attn_mask.size(-1)
+        size = self.num_queries or query.size(1) if attn_mask is None else attn_mask.size(-1)
+        return [x if x is None else fold_groups(x, size) for x in (query, *others)]
 
 
 class GroupConditionalAttention(InsideGroups, FusedConditionalAttention):
@@ -46,8 +45,7 @@ class GroupConditionalAttention(InsideGroups, FusedConditionalAttention):
                      attn_mask: Optional[Tensor] = None,
                      key_padding_mask: Optional[Tensor] = None) -> Tuple[Tensor, None]:
         """Attend inside each group; the tensors have shape (bs, K * N, dim)."""
-        group_size = self.count_attended(query, attn_mask)
-        folded = (fold_groups(x, group_size) for x in (query, key, value))
+        folded = self.fold(attn_mask, query, key, value)
         out, _ = super().forward_attn(*folded, attn_mask=attn_mask)
         return unfold_groups(out, query.size(0)), None
 
@@ -60,9 +58,7 @@ class GroupMultiheadAttention(InsideGroups, MultiheadAttention):
                 key_pos: Optional[Tensor] = None, attn_mask: Optional[Tensor] = None,
                 **kwargs) -> Tensor:
         """Attend as mmcv's module inside each group; the tensors have shape (bs, K * N, dim)."""
-        group_size = self.count_attended(query, attn_mask)
-        folded = (x if x is None else fold_groups(x, group_size)
-                  for x in (query, key, value, identity, query_pos, key_pos))
+        folded = self.fold(attn_mask, query, key, value, identity, query_pos, key_pos)
         return unfold_groups(super().forward(*folded, attn_mask=attn_mask), query.size(0))
 
 

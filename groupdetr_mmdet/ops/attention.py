@@ -1,4 +1,5 @@
 """Attention by PyTorch's fused kernels."""
+from functools import partial
 from typing import Callable, Dict, List, Optional, Tuple, Type
 
 import torch.nn.functional as F
@@ -92,13 +93,13 @@ def memory_projections(decoder: nn.Module, memory: Tensor, memory_pos: Tensor
     return projections
 
 
-def fuse_multihead_attention(attention: MultiheadAttention) -> None:
-    """Let mmcv's ``MultiheadAttention`` run by fused kernels, in place.
+def fuse_multihead_attention(attention: MultiheadAttention, on_cpu: bool = True) -> None:
+    """Let mmcv's ``MultiheadAttention`` run by fused kernels, in place, or on a GPU alone.
 
     mmcv asks ``torch.nn.MultiheadAttention`` for the attention weights and never reads them;
     asking keeps PyTorch from its fused kernels.
     """
-    attention.attn.register_forward_pre_hook(_skip_weights, with_kwargs=True)
+    attention.attn.register_forward_pre_hook(partial(_skip_weights, on_cpu), with_kwargs=True)
 
 
 def fuse_layer(layer: nn.Module) -> None:
@@ -112,7 +113,7 @@ def fuse_layer(layer: nn.Module) -> None:
     replace_dropout(layer)
     cross_attn = getattr(layer, 'cross_attn', None)
     if cross_attn is None and type(layer.self_attn) is MultiheadAttention:
-        layer.self_attn.attn.register_forward_pre_hook(_skip_weights_on_gpu, with_kwargs=True)
+        fuse_multihead_attention(layer.self_attn, on_cpu=False)
     if type(cross_attn) is ConditionalAttention:
         replace_attention(layer, 'cross_attn', FusedConditionalAttention)
 
@@ -129,9 +130,6 @@ def replace_attention(layer: nn.Module, name: str, attention_type: Type[nn.Modul
     setattr(layer, name, new)
 
 
-def _skip_weights(module: nn.Module, args: tuple, kwargs: dict) -> Tuple[tuple, dict]:
-    return args, dict(kwargs, need_weights=False)
-
-
-def _skip_weights_on_gpu(module: nn.Module, args: tuple, kwargs: dict) -> Tuple[tuple, dict]:
-    return args, dict(kwargs, need_weights=kwargs['query'].device.type == 'cpu')
+def _skip_weights(on_cpu: bool, module: nn.Module, args: tuple,
+                  kwargs: dict) -> Tuple[tuple, dict]:
+    return args, dict(kwargs, need_weights=not on_cpu and kwargs['query'].device.type == 'cpu')
