@@ -5,7 +5,6 @@ what does not fit into it is listed.
 """
 import argparse
 import ast
-import copy
 import hashlib
 import io
 import re
@@ -17,11 +16,10 @@ import torch
 from mmdet.datasets import CocoDataset
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
-from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..errors import ConfigError
 from ..host.files import write_atomically
-from .loading import CLASS_LAYERS, check_finite, count_classes, is_state_dict
+from .loading import CLASS_LAYERS, check_finite, copy_tensors, count_classes
 from .names import CONFIGS, SOURCES, recognize, rename, rules_of
 from .reading import SAFETENSORS, to_safetensors
 from .stock import build_without_memory, stock_model
@@ -155,12 +153,10 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str], aver
     """
     keys = AVERAGED * averaged + ('model', 'state_dict')
     entry = next((key for key in keys if entry_of(checkpoint, key)), None)
-    held = entry_of(checkpoint, entry) if entry else checkpoint
-    if not is_state_dict(held):
-        raise ConfigError('The file holds no state dict of tensors, neither as a whole nor under '
-                          '"model" or "state_dict": name the file of the weights.')
-    tensors = copy.copy(held)
-    consume_prefix_in_state_dict_if_present(tensors, 'module.')
+    tensors = copy_tensors(
+        entry_of(checkpoint, entry) if entry else checkpoint,
+        'The file holds no state dict of tensors, neither as a whole nor under "model" or '
+        '"state_dict": name the file of the weights.')
     metadata = getattr(tensors, '_metadata', {}).get('', {})
     marked, detector = recognize_for(target, tensors, source)
     if marked == 'mmdet' and ('num_queries' in metadata or is_ours(model_config(checkpoint))):

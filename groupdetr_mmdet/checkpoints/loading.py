@@ -35,26 +35,27 @@ FIX = 'use the config that it was trained with, or convert it by groupdetr conve
 
 
 def weights_of(checkpoint: Any, path: str) -> Dict[str, Tensor]:
-    """Take the weights, which must be numbers, out of a checkpoint that was read at a path.
-
-    As in mmengine's loaders, the prefix ``module.`` of a distributed model's tensors is left out.
-    """
+    """Take the weights, which must be numbers, out of a checkpoint that was read at a path."""
     held = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
-    if not is_state_dict(held):
-        raise ConfigError(f'{path} holds no state dict of tensors (real and not sparse ones): '
-                          'name the file of the weights; one of another codebase is converted by '
-                          'groupdetr convert first.')
-    state_dict = copy.copy(held)
-    consume_prefix_in_state_dict_if_present(state_dict, 'module.')
+    state_dict = copy_tensors(
+        held, f'{path} holds no state dict of tensors (real and not sparse ones): name the file '
+        'of the weights; one of another codebase is converted by groupdetr convert first.')
     check_finite(state_dict, path)
     return state_dict
 
 
-def is_state_dict(held: Any) -> bool:
-    """Whether something names tensors, none of them complex or sparse."""
-    return isinstance(held, Mapping) and bool(held) and all(
-        isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
-        for x in held.values())
+def copy_tensors(held: Any, refusal: str) -> Dict[str, Tensor]:
+    """Copy a state dict; refuse, by a sentence, what is none, or has complex or sparse tensors.
+
+    As in mmengine's loaders, the prefix ``module.`` of a distributed model's tensors is left out.
+    """
+    if not isinstance(held, Mapping) or not held or not all(
+            isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
+            for x in held.values()):
+        raise ConfigError(refusal)
+    state_dict = copy.copy(held)
+    consume_prefix_in_state_dict_if_present(state_dict, 'module.')
+    return state_dict
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: str) -> None:

@@ -26,6 +26,7 @@ from mmengine.utils import digit_version
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..host.blame import first_line
 from ..host.compat import history_buffer_method, mmengine_globals
 from ..host.preflight import check_path
 
@@ -212,13 +213,8 @@ def readable(path: str) -> Iterator[None]:
             'could run any code: it is refused; get the weights alone, or, if you trust who made '
             'it, pass --trust-pickle to groupdetr convert.') from error
     except Exception as error:  # a file that is no pickle can fail in any way
-        raise ConfigError(f'{path} cannot be read as a checkpoint ({first_sentence(error)}): it '
+        raise ConfigError(f'{path} cannot be read as a checkpoint ({first_line(error)}): it '
                           'is cut short, damaged, or no checkpoint; fetch it again.') from error
-
-
-def first_sentence(error: Exception) -> str:
-    """Return the first sentence of an error, without its full stop."""
-    return re.split(r'\.\s|\n', str(error).strip() or type(error).__name__)[0].rstrip('.:')
 
 
 def read_safetensors(path: str) -> Dict[str, Any]:
@@ -231,7 +227,7 @@ def read_safetensors(path: str) -> Dict[str, Any]:
         state_dict._metadata = {'': json.loads(header.get('model', '{}'))}
         return dict(state_dict=state_dict, meta=json.loads(header.get('meta', '{}')))
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise ConfigError(f'{path} cannot be read as {SAFETENSORS} ({first_sentence(error)}): it '
+        raise ConfigError(f'{path} cannot be read as {SAFETENSORS} ({first_line(error)}): it '
                           'is cut short, or another kind of file; fetch it again.') from error
 
 

@@ -70,7 +70,7 @@ def with_parents(cfg: Any) -> Any:
     ours = class_of_ours(cfg.get('type'))
     if ours is None:
         return copied
-    parent = next(x for x in ours.__mro__ if not is_ours(x))
+    parent = next(x for x in ours.__mro__ if class_of_ours(x) is None)
     if MODELS.get(ours.__name__) is ours and ours.__name__ != f'Group{parent.__name__}':
         raise ConfigError(f'--to mmdet: {ours.__name__} computes something that no class of mmdet '
                           'does: keep --to ours.')
@@ -80,9 +80,5 @@ def with_parents(cfg: Any) -> Any:
 def class_of_ours(name: Any) -> Optional[type]:
     """The registered class of a name, or the class itself, if this package made it."""
     found = [name, *(x.get(name) for x in REGISTRIES if isinstance(name, str) and name)]
-    return next((x for x in found if inspect.isclass(x) and is_ours(x)), None)
-
-
-def is_ours(cls: type) -> bool:
-    """Whether a class is one of this package."""
-    return cls.__module__.split('.')[0] == SCOPE
+    return next((x for x in found
+                 if inspect.isclass(x) and x.__module__.split('.')[0] == SCOPE), None)

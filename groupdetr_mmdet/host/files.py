@@ -25,7 +25,12 @@ def write_atomically(path: Union[str, Path], data: bytes) -> None:
         part.unlink(missing_ok=True)
         error.filename = str(path)  # no disk says what did not fit
         raise
-    sync_directory(path.parent)
+    if hasattr(os, 'O_DIRECTORY'):  # let a power cut keep the new name, too
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
 
 def remove_abandoned(folder: Union[str, Path]) -> None:
@@ -58,14 +63,3 @@ def irregular(path: Union[str, Path]) -> str:
     mode = os.stat(path).st_mode
     kinds = {stat.S_ISFIFO: 'a named pipe', stat.S_ISSOCK: 'a socket', stat.S_ISDIR: 'a folder'}
     return next((name for matches, name in kinds.items() if matches(mode)), 'a device')
-
-
-def sync_directory(path: Path) -> None:
-    """Let a power cut keep the new names in a directory, where the system can do so."""
-    if not hasattr(os, 'O_DIRECTORY'):
-        return
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
