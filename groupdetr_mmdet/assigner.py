@@ -95,16 +95,10 @@ class GroupHungarianAssigner(HungarianAssigner):
                img_meta: Optional[dict] = None, **kwargs) -> AssignResult:
         """Match one image's predictions of one layer, as mmdet's heads ask for it.
 
-        Args:
-            pred_instances (InstanceData): ``scores``, logits of shape (K * N, num_classes), and
-                ``bboxes``, xyxy in pixels, shape (K * N, 4).
-            gt_instances (InstanceData): ``labels``, shape (G, ), and ``bboxes``, xyxy in pixels,
-                shape (G, 4).
-            img_meta (dict, optional): Image information, with ``img_shape``.
-
-        Returns:
-            AssignResult: ``gt_inds`` of shape (K * N, ), 0 for background, else the ground
-            truth's index plus one.
+        ``pred_instances`` have ``scores``, logits of shape (K * N, num_classes), ``gt_instances``
+        have ``labels``, shape (G, ), and both ``bboxes``, xyxy in pixels; ``img_meta`` has
+        ``img_shape``. The result's ``gt_inds``, shape (K * N, ), are 0 for background, else the
+        ground truth's index plus one.
 
         Raises:
             ConfigError: If the predictions do not divide into groups, or a label is not below
@@ -132,12 +126,9 @@ class GroupHungarianAssigner(HungarianAssigner):
     @torch.no_grad()
     def match_cost_matrix(self, pred_instances: InstanceData, gt_instances: InstanceData,
                           img_meta: Optional[dict]) -> Tensor:
-        """Sum the match costs, in float32.
+        """Sum the match costs of every pair, in float32, shape (num_preds, G).
 
         Arguments as for :meth:`assign`, with predictions of any number of layers and groups.
-
-        Returns:
-            Tensor: Cost of every pair, shape (num_preds, G).
         """
         device, at_once, costs = gt_instances.labels.device.type, len(pred_instances), []
         if device == 'cpu':
@@ -155,20 +146,15 @@ class GroupHungarianAssigner(HungarianAssigner):
         """Match all layers, images and groups of a batch.
 
         The match costs are called once per image, over all layers and groups. All that the host
-        must know crosses in one copy, and the pairs go back in one.
+        must know crosses in one copy, and the pairs go back in one, on the device of the
+        predictions.
 
         Args:
-            cls_scores (Tensor): Logits, shape (num_layers, bs, K * N, C).
-            bbox_preds (Tensor): Boxes, normalized cxcywh, shape (num_layers, bs, K * N, 4).
-            batch_gt_instances (list[InstanceData]): Each image's ``labels`` and ``bboxes``, xyxy
-                in pixels.
-            batch_img_metas (list[dict]): Each image's information, with ``img_shape``.
+            cls_scores, bbox_preds, batch_gt_instances, batch_img_metas: As for
+                :meth:`GroupCriterion.loss_by_feat`.
             num_classes (int): Number of categories.
             num_groups (int, optional): Groups of the predictions, if they are not those of the
                 decoder's queries.
-
-        Returns:
-            MatchedPairs: The pairs of every layer, on the device of the predictions.
 
         Raises:
             ConfigError: If the predictions do not divide into groups, or a label is not below

@@ -78,10 +78,8 @@ class GroupCriterion(DETRHead):
         and a single one where a stock detector has one head, however many rows it gives.
 
         Arguments as for :meth:`loss_by_feat`, of shape (bs, num_rows, C or 4), or with the heads
-        of all groups (K, bs, num_rows, C or 4).
-
-        Returns:
-            tuple[Tensor, Tensor, Tensor]: Scalars, the classification, L1 and IoU loss.
+        of all groups (K, bs, num_rows, C or 4). Returned are scalars, the classification, L1 and
+        IoU loss.
         """
         if cls_scores.dim() == 3:
             cls_scores, bbox_preds = cls_scores[None], bbox_preds[None]
@@ -188,16 +186,10 @@ def focal_loss_sums(logits: Tensor, rows: Tensor, labels: Tensor, alpha: float,
     """Sum the sigmoid focal loss over the queries and classes of each layer.
 
     Nearly every target is background, so the loss is that of background everywhere, corrected at
-    the matched pairs; no one-hot targets are made.
-
-    Args:
-        logits (Tensor): Shape (num_layers, bs, K * N, num_classes).
-        rows, labels (Tensor): As in :class:`MatchedPairs`, and the labels of these rows.
-        alpha (float): Weight of the matched class, 1 - alpha is that of background.
-        gamma (float): Focusing exponent.
-
-    Returns:
-        Tensor: In float32, shape (num_layers, ).
+    the matched pairs; no one-hot targets are made. Logits of shape (num_layers, bs, K * N,
+    num_classes), rows as in :class:`MatchedPairs` and their labels give float32, shape
+    (num_layers, ). The matched class has the weight ``alpha``, background 1 - ``alpha``, and
+    ``gamma`` is the focusing exponent.
     """
     with torch.autocast(logits.device.type, enabled=False):  # it would halve the sums' precision
         logits = logits.float()

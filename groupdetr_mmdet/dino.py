@@ -55,13 +55,9 @@ def split_denoising(outputs: Tensor, num_denoising: int,
                     num_queries: Optional[int]) -> Tuple[Tensor, Tensor]:
     """Take the denoising queries out of groups whose rows are ``[denoising | matching]``.
 
-    Args:
-        outputs (Tensor): Logits or boxes, shape (num_layers, bs, num_rows, dim).
-        num_denoising (int): Denoising queries of all groups together.
-        num_queries (int, optional): Matching queries of a group; None: there is one group.
-
-    Returns:
-        tuple[Tensor, Tensor]: The matching part and the denoising part, each group after group.
+    ``outputs`` are logits or boxes, shape (num_layers, bs, num_rows, dim), with ``num_denoising``
+    queries of all groups together and ``num_queries`` matching ones of a group (None: there is
+    one group). They become the matching and the denoising part, each group after group.
     """
     num_matching = outputs.size(2) - num_denoising
     num_groups = 1 if num_queries is None else count_groups(num_matching, num_queries)

@@ -188,14 +188,9 @@ class GroupDetector(DecodedGroups):
         equal numbers gets none, for others tell its groups apart; if all are such, the first gets
         noise all the same.
 
-        Args:
-            saved (dict[str, Tensor]): The checkpoint's, of K' blocks of rows.
-            metadata (dict): The checkpoint's ``num_queries``, where it says it.
-            seed (int): Seed of the noise. Defaults to 0.
-
-        Returns:
-            dict[str, Tensor]: Of K blocks. A tensor that has not K' blocks is left out, and
-            PyTorch reports its shape.
+        ``saved`` are the checkpoint's, of K' blocks of rows, and ``metadata`` has its
+        ``num_queries``, where it says it. Those that are returned have K blocks; a tensor that has
+        not K' blocks is left out, and PyTorch reports its shape.
 
         Raises:
             ConfigError: If the query embedding is of another N or another width.

@@ -33,10 +33,7 @@ class GroupCocoMetric(CocoMetric):
     It wants ``model.test_cfg.each_group``. Its metrics are those of ``CocoMetric`` for the group
     that the detector keeps, the same of every group (``group0/bbox_mAP``, ...), their ``median/``
     and ``spread/`` (largest minus smallest), and ``best_query_group``, the first one of the
-    highest AP.
-
-    Args:
-        args, kwargs: As for ``CocoMetric``. ``outfile_prefix`` gets ``.group0``, ... added.
+    highest AP. Arguments are the parent's; ``outfile_prefix`` gets ``.group0``, ... added.
     """
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:

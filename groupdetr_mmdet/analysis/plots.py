@@ -53,12 +53,8 @@ def detection_pairs(model: BaseModel, dataset: BaseDataset, num_images: int,
                     score_thr: float) -> Iterator[Tuple[str, np.ndarray, np.ndarray]]:
     """Draw the first images of a data set twice: with the ground truth, and with detections.
 
-    Args:
-        dataset (BaseDataset): Data set in test mode, with annotations in its pipeline.
-        score_thr (float): Detections of a lower score are left out.
-
-    Yields:
-        tuple[str, ndarray, ndarray]: The image's name and the two drawings, RGB.
+    The data set is in test mode, with annotations in its pipeline; detections of a lower score
+    than ``score_thr`` are left out. Yields the image's name and the two drawings, RGB.
     """
     model.eval()
     for index in range(min(num_images, len(dataset))):
@@ -81,11 +77,9 @@ def draw_instances(image: np.ndarray, instances: InstanceData, metainfo: dict,
                    size: int = 400) -> np.ndarray:
     """Draw boxes with their classes, and scores if they have any, on an enlarged RGB image.
 
-    Args:
-        image (np.ndarray): Shape (h, w, 3), as of the drawing, whose longer side is ``size``.
-        instances (InstanceData): ``bboxes``, xyxy in pixels of the image, ``labels`` and, of
-            detections, ``scores``.
-        metainfo (dict): ``classes`` and ``palette`` of the data set.
+    Image and drawing have shape (h, w, 3), the drawing with ``size`` pixels on its longer side.
+    The instances have ``bboxes``, xyxy in pixels of the image, ``labels`` and, of detections,
+    ``scores``; ``metainfo`` has the ``classes`` and the ``palette`` of the data set.
     """
     visualizer, factor = enlarged(image, size)
     if len(instances):

@@ -123,12 +123,8 @@ def count_changes(before: Sequence[Tensor], after: Sequence[Tensor], num_queries
     the images. An object that goes to another query counts twice, for the query that lost it and
     for the one that got it.
 
-    Args:
-        before, after (Sequence[Tensor]): Of each image, what :func:`match_queries` returned.
-        num_queries (int): Queries of one group, N.
-
-    Returns:
-        Tensor: Of each group, shape (K, ).
+    ``before`` and ``after`` are what :func:`match_queries` returned of each image, for groups of
+    ``num_queries`` queries. The result is of each group, shape (K, ).
     """
     changes = [(inverted(a, num_queries) != inverted(b, num_queries)).sum(1)
                for a, b in zip(before, after)]
@@ -158,10 +154,9 @@ def detections(model: GroupDetector, decoded: DecodedQueries, image: int,
                score_thr: float) -> InstanceData:
     """Take the queries of an image of the batch with a score of at least ``score_thr``.
 
-    Returns:
-        InstanceData: ``bboxes`` (xyxy in pixels of the original image), ``labels``, ``scores``,
-        ``query_groups``, and, of queries that have them, ``references`` ((x, y) in the same
-        pixels) and ``masks`` (of the image that the detector sees), each of one row a query.
+    They have ``bboxes`` (xyxy in pixels of the original image), ``labels``, ``scores``,
+    ``query_groups``, and, where queries have them, ``references`` ((x, y) in the same pixels) and
+    ``masks`` (of the image that the detector sees), each of one row a query.
     """
     logits = decoded.cls_scores[image]
     is_sigmoid = model.bbox_head.loss_cls.use_sigmoid  # a softmax has the background's score, too

@@ -32,11 +32,9 @@ def draw_queries(model: GroupDetector, dataset: BaseDataset, out_file: Union[str
     of the group that is kept. On the right are those of all groups with joint self-attention: what
     would be left without groups, each object found many times.
 
-    Args:
-        dataset (BaseDataset): Data set in test mode, with annotations in its pipeline.
-        images (Sequence[int]): Indices of images in the data set. Defaults to the first two.
-        score_thr (float): Detections of a lower score are left out. Defaults to 0.3.
-        max_objects (int): Objects of an image on the left, the largest ones. Defaults to 4.
+    The data set is in test mode, with annotations in its pipeline, and ``images`` are indices in
+    it. Detections of a lower score than ``score_thr`` are left out, and of the objects on the left
+    all but the ``max_objects`` largest ones.
     """
     model.eval()
     infos = [dataset.get_data_info(index) for index in images]

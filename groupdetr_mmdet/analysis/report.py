@@ -35,15 +35,11 @@ SCORE_THR = 0.3
 
 def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[str] = (),
                  checkpoint: Optional[str] = None, out_file: Optional[Path] = None) -> Path:
-    """Write the report of a training, and return its file.
+    """Write the report of a training, and return its file, by default ``work_dir/report.html``.
 
-    Args:
-        work_dir (Path): Its work directory.
-        compare (Sequence[Path]): Work directories of others, the baseline first.
-        labels (Sequence[str]): Names of ``compare``, and then of this one.
-        checkpoint (str, optional): Weights, 'best' or 'last'. Defaults to the best ones of
-            ``work_dir``, or to the last ones where none were kept as best.
-        out_file (Path, optional): Defaults to ``report.html`` in ``work_dir``.
+    ``compare`` are work directories of others, the baseline first, and ``labels`` the names of
+    these and then of this one. ``checkpoint`` is a file of weights, 'best' or 'last', by default
+    the best ones of ``work_dir``, or the last ones where none were kept as best.
 
     Raises:
         ConfigError: If the directories have no log by epoch with validations, config, or

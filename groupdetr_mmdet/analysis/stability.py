@@ -55,8 +55,7 @@ class MatchingStabilityHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Match again, and log what has changed since the last epoch."""
-        before = [torch.tensor(x, dtype=torch.long)
-                  for x in runner.message_hub.get_info(MATCHES)]
+        before = [torch.tensor(x, dtype=torch.long) for x in runner.message_hub.get_info(MATCHES)]
         after = self._match(runner)
         scalars = stability_scalars(before, after, unwrapped(runner.model).group_size)
         runner.visualizer.add_scalars(scalars, step=runner.epoch + 1)
@@ -96,8 +95,7 @@ def match_data_set(runner: Runner, images: Sequence[int]) -> List[Tensor]:
     return gathered[0]
 
 
-def stability_scalars(before: Sequence[Tensor], after: Sequence[Tensor],
-                      num_queries: int) -> dict:
+def stability_scalars(before: Sequence[Tensor], after: Sequence[Tensor], num_queries: int) -> dict:
     """Make the scalars of the hook by name; arguments as those of :func:`count_changes`."""
     changed = torch.cat([a != b for a, b in zip(before, after)], 1).double().mean(1)
     scores = dict(instability=count_changes(before, after, num_queries), changed_matches=changed)

@@ -13,9 +13,7 @@ class DC5ResNet(ResNet):
 
     In torchvision's ``replace_stride_with_dilation``, and so in the official DETRs, the first
     block of a dilated stage keeps the dilation of the stage before it; mmdet dilates all.
-
-    Args:
-        kwargs: As for ``ResNet`` of depth 50 or more; ``strides`` and ``dilations`` are set.
+    Arguments are those of ``ResNet``, of depth 50 or more, without ``strides`` and ``dilations``.
     """
 
     def __init__(self, **kwargs) -> None:

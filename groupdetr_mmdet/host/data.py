@@ -1,8 +1,7 @@
 """COCO data sets whose faults get a sentence.
 
-What a data set gets wrong, mmdet meets with an assertion, with a ``KeyError``, or not at all: it
-leaves out what it does not know, and trains on the rest. The classes here are mmdet's own, with
-a look at what comes in.
+mmdet meets them with an assertion, with a ``KeyError``, or not at all: it leaves out what it does
+not know, and trains on the rest.
 """
 import json
 from collections import Counter
@@ -22,10 +21,7 @@ from .images import check_files
 class CheckedCOCO(COCO):
     """COCO annotations that know every class they are asked for.
 
-    Args:
-        annotation_file (str): Path of the annotation file.
-        name (str): What messages call it.
-        scored (bool): Whether it is evaluated on.
+    ``name`` is what messages call the file, and ``scored`` says whether it is evaluated on.
     """
 
     def __init__(self, annotation_file: str, name: str, scored: bool) -> None:

@@ -17,13 +17,10 @@ from .files import irregular
 def check_paths(cfg: Config, modes: Sequence[str] = ('train', 'val', 'test')) -> None:
     """Check that every local file and directory that a config names is there.
 
-    These are the annotation files and image directories of the data sets, also inside wrappers
-    such as ``RepeatDataset`` and ``ConcatDataset``, the annotation files of the evaluators,
-    ``load_from``, and, where the model is trained, the pretrained weights of its parts.
-
-    Args:
-        cfg (Config): The whole config.
-        modes (Sequence[str]): Which of 'train', 'val' and 'test' will run.
+    These are, for the ``modes`` that will run, the annotation files and image directories of the
+    data sets, also inside wrappers such as ``RepeatDataset`` and ``ConcatDataset``, the annotation
+    files of the evaluators, ``load_from``, and, where the model is trained, the pretrained weights
+    of its parts.
     """
     if not cfg.get(f'{modes[0]}_dataloader'):
         raise ConfigError(f'{modes[0]}_dataloader is missing: write it into the config.')
@@ -72,13 +69,10 @@ def check_dataset(key: str, dataset: ConfigDict) -> None:
 
 def check_path(key: str, path: Optional[str], root_key: Optional[str] = None,
                folder: bool = False) -> None:
-    """Check that a file or folder is there, unless the path is empty or an address.
+    """Check that a file, or ``folder``, is there, unless the path is empty or an address.
 
-    Args:
-        key (str): The config key or argument that names the path.
-        path (str, optional): The file or directory.
-        root_key (str, optional): The config key of the directory that the path starts with.
-        folder (bool): Whether it must be a folder, and not a file. Defaults to False.
+    ``key`` is the config key or argument that names the path, and ``root_key`` that of the
+    directory that it starts with.
     """
     if not path or '://' in path:
         return

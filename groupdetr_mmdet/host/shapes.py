@@ -123,7 +123,7 @@ def write_split(root: Path, split: str, num_images: int, settings: dict) -> None
 
 def make_shapes(root: str, num_train: int = 2000, num_val: int = 300, size: int = 128,
                 seed: int = 0) -> bool:
-    """Write the data set, or keep the one that is there when it was made with these settings.
+    """Write the data set, or keep one that was made with these settings; return if it is written.
 
     Args:
         root (str): Folder to write: ``train/``, ``val/``, ``train.json`` and ``val.json``. It
@@ -132,9 +132,6 @@ def make_shapes(root: str, num_train: int = 2000, num_val: int = 300, size: int 
         num_val (int): Validation images. Defaults to 300.
         size (int): Height and width of an image in pixels. Defaults to 128.
         seed (int): Another seed gives other images. Defaults to 0.
-
-    Returns:
-        bool: Whether it was written now.
 
     Raises:
         ConfigError: If a number is too small, or ``root`` holds something that this function has
