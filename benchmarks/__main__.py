@@ -9,7 +9,6 @@ import argparse
 import itertools
 from typing import List, Optional, Tuple
 
-
 from groupdetr_mmdet.commands.cli import end_mistakes
 from groupdetr_mmdet.errors import ConfigError
 

@@ -34,13 +34,10 @@ RUNNING = '--rounds', '--device', '--threads', '--tf32'
 
 
 def make_parser(program: str, description: str, *names: str, **values) -> argparse.ArgumentParser:
-    """Make the parser of a script.
+    """Make the parser of a script that takes some of ``ARGUMENTS``, by their names.
 
-    Args:
-        program (str): What its help calls it.
-        description (str): What it does.
-        names (str): Those of ``ARGUMENTS`` that it takes; with a config, ``--cfg-options``, too.
-        values (Any): Their defaults, where they are others, and values of those it does not take.
+    With a config, it takes ``--cfg-options``, too. ``values`` are defaults, where they are others,
+    and values of those it does not take.
     """
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.set_defaults(device='cpu', threads=None, tf32=False, json=None)

@@ -24,7 +24,11 @@ from groupdetr_mmdet.host.config_check import iter_dicts
 from . import plain  # noqa: F401, registers the baseline
 from .measure import Stopwatch, peak_memory
 
-MODES = ('plain', 'ours', 'turns', 'stock')
+MODES = (
+    'plain',  # see plain.py
+    'ours',
+    'turns',  # ours, its groups one after the other
+    'stock')  # mmdet's detector, no groups, and mmcv's own deformable attention
 OWN_MODES = ('ours', 'turns')
 PARTS = dict(
     step='Training step',
@@ -37,25 +41,14 @@ STRIDE = 32  # of the memory to the image
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure.
-
-    Attributes:
-        part: One of ``PARTS``; 'decoder' is given a memory, and 'criterion' predictions.
-        mode: 'plain' (see ``plain.py``), 'ours', 'turns' (ours, its groups one after the other),
-            or 'stock' (mmdet's detector, no groups, and mmcv's own deformable attention).
-        amp: 'bf16' or 'fp16' autocast, or None for float32.
-        num_groups: K.
-        num_queries: N, queries of a group.
-        num_objects: Objects of each image.
-        attn_drop: Dropout of attention weights, None for that of the config.
-    """
-    part: str
-    mode: str
-    amp: Optional[str]
-    num_groups: int
-    num_queries: int
-    num_objects: int
-    attn_drop: Optional[float] = None
+    """One thing to measure."""
+    part: str  # one of PARTS; 'decoder' is given a memory, and 'criterion' predictions
+    mode: str  # one of MODES
+    amp: Optional[str]  # 'bf16' or 'fp16' autocast, or None for float32
+    num_groups: int  # K
+    num_queries: int  # N, queries of a group
+    num_objects: int  # of each image
+    attn_drop: Optional[float] = None  # dropout of attention weights, None for the config's
 
     @property
     def name(self) -> str:
@@ -69,19 +62,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Sizes that all cases of a run share.
-
-    Attributes:
-        batch_size: Images of a batch.
-        image_size: Height and width in pixels.
-        memory_size: Height and width of the memory that the decoder alone is given.
-        padded: Whether every second image is three quarters as wide, so that there is padding
-            and a mask of it.
-    """
+    """Sizes that all cases of a run share, heights before widths."""
     batch_size: int = 2
-    image_size: Tuple[int, int] = (800, 1066)
-    memory_size: Tuple[int, int] = (25, 34)
-    padded: bool = False
+    image_size: Tuple[int, int] = (800, 1066)  # in pixels
+    memory_size: Tuple[int, int] = (25, 34)  # of the memory that the decoder alone is given
+    padded: bool = False  # every second image is 3/4 as wide: there is padding, and a mask of it
 
 
 def build_model(cfg: Config, case: Case) -> nn.Module:
@@ -172,23 +157,8 @@ def make_samples(shapes: Shapes, num_objects: int, num_classes: int,
     return samples
 
 
-def detect(detector: nn.Module, images: Tensor, sizes: Sequence[tuple]) -> List[DetDataSample]:
-    """Detect objects in a batch of images of the given (height, width)."""
-    shape = tuple(images.shape[-2:])
-    samples = [DetDataSample(metainfo=dict(img_shape=tuple(size), batch_input_shape=shape))
-               for size in sizes]
-    return detector.predict(images, samples, rescale=False)
-
-
 class Benchmark:
-    """A case, its model and its inputs, ready to run.
-
-    Args:
-        case (Case): What to run.
-        shapes (Shapes): Sizes of the inputs.
-        cfg (Config): The whole config, for its ``optim_wrapper``.
-        device (torch.device): Where to run it.
-        model (nn.Module, optional): What :func:`build_model` built for it, on the device.
+    """A case, its inputs and its model, which :func:`build_model` may have built, ready to run.
 
     Raises:
         ConfigError: If the detector's decoder or criterion cannot be measured alone.

@@ -43,28 +43,16 @@ EPOCHS = {SHAPES: 8, CELLS: 12, SMALL_CELLS: 30}
 
 
 class Training(NamedTuple):
-    """One training.
-
-    Attributes:
-        study (str): The question that it is for.
-        label (str): What its curve is called; trainings of one label differ in their seeds.
-        seed (int): Of the weights, the order of the images and their flips.
-        num_groups (int): K.
-        epochs (int): How long.
-        config (str): Name of a shipped config.
-        settings (dict): What else is set in the config.
-        amp (bool): Whether it computes in bfloat16.
-        start (str, optional): Name of the training whose last weights it begins with.
-    """
-    study: str
-    label: str
-    seed: int
-    num_groups: int
+    """One training."""
+    study: str  # the question that it is for
+    label: str  # what its curve is called; trainings of one label differ in their seeds
+    seed: int  # of the weights, the order of the images and their flips
+    num_groups: int  # K
     epochs: int
-    config: str = SHAPES
-    settings: Dict[str, Any] = {}
-    amp: bool = False
-    start: Optional[str] = None
+    config: str = SHAPES  # name of a shipped config
+    settings: Dict[str, Any] = {}  # what else is set in the config
+    amp: bool = False  # computes in bfloat16
+    start: Optional[str] = None  # name of the training whose last weights it begins with
 
     @property
     def name(self) -> str:
@@ -109,11 +97,9 @@ def fine_tuning(results: Results) -> List[Training]:
 
 def cheaper(results: Results) -> List[Training]:
     """Other ways to the cost of K = 3: groups that are left out of a step, or of an epoch."""
-    modes = {'3 of 6, drawn each step': dict(mode='drawn'),
-             '6 in the first epochs, then 1': dict(mode='early'),
-             '3 of 6 in turns, gradients of two added': dict(mode='turns')}
-    return [Training('cheaper', label, seed, 6, EPOCHS[SHAPES],
-                     settings=some_groups(**mode))
+    modes = {'3 of 6, drawn each step': 'drawn', '6 in the first epochs, then 1': 'early',
+             '3 of 6 in turns, gradients of two added': 'turns'}
+    return [Training('cheaper', label, seed, 6, EPOCHS[SHAPES], settings=some_groups(mode))
             for seed in SEEDS for label, mode in modes.items()]
 
 
@@ -136,6 +122,7 @@ def bfloat16(results: Results) -> List[Training]:
 STUDIES: Dict[str, Callable[[Results], List[Training]]] = {
     'by-k': by_k, 'fine-tuning': fine_tuning, 'equal-time': equal_time, 'cheaper': cheaper,
     'ablation': ablation, 'bfloat16': bfloat16, 'cells': cells}
+
 
 def some_groups(mode: str) -> Dict[str, Any]:
     """Settings that compute three of six groups a step."""

@@ -24,20 +24,12 @@ HEADER = ('trained', 'epochs', 'CPU minutes', 'AP', 'AP50', 'seeds')
 
 
 class Curve(NamedTuple):
-    """The trainings that differ in their seeds alone.
-
-    Attributes:
-        label (str): What they have in common.
-        epochs (ndarray): When they were evaluated.
-        minutes (ndarray): CPU minutes of training until then.
-        ap (ndarray): Shape (seeds, evaluations).
-        ap50 (ndarray): As ``ap``.
-    """
-    label: str
-    epochs: np.ndarray
-    minutes: np.ndarray
-    ap: np.ndarray
-    ap50: np.ndarray
+    """The trainings that differ in their seeds alone."""
+    label: str  # what they have in common
+    epochs: np.ndarray  # when they were evaluated
+    minutes: np.ndarray  # CPU minutes of training until then
+    ap: np.ndarray  # shape (seeds, evaluations)
+    ap50: np.ndarray  # as ap
 
 
 def read_curves(path: Path) -> Dict[str, List[Curve]]:
@@ -66,8 +58,7 @@ def to_curve(label: str, seeds: List[Dict[str, Any]]) -> Curve:
     points = np.array([run['curve'] for run in seeds])  # (seeds, evaluations, 3)
     seconds = np.median([run['seconds_per_step'] * run['steps_per_epoch'] for run in seeds])
     epochs = points[0, :, 0]
-    return Curve(label, epochs, epochs * seconds / 60, points[..., 1],
-                 points[..., 2])
+    return Curve(label, epochs, epochs * seconds / 60, points[..., 1], points[..., 2])
 
 
 def spread(values: np.ndarray) -> str:

@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 import torch
-from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
 from torch import nn
 
 from groupdetr_mmdet.checkpoints.convert import convert
 from groupdetr_mmdet.checkpoints.stock import stock_model
 from groupdetr_mmdet.commands.cli import end_mistakes
-from groupdetr_mmdet.deploy.export import (CHECKED_BATCHES, Detections, check_onnx, export_onnx,
-                                           largest_differences, openvino_model, random_batch)
+from groupdetr_mmdet.deploy.export import (CHECKED_BATCHES, Detections, check_onnx, detect,
+                                           export_onnx, largest_differences, openvino_model,
+                                           random_batch)
 from groupdetr_mmdet.errors import ConfigError
 
 from .arguments import load_config, make_parser
-from .cases import build_random, detect
+from .cases import build_random
 from .report import markdown_lines
 
 CONFIGS = (
@@ -98,9 +99,8 @@ def compare(first: nn.Module, second: nn.Module) -> Differences:
     return {key: max(x[key] for x in found) for key in found[0]}
 
 
-def by_score(sample: DetDataSample) -> Detections:
+def by_score(found: InstanceData) -> Detections:
     """Return detections in the order of falling scores."""
-    found = sample.pred_instances
     found = found[found.scores.argsort(descending=True)]
     return Detections(found.bboxes, found.scores, found.labels)
 

@@ -13,12 +13,12 @@ from torch import nn
 from groupdetr_mmdet.checkpoints.loading import load_weights
 from groupdetr_mmdet.checkpoints.reading import read_checkpoint
 from groupdetr_mmdet.commands.cli import end_mistakes
-from groupdetr_mmdet.deploy.export import (OnnxDetector, export_onnx, onnxruntime_model,
-                                           openvino_model, random_batch)
+from groupdetr_mmdet.deploy.export import (OnnxDetector, detect, export_onnx,
+                                           onnxruntime_model, openvino_model, random_batch)
 from groupdetr_mmdet.errors import ConfigError
 
 from .arguments import load_config, make_parser, positive, prepare
-from .cases import Case, build_model, detect
+from .cases import Case, build_model
 from .measure import describe_machine, seconds_of, take_turns
 from .report import make_table, open_console, write_record
 

@@ -19,11 +19,7 @@ GEMM_REPEATS = 10
 
 
 class Stopwatch:
-    """Times the parts of one run; by CUDA events on a GPU, so that nothing waits for it.
-
-    Args:
-        device (torch.device): Where the run computes. The watch starts when it is made.
-    """
+    """Times the parts of one run, from when it is made; on a GPU by events, without waiting."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -78,8 +74,7 @@ def take_turns(runs: Dict[Any, Callable[[], T]], rounds: int, warmup: int,
                description: str) -> Dict[Any, List[T]]:
     """Run all once, then all again, and so on: what slows the machine slows all of them.
 
-    Returns:
-        dict[Any, list[T]]: What each run returned in the rounds after the warm-up.
+    Returns what each run returned in the rounds after the warm-up.
     """
     results: Dict[Any, List[T]] = {key: [] for key in runs}
     for _ in show_progress(range(warmup + rounds), description):

@@ -33,12 +33,7 @@ class PlainGroupAttention(ConditionalAttention):
 
 @TASK_UTILS.register_module()
 class PlainGroupAssigner(HungarianAssigner):
-    """K calls of ``HungarianAssigner``.
-
-    Args:
-        num_query_groups (int): Number of groups, K.
-        kwargs: As for ``HungarianAssigner``.
-    """
+    """K calls of ``HungarianAssigner``, where K is ``num_query_groups``."""
 
     def __init__(self, *, num_query_groups: int, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -60,12 +55,7 @@ class PlainGroupAssigner(HungarianAssigner):
 
 @MODELS.register_module()
 class PlainGroupConditionalDETR(ConditionalDETR):
-    """``ConditionalDETR`` with K groups of queries, all of them at inference too.
-
-    Args:
-        num_query_groups (int): Number of groups, K.
-        kwargs: As for ``ConditionalDETR``.
-    """
+    """``ConditionalDETR`` with ``num_query_groups`` groups of queries, all at inference too."""
 
     def __init__(self, *, num_query_groups: int, **kwargs) -> None:
         self.num_query_groups = num_query_groups

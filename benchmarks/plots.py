@@ -28,12 +28,8 @@ Lines = Dict[str, List[dict]]
 def read_costs(path: Union[str, Path]) -> Tuple[dict, Dict[str, Lines]]:
     """Read what ``python -m benchmarks --json`` wrote.
 
-    Args:
-        path (str or Path): The JSON file.
-
-    Returns:
-        tuple[dict, dict]: The whole record, and of each measured part the cases of each line, by
-        rising K. A line is a mode and, where cases differ in them, other settings than K.
+    Returns the whole record, and of each measured part the cases of each line, by rising K. A line
+    is a mode and, where cases differ in them, other settings than K.
 
     Raises:
         ConfigError: If it is another file, or has only one K.
@@ -65,10 +61,7 @@ def say_settings(case: dict, cases: Sequence[dict], shared: bool) -> Iterator[st
 def draw_costs(record: dict, parts: Dict[str, Lines], out_file: Union[str, Path]) -> None:
     """Draw time and memory against K, a row for each part; the stock detector is one point.
 
-    Args:
-        record (dict): What :func:`read_costs` returns first.
-        parts (dict): What :func:`read_costs` returns second.
-        out_file (str or Path): Picture to write.
+    ``record`` and ``parts`` are what :func:`read_costs` returns.
     """
     fig, grid = plt.subplots(len(parts), 2, squeeze=False, layout='constrained',
                              figsize=(10, .5 + 3.6 * len(parts)))

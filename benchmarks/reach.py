@@ -8,24 +8,14 @@ from .suite import Results
 
 @dataclass(frozen=True)
 class Row:
-    """A ratio and its bound.
-
-    Attributes:
-        what: What is compared, in words.
-        case: Numerator.
-        other: Denominator.
-        bound: What the ratio is to reach: at least that where ``more``, else at most.
-        more: Whether more is better.
-        memory: Whether peak memory is compared, and not time.
-        factor: Factor of the denominator.
-    """
-    what: str
-    case: Case
-    other: Case
-    bound: float
-    more: bool = True
-    memory: bool = False
-    factor: int = 1
+    """A ratio of two cases and its bound."""
+    what: str  # in words, what is compared
+    case: Case  # numerator
+    other: Case  # denominator
+    bound: float  # what the ratio is to reach: at least that where more is better, else at most
+    more: bool = True  # is better
+    memory: bool = False  # peak memory is compared, and not time
+    factor: int = 1  # of the denominator
 
     def record(self, results: Results) -> Dict[str, Any]:
         """Return what was reached."""

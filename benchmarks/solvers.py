@@ -4,7 +4,6 @@ The problems are those of one training step, (layers x images x groups) of N que
 with costs by the registered match costs of random predictions and boxes:
 ``python -m benchmarks.solvers``.
 """
-import argparse
 import functools
 import itertools
 import time
@@ -16,10 +15,12 @@ import torch
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
 from rich.console import Console
-from rich.table import Table
 from scipy.optimize import linear_sum_assignment
 
 from groupdetr_mmdet import GroupHungarianAssigner
+
+from .arguments import make_parser, positive
+from .report import make_table
 
 try:
     import lap
@@ -75,12 +76,11 @@ def total_cost(problems: np.ndarray, pairs: list) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--problems', type=int, default=132, help='layers x images x groups')
-    parser.add_argument('--queries', type=int, default=300)
-    parser.add_argument('--objects', type=int, nargs='+', default=[7, 20, 60, 200])
-    parser.add_argument('--rounds', type=int, default=15)
-    parser.add_argument('--threads', type=int, default=2)
+    parser = make_parser('benchmarks.solvers', __doc__, '--rounds', '--threads', rounds=15,
+                         threads=2)
+    parser.add_argument('--problems', type=positive, default=132, help='layers x images x groups')
+    parser.add_argument('--queries', type=positive, default=300)
+    parser.add_argument('--objects', type=positive, nargs='+', default=[7, 20, 60, 200])
     args = parser.parse_args()
     problems = {g: make_problems(args.problems, args.queries, g) for g in args.objects}
     found = solvers(args.threads)
@@ -93,14 +93,10 @@ def main() -> None:
                 pairs = solve(costs)
                 seconds[name, g].append(time.perf_counter() - start)
                 assert np.isclose(total_cost(costs, pairs), least, rtol=1e-5), name
-    table = Table(title=f'{args.problems} problems of {args.queries} queries (ms, best round)')
-    table.add_column('solver')
-    for g in problems:
-        table.add_column(f'{g} objects', justify='right')
-    for name in found:
-        table.add_row(name, *(f'{min(seconds[name, g]) * 1e3:.2f}'
-                              for g in problems))
-    Console().print(table)
+    Console().print(make_table(
+        ('solver', *(f'{g} objects' for g in problems)),
+        ((name, *(f'{min(seconds[name, g]) * 1e3:.2f}' for g in problems)) for name in found),
+        title=f'{args.problems} problems of {args.queries} queries (ms, best round)'))
 
 
 if __name__ == '__main__':

@@ -19,23 +19,18 @@ CRITERION_ROUNDS = 4  # it is short, so that it can be run more often
 
 @dataclass
 class Results:
-    """What was measured.
-
-    Attributes:
-        runs: Of each case, the seconds of each part in each round.
-        gemm: Of each autocast type (None: float32), the seconds of an FFN's matrix product, of
-            ``gemm_flops`` operations, in the same rounds.
-        flops: Of each case of the part 'decoder', the operations of its matrix products in the
-            plain way, whatever was saved or wasted since.
-        peak: Of each case, bytes of peak memory above those in use before the run.
-        difference: Of each case of the part 'inference', the largest difference of its logits
-            and normalized boxes, query by query, to those of the first.
-    """
+    """What was measured of each case."""
+    # Seconds of each part in each round.
     runs: Dict[Case, List[Dict[str, float]]] = field(default_factory=dict)
+    # Of each autocast type (None: float32), seconds of an FFN's matrix product in the same rounds.
     gemm: Dict[Optional[str], List[float]] = field(default_factory=dict)
-    gemm_flops: int = 0
+    gemm_flops: int = 0  # operations of that product
+    # Of the part 'decoder', operations of the matrix products in the plain way, whatever was saved
+    # or wasted since.
     flops: Dict[Case, int] = field(default_factory=dict)
-    peak: Dict[Case, int] = field(default_factory=dict)
+    peak: Dict[Case, int] = field(default_factory=dict)  # bytes above those in use before the run
+    # Of the part 'inference', the largest difference of logits and normalized boxes, query by
+    # query, to those of the first case.
     difference: Dict[Case, float] = field(default_factory=dict)
 
     def seconds(self, case: Case) -> Dict[str, float]:
@@ -63,16 +58,11 @@ class Results:
 
 
 class Suite:
-    """Cases that are measured side by side.
+    """Cases of our detector's config that are measured side by side.
 
-    Args:
-        cfg (Config): Config of our detector.
-        cases (list[Case]): What to measure.
-        shapes (Shapes): Sizes of the inputs.
-        device (torch.device): Where to run.
-        own_processes (bool): Whether each case, all of them steps, is timed alone in a process of
-            its own, as a training runs: on a CPU, what other cases did with memory changes what
-            it costs to fetch. A GPU's allocator keeps memory anyway.
+    With ``own_processes``, each case, all of them steps, is timed alone in a process of its own,
+    as a training runs: on a CPU, what other cases did with memory changes what it costs to fetch.
+    A GPU's allocator keeps memory anyway.
     """
 
     def __init__(self, cfg: Config, cases: Sequence[Case], shapes: Shapes, device: torch.device,

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from mmdet.models.detectors import DABDETR, DETR, DINO, ConditionalDETR, DeformableDETR
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -247,7 +248,6 @@ def openvino_model(path: str, num_threads: int = 0) -> Run:
     """
     model = openvino_core().compile_model(path, 'CPU', {
         'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': num_threads})
-
     pick = itemgetter(*OUTPUTS)
     return lambda *inputs: pick(model(dict(zip(INPUTS, inputs))))
 
@@ -277,18 +277,21 @@ def check_onnx(path: Union[str, bytes], detector: nn.Module,
     return {key: max(differences[key] for differences in found) for key in found[0]}
 
 
+def detect(detector: nn.Module, images: Tensor, sizes: Sequence[Size]) -> List[InstanceData]:
+    """Detect objects by mmdet's own way in a batch of images of the given (height, width)."""
+    shape = tuple(images.shape[-2:])
+    samples = [DetDataSample(metainfo=dict(img_shape=tuple(size), batch_input_shape=shape))
+               for size in sizes]
+    return [x.pred_instances for x in detector.predict(images, samples, rescale=False)]
+
+
 @torch.no_grad()
 def predict(detector: nn.Module, images: Tensor, sizes: Sequence[Size]) -> List[Detections]:
-    """Every class of every query by mmdet's own way, first the ``max_per_img`` detections."""
-    shape = tuple(images.shape[-2:])
-    samples = [DetDataSample(metainfo=dict(img_shape=size, batch_input_shape=shape))
-               for size in sizes]
+    """Every class of every query, first the ``max_per_img`` detections."""
     detector = copy.deepcopy(detector).eval()
     head = detector.bbox_head
     head.test_cfg = dict(head.test_cfg, max_per_img=count_predictions(detector))
-    samples = detector.predict(images, samples, rescale=False)
-    return [Detections(x.pred_instances.bboxes, x.pred_instances.scores, x.pred_instances.labels)
-            for x in samples]
+    return [Detections(x.bboxes, x.scores, x.labels) for x in detect(detector, images, sizes)]
 
 
 def largest_differences(actual: Detections, expected: Detections, side: int,

@@ -43,8 +43,7 @@ def find_images(inputs: Sequence[str]) -> List[str]:
     for name in inputs:
         if osp.isdir(name):
             folder = glob.escape(name)
-            found = (match_images(osp.join(folder, '*')) or
-                     match_images(osp.join(folder, '**/*')))
+            found = match_images(osp.join(folder, '*')) or match_images(osp.join(folder, '**/*'))
         elif osp.exists(name) or not glob.has_magic(name):
             found = [name]
         else:

@@ -53,7 +53,7 @@ def test_all_runtimes_find_the_same(tmp_path, monkeypatch):
         scores = []
         for variant, detect in make_runs(args, models, str(tmp_path)).items():
             found = detect()
-            scores.append(torch.stack([x.pred_instances.scores for x in found])
+            scores.append(torch.stack([x.scores for x in found])
                           if variant.runtime == 'pytorch' else torch.from_numpy(found[1]))
     assert len(scores) == 6 and scores[0].shape == (2, 20)
     for other in scores[1:]:
