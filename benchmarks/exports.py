@@ -13,15 +13,13 @@ from typing import Dict, List, Optional
 
 import torch
 from mmengine.config import ConfigDict
-from mmengine.structures import InstanceData
 from torch import nn
 
 from groupdetr_mmdet.checkpoints.convert import convert
 from groupdetr_mmdet.checkpoints.stock import stock_model
 from groupdetr_mmdet.commands.cli import end_mistakes
-from groupdetr_mmdet.deploy.export import (CHECKED_BATCHES, Detections, check_onnx, detect,
-                                           export_onnx, largest_differences, openvino_model,
-                                           random_batch)
+from groupdetr_mmdet.deploy.export import (CHECKED_BATCHES, check_onnx, detect, export_onnx,
+                                           largest_differences, openvino_model, random_batch)
 from groupdetr_mmdet.errors import ConfigError
 
 from .arguments import load_config, make_parser
@@ -94,15 +92,9 @@ def compare(first: nn.Module, second: nn.Module) -> Differences:
     for sizes in CHECKED_BATCHES:
         images, _ = random_batch(sizes)
         for a, b, size in zip(detect(first, images, sizes), detect(second, images, sizes), sizes):
-            half = Detections(*(x[:len(x) // 2] for x in by_score(a)))
-            found.append(largest_differences(half, by_score(b), max(size)))
+            a, b = (x[x.scores.argsort(descending=True)] for x in (a, b))
+            found.append(largest_differences(a[:len(a) // 2], b, max(size)))
     return {key: max(x[key] for x in found) for key in found[0]}
-
-
-def by_score(found: InstanceData) -> Detections:
-    """Return detections in the order of falling scores."""
-    found = found[found.scores.argsort(descending=True)]
-    return Detections(found.bboxes, found.scores, found.labels)
 
 
 def table_row(config: str) -> List[str]:

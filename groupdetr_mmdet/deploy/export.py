@@ -7,7 +7,7 @@ import warnings
 from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -198,13 +198,6 @@ def trace(module: OnnxDetector, opset: int) -> bytes:
 # Comparing
 
 
-class Detections(NamedTuple):
-    """Detections of one image: boxes (n, 4), xyxy in pixels, scores (n, ) and labels (n, )."""
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-
-
 def random_batch(sizes: Sequence[Size], seed: int = 0) -> Tuple[Tensor, Tensor]:
     """Random images of the given (height, width), padded with zeros, and their sizes."""
     generator = torch.Generator().manual_seed(seed)
@@ -272,7 +265,8 @@ def check_onnx(path: Union[str, bytes], detector: nn.Module,
         images, image_sizes = random_batch(sizes)
         outputs = zip(*run(images.numpy(), image_sizes.numpy()))
         for output, expected, size in zip(outputs, predict(detector, images, sizes), sizes):
-            actual = Detections(*map(torch.from_numpy, output))
+            boxes, scores, labels = map(torch.from_numpy, output)
+            actual = InstanceData(bboxes=boxes, scores=scores, labels=labels)
             found.append(largest_differences(actual, expected, max(size), swapped))
     return {key: max(differences[key] for differences in found) for key in found[0]}
 
@@ -286,17 +280,19 @@ def detect(detector: nn.Module, images: Tensor, sizes: Sequence[Size]) -> List[I
 
 
 @torch.no_grad()
-def predict(detector: nn.Module, images: Tensor, sizes: Sequence[Size]) -> List[Detections]:
+def predict(detector: nn.Module, images: Tensor, sizes: Sequence[Size]) -> List[InstanceData]:
     """Every class of every query, first the ``max_per_img`` detections."""
     detector = copy.deepcopy(detector).eval()
     head = detector.bbox_head
     head.test_cfg = dict(head.test_cfg, max_per_img=count_predictions(detector))
-    return [Detections(x.bboxes, x.scores, x.labels) for x in detect(detector, images, sizes)]
+    return detect(detector, images, sizes)
 
 
-def largest_differences(actual: Detections, expected: Detections, side: int,
+def largest_differences(actual: InstanceData, expected: InstanceData, side: int,
                         swapped: float = 0.) -> Dict[str, float]:
     """Compare the detections of two runtimes in an image whose longer side has ``side`` pixels.
+
+    They are ``bboxes`` (n, 4), xyxy in pixels, ``scores`` (n, ) and ``labels`` (n, ).
 
     Predictions of equal score may come in any order, and any of them may have just missed the
     limit of detections. Therefore the scores are compared in order, and every one of ``actual`` is
@@ -311,15 +307,16 @@ def largest_differences(actual: Detections, expected: Detections, side: int,
         RuntimeError: If the scores differ, or more detections are not found.
     """
     score = (actual.scores - expected.scores[:len(actual.scores)]).abs().max().item()
-    pixels = torch.cdist(actual.boxes, expected.boxes, p=float('inf'))
+    pixels = torch.cdist(actual.bboxes, expected.bboxes, p=float('inf'))
     other = ((actual.labels[:, None] != expected.labels) |
              ((actual.scores[:, None] - expected.scores).abs() > SCORE_TOLERANCE))
     pixels = pixels.masked_fill(other, float('inf')).min(1).values
     missed = ~(pixels <= BOX_TOLERANCE * side)
     share = missed.double().mean().item()
     if not score <= SCORE_TOLERANCE or share > swapped:
-        box, score, label = (x[pixels.argmax()] for x in actual)
-        raise RuntimeError(
-            f'The ONNX model does not find what PyTorch finds: label {label} with score '
-            f'{score:.4f} at {[round(x, 1) for x in box.tolist()]} is something else there.')
+        worst = actual[pixels.argmax().item()]
+        box = [round(x, 1) for x in worst.bboxes[0].tolist()]
+        raise RuntimeError('The ONNX model does not find what PyTorch finds: label '
+                           f'{worst.labels.item()} with score {worst.scores.item():.4f} at {box} '
+                           'is something else there.')
     return dict(pixels=pixels[~missed].max().item(), score=score, swapped=share)

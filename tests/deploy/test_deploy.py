@@ -11,10 +11,11 @@ import cv2
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.structures import InstanceData
 from running import run_tool
 from tiny import CLASSES, tiny_config, write_tiny_coco
 
-from groupdetr_mmdet.deploy.export import Detections, largest_differences
+from groupdetr_mmdet.deploy.export import largest_differences
 
 MODEL = dict(width=256, num_heads=8, num_queries=10, dec_layers=2)
 GROUP = 2
@@ -63,11 +64,12 @@ def predict(folder: Path, name: str, checkpoint: str, group: int) -> dict:
             for image in SHAPES}
 
 
-def to_detections(results: list) -> Detections:
+def to_detections(results: list) -> InstanceData:
     boxes = torch.tensor([result['bbox'] for result in results])
     boxes[:, 2:] += boxes[:, :2]
-    return Detections(boxes, torch.tensor([result['score'] for result in results]),
-                      torch.tensor([result['category_id'] - 1 for result in results]))
+    return InstanceData(
+        bboxes=boxes, scores=torch.tensor([result['score'] for result in results]),
+        labels=torch.tensor([result['category_id'] - 1 for result in results]))
 
 
 def run_example(path: Path, images: dict) -> dict:
@@ -76,8 +78,9 @@ def run_example(path: Path, images: dict) -> dict:
     found = {}
     for name, image in images.items():
         boxes, scores, names = detector(image)
-        found[name] = Detections(torch.from_numpy(boxes).float(), torch.from_numpy(scores),
-                                 torch.tensor([CLASSES.index(name) for name in names]))
+        found[name] = InstanceData(
+            bboxes=torch.from_numpy(boxes).float(), scores=torch.from_numpy(scores),
+            labels=torch.tensor([CLASSES.index(name) for name in names]))
     return found
 
 

@@ -1,4 +1,5 @@
 """The ONNX model finds what the detector finds, for any number and size of images."""
+import copy
 import json
 import subprocess
 import sys
@@ -13,12 +14,13 @@ from deploy_models import build_detector, write_detector
 from family_builders import FAMILIES, ONE_WIDTH, family_config
 from mask_builders import mask2former_config
 from mmengine.config import Config
+from mmengine.structures import InstanceData
 from running import run_tool
 from tiny import CLASSES
 
 import groupdetr_mmdet.deploy.export as export
-from groupdetr_mmdet.deploy.export import (Detections, OnnxDetector, check_onnx,
-                                           largest_differences, predict, random_batch)
+from groupdetr_mmdet.deploy.export import (OnnxDetector, check_onnx, largest_differences,
+                                           predict, random_batch)
 from groupdetr_mmdet.errors import ConfigError
 
 onnx = pytest.importorskip('onnx')
@@ -99,6 +101,10 @@ def build_family(family: str, groups: Optional[int]) -> torch.nn.Module:
     return detector
 
 
+def detections(boxes, scores, labels) -> InstanceData:
+    return InstanceData(bboxes=boxes, scores=scores, labels=labels)
+
+
 @pytest.mark.parametrize('groups', [None, 3], ids=['stock', 'groups'])
 @pytest.mark.parametrize('family', FAMILIES)
 def test_tensors_in_and_out_are_what_the_detector_does(family, groups):
@@ -109,7 +115,7 @@ def test_tensors_in_and_out_are_what_the_detector_does(family, groups):
         with torch.no_grad():
             outputs = OnnxDetector(detector)(images, image_sizes)
         for i, expected in enumerate(predict(detector, images, sizes)):
-            actual = Detections(*(output[i] for output in outputs))
+            actual = detections(*(output[i] for output in outputs))
             assert len(actual.scores) == 20 < len(expected.scores)
             differences = largest_differences(actual, expected, max(sizes[i]))
             assert differences['pixels'] < 1e-3 and differences['score'] < 1e-6
@@ -175,29 +181,29 @@ def test_a_model_that_detects_something_else_is_not_written(exported, files, tmp
 
 def test_differences_are_measured_whatever_the_order():
     torch.manual_seed(0)
-    expected = Detections(torch.rand(8, 4) * 100, torch.linspace(.9, .2, 8), torch.arange(8) % 3)
+    expected = detections(torch.rand(8, 4) * 100, torch.linspace(.9, .2, 8), torch.arange(8) % 3)
     expected.scores[2:5] = expected.scores[3]
     order = torch.tensor([0, 1, 4, 2, 3, 5, 6, 7])
-    shifted = Detections(*(x[order] for x in expected))
-    shifted.boxes[3] += 0.05
+    shifted = expected[order]
+    shifted.bboxes[3] += 0.05
     found = largest_differences(shifted, expected, side=100)
     assert found['pixels'] == pytest.approx(0.05, rel=1e-3) and found['score'] == 0
-    for field, amount in dict(boxes=1, scores=0.01, labels=1).items():
-        wrong = expected._replace(**{field: getattr(expected, field).clone()})
-        getattr(wrong, field)[0] += amount
+    for field, amount in dict(bboxes=1, scores=0.01, labels=1).items():
+        wrong = copy.deepcopy(expected)
+        wrong[field][0] += amount
         with pytest.raises(RuntimeError, match='is something else'):
             largest_differences(wrong, expected, side=100)
-    cut = Detections(*(x[order][:3] for x in expected))  # one of three equal scores got in
+    cut = expected[order][:3]  # one of three equal scores got in
     assert largest_differences(cut, expected, side=100) == dict(pixels=0, score=0, swapped=0)
 
 
 def test_a_share_of_others_is_counted_where_ranks_may_swap():
-    expected = Detections(torch.rand(50, 4) * 100, torch.linspace(.9, .2, 50), torch.arange(50))
-    swapped = expected._replace(boxes=expected.boxes.clone())
-    swapped.boxes[7] += 50
+    expected = detections(torch.rand(50, 4) * 100, torch.linspace(.9, .2, 50), torch.arange(50))
+    swapped = copy.deepcopy(expected)
+    swapped.bboxes[7] += 50
     found = largest_differences(swapped, expected, 100, swapped=0.02)
     assert found == dict(pixels=0, score=0, swapped=0.02)
-    swapped.boxes[8] += 50
+    swapped.bboxes[8] += 50
     with pytest.raises(RuntimeError, match='label [78] .* is something else'):
         largest_differences(swapped, expected, 100, swapped=0.02)
 
