@@ -195,18 +195,13 @@ class Benchmark:
         return torch.randn(size, generator=torch.Generator().manual_seed(0)).to(self.device)
 
     def __call__(self) -> Dict[str, float]:
-        """Run once.
-
-        Returns:
-            dict[str, float]: Seconds of each part, of all as 'total', and of 'matching' within.
-        """
+        """Run once; return seconds of each part, of all as 'total', and of 'matching' within."""
         self.model.train(self.case.part != 'inference')
         run = self.run_inference if self.case.part == 'inference' else self.run_training
-        is_stock = self.case.mode == 'stock'
         # Or the criterion pays for fetching again the memory that the case before gave back.
         for _ in range(2 if self.case.part == 'criterion' else 1):
             watch = Stopwatch(self.device)
-            with mmcv_attention() if is_stock else contextlib.nullcontext():
+            with mmcv_attention() if self.case.mode == 'stock' else contextlib.nullcontext():
                 run(watch)
             seconds = watch.seconds()
             self.model.zero_grad(set_to_none=True)
