@@ -9,7 +9,7 @@ from mmdet.visualization import DetLocalVisualizer
 from benchmarks import evidence, evidence_report
 from benchmarks.evidence import SHAPES, Training, some_groups
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.group_queries import GroupQueries
+from groupdetr_mmdet.conditional import GroupConditionalDETR
 from groupdetr_mmdet.host.shapes import make_shapes
 
 DOCS = evidence_report.DOCS
@@ -56,10 +56,13 @@ def test_results_are_kept_and_not_trained_again(run, monkeypatch):
 @pytest.mark.slow
 def test_some_groups_are_computed_and_one_is_kept(run, monkeypatch):
     decoded = []
-    pre_decoder = GroupQueries.pre_decoder
-    monkeypatch.setattr(GroupQueries, 'pre_decoder', lambda self, *args, **kwargs: decoded.append(
-        list(self.decoded_groups) if self.training else 'kept') or pre_decoder(
-            self, *args, **kwargs))
+    pre_decoder = GroupConditionalDETR.pre_decoder
+
+    def remember(self, *args, **kwargs):
+        decoded.append(list(self.decoded_groups) if self.training else 'kept')
+        return pre_decoder(self, *args, **kwargs)
+
+    monkeypatch.setattr(GroupConditionalDETR, 'pre_decoder', remember)
     run('cheaper')
     drawn, turns, early = (decoded[:2], decoded[3:7], decoded[8:10])
     assert {len(groups) for groups in drawn} == {3}
