@@ -120,5 +120,5 @@ class GroupConditionalDETR(GroupQueries, ConditionalDETR):
         Positional queries have shape (1, rows, dim): all images have the same ones.
         """
         query_pos = self.query_embedding.weight[None, self.decoded_rows]
-        query = memory.new_zeros(len(memory), *query_pos.shape[1:])
+        query = memory.new_zeros(memory.size(0), *query_pos.shape[1:])
         return dict(query=query, query_pos=query_pos, memory=memory), {}
