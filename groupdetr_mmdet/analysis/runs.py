@@ -37,6 +37,8 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
         train = continue_log(train, [entry for entry in entries if 'loss' in entry])
         val = continue_log(val, [entry for entry in entries if AP in entry and entry['step']])
         stability = continue_log(stability, [entry for entry in entries if INSTABILITY in entry])
+    if not work_dir.exists():
+        raise ConfigError(f'WORK_DIR {work_dir} does not exist; name that of a training.')
     if not train:
         raise ConfigError(f'WORK_DIR {work_dir} has no */vis_data/scalars.json of a training; '
                           'name the --work-dir of groupdetr train, with LocalVisBackend among '

@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    print_table((Column('config', no_wrap=True, min_width=33), 'epochs', 'AP of', 'paper',
-                 'groups', 'yours', 'groups'), paper_rows(args.runs))
+    print_table((Column('config', no_wrap=True, min_width=33), 'AP of', 'paper', 'groups',
+                 'yours', 'groups'), paper_rows(args.runs))
 
 
 def paper_rows(runs: Sequence[str]) -> List[List[str]]:
@@ -43,8 +43,8 @@ def paper_rows(runs: Sequence[str]) -> List[List[str]]:
     for name in pairs:
         (metric, paper), (_, paper_with_groups) = results[name], results[GROUP + name]
         reached = [reach(work_dirs.get(x), METRICS[metric]) for x in (name, GROUP + name)]
-        rows.append([GROUP + name, str(models[name]['Metadata']['Epochs']), metric.split()[0],
-                     f'{paper:.1f}', f'{paper_with_groups:.1f}', *reached])
+        rows.append([GROUP + name, metric.split()[0], f'{paper:.1f}', f'{paper_with_groups:.1f}',
+                     *reached])
     return rows
 
 
@@ -56,4 +56,4 @@ def reach(work_dir: Optional[str], metric: str) -> str:
     if not val:
         raise ConfigError(f'NAME=WORK_DIR: {work_dir} has no {metric} in its log: evaluate while '
                           'training, by train_cfg.val_interval.')
-    return f'{100 * val[-1][metric]:.1f} ({val[-1]["step"]} epochs)'
+    return f'{100 * val[-1][metric]:.1f} ({val[-1]["step"]}e)'

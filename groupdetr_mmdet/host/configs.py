@@ -39,9 +39,10 @@ def find_config(config: str, key: str = 'CONFIG') -> str:
     name = name if name in shipped else by_stem.get(name)
     if name:
         return str(shipped[name])
-    near = difflib.get_close_matches(Path(config).stem, by_stem, n=1, cutoff=0)[0]
-    raise ConfigError(f'{key}: {config} does not exist; put it there, or name a shipped config: '
-                      f'the nearest name is {by_stem[near]}.')
+    near = difflib.get_close_matches(Path(config).stem, by_stem, n=1)
+    nearest = f': the nearest name is {by_stem[near[0]]}' if near else ''
+    raise ConfigError(f'{key}: {config} does not exist; put it there, correct the path, or name '
+                      f'a shipped config{nearest}.')
 
 
 def read_config(config: str, key: str = 'CONFIG') -> Config:

@@ -44,6 +44,11 @@ def test_a_wrong_name_says_the_nearest(wrong, near):
         find_config(wrong)
 
 
+def test_a_path_like_no_name_gets_no_nearest():
+    with pytest.raises(ConfigError, match='yolo.py does not exist; .* a shipped config[.]$'):
+        find_config('yolo.py')
+
+
 def test_parts_of_configs_are_no_names():
     assert not [name for name in shipped_configs() if '_base_' in name]
     with pytest.raises(ConfigError):
