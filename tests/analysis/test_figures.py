@@ -135,7 +135,7 @@ def test_a_run_by_iteration_is_not_compared(tiny_coco: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize('args, error', [
-    (['nowhere'], 'WORK_DIR nowhere has no */vis_data/scalars.json of a training'),
+    (['nowhere'], 'WORK_DIR nowhere does not exist'),
     (['a', 'b', '--labels', 'one'], '--labels: 1 labels for 2 runs'),
     (['a', '--out', 'runs.txt'], '--out: runs.txt is not the name of a picture'),
 ])
