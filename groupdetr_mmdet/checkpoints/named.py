@@ -25,7 +25,7 @@ def find_checkpoint(checkpoint: str, work_dir: Union[str, Path]) -> str:
     found = (best_checkpoint if checkpoint == 'best' else last_checkpoint)(Path(work_dir))
     if found is None:
         raise ConfigError(f'CHECKPOINT: {work_dir} has no {checkpoint} checkpoint: train first, '
-                          'say the --work-dir of the training, or name a file.')
+                          'or name a file.')
     return str(found)
 
 
