@@ -74,7 +74,7 @@ def keep_outputs() -> Tuple[Pass, Pass]:
 def computed_once(compute: Callable[[Optional[Tensor]], Tensor]) -> Tensor:
     """Return ``compute(None)``, or ``compute(output)`` in a pass that is computed again.
 
-    For a small output that takes long: of ``output``, that of the first pass, the second call only
-    has to prepare the backward pass.
+    For an output that is small and slow to compute. The second call is given that of the first
+    pass, and only has to prepare the backward pass.
     """
     return compute(None) if Pass.current is None else Pass.current.get(compute)
