@@ -7,7 +7,6 @@ from typing import List, Set, Tuple
 from unittest import mock
 
 import pytest
-import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from tiny import tiny_config, write_tiny_coco
@@ -105,12 +104,3 @@ def warnings_logged(caplog: pytest.LogCaptureFixture):
     logger.addHandler(caplog.handler)
     yield lambda: [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     logger.removeHandler(caplog.handler)
-
-
-@pytest.fixture
-def two_threads():
-    """As the official numbers were made: other sums of the same terms move some gradients 3e-4."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)

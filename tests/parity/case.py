@@ -1,4 +1,4 @@
-"""Our model with the weights and inputs of a case of the official code."""
+"""Our model with the weights and inputs of a case of the official code, in float64."""
 from pathlib import Path
 
 from builders import build, collate, detector_config
@@ -17,7 +17,10 @@ def from_official(state_dict: dict) -> dict:
 
 
 class Case:
-    """A case of the official code and our model with its weights."""
+    """A case of the official code and our model with its weights.
+
+    Make it outside of ``golden.float64``, which changes what is drawn, and compute inside.
+    """
 
     def __init__(self, stem: Path) -> None:
         self.spec, self.arrays = golden.load(stem)
@@ -39,7 +42,10 @@ class Case:
         result = self.model.load_state_dict(from_official(official), strict=False)
         assert not result.unexpected_keys
         assert all(key.endswith('num_batches_tracked') for key in result.missing_keys)
-        self.inputs, self.samples = collate(golden.images(self.spec), golden.targets(self.spec))
+        self.model.double()
+        targets = [(labels, boxes.double()) for labels, boxes in golden.targets(self.spec)]
+        inputs, self.samples = collate(golden.images(self.spec), targets)
+        self.inputs = inputs.double()
 
     def predict_layers(self):
         feats = self.model.extract_feat(self.inputs)
