@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.group_detector import replaced_items
-from groupdetr_mmdet.host.config_check import iter_dicts
+from groupdetr_mmdet.config_check import iter_dicts
 
 from . import plain  # noqa: F401, registers the baseline
 from .measure import Stopwatch, peak_memory

@@ -17,7 +17,7 @@ from groupdetr_mmdet.analysis.agreement import is_correct
 from groupdetr_mmdet.commands.agreement import read_annotations
 from groupdetr_mmdet.commands.cli import end_mistakes
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.preflight import check_path
+from groupdetr_mmdet.preflight import check_path
 
 IOU_THR = 0.5  # of non-maximum suppression
 Results = List[Dict[str, Any]]

@@ -24,9 +24,9 @@ from groupdetr_mmdet.analysis.runs import AP, read_run
 from groupdetr_mmdet.checkpoints.named import find_checkpoint, last_checkpoint
 from groupdetr_mmdet.commands.cli import end_mistakes
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.configs import read_config
-from groupdetr_mmdet.host.files import write_atomically
-from groupdetr_mmdet.host.shapes import make_shapes
+from groupdetr_mmdet.config import read_config
+from groupdetr_mmdet.io import write_atomically
+from groupdetr_mmdet.data.shapes import make_shapes
 from groupdetr_mmdet.training import options
 from groupdetr_mmdet.training.progress import run_training
 from groupdetr_mmdet.turns import AllGroups

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from groupdetr_mmdet.analysis.plots import line_style
 from groupdetr_mmdet.commands.cli import end_mistakes
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.files import write_atomically
+from groupdetr_mmdet.io import write_atomically
 
 from .evidence import RESULTS
 from .report import markdown_lines

@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from groupdetr_mmdet.commands.cli import end_mistakes
 from groupdetr_mmdet.group_detector import replaced_items
-from groupdetr_mmdet.host.files import write_atomically
+from groupdetr_mmdet.io import write_atomically
 from groupdetr_mmdet.ops import deformable
 from groupdetr_mmdet.ops.kernels import attention_kernel
 

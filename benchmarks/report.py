@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Column, Table
 
-from groupdetr_mmdet.host.files import write_atomically
+from groupdetr_mmdet.io import write_atomically
 
 from .cases import PARTS, Case, Shapes
 from .measure import describe_machine

@@ -7,7 +7,7 @@ from typing import List, Tuple
 from mmengine.config import Config
 
 from groupdetr_mmdet.commands.cli import end_mistakes
-from groupdetr_mmdet.host.preflight import check_output
+from groupdetr_mmdet.preflight import check_output
 
 from .arguments import RUNNING, load_config, make_parser, prepare
 from .cases import Case, Shapes

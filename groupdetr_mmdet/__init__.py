@@ -1,6 +1,6 @@
 """Group DETR for MMDetection."""
 # ruff: noqa: E402, I001  the first import makes the others possible
-from .host import compat
+from . import compat
 
 compat.apply()
 
@@ -20,12 +20,12 @@ from .deformable import GroupDeformableDETR, GroupDeformableDETRHead
 from .dino import GroupDINO, GroupDINOHead
 from .dn_detr import GroupDNDETR, GroupDNDETRHead
 from .group_queries import GroupQueries
-from .host.amp import BFloat16OptimWrapper
-from .host.backbones import DC5ResNet, EndingMobileNetV2
-from .host.data import CheckedCocoDataset
-from .host.images import CheckedLoadImageFromFile
-from .host.initializers import PyTorchDefaultInit
-from .host.run_checks import RunCheckHook
+from .training.amp import BFloat16OptimWrapper
+from .backbones import DC5ResNet, EndingMobileNetV2
+from .data.coco import CheckedCocoDataset
+from .data.images import CheckedLoadImageFromFile
+from .initializers import PyTorchDefaultInit
+from .data.run_checks import RunCheckHook
 from .mask2former import GroupMask2Former, GroupMask2FormerHead
 
 __version__ = '0.1.0'

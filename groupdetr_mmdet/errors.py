@@ -1,4 +1,8 @@
-"""Errors that a user's mistake raises."""
+"""What a user is told: errors of one sentence, and warnings."""
+import functools
+import logging
+
+from mmengine.logging import print_log
 
 
 class ConfigError(ValueError):
@@ -7,3 +11,9 @@ class ConfigError(ValueError):
     The sentence names the value, the config key and the fix. The tools print it without a
     traceback and exit with status 2.
     """
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Log a warning, once in a process."""
+    print_log(message, logger='current', level=logging.WARNING)

@@ -18,8 +18,8 @@ from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
 from ..errors import ConfigError
-from ..host.files import write_atomically
-from ..host.preflight import check_groups
+from ..io import write_atomically
+from ..preflight import check_groups
 from .plots import COLORS
 
 MAIN = 'bbox_mAP'  # the metric that ranks the groups

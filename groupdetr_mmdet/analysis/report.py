@@ -17,9 +17,9 @@ from rich.console import Console
 from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..errors import ConfigError
 from ..group_detector import GroupDetector
-from ..host import configs
-from ..host.files import write_atomically
-from ..host.preflight import check_groups, check_output, check_path, check_paths
+from .. import config as configs
+from ..io import write_atomically
+from ..preflight import check_groups, check_output, check_path, check_paths
 from ..training.progress import quiet_runner
 from .group_metrics import (draw_groups, evaluate_each_group, groups_table, read_groups,
                             record_groups)

@@ -18,7 +18,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..host.files import write_atomically
+from ..io import write_atomically
 from .loading import CLASS_LAYERS, check_finite, copy_tensors, count_classes
 from .names import CONFIGS, SOURCES, recognize, rename, rules_of
 from .reading import SAFETENSORS, to_safetensors

@@ -26,9 +26,9 @@ from mmengine.utils import digit_version
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..host.blame import first_line
-from ..host.compat import history_buffer_method, mmengine_globals
-from ..host.preflight import check_path
+from ..blame import first_line
+from ..compat import history_buffer_method, mmengine_globals
+from ..preflight import check_path
 
 SAFETENSORS = '.safetensors'
 # Before, PyTorch's own way to read weights alone has holes, and refuses what mmengine saves.

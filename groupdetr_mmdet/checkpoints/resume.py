@@ -18,8 +18,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..errors import ConfigError
-from ..host.files import INCOMPLETE, remove_abandoned, write_atomically
-from ..host.processes import unwrapped
+from ..io import INCOMPLETE, remove_abandoned, write_atomically
+from ..processes import unwrapped
 from .loading import CLASS_LAYERS, group_parameters
 from .named import POINTER, named_checkpoint
 from .reading import is_whole, load_from_local

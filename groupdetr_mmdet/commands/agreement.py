@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from ..analysis.agreement import draw_agreement, is_correct, measure_agreement
 from ..analysis.plots import prepare_picture, save_picture
 from ..errors import ConfigError
-from ..host.preflight import check_path
+from ..preflight import check_path
 from .common import print_table
 
 

@@ -7,7 +7,7 @@ from typing import Optional, Sequence
 
 import matplotlib
 
-from ..host.processes import check_environment
+from ..processes import check_environment
 from .mistakes import end_mistakes
 
 # Of each a module of this room, with - for _: its docstring is the help, its `add_arguments` and

@@ -12,9 +12,9 @@ from rich.table import Table
 from ..analysis.group_metrics import choose_group, query_group
 from ..checkpoints.named import find_checkpoint
 from ..errors import ConfigError
-from ..host.config_check import check_values
-from ..host.configs import Options, merge_options, read_config
-from ..host.preflight import check_groups
+from ..config_check import check_values
+from ..config import Options, merge_options, read_config
+from ..preflight import check_groups
 from ..training.options import set_amp
 
 LAUNCHED = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_LOCAL_RANK')

@@ -13,9 +13,9 @@ from ..checkpoints.reading import SAFETENSORS, read_checkpoint
 from ..checkpoints.stock import stock_config
 from ..deploy.inference import class_names
 from ..errors import ConfigError
-from ..host.configs import merge_options, read_config
-from ..host.files import write_atomically
-from ..host.preflight import check_groups, check_output, check_path
+from ..config import merge_options, read_config
+from ..io import write_atomically
+from ..preflight import check_groups, check_output, check_path
 from .common import CONFIG, add_cfg_options
 
 

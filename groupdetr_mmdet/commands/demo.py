@@ -14,8 +14,8 @@ from mmengine.config import Config
 from ..analysis.report import write_report
 from ..analysis.runs import read_run
 from ..errors import ConfigError
-from ..host.configs import find_config, read_config
-from ..host.shapes import make_shapes
+from ..config import find_config, read_config
+from ..data.shapes import make_shapes
 from ..training.progress import run_training
 
 CONFIG = 'demo/group_cond_detr_demo'

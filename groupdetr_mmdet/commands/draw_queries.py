@@ -10,7 +10,7 @@ from ..analysis.query_plots import draw_queries
 from ..checkpoints.loading import load_weights
 from ..checkpoints.reading import read_checkpoint
 from ..errors import ConfigError
-from ..host.preflight import check_groups, check_paths
+from ..preflight import check_groups, check_paths
 from .common import add_inference_arguments, load_inference_config
 
 

@@ -13,7 +13,7 @@ from ..checkpoints.reading import read_checkpoint
 from ..deploy.export import CHECKED_BATCHES, OPSET, OPSETS, check_exportable, export_onnx
 from ..deploy.inference import class_names
 from ..errors import ConfigError
-from ..host.preflight import check_output
+from ..preflight import check_output
 from .common import add_inference_arguments, load_inference_config
 
 

@@ -1,7 +1,7 @@
 """Generate a small detection data set: shapes on textured backgrounds, in COCO format."""
 import argparse
 
-from ..host.shapes import make_shapes
+from ..data.shapes import make_shapes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

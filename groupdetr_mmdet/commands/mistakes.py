@@ -23,9 +23,9 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from ..errors import ConfigError
-from ..host.blame import failing_library, first_line, frames
-from ..host.config_check import correction, signature_of
-from ..host.processes import launched_rank, unwrapped
+from ..blame import failing_library, first_line, frames
+from ..config_check import correction, signature_of
+from ..processes import launched_rank, unwrapped
 
 MISTAKE = 2  # the status
 TRACEBACK = 'GROUPDETR_TRACEBACK'  # an environment variable that asks for it, above the sentence

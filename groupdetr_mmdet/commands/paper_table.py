@@ -7,7 +7,7 @@ from rich.table import Column
 
 from ..analysis.runs import read_run
 from ..errors import ConfigError
-from ..host.configs import SHIPPED
+from ..config import SHIPPED
 from .common import print_table
 
 GROUP = 'group_'  # before the name of a baseline, the name of its config with groups

@@ -14,8 +14,8 @@ from rich.progress import track
 from ..analysis.agreement import add_agreement
 from ..deploy.inference import CocoIds, Inferencer, filtered, find_images, find_labels
 from ..errors import ConfigError
-from ..host.files import write_atomically
-from ..host.preflight import check_groups, check_output
+from ..io import write_atomically
+from ..preflight import check_groups, check_output
 from .common import add_inference_arguments, load_inference_config
 
 # What OpenCV reads and, in color, also writes.

@@ -8,7 +8,7 @@ from mmengine.dist import is_main_process
 from ..analysis.group_metrics import draw_groups, evaluate_each_group, record_groups, split_groups
 from ..analysis.plots import save_picture
 from ..checkpoints.named import find_checkpoint
-from ..host.preflight import check_output, check_path, check_paths
+from ..preflight import check_output, check_path, check_paths
 from ..training.runner import build_runner
 from .common import CHECKPOINT, add_runner_arguments, load_config
 

@@ -16,7 +16,7 @@ from torch.distributed.run import main
 
 from ..checkpoints.resume import STOPPED_STATUS
 from ..errors import ConfigError
-from ..host.blame import first_line
+from ..blame import first_line
 from .mistakes import INTERRUPTED, MISTAKE, TOLD, end_mistakes
 
 

@@ -13,8 +13,8 @@ from mmengine.dist import is_main_process
 from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..checkpoints.resume import announce_new_start
 from ..errors import ConfigError
-from ..host.preflight import check_paths
-from ..host.processes import WorkDirLock, end_with_parent, launched_rank
+from ..preflight import check_paths
+from ..processes import WorkDirLock, end_with_parent, launched_rank
 from ..training import dry_run, options
 from ..training.progress import run_training
 from . import prepare

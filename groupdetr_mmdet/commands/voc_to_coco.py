@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..host.files import write_atomically
-from ..host.layouts import Dataset, to_coco, voc
-from ..host.layouts.common import Source
+from ..io import write_atomically
+from ..data.layouts import Dataset, to_coco, voc
+from ..data.layouts.common import Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..group_queries import ALL_GROUPS, GroupQueries
-from ..host.files import write_atomically
+from ..io import write_atomically
 
 INPUTS, OUTPUTS = ('images', 'image_sizes'), ('boxes', 'scores', 'labels')
 OPSET = 18

@@ -24,8 +24,8 @@ from ..checkpoints.convert import COCO_IDS
 from ..checkpoints.loading import load_weights
 from ..checkpoints.reading import read_checkpoint
 from ..errors import ConfigError
-from ..host.images import check_whole, fault
-from ..host.preflight import check_path
+from ..data.images import check_whole, fault
+from ..preflight import check_path
 
 
 def find_images(inputs: Sequence[str]) -> List[str]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..group_detector import GroupDetector, replaced_items
-from ..host.processes import unwrapped
+from ..processes import unwrapped
 from ..turns import Results, Turn, check_groups_at_once, taking
 from .progress import quiet_runner
 

@@ -9,9 +9,9 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ..errors import ConfigError
-from ..host.configs import read_config
-from ..host.files import write_atomically
-from ..host.layouts import Dataset, has_objects, to_coco
+from ..config import read_config
+from ..io import write_atomically
+from ..data.layouts import Dataset, has_objects, to_coco
 
 SEEN_IMAGES = 20_000  # images that a training sees, whatever their number
 EPOCHS = 12, 50  # at least, at most

@@ -10,7 +10,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..checkpoints.loading import CheckedWeightsHook
-from ..host.preflight import iter_datasets
+from ..preflight import iter_datasets
 from .options import add_hook, checkpoint_hook
 
 TYPES = {  # what a config says, and what it gets

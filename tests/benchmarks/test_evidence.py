@@ -10,7 +10,7 @@ from benchmarks import evidence, evidence_report
 from benchmarks.evidence import SHAPES, Training, some_groups
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.conditional import GroupConditionalDETR
-from groupdetr_mmdet.host.shapes import make_shapes
+from groupdetr_mmdet.data.shapes import make_shapes
 
 DOCS = evidence_report.DOCS
 TRAININGS = {

@@ -22,7 +22,7 @@ from running import run_tool
 from groupdetr_mmdet.checkpoints import convert as conversion
 from groupdetr_mmdet.checkpoints.convert import COCO_IDS
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.configs import read_config
+from groupdetr_mmdet.config import read_config
 
 CASE = PARITY / 'case_A'
 N, K = 20, 3  # of the case

@@ -14,7 +14,7 @@ from groupdetr_mmdet.checkpoints.convert import convert
 from groupdetr_mmdet.checkpoints.names import CONFIGS, recognize
 from groupdetr_mmdet.checkpoints.stock import build_without_memory, stock_model
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.configs import read_config
+from groupdetr_mmdet.config import read_config
 
 K = 3
 NAMES = dict(  # of what a file holds

@@ -15,7 +15,7 @@ from groupdetr_mmdet.checkpoints import named
 from groupdetr_mmdet.checkpoints.loading import CLASS_LAYERS, keep_class_layers
 from groupdetr_mmdet.checkpoints.named import resolve_weights
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.configs import read_config
+from groupdetr_mmdet.config import read_config
 from groupdetr_mmdet.training.recipe import MODELS as RECIPES
 
 NAME = 'groupdetr://group_cond_detr_r50_12e'

@@ -32,7 +32,7 @@ import groupdetr_mmdet  # noqa: F401
 from groupdetr_mmdet.checkpoints.resume import (POINTER, is_whole, latest_whole_checkpoint,
                                                 repair_pointer)
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.files import INCOMPLETE, write_atomically
+from groupdetr_mmdet.io import INCOMPLETE, write_atomically
 
 EPOCHS, ITERS = 2, 4
 BATCH_SIZE = 4

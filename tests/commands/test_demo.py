@@ -13,7 +13,7 @@ import pytest
 from mmengine.config import Config
 from pycocotools.coco import COCO
 
-import groupdetr_mmdet.host.shapes as shapes
+import groupdetr_mmdet.data.shapes as shapes
 from groupdetr_mmdet.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

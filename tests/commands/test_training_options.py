@@ -12,7 +12,7 @@ from running import run_tool
 from tiny import tiny_config, write_tiny_coco
 
 from groupdetr_mmdet.checkpoints.named import best_checkpoint
-from groupdetr_mmdet.host.configs import read_config
+from groupdetr_mmdet.config import read_config
 from groupdetr_mmdet.training.dry_run import SMALL_CONFIG, is_slow
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'

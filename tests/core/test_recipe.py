@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
-from groupdetr_mmdet.host.configs import shipped_configs
+from groupdetr_mmdet.config import shipped_configs
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 

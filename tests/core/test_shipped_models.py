@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from running import free_port
 from torch.nn.parallel import DistributedDataParallel
 
-from groupdetr_mmdet.host.configs import read_config, shipped_configs
+from groupdetr_mmdet.config import read_config, shipped_configs
 
 
 def shrunk_model(name: str) -> dict:

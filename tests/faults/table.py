@@ -27,7 +27,7 @@ import torch  # noqa: E402
 from layout_builders import write_layout  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 
-from groupdetr_mmdet.host.processes import WorkDirLock  # noqa: E402
+from groupdetr_mmdet.processes import WorkDirLock  # noqa: E402
 
 COCO, CHECKPOINT = Path('coco'), Path('work/epoch_2.pth')
 TRAIN = 'train tiny.py --work-dir new --cfg-options train_cfg.max_epochs=1'

@@ -10,9 +10,9 @@ from PIL import Image
 from tiny import CLASSES, change_coco, write_tiny_coco
 
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.annotations import warn_once
-from groupdetr_mmdet.host.data import CheckedCocoDataset
-from groupdetr_mmdet.host.images import find_missing
+from groupdetr_mmdet.errors import warn_once
+from groupdetr_mmdet.data.coco import CheckedCocoDataset
+from groupdetr_mmdet.data.images import find_missing
 
 NAN, INF = math.nan, math.inf
 

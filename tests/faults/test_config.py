@@ -11,8 +11,8 @@ from running import run_tool
 from tiny import tiny_config
 
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.config_check import check_values
-from groupdetr_mmdet.host.configs import Options, merge_options
+from groupdetr_mmdet.config_check import check_values
+from groupdetr_mmdet.config import Options, merge_options
 
 # --cfg-options, and what the sentence names.
 VALUES = {

@@ -5,8 +5,8 @@ import pytest
 
 from groupdetr_mmdet.checkpoints.reading import read_checkpoint
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.configs import find_config
-from groupdetr_mmdet.host.preflight import check_output, check_path
+from groupdetr_mmdet.config import find_config
+from groupdetr_mmdet.preflight import check_output, check_path
 
 PLACES = {
     'folder': (lambda path: path.mkdir(), 'a folder'),

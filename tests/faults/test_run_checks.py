@@ -3,7 +3,7 @@ import pytest
 from running import run_tool
 from tiny import change_coco, tiny_config
 
-from groupdetr_mmdet.host.annotations import warn_once
+from groupdetr_mmdet.errors import warn_once
 from groupdetr_mmdet.training.runner import check_data
 
 

@@ -8,8 +8,8 @@ import pytest
 from running import run_tool
 
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.files import INCOMPLETE, remove_abandoned, write_atomically
-from groupdetr_mmdet.host.processes import LOCK, SILENCE, WorkDirLock
+from groupdetr_mmdet.io import INCOMPLETE, remove_abandoned, write_atomically
+from groupdetr_mmdet.processes import LOCK, SILENCE, WorkDirLock
 
 
 def test_a_directory_in_use_is_refused_until_it_is_given_back(tmp_path):

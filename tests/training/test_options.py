@@ -6,7 +6,7 @@ from mmengine.config import Config
 from tiny import tiny_config
 
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.configs import read_config
+from groupdetr_mmdet.config import read_config
 from groupdetr_mmdet.training import options
 
 

@@ -10,10 +10,10 @@ from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.configs import shipped_configs
-from groupdetr_mmdet.host.annotations import warn_once
-from groupdetr_mmdet.host.data import CheckedCocoDataset
-from groupdetr_mmdet.host.images import CheckedLoadImageFromFile, is_cut_short
+from groupdetr_mmdet.config import shipped_configs
+from groupdetr_mmdet.errors import warn_once
+from groupdetr_mmdet.data.coco import CheckedCocoDataset
+from groupdetr_mmdet.data.images import CheckedLoadImageFromFile, is_cut_short
 
 CLASSES = ('square', 'disc', 'cross')
 NUM_IMAGES = 6

@@ -17,7 +17,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
-from ..errors import ConfigError
+from .errors import ConfigError
 from .kinds import NoneType, check_integer, check_kind, check_number, kind_of, kinds_of, require
 
 PACKAGE = __name__.split('.')[0]

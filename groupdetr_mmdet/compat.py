@@ -29,10 +29,9 @@ from mmengine.runner import checkpoint
 from mmengine.utils import digit_version
 from torch import Tensor
 
-from ..errors import ConfigError
-from ..ops.deformable import deformable_attention
-from ..ops.kernels import attention_kernel
-from .annotations import warn_once
+from .errors import ConfigError, warn_once
+from .ops.deformable import deformable_attention
+from .ops.kernels import attention_kernel
 
 NO_COMPILED_OPS = (
     f'mmcv {mmcv.__version__} is installed without its compiled ops; to get them, install the '

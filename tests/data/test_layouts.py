@@ -15,7 +15,7 @@ from PIL import Image
 from tiny import CLASSES
 
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.layouts import has_objects, read_dataset
+from groupdetr_mmdet.data.layouts import has_objects, read_dataset
 from groupdetr_mmdet.training.recipe import complete_splits
 
 OF_ONE_SPLIT = ('coco', 'labelimg')

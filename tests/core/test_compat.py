@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader
 
 from groupdetr_mmdet.checkpoints import reading
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host import compat
-from groupdetr_mmdet.host.annotations import warn_once
+from groupdetr_mmdet import compat
+from groupdetr_mmdet.errors import warn_once
 
 from mmdet.models.losses import FocalLoss, focal_loss  # isort: skip, only after compat
 

@@ -12,9 +12,9 @@ from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.registry import DATASETS
 
-from ..errors import ConfigError
-from .annotations import check_annotations, warn_once
-from .blame import failing_library, first_line, frames
+from ..errors import ConfigError, warn_once
+from .annotations import check_annotations
+from ..blame import failing_library, first_line, frames
 from .images import check_files
 
 

@@ -7,12 +7,12 @@ from typing import Any, Dict, List, Optional
 
 from mmengine.config import Config, DictAction
 
-from ..errors import ConfigError
+from .errors import ConfigError
 from .config_check import check_option
-from .files import irregular
+from .io import irregular
 
 WEIGHTS = ('.pth', '.pt', '.ckpt', '.safetensors')
-SHIPPED = Path(__file__).parents[1] / '.mim/configs/group_detr'
+SHIPPED = Path(__file__).parent / '.mim/configs/group_detr'
 
 
 def shipped_configs() -> Dict[str, Path]:

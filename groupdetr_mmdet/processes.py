@@ -13,7 +13,7 @@ from typing import Optional, Union
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
-from ..errors import ConfigError
+from .errors import ConfigError
 
 try:
     import fcntl

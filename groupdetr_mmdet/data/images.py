@@ -10,9 +10,8 @@ from mmdet.registry import TRANSFORMS
 from mmengine.dataset import Compose
 from PIL import ExifTags, Image
 
-from ..errors import ConfigError
-from .annotations import warn_once
-from .files import irregular
+from ..errors import ConfigError, warn_once
+from ..io import irregular
 
 JPEG_START, JPEG_SCAN, JPEG_END = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
 PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xae\x42\x60\x82'

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.configs import find_config, read_config, shipped_configs
+from groupdetr_mmdet.config import find_config, read_config, shipped_configs
 
 ROOT = Path(__file__).parents[2]
 ADDRESS = 'groupdetr_mmdet::group_detr/demo/group_cond_detr_demo.py'

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from tiny import tiny_config
 
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.host.preflight import check_paths
+from groupdetr_mmdet.preflight import check_paths
 
 
 def complaint(*args) -> Optional[str]:

@@ -18,7 +18,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from groupdetr_mmdet.commands.cli import COMMANDS
-from groupdetr_mmdet.host.configs import find_config, read_config
+from groupdetr_mmdet.config import find_config, read_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md')),

@@ -3,7 +3,7 @@ import pytest
 import torch
 from mmdet.models.backbones import MobileNetV2
 
-from groupdetr_mmdet.host.backbones import EndingMobileNetV2
+from groupdetr_mmdet.backbones import EndingMobileNetV2
 
 
 @pytest.mark.parametrize('out_indices', [(4, ), (2, 4), (7, )])

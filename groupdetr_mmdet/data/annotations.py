@@ -3,17 +3,14 @@
 One pass over the whole file before pycocotools or mmdet look at it: they drop what they do not
 understand, or fail on it in the middle of a run.
 """
-import functools
-import logging
 import math
 import reprlib
 from collections import Counter
 from typing import Any, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
-from mmengine.logging import print_log
 
-from ..errors import ConfigError
+from ..errors import ConfigError, warn_once
 
 
 def is_number(value: Any) -> bool:
@@ -89,12 +86,6 @@ def check_annotations(coco: dict, path: str, scored: bool) -> None:
         if scored and any(annotation['id'] == 0 for annotation in annotations):
             warn_once(f'ann_file {path} has an annotation with id 0, which pycocotools never '
                       'counts as found: number annotations from 1.')
-
-
-@functools.cache
-def warn_once(message: str) -> None:
-    """Log a warning, once in a process."""
-    print_log(message, logger='current', level=logging.WARNING)
 
 
 def check_part(coco: dict, part: str, path: str, scored: bool) -> None:

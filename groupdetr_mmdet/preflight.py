@@ -8,10 +8,10 @@ from typing import Iterator, Optional, Sequence, Tuple, Union
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 
-from ..errors import ConfigError
-from ..group_detector import GroupDetector
+from .errors import ConfigError
+from .group_detector import GroupDetector
 from .config_check import iter_dicts
-from .files import irregular
+from .io import irregular
 
 
 def check_paths(cfg: Config, modes: Sequence[str] = ('train', 'val', 'test')) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from mmengine.config import Config
 
-from groupdetr_mmdet.host.configs import shipped_configs
+from groupdetr_mmdet.config import shipped_configs
 
 ROOT = Path(__file__).parents[2]
 MIM = ROOT / 'groupdetr_mmdet/.mim'

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from ...errors import ConfigError
 from ..annotations import LARGEST
-from ..files import irregular
+from ...io import irregular
 from ..images import TRANSPOSED, stored_size
 
 SPLITS = dict(train='train', training='train', val='val', valid='val', validation='val',

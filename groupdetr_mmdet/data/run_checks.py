@@ -9,10 +9,10 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
-from ..errors import ConfigError
-from .annotations import check_annotations, warn_once
-from .config_check import check_kinds, signature_of
-from .processes import unwrapped
+from ..errors import ConfigError, warn_once
+from .annotations import check_annotations
+from ..config_check import check_kinds, signature_of
+from ..processes import unwrapped
 
 COCO_ITEMS = {'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@100', 'AR@300', 'AR@1000',
               'AR_s@1000', 'AR_m@1000', 'AR_l@1000'}

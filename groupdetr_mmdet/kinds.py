@@ -6,7 +6,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Optional, Set, Union
 
-from ..errors import ConfigError
+from .errors import ConfigError
 
 NoneType = type(None)
 KINDS = {bool: 'True or False', int: 'an integer', float: 'a number', str: 'a text',
