@@ -29,7 +29,6 @@ from groupdetr_mmdet.io import write_atomically
 from groupdetr_mmdet.data.shapes import make_shapes
 from groupdetr_mmdet.training import options
 from groupdetr_mmdet.training.progress import run_training
-from groupdetr_mmdet.turns import AllGroups
 
 RESULTS = Path(__file__).with_name('evidence.json')
 Results = Dict[str, Dict[str, Any]]
@@ -95,14 +94,6 @@ def fine_tuning(results: Results) -> List[Training]:
         for seed in SEEDS[:2] for noise in (.5, 1.)]
 
 
-def cheaper(results: Results) -> List[Training]:
-    """Other ways to the cost of K = 3: groups that are left out of a step, or of an epoch."""
-    modes = {'3 of 6, drawn each step': 'drawn', '6 in the first epochs, then 1': 'early',
-             '3 of 6 in turns, gradients of two added': 'turns'}
-    return [Training('cheaper', label, seed, 6, EPOCHS[SHAPES], settings=some_groups(mode))
-            for seed in SEEDS for label, mode in modes.items()]
-
-
 def ablation(results: Results) -> List[Training]:
     """The paper's Table 7 on shapes, the naive detector with two K."""
     naive = 'ablation/group_cond_detr_naive_demo'
@@ -120,45 +111,8 @@ def bfloat16(results: Results) -> List[Training]:
 
 
 STUDIES: Dict[str, Callable[[Results], List[Training]]] = {
-    'by-k': by_k, 'fine-tuning': fine_tuning, 'equal-time': equal_time, 'cheaper': cheaper,
-    'ablation': ablation, 'bfloat16': bfloat16, 'cells': cells}
-
-
-def some_groups(mode: str) -> Dict[str, Any]:
-    """Settings that compute three of six groups a step."""
-    settings = {'custom_hooks': [dict(type='SomeGroupsHook', mode=mode)]}
-    if mode == 'turns':  # an update still has the images of one batch
-        settings.update({'train_dataloader.batch_size': 4,
-                         'optim_wrapper.accumulative_counts': 2})
-    return settings
-
-
-class SomeGroups(AllGroups):
-    """A step of some groups, which is a step of a detector that has no others."""
-
-    def __init__(self, groups: range) -> None:
-        self.groups = groups
-
-
-@HOOKS.register_module()
-class SomeGroupsHook(Hook):
-    """Compute some of the groups in each step, at half of their cost on average.
-
-    Args:
-        mode (str): 'drawn': half of the groups, at random; 'turns': one half after the other;
-            'early': all in the first two fifths of the epochs, and one later.
-    """
-
-    def __init__(self, mode: str) -> None:
-        self.mode = mode
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        model, half = runner.model, runner.model.num_query_groups // 2
-        first = {'drawn': np.random.default_rng([runner.seed, runner.iter]).integers(half + 1),
-                 'turns': runner.iter % 2 * half, 'early': 0}[self.mode]
-        early = runner.epoch < 0.4 * runner.max_epochs
-        count = half if self.mode != 'early' else model.num_query_groups if early else 1
-        model.turn = model.bbox_head.turn = SomeGroups(range(first, first + count))
+    'by-k': by_k, 'fine-tuning': fine_tuning, 'equal-time': equal_time, 'ablation': ablation,
+    'bfloat16': bfloat16, 'cells': cells}
 
 
 @HOOKS.register_module()

@@ -21,10 +21,7 @@ COMMANDS = {
     'convert': 'convert a checkpoint of another codebase, or of another number of groups',
     'export': 'export a detector to ONNX',
     'draw-queries': 'draw what the queries of every group find',
-    'agreement': 'measure whether agreement among the groups tells right from wrong',
     'plot-runs': 'compare the curves of several trainings',
-    'paper-table': "print the paper's AP of every config, and yours beside it",
-    'voc-to-coco': 'write annotations in Pascal VOC format as COCO',
     'make-shapes': 'generate a data set of colored shapes',
     'demo': 'train a small detector on generated images, and see what it learned',
 }

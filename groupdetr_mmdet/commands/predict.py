@@ -11,11 +11,10 @@ import torch
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from rich.progress import track
 
-from ..analysis.agreement import add_agreement
 from ..deploy.inference import CocoIds, Inferencer, filtered, find_images, find_labels
 from ..errors import ConfigError
 from ..io import write_atomically
-from ..preflight import check_groups, check_output
+from ..preflight import check_output
 from .common import add_inference_arguments, load_inference_config
 
 # What OpenCV reads and, in color, also writes.
@@ -34,8 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--classes', nargs='+', default=[], metavar='NAME', help='classes to keep, all by default')
     add('--device', help='such as cpu or cuda:0, the best one by default')
     add('--batch-size', type=int, default=1, help='images of a batch')
-    add('--all-groups', action='store_true', help='say of each object how many groups of queries '
-        'found it, and the spread of its box and score among them')
     add('--ann-file',
         help='COCO annotations that say the ids of these images and of the categories')
     add('--no-vis', action='store_true', help='draw no pictures')
@@ -76,9 +73,6 @@ def main(args: argparse.Namespace) -> None:
     for path in (out / 'results.json', *pictures.values()):
         check_output('--out', path)
     cfg = load_inference_config(args)
-    if args.all_groups:
-        check_groups('--all-groups', cfg.model)
-        cfg.merge_from_dict({'model.test_cfg.each_group': True})
     inferencer = Inferencer(cfg, args.checkpoint, args.device)
     labels = find_labels(args.classes, inferencer.classes)
     ids = CocoIds(inferencer.classes, paths, args.ann_file)
@@ -86,10 +80,6 @@ def main(args: argparse.Namespace) -> None:
     for batch in track(batches, description='Detecting'):
         for path, sample in inferencer.detect(batch):
             sample.pred_instances = filtered(sample.pred_instances, args.score_thr, labels)
-            if args.all_groups:
-                add_agreement(sample.pred_instances,
-                              filtered(sample.group_instances, args.score_thr, labels),
-                              inferencer.model.num_query_groups)
             results += ids.results(path, sample.pred_instances)
             if not args.no_vis:
                 inferencer.draw(path, sample, pictures[path])

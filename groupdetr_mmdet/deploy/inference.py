@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import mmcv
-import numpy as np
 import torch
 from mmdet.apis import DetInferencer
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
@@ -132,17 +131,9 @@ class Inferencer(DetInferencer):
             return None
 
     def draw(self, path: str, sample: DetDataSample, out_file: str) -> None:
-        """Draw detections into a copy of their image, and how many groups found each."""
+        """Draw detections into a copy of their image."""
         self.visualizer.add_datasample(
             path, mmcv.imread(path, channel_order='rgb'), sample, draw_gt=False, pred_score_thr=0)
-        found = sample.pred_instances
-        if 'found_by' in found and len(found):
-            num_groups = found.group_scores.size(1)
-            self.visualizer.draw_texts(
-                [f'{n}/{num_groups} groups' for n in found.found_by.tolist()],
-                found.bboxes.cpu()[:, [0, 3]], font_sizes=10, colors='w',
-                vertical_alignments='bottom',
-                bboxes=dict(facecolor='black', alpha=0.6, pad=1, edgecolor='none'))
         mmcv.imwrite(self.visualizer.get_image()[..., ::-1], out_file,
                      backend_args=dict(backend='atomic_local'))
 
@@ -210,20 +201,11 @@ class CocoIds:
                 [categories[name] for name in classes])
 
     def results(self, path: str, instances: InstanceData) -> List[Dict[str, Any]]:
-        """Detections of an image, boxes as (x, y, width, height) in pixels.
-
-        With what ``add_agreement`` says of each, where it did; null stands for a group that did
-        not find the object.
-        """
+        """Detections of an image, boxes as (x, y, width, height) in pixels."""
         boxes = instances.bboxes.cpu()
         columns = dict(
             image_id=[self.images[path]] * len(boxes),
             category_id=[self.categories[label] for label in instances.labels.tolist()],
             bbox=torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist(),
             score=instances.scores.tolist(), file_name=[Path(path).name] * len(boxes))
-        if 'found_by' in instances:
-            columns.update((name, instances[name].tolist())
-                           for name in ('found_by', 'score_std', 'box_std'))
-            scores = instances.group_scores.numpy()
-            columns['group_scores'] = np.where(np.isnan(scores), None, scores).tolist()
         return [dict(zip(columns, row)) for row in zip(*columns.values())]

@@ -7,16 +7,13 @@ import pytest
 from mmdet.visualization import DetLocalVisualizer
 
 from benchmarks import evidence, evidence_report
-from benchmarks.evidence import SHAPES, Training, some_groups
+from benchmarks.evidence import SHAPES, Training
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.conditional import GroupConditionalDETR
 from groupdetr_mmdet.data.shapes import make_shapes
 
 DOCS = evidence_report.DOCS
 TRAININGS = {
     'by-k': [Training('by-k', 'K = 2', 0, 2, 1), Training('by-k', 'K = 6', 0, 6, 1)],
-    'cheaper': [Training('cheaper', mode, 0, 6, 1, settings=some_groups(mode))
-                for mode in ('drawn', 'turns', 'early')],
 }
 
 
@@ -51,23 +48,6 @@ def test_results_are_kept_and_not_trained_again(run, monkeypatch):
         assert result['seconds_per_step'] > 0
     monkeypatch.setattr(evidence, 'run_alone', None)
     assert run('by-k') == first
-
-
-@pytest.mark.slow
-def test_some_groups_are_computed_and_one_is_kept(run, monkeypatch):
-    decoded = []
-    pre_decoder = GroupConditionalDETR.pre_decoder
-
-    def remember(self, *args, **kwargs):
-        decoded.append(list(self.decoded_groups) if self.training else 'kept')
-        return pre_decoder(self, *args, **kwargs)
-
-    monkeypatch.setattr(GroupConditionalDETR, 'pre_decoder', remember)
-    run('cheaper')
-    drawn, turns, early = (decoded[:2], decoded[3:7], decoded[8:10])
-    assert {len(groups) for groups in drawn} == {3}
-    assert turns == [[0, 1, 2], [3, 4, 5]] * 2
-    assert early == [list(range(6))] * 2
 
 
 def test_equal_time_follows_the_measured_cost():

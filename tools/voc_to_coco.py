@@ -1,4 +1,0 @@
-from groupdetr_mmdet.commands.cli import run
-
-if __name__ == '__main__':
-    run('voc-to-coco')
