@@ -22,7 +22,7 @@ from .dn_detr import GroupDNDETR, GroupDNDETRHead
 from .group_queries import GroupQueries
 from .training.amp import BFloat16OptimWrapper
 from .backbones import DC5ResNet, EndingMobileNetV2
-from .data.coco import CheckedCocoDataset
+from .data.coco import CheckedCocoDataset, CheckedCocoMetric
 from .data.images import CheckedLoadImageFromFile
 from .initializers import PyTorchDefaultInit
 from .data.run_checks import RunCheckHook
@@ -31,7 +31,7 @@ from .mask2former import GroupMask2Former, GroupMask2FormerHead
 __version__ = '0.1.0'
 
 __all__ = [
-    'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'CheckedCocoDataset',
+    'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'CheckedCocoDataset', 'CheckedCocoMetric',
     'CheckedLoadImageFromFile', 'CheckedPretrainedInit', 'CheckedWeightsHook',
     'DABDeformableDETR', 'DC5ResNet', 'EndingMobileNetV2', 'ExactResumeHook',
     'GroupCocoMetric', 'GroupConditionalDETR', 'GroupConditionalDETRHead',

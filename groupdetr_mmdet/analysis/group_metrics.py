@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
+from ..data.coco import CheckedCocoMetric
 from ..errors import ConfigError
 from ..io import write_atomically
 from ..preflight import check_groups
@@ -27,7 +28,7 @@ BEST = 'best'  # as --query-group
 
 
 @METRICS.register_module()
-class GroupCocoMetric(CocoMetric):
+class GroupCocoMetric(CheckedCocoMetric):
     """``CocoMetric`` of every group of queries (the paper's Figure 4).
 
     It wants ``model.test_cfg.each_group``. Its metrics are those of ``CocoMetric`` for the group
@@ -122,7 +123,7 @@ def evaluate_each_group(cfg: Config, key: str = '--all-groups') -> None:
     evaluators = cfg.get('test_evaluator') or []
     coco = [x for x in (evaluators if isinstance(evaluators, list) else [evaluators])
             if (METRICS.get(x.type) if isinstance(x.type, str) else x.type)
-            in (CocoMetric, GroupCocoMetric)]
+            in (CocoMetric, CheckedCocoMetric, GroupCocoMetric)]
     if len(coco) != 1:
         raise ConfigError(f'{key}: test_evaluator must have one CocoMetric, and has {len(coco)}; '
                           'set test_evaluator.type=CocoMetric.')

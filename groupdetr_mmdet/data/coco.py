@@ -1,69 +1,73 @@
-"""COCO data sets whose faults get a sentence.
+"""COCO data sets and metrics whose labels follow the names of the classes.
 
-mmdet meets them with an assertion, with a ``KeyError``, or not at all: it leaves out what it does
-not know, and trains on the rest.
+mmdet numbers classes in the order of each annotation file. Here label i is the category called
+``metainfo.classes[i]``, whatever the order in the file.
 """
 import json
 from collections import Counter
-from typing import Any, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
-from mmcv.transforms import BaseTransform
+import numpy as np
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
-from mmdet.registry import DATASETS
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import DATASETS, METRICS
+from mmengine.fileio import get_local_path
 
 from ..errors import ConfigError, warn_once
 from .annotations import check_annotations
-from ..blame import failing_library, first_line, frames
 from .images import check_files
 
 
 class CheckedCOCO(COCO):
-    """COCO annotations that know every class they are asked for.
+    """COCO annotations that were checked, and that know every class they are asked for.
 
-    ``name`` is what messages call the file, and ``scored`` says whether it is evaluated on.
+    Args:
+        file (str): Local path of the JSON file.
+        name (str): Name of the file in messages.
+        scored (bool): Whether it is evaluated on, and not trained on.
+        masks (bool): Whether segmentations are used. Defaults to False.
+
+    Raises:
+        ConfigError: If the content is not in COCO's format or makes the result meaningless.
     """
 
-    def __init__(self, annotation_file: str, name: str, scored: bool) -> None:
-        self.annotation_file, self.scored = name, scored
-        super().__init__(annotation_file)
+    def __init__(self, file: str, name: str, scored: bool, masks: bool = False) -> None:
+        self.name, self.scored, self.masks = name, scored, masks
+        try:
+            super().__init__(file)
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError,
+                AssertionError) as error:  # pycocotools wants an object at the top
+            raise ConfigError(
+                f"ann_file {name} is not a JSON file in UTF-8 and COCO's format ({error}): name "
+                'the whole file, with images, annotations and categories.') from error
 
     def createIndex(self) -> None:
         """Check the file that was read, then index it."""
-        check_annotations(self.dataset, self.annotation_file, self.scored)
+        check_annotations(self.dataset, self.name, self.scored, self.masks)
         super().createIndex()
 
     def get_cat_ids(self, cat_names: Sequence[str] = (), sup_names: Sequence[str] = (),
                     cat_ids: Sequence[int] = ()) -> List[int]:
-        """Category ids of classes, in the file's order; label i of mmdet is the i-th of them.
+        """Category ids of classes, in the order of ``cat_names``; see the parent.
 
-        Each class must be exactly one category. mmdet would number the classes that it finds from
-        0, and so give boxes the labels of other classes.
+        Raises:
+            ConfigError: If a class is not exactly one category.
         """
-        found = super().get_cat_ids(cat_names, sup_names, cat_ids)
-        if cat_names:
-            in_file = [category['name'] for category in self.load_cats(found)]
-            self._check_classes(list(cat_names), in_file)
-            self._announce_left_out(set(found))
-        return found
-
-    def _check_classes(self, asked: List[str], in_file: List[str]) -> None:
-        twice = [name for name, count in Counter(asked).items() if count > 1]
-        if twice:
-            raise ConfigError(f'metainfo.classes of the dataset names {quoted(twice)} more than '
-                              'once: name every class once.')
-        wrong = [name for name in asked if in_file.count(name) != 1]
+        if not cat_names:
+            return super().get_cat_ids(cat_names, sup_names, cat_ids)
+        names = Counter(category['name'] for category in self.dataset['categories'])
+        wrong = [name for name in cat_names if names[name] != 1 or
+                 list(cat_names).count(name) != 1]
         if wrong:
-            categories = [category['name'] for category in self.cats.values()]
             raise ConfigError(
                 f'metainfo.classes of the dataset has {quoted(wrong)}, which must be exactly one '
-                f'category each of ann_file {self.annotation_file}: it has {quoted(categories)}, '
-                f'so correct metainfo=dict(classes=...), and num_classes with it.')
-        if asked != in_file:
-            warn_once(
-                f'Labels follow the categories of {self.annotation_file}, which are in another '
-                f'order than metainfo.classes, so names in pictures and tables will be swapped: '
-                f'write metainfo=dict(classes=({quoted(in_file)})).')
+                f'category each of ann_file {self.name}: it has {quoted(names.elements())}, so '
+                'correct metainfo=dict(classes=...), and num_classes with it.')
+        by_name = {category['name']: category['id'] for category in self.dataset['categories']}
+        ids = [by_name[name] for name in cat_names]
+        self._announce_left_out(set(ids))
+        return ids
 
     def _announce_left_out(self, used: set) -> None:
         counts = Counter(ann['category_id'] for ann in self.anns.values()
@@ -71,25 +75,21 @@ class CheckedCOCO(COCO):
         if counts:
             names = [f'{self.cats[key]["name"] if key in self.cats else f"unlisted id {key}"} '
                      f'({count})' for key, count in counts.most_common()]
-            warn_once(f'{sum(counts.values())} of {len(self.anns)} boxes in '
-                      f'{self.annotation_file} are left out, since metainfo.classes does not '
-                      f'name their category: {quoted(names)}.')
+            warn_once(f'{counts.total()} of {len(self.anns)} boxes in {self.name} are left out, '
+                      'since metainfo.classes does not name their category: '
+                      f'{quoted(names)}.')
 
 
 def quoted(names: Sequence[str]) -> str:
     """Write out a list of names, the first ten of a long one."""
+    names = list(names)
     more = f' and {len(names) - 10} more' if len(names) > 10 else ''
     return ', '.join(repr(str(name)) for name in names[:10]) + more
 
 
 @DATASETS.register_module()
 class CheckedCocoDataset(CocoDataset):
-    """``CocoDataset`` that says when its annotations do not fit the config.
-
-    A class that the file does not have, fields that COCO requires, and a training set of which
-    nothing is left are refused; boxes of other categories are left out, as in the parent, and
-    the log says how many.
-    """
+    """``CocoDataset`` with checks of its annotations and images; labels follow names."""
 
     @property
     def COCOAPI(self) -> Any:
@@ -97,7 +97,8 @@ class CheckedCocoDataset(CocoDataset):
         return self._read_annotations
 
     def _read_annotations(self, path: str) -> CheckedCOCO:
-        coco = CheckedCOCO(path, name=self.ann_file, scored=self.test_mode)
+        masks = any(getattr(x, 'with_mask', False) for x in self.pipeline.transforms)
+        coco = CheckedCOCO(path, self.ann_file, self.test_mode, masks)
         self._has_annotations = 'annotations' in coco.dataset
         return coco
 
@@ -106,15 +107,9 @@ class CheckedCocoDataset(CocoDataset):
 
         Raises:
             ConfigError: If the file is not in COCO's format, a class is not in it, or an entry or
-                an image would be trained on or scored wrongly.
+                an image makes the result meaningless.
         """
-        try:
-            data_list = super().load_data_list()
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError,
-                AssertionError) as error:  # pycocotools wants an object at the top
-            raise ConfigError(
-                f"ann_file {self.ann_file} is not a JSON file in UTF-8 and COCO's format ({error})"
-                ': name the whole file, with images, annotations and categories.') from error
+        data_list = super().load_data_list()
         check_files(data_list, self.ann_file, self.pipeline, every=self.test_mode)
         return data_list
 
@@ -145,25 +140,60 @@ class CheckedCocoDataset(CocoDataset):
                 'filter_cfg.')
         return left
 
-    def prepare_data(self, idx: int) -> Any:
-        """Run an image through the pipeline, and name a library's transform that fails on it."""
-        try:
-            return super().prepare_data(idx)
-        except Exception as error:
-            if isinstance(error, ConfigError) or not isinstance(error, KeyError) and \
-                    failing_library(error) is None:
-                raise
-            image = self.get_data_info(idx)
-            owners = [frame.f_locals.get('self') for frame in frames(error)]
-            step = [x for x in owners if isinstance(x, BaseTransform)][-1]
-            scale = f' to scale={step.scale}' if getattr(step, 'scale', None) else ''
-            raise ConfigError(
-                f'Image {image["img_path"]} of {image["width"]} x {image["height"]} pixels cannot '
-                f'go through {type(step).__name__}{scale} of the pipeline '
-                f'({type(error).__name__}: {first_line(error)}): correct the pipeline, or leave '
-                'the image out of ann_file.') from error
-
 
 def count_objects(image: dict) -> int:
     """Count the boxes that are trained on or scored, which those of crowds are not."""
     return sum(not instance['ignore_flag'] for instance in image['instances'])
+
+
+@METRICS.register_module()
+class CheckedCocoMetric(CocoMetric):
+    """``CocoMetric`` of labels that follow names, as those of :class:`CheckedCocoDataset`.
+
+    Annotations are checked when the metric is built, and numbered anew.
+
+    Args:
+        ann_file (str, optional): Annotation file, as the parent's.
+        by_name (bool): Whether label i is the category called ``classes[i]``. If not, it is the
+            i-th of these in the file, as for mmdet's ``CocoDataset``. Defaults to True.
+        kwargs: Further arguments of the parent.
+    """
+
+    def __init__(self, ann_file: Optional[str] = None, by_name: bool = True, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.by_name = by_name
+        if ann_file is not None:
+            with get_local_path(ann_file, backend_args=self.backend_args) as path:
+                self._coco_api = CheckedCOCO(path, ann_file, True, 'segm' in self.metrics)
+            if kwargs.get('sort_categories'):
+                self._coco_api.dataset['categories'].sort(key=lambda category: category['id'])
+
+    @property
+    def dataset_meta(self) -> Optional[dict]:
+        """What the runner sets of the data set, when it has built it: its ``classes``."""
+        return self._dataset_meta
+
+    @dataset_meta.setter
+    def dataset_meta(self, meta: dict) -> None:
+        self._dataset_meta = meta
+        if self._coco_api is not None:
+            self.label_categories()
+
+    def label_categories(self) -> List[int]:
+        """The category id of each label."""
+        find = type(self._coco_api).get_cat_ids if self.by_name else COCO.get_cat_ids
+        return find(self._coco_api, self.dataset_meta['classes'])
+
+    def compute_metrics(self, results: list) -> Dict[str, float]:
+        """Compute the metrics from the results of all images; see the parent.
+
+        The parent's columns of single classes are right only if ``cat_ids`` ascend, so labels are
+        permuted before.
+        """
+        if self._coco_api is not None:
+            cat_ids = self.label_categories()
+            self.cat_ids = sorted(cat_ids)
+            places = np.array([self.cat_ids.index(cat_id) for cat_id in cat_ids])
+            results = [(gt, dict(result, labels=places[result['labels']]))
+                       for gt, result in results]
+        return super().compute_metrics(results)

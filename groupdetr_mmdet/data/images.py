@@ -1,9 +1,10 @@
-"""Image files: loaded with a sentence for what is wrong, and checked before they are loaded."""
+"""Image files: one sentence for a file that cannot be used, before the first step where possible."""
 import os
 import os.path as osp
 from typing import List, Optional, Sequence, Tuple
 
 import cv2
+import numpy as np
 from mmcv import rescale_size
 from mmcv.transforms import LoadImageFromFile, Resize
 from mmdet.registry import TRANSFORMS
@@ -15,17 +16,18 @@ from ..io import irregular
 
 JPEG_START, JPEG_SCAN, JPEG_END = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
 PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xae\x42\x60\x82'
-TRANSPOSED = 5  # and above: EXIF's orientations that exchange width and height
+TURNED = range(5, 9)  # EXIF's orientations that exchange width and height
 PROBED = 200  # training images whose headers are read before the first step
+DECODED = 8  # images that are decoded before the first step, to look at their values
 
 
 @TRANSFORMS.register_module()
 class CheckedLoadImageFromFile(LoadImageFromFile):
     """``LoadImageFromFile`` of a training pipeline, with a sentence for an unreadable image.
 
-    A file that is missing, empty, cut short or no image stops the training, or, with
-    ``ignore_empty=True``, is left out: each process that loads data logs it once, and the
-    dataset takes another image in its place.
+    A file that is missing, empty, cut short or no image stops the training. With
+    ``ignore_empty=True`` the dataset takes another image in its place, and each process that
+    loads data logs the file once.
 
     A test pipeline keeps ``LoadImageFromFile``, since no image of an evaluation can be left out
     and mmdet's inferencer looks for that name.
@@ -71,7 +73,9 @@ def fault(path: str, error: Exception) -> str:
         return 'the file is empty'
     if isinstance(error, AssertionError):  # the decoder returned nothing
         return 'it is cut short, not an image, or has 32 bits for a color'
-    return getattr(error, 'strerror', None) or str(error)
+    if isinstance(error, cv2.error) and 'MAX_IMAGE' in str(error):
+        return 'OpenCV reads at most 2**30 pixels'
+    return getattr(error, 'strerror', None) or ' '.join(str(error).split())
 
 
 def check_whole(path: str) -> None:
@@ -87,16 +91,16 @@ def check_whole(path: str) -> None:
 
 
 def check_size(results: dict, size: Tuple[int, int]) -> None:
-    """Compare width and height of a decoded image with what its annotations say, if they do."""
+    """Compare width and height of a decoded image with those in its annotations, if any."""
     path = results['img_path']
     said = results.get('width', size[0]), results.get('height', size[1])
     if said == tuple(size):
         return
     reason = 'its boxes would not fit: correct ann_file, or use the images that it was made for'
-    if said == tuple(size[::-1]) and osp.isfile(path) and stored_size(path)[1] > 1:
-        reason = ('its EXIF data turns it upright when it is read, but not its boxes: write the '
-                  'image upright without EXIF data, or load it by '
-                  "color_type='color_ignore_orientation'")
+    if said == tuple(size[::-1]):
+        reason = ('its EXIF data may turn it upright when it is read, but not its boxes: write the '
+                  'image upright without EXIF data, load it by '
+                  "color_type='color_ignore_orientation', or correct width and height in ann_file")
     raise ConfigError(f'Image {path} is {size[0]} x {size[1]} pixels when it is read and '
                       f'{said[0]} x {said[1]} in ann_file; {reason}.')
 
@@ -156,9 +160,15 @@ def check_files(images: Sequence[dict], ann_file: str, pipeline: Compose, every:
     for transform in pipeline.transforms:
         if isinstance(transform, Resize):
             check_resize(images, transform)
-    step = 1 if every else max(1, len(images) // PROBED)
-    for image in images[::step]:
-        check_header(image, loader, training=not every)
+    for image in images[::1 if every else max(1, len(images) // PROBED)]:
+        try:
+            check_size(image, image_size(image['img_path'], loader))
+        except OSError as error:
+            if not loader.ignore_empty:  # which leaves it out when its turn comes
+                raise unreadable(image['img_path'], error, not every) from error
+    if loader.imdecode_backend == 'cv2' and loader.color_type != 'unchanged':
+        step = max(1, len(images) // DECODED)
+        check_depth([image['img_path'] for image in images[::step]], ann_file)
 
 
 def check_presence(paths: Sequence[str], ann_file: str, ignore_empty: bool) -> None:
@@ -194,45 +204,59 @@ def check_resize(images: Sequence[dict], resize: Resize) -> None:
                 'larger scale or keep_ratio=False.')
 
 
-def check_header(image: dict, loader: LoadImageFromFile, training: bool) -> None:
-    """Check that a file is a whole image of the size that its annotations say."""
-    path = image['img_path']
-    try:
-        size, orientation = stored_size(path)
-    except OSError as error:
-        if loader.ignore_empty:
-            return  # it is left out when its turn comes
-        raise unreadable(path, error, training) from error
-    upright = 'ignore_orientation' not in loader.color_type and loader.color_type != 'unchanged'
-    if orientation > 1 and upright and size[0] == size[1] or 1 < orientation < TRANSPOSED:
-        warn_once(f'Image {path} is turned when it is read, as its EXIF data asks: its boxes must '
-                  'be those of the turned image.')
-    if upright and orientation >= TRANSPOSED:
-        size = size[::-1]
-    check_size(image, size)
+def image_size(path: str, loader: Optional[LoadImageFromFile] = None) -> Tuple[int, int]:
+    """Width and height of an image as a loader gives it, read from the header where that will do.
 
-
-def stored_size(path: str) -> Tuple[Tuple[int, int], int]:
-    """Width and height of an image as it is stored, and its EXIF orientation, 1 to 8.
+    ``loader`` is mmcv's by default.
 
     Raises:
         OSError: If the file is no whole image that can be loaded.
     """
     check_whole(path)
-    reason = None
+    loader = loader or LoadImageFromFile()
     try:
         with Image.open(path) as image:
             if image.mode not in ('F', 'I'):  # which may have 32 bits
                 # Pillow turns the size of a TIFF, and of no other.
                 tags = getattr(image, 'tag_v2', {})
                 size = tags.get(ExifTags.Base.ImageWidth), tags.get(ExifTags.Base.ImageLength)
-                return (size if all(size) else image.size,
-                        image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception as error:  # a kind of image that OpenCV alone may know
-        reason = getattr(error, 'strerror', None)
-    decoded = cv2.imread(path, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
-    if decoded is None:
-        raise OSError(reason or 'it is cut short or not an image')
-    if decoded.itemsize > 2:
-        raise OSError('it has 32 bits for a color, and 8 or 16 can be read')
-    return decoded.shape[1::-1], 1
+                size = size if all(size) else image.size
+                orientation = orientation_of(image) if turns(loader) else 1
+                if 1 < orientation < min(TURNED) or orientation in TURNED and size[0] == size[1]:
+                    warn_once(f'Image {path} is turned when it is read, as its EXIF data asks: '
+                              'its boxes must be those of the turned image.')
+                return size[::-1] if orientation in TURNED else size
+    except Exception:  # a kind of image that the loader alone may know
+        pass
+    try:
+        return LoadImageFromFile.transform(loader, dict(img_path=path))['ori_shape'][::-1]
+    except Exception as error:
+        raise OSError(fault(path, error)) from error
+
+
+def turns(loader: LoadImageFromFile) -> bool:
+    """Whether a loader turns images as their EXIF data ask."""
+    return (loader.imdecode_backend in (None, 'cv2', 'pillow') and loader.color_type != 'unchanged'
+            and 'ignore_orientation' not in loader.color_type)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation of an image, 1 to 8; other values turn nothing, as 1."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def check_depth(paths: Sequence[str], ann_file: str) -> None:
+    """Warn if images have 16 bits for a color and use few of them: OpenCV keeps the upper 8."""
+    most = -1
+    for path in paths:
+        try:
+            image = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            continue
+        if image is not None and image.dtype == np.uint16:
+            most = max(most, int(image.max()))
+    if 0 <= most < 2**12:
+        warn_once(f'Images of ann_file {ann_file} have 16 bits for a color, and the largest value '
+                  f'in {len(paths)} of them is {most}: loaded with 8 bits, values are 0 to '
+                  f'{most // 2**8}. Scale the images to 0 to 65535, or write them with 8 bits.')

@@ -10,7 +10,6 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from ..errors import ConfigError, warn_once
-from .annotations import check_annotations
 from ..config_check import check_kinds, signature_of
 from ..processes import unwrapped
 
@@ -139,7 +138,6 @@ def check_compared(metric: CocoMetric, dataset: Any, mode: str) -> None:
         if 'instances' not in dataset[0]['data_samples']:  # which would do
             raise ConfigError(f'{key} is missing: name that of {mode}_dataloader.')
         return
-    check_annotations(coco.dataset, f'of {mode}_evaluator', scored=True)
     if 'annotations' not in coco.dataset:
         raise ConfigError(f'{key} has no annotations to compare with: name another file, or set '
                           'format_only=True to write the detections only.')

@@ -1,5 +1,5 @@
 """The runner that a config asks for, with the checks of this package."""
-from typing import Any, Type
+from typing import Any, Iterator, Type
 
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
@@ -16,10 +16,11 @@ from .options import add_hook, checkpoint_hook
 TYPES = {  # what a config says, and what it gets
     name: ours for theirs, ours in ((CocoDataset, 'CheckedCocoDataset'),
                                     (LoadImageFromFile, 'CheckedLoadImageFromFile'),
+                                    (CocoMetric, 'CheckedCocoMetric'),
                                     (CheckpointHook, 'AtomicCheckpointHook'),
                                     (EpochBasedTrainLoop, 'ResumableTrainLoop'))
     for name in (theirs, theirs.__name__, f'mmdet.{theirs.__name__}')}
-METRICS = ('CocoMetric', 'mmdet.CocoMetric', CocoMetric, 'mmdet.GroupCocoMetric')
+METRICS = 'CheckedCocoMetric', 'GroupCocoMetric', 'mmdet.GroupCocoMetric'
 FROZEN = 600  # seconds after which processes that wait for another one end the run
 
 
@@ -48,19 +49,32 @@ def collect_by_messages(cfg: Config) -> None:
     mmengine's other way writes them into a folder ``.dist_test``, which stays when a run fails.
     """
     for mode in ('val', 'test'):
-        evaluators = cfg.get(f'{mode}_evaluator') or []
-        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-            if isinstance(evaluator, dict) and evaluator.get('type') in METRICS:
-                evaluator.setdefault('collect_device', 'gpu')
+        for metric in metrics_of(cfg, mode):
+            if metric.get('type') in METRICS:
+                metric.setdefault('collect_device', 'gpu')
+
+
+def metrics_of(cfg: Config, mode: str) -> Iterator[dict]:
+    """Yield the metrics of an evaluator, also of one that has a list of them."""
+    evaluators = cfg.get(f'{mode}_evaluator') or []
+    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        inner = evaluator.get('metrics', evaluator) if isinstance(evaluator, dict) else ()
+        yield from (x for x in (inner if isinstance(inner, (list, tuple)) else [inner])
+                    if isinstance(x, dict))
 
 
 def check_data(cfg: Config) -> None:
     """Let a config ask for the checks, where it has the classes that they stand in for."""
     for mode in ('train', 'val', 'test'):
-        for _, dataset in iter_datasets(cfg.get(f'{mode}_dataloader'), ''):
+        datasets = [x for _, x in iter_datasets(cfg.get(f'{mode}_dataloader'), '')]
+        for dataset in datasets:
             replace_type(dataset)
             for transform in (dataset.get('pipeline') or ()) if mode == 'train' else ():
                 replace_type(transform)
+        for metric in metrics_of(cfg, mode):
+            replace_type(metric)
+            if metric.get('type') in METRICS:
+                metric['by_name'] = all(x.get('type') == 'CheckedCocoDataset' for x in datasets)
     add_missing_hook(cfg, 'RunCheckHook')
 
 

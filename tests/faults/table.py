@@ -54,13 +54,13 @@ class Fault(NamedTuple):
 
 
 def annotation_faults() -> Iterator[Fault]:
-    tables = {**data.ALWAYS_REFUSED, **data.LEFT_OUT, **data.SMALL}
     for place, (split, command) in PLACES.items():
-        for name, (damage, words) in tables.items():
-            goes_on = name in data.SMALL or name in data.LEFT_OUT and place == 'train'
-            if place != 'train' and name not in data.ALWAYS_REFUSED:
-                words = '' if goes_on else 'id 2'
-            yield Fault(f'data/{place} {name}', command, words, goes_on,
+        for name, (damage, words) in {**data.ALWAYS_REFUSED, **data.WARNED}.items():
+            yield Fault(f'data/{place} {name}', command, words, name in data.WARNED,
+                        partial(tiny.change_coco, COCO, damage, split))
+        for name, damage, goes_on in (('NaN', data.NAN_BOX, place == 'train'),
+                                      ('1e30', data.HUGE, place != 'train')):
+            yield Fault(f'data/{place} a box of {name}', command, 'id 2', goes_on,
                         partial(tiny.change_coco, COCO, damage, split))
         for name, encode in data.ENCODINGS.items():
             path = COCO / f'{split}.json'

@@ -15,7 +15,7 @@ from rich.progress import track
 from ...errors import ConfigError
 from ..annotations import LARGEST
 from ...io import irregular
-from ..images import TRANSPOSED, stored_size
+from ..images import image_size
 
 SPLITS = dict(train='train', training='train', val='val', valid='val', validation='val',
               test='test', testing='test')
@@ -167,11 +167,10 @@ class Source:
     def size(self, path: Path) -> Optional[Tuple[int, int]]:
         """Width and height of an image, or None if it cannot be read, which is noted."""
         try:
-            size, orientation = stored_size(str(path))
+            return image_size(str(path))
         except OSError as error:
             self.note('unreadable images, left out', f'{path} ({error.strerror or error})')
             return None
-        return size[::-1] if orientation >= TRANSPOSED else size
 
 
 def visible_files(root: Path) -> Iterator[Path]:
