@@ -495,7 +495,7 @@ def test_the_suffix_is_that_of_the_real_file(tiny_coco, tmp_path):
      'unreadable images, left out: 1, first .*it is cut short'),
     ('labelimg', lambda r: cv2.imwrite(str(first(r, '*.jpg').with_suffix('.tif')), np.zeros(
         (64, 64, 3), np.float32)) and first(r, '*.jpg').unlink(),
-     'unreadable images, left out: 1, first .*it has 32 bits for a color'),
+     'unreadable images, left out: 1, first .*32 bits for a color'),
     ('labelimg', lambda r: first(r, '*.xml').unlink(), 'images without XML, left out: 1'),
     ('yolo', lambda r: first(r, '*.txt').unlink(),
      'images without a label file, taken as background: 1, first .*train_0.jpg, whose labels '
