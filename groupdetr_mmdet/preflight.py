@@ -92,7 +92,7 @@ def check_output(key: str, path: Union[str, Path], kind: str = 'a file',
 
     Directories are made where they are missing.
     """
-    if suffixes and Path(path).suffix not in suffixes:
+    if suffixes and Path(path).suffix.lower() not in suffixes:
         raise ConfigError(f'{key}: {path} is not the name of {kind}; let it end in '
                           f'{", ".join(suffixes)}.')
     if there := irregular(path or '.'):  # a device would be replaced by the file

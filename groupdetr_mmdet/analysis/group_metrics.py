@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
@@ -29,12 +29,12 @@ BEST = 'best'  # as --query-group
 
 @METRICS.register_module()
 class GroupCocoMetric(CheckedCocoMetric):
-    """``CocoMetric`` of every group of queries (the paper's Figure 4).
+    """``CocoMetric`` of every group of queries (the paper's Figure 4), arguments as the parent's.
 
-    It wants ``model.test_cfg.each_group``. Its metrics are those of ``CocoMetric`` for the group
-    that the detector keeps, the same of every group (``group0/bbox_mAP``, ...), their ``median/``
-    and ``spread/`` (largest minus smallest), and ``best_query_group``, the first one of the
-    highest AP. Arguments are the parent's; ``outfile_prefix`` gets ``.group0``, ... added.
+    Set ``model.test_cfg.each_group=True`` with it. Its metrics are the parent's of the group that
+    the detector keeps, the same of every group (``group0/bbox_mAP``, ...), their ``median/`` and
+    ``spread/`` (largest minus smallest), and ``best_query_group``, the first of the highest AP.
+    The files of ``outfile_prefix`` get ``.group0``, ... added.
     """
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -78,7 +78,7 @@ def one_group(result: Dict[str, Any], group: int) -> Dict[str, Any]:
 
 
 def summarize_groups(groups: Sequence[Dict[str, float]], kept: int) -> Dict[str, float]:
-    """Join the metrics of all groups as :class:`GroupCocoMetric` says, the kept one's first."""
+    """Join the metrics of all groups as :class:`GroupCocoMetric` does, the kept group's first."""
     metrics = dict(groups[kept])
     for group, values in enumerate(groups):
         metrics.update((f'group{group}/{name}', value) for name, value in values.items())
@@ -106,37 +106,37 @@ def groups_table(groups: Sequence[Dict[str, float]]) -> List[List[str]]:
     columns = [['group', *map(str, range(len(groups))), 'median', 'spread']]
     for name in groups[0]:
         values = [group.get(name, -1.) for group in groups]
-        # -1 says that the data set has no such objects.
+        # -1: the data set has no such objects.
         spread = -1. if -1 in values else max(values) - min(values)
         columns.append([name, *('-' if x == -1 else f'{x:.3f}'
                                 for x in (*values, statistics.median(values), spread))])
     return [list(row) for row in zip(*columns)]
 
 
-def evaluate_each_group(cfg: Config, key: str = '--all-groups') -> None:
-    """Change a config so that its test evaluates every group, as the argument ``key`` asks.
-
-    Raises:
-        ConfigError: If the detector has no groups, or is not tested by the AP of ``CocoMetric``.
-    """
-    check_groups(key, cfg.model)
+def coco_metrics(cfg: Config) -> List[ConfigDict]:
+    """Return the configs of the ``CocoMetric`` among the metrics of a test."""
     evaluators = cfg.get('test_evaluator') or []
-    coco = [x for x in (evaluators if isinstance(evaluators, list) else [evaluators])
+    return [x for x in (evaluators if isinstance(evaluators, list) else [evaluators])
             if (METRICS.get(x.type) if isinstance(x.type, str) else x.type)
             in (CocoMetric, CheckedCocoMetric, GroupCocoMetric)]
+
+
+def evaluate_each_group(cfg: Config, key: str = '--all-groups') -> None:
+    """Change a config so that its test evaluates the boxes of every group.
+
+    Raises:
+        ConfigError: If the detector has no groups, or the test does not have one ``CocoMetric``;
+            ``key`` is the argument that asks for it.
+    """
+    check_groups(key, cfg.model)
+    coco = coco_metrics(cfg)
     if len(coco) != 1:
         raise ConfigError(f'{key}: test_evaluator must have one CocoMetric, and has {len(coco)}; '
                           'set test_evaluator.type=CocoMetric.')
-    metric, items = coco[0].get('metric', 'bbox'), coco[0].get('metric_items')
-    for name, is_wrong, fix in (
-        ('metric', 'bbox' not in metric, 'bbox'),  # which is a name or a list of names
-        ('metric_items', items is not None and 'mAP' not in items, "['mAP']"),
-        ('format_only', coco[0].get('format_only'), 'False')):
-        if is_wrong:
-            raise ConfigError(
-                f'{key}: test_evaluator.{name}={coco[0][name]} leaves out the AP of boxes, which '
-                f'ranks the groups; set test_evaluator.{name} to {fix}.')
-    coco[0].type = f'{METRICS.scope}.{GroupCocoMetric.__name__}'
+    names = coco[0].get('metric', 'bbox')
+    names = [names] if isinstance(names, str) else list(names)
+    coco[0].update(type=f'{METRICS.scope}.{GroupCocoMetric.__name__}', metric_items=None,
+                   metric=names if 'bbox' in names else ['bbox', *names], format_only=False)
     cfg.merge_from_dict({'model.test_cfg.each_group': True})
 
 
@@ -169,16 +169,12 @@ def record_groups(checkpoint: Union[str, Path], metrics: Dict[str, float]) -> Pa
 
 
 def read_groups(checkpoint: Union[str, Path]) -> Optional[Dict[str, Any]]:
-    """Read what :func:`record_groups` wrote for a checkpoint, None where it is not of it."""
+    """Read what :func:`record_groups` wrote; None where there is no record of these weights."""
     file = record_file(checkpoint)
     if '://' in str(checkpoint) or not file.is_file():
         return None
-    try:
-        record = json.loads(file.read_text())
-        return record if record['sha256'] == sha256(checkpoint) else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f'{file} is damaged ({error!r}): remove it, and run groupdetr test '
-                          f'CONFIG {checkpoint} --all-groups.') from error
+    record = json.loads(file.read_text())
+    return record if record['sha256'] == sha256(checkpoint) else None
 
 
 def sha256(path: Union[str, Path]) -> str:

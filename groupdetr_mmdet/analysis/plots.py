@@ -9,12 +9,12 @@ import mmcv
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from mmdet.visualization import get_palette
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 
-from ..errors import ConfigError
 from ..io import write_atomically
 from ..preflight import check_output
 
@@ -27,10 +27,7 @@ SUFFIXES = ('.png', '.svg', '.pdf', '.jpg')  # of pictures
 
 def prepare_picture(out_file: str) -> None:
     """Check that ``--out`` can be a picture, and make its folder, before the work for it."""
-    if Path(out_file).suffix.lower() not in SUFFIXES:
-        raise ConfigError(f'--out: {out_file} is not the name of a picture; let it end in '
-                          f'{", ".join(SUFFIXES)}.')
-    check_output('--out', out_file)
+    check_output('--out', out_file, 'a picture', SUFFIXES)
     Path(out_file).parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -77,9 +74,11 @@ def draw_instances(image: np.ndarray, instances: InstanceData, metainfo: dict,
                    size: int = 400) -> np.ndarray:
     """Draw boxes with their classes, and scores if they have any, on an enlarged RGB image.
 
-    Image and drawing have shape (h, w, 3), the drawing with ``size`` pixels on its longer side.
-    The instances have ``bboxes``, xyxy in pixels of the image, ``labels`` and, of detections,
-    ``scores``; ``metainfo`` has the ``classes`` and the ``palette`` of the data set.
+    Args:
+        image (ndarray): Shape (h, w, 3).
+        instances (InstanceData): ``bboxes``, xyxy in pixels, ``labels`` and maybe ``scores``.
+        metainfo (dict): ``classes`` and, if it is a list, ``palette`` of the data set.
+        size (int): Pixels of the longer side of the drawing that is returned.
     """
     visualizer, factor = enlarged(image, size)
     if len(instances):
@@ -87,7 +86,10 @@ def draw_instances(image: np.ndarray, instances: InstanceData, metainfo: dict,
         names = [metainfo['classes'][label] for label in instances.labels]
         if 'scores' in instances:
             names = [f'{name} {score:.2f}' for name, score in zip(names, instances.scores)]
-        palette = metainfo['palette']  # CocoDataset's has 80 colors, whatever the classes
+        palette = metainfo.get('palette')
+        if not isinstance(palette, (list, tuple)):
+            palette = get_palette('random', len(metainfo['classes']))
+        # CocoDataset's has 80 colors, whatever the classes
         colors = [palette[label % len(palette)] for label in instances.labels]
         visualizer.draw_bboxes(bboxes, edge_colors='k', line_widths=5, alpha=1)
         visualizer.draw_bboxes(bboxes, edge_colors=colors, line_widths=3, alpha=1)

@@ -37,9 +37,9 @@ def decode_queries(model: GroupDetector, data: Any) -> DecodedQueries:
             model.extract_feat(data['inputs']), data['data_samples'])
     cls_scores, bbox_preds = model.bbox_head(**head_inputs)
     references = head_inputs.get('references')
-    if references is not None:
+    if references is not None:  # of the queries, or of the queries at each layer
         is_of_queries = isinstance(references, Tensor) and references.dim() == 3
-        references = (references if is_of_queries else references[0])[..., :2]  # of each layer
+        references = (references if is_of_queries else references[0])[..., :2]
     return DecodedQueries(cls_scores[-1], bbox_preds[-1], references, data['data_samples'])
 
 
@@ -71,29 +71,25 @@ def match_queries(model: GroupDetector, decoded: DecodedQueries) -> List[Tensor]
     """
     if isinstance(model.bbox_head.assigner, OneToManyHungarianAssigner):
         raise ConfigError('model.train_cfg.assigner.type=OneToManyHungarianAssigner matches an '
-                          'object with any number of queries of a group, and here it is one of '
-                          "each: choose a config with type='GroupHungarianAssigner'.")
+                          'object with many queries of a group: choose a config with '
+                          "type='GroupHungarianAssigner'.")
     gts = [ground_truth(sample) for sample in decoded.samples]
     if decoded.masks is not None:
         return [match_masks(model, *x) for x in zip(decoded.cls_scores, decoded.masks, gts)]
     # Test pipelines load the annotations last, so that boxes are those of the original image.
     metas = [dict(sample.metainfo, img_shape=sample.ori_shape) for sample in decoded.samples]
-    head = model.bbox_head
-    pairs = head.assigner.match_layers(
-        decoded.cls_scores[None], decoded.bbox_preds[None], gts, metas, head.num_classes)
+    pairs = model.bbox_head.assigner.match_layers(
+        decoded.cls_scores[None], decoded.bbox_preds[None], gts, metas,
+        model.bbox_head.num_classes)
     rows, columns = pairs.rows[0], pairs.gts[0]
-    groups, queries = rows // model.group_size % model.num_query_groups, rows % model.group_size
     matched = rows.new_full((model.num_query_groups, sum(map(len, gts))), -1)
-    matched[groups, columns] = queries
+    matched[rows // model.group_size % model.num_query_groups, columns] = rows % model.group_size
     return list(matched.split([len(x) for x in gts], 1))
 
 
 def match_masks(model: GroupMask2Former, logits: Tensor, masks: Tensor,
                 gts: InstanceData) -> Tensor:
     """Match one image's masks by all pixels, where training draws some; see above."""
-    if 'masks' not in gts:
-        raise ConfigError('the test pipeline loads no masks: set with_mask=True of '
-                          "dict(type='LoadAnnotations', with_bbox=True).")
     targets = gts.masks.resize(masks.shape[-2:]).to_tensor(masks.dtype, masks.device)
     result = model.panoptic_head.assigner.assign(
         InstanceData(scores=logits, masks=masks), InstanceData(labels=gts.labels, masks=targets))
@@ -116,15 +112,17 @@ def to_pixels(sample: DetDataSample, boxes: Tensor) -> Tensor:
 
 
 def count_changes(before: Sequence[Tensor], after: Sequence[Tensor], num_queries: int) -> Tensor:
-    """Count the queries whose matched object is another one than before.
+    """Count the queries of each group whose matched object is another one than before.
 
-    This is the instability of `DN-DETR <https://arxiv.org/abs/2203.01305>`_, Section 3: with V_n
-    the object that query n is matched with, or -1, the sum over n of [V_n != V'_n], averaged over
-    the images. An object that goes to another query counts twice, for the query that lost it and
-    for the one that got it.
+    This is the instability of `DN-DETR <https://arxiv.org/abs/2203.01305>`_, Section 3, averaged
+    over the images. An object that goes to another query counts twice, for both queries.
 
-    ``before`` and ``after`` are what :func:`match_queries` returned of each image, for groups of
-    ``num_queries`` queries. The result is of each group, shape (K, ).
+    Args:
+        before, after (Sequence[Tensor]): Of each image what :func:`match_queries` returned.
+        num_queries (int): Queries of a group, N.
+
+    Returns:
+        Tensor: Shape (K, ).
     """
     changes = [(inverted(a, num_queries) != inverted(b, num_queries)).sum(1)
                for a, b in zip(before, after)]
@@ -154,20 +152,19 @@ def detections(model: GroupDetector, decoded: DecodedQueries, image: int,
                score_thr: float) -> InstanceData:
     """Take the queries of an image of the batch with a score of at least ``score_thr``.
 
-    They have ``bboxes`` (xyxy in pixels of the original image), ``labels``, ``scores``,
-    ``query_groups``, and, where queries have them, ``references`` ((x, y) in the same pixels) and
-    ``masks`` (of the image that the detector sees), each of one row a query.
+    A row a query, it has ``bboxes`` (xyxy in pixels of the original image), ``labels``,
+    ``scores``, ``query_groups``, and, where queries have them, ``references`` ((x, y) in the same
+    pixels) and ``masks`` (of the image that the detector sees).
     """
-    logits = decoded.cls_scores[image]
+    logits, sample = decoded.cls_scores[image], decoded.samples[image]
     is_sigmoid = model.bbox_head.loss_cls.use_sigmoid  # a softmax has the background's score, too
     scores, labels = (logits.sigmoid() if is_sigmoid else logits.softmax(-1)[:, :-1]).max(-1)
     instances = InstanceData(
-        bboxes=to_pixels(decoded.samples[image], decoded.bbox_preds[image]), labels=labels,
-        scores=scores,
+        bboxes=to_pixels(sample, decoded.bbox_preds[image]), labels=labels, scores=scores,
         query_groups=torch.arange(len(scores), device=scores.device) // model.group_size)
     if decoded.masks is not None:
         instances.masks = decoded.masks[image] > 0
     if decoded.references is not None:
-        size = scores.new_tensor(decoded.samples[image].ori_shape[::-1])
+        size = scores.new_tensor(sample.ori_shape[::-1])
         instances.references = decoded.references[image] * size
     return instances[scores >= score_thr].cpu()

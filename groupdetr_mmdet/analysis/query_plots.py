@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.structures import InstanceData
-from mmengine.visualization import Visualizer
-from torch import Tensor
 
 from ..group_detector import ALL_GROUPS, GroupDetector
 from .plots import enlarged, line_style, save_picture
@@ -29,12 +27,14 @@ def draw_queries(model: GroupDetector, dataset: BaseDataset, out_file: Union[str
 
     On the left are the K queries that are matched with each object, by their boxes, a color for
     each group, and by their reference points, if they have any. In the middle are the detections
-    of the group that is kept. On the right are those of all groups with joint self-attention: what
-    would be left without groups, each object found many times.
+    of the group that is kept. On the right are the detections of all groups with joint
+    self-attention: what would be left without groups, each object found many times.
 
-    The data set is in test mode, with annotations in its pipeline, and ``images`` are indices in
-    it. Detections of a lower score than ``score_thr`` are left out, and of the objects on the left
-    all but the ``max_objects`` largest ones.
+    Args:
+        dataset (BaseDataset): In test mode, with annotations in its pipeline.
+        images (Sequence[int]): Indices in it.
+        score_thr (float): Detections of a lower score are left out.
+        max_objects (int): Objects on the left, the largest ones.
     """
     model.eval()
     infos = [dataset.get_data_info(index) for index in images]
@@ -86,14 +86,12 @@ def add_legend(fig: Figure, model: GroupDetector) -> None:
 def matched_instances(model: GroupDetector, decoded: DecodedQueries,
                       max_objects: int) -> InstanceData:
     """Take the queries that each group matches with the largest objects of the first image."""
-    queries = detections(model, decoded, 0, score_thr=0)
     boxes = ground_truth(decoded.samples[0]).bboxes
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    objects = areas.argsort(descending=True)[:max_objects]
-    matched = match_queries(model, decoded)[0][:, objects]  # (K, objects)
+    largest = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(descending=True)[:max_objects]
+    matched = match_queries(model, decoded)[0][:, largest]  # (K, objects)
     groups = torch.arange(len(matched), device=matched.device)[:, None]
     rows = (groups * model.group_size + matched)[matched >= 0]
-    return queries[rows.cpu()]
+    return detections(model, decoded, 0, score_thr=0)[rows.cpu()]
 
 
 def draw_instances_of_groups(image: np.ndarray, instances: InstanceData,
@@ -111,20 +109,15 @@ def draw_instances_of_groups(image: np.ndarray, instances: InstanceData,
         size = visualizer.height, visualizer.width
         masks = F.interpolate(instances.masks[None].float(), size, mode='nearest')[0]
         visualizer.draw_binary_masks(masks.bool(), colors=colors, alphas=.3)
-    boxes = clip(instances.bboxes * factor, visualizer)
+    corner = torch.tensor([visualizer.width - 1, visualizer.height - 1] * 2)  # xyxy, in pixels
+    boxes = (instances.bboxes * factor).clamp(min=0).minimum(corner)
     visualizer.draw_bboxes(boxes, edge_colors=colors, line_widths=2, alpha=1,
                            line_styles=[style['linestyle'] for style in styles])
     if 'references' in instances:
-        points = clip(instances.references * factor, visualizer)
+        points = (instances.references * factor).clamp(min=0).minimum(corner[:2])
         if lines:
             centers = (boxes[:, :2] + boxes[:, 2:]) / 2
             ends = torch.stack([points, centers], 2)  # (num_instances, 2 coordinates, 2 ends)
             visualizer.draw_lines(ends[:, 0], ends[:, 1], colors=colors, line_widths=1)
         visualizer.draw_points(points, colors=colors, marker='o', sizes=np.full(len(points), 30))
     return visualizer.get_image()
-
-
-def clip(coordinates: Tensor, visualizer: Visualizer) -> Tensor:
-    """Move (x, y, ...) in pixels into the image of a visualizer."""
-    last = coordinates.new_tensor([visualizer.width - 1, visualizer.height - 1])
-    return coordinates.clamp(min=0).minimum(last.repeat(coordinates.size(1) // 2))

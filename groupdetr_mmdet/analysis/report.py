@@ -1,5 +1,6 @@
 """A report of a training as one HTML page that needs no network."""
 import base64
+import copy
 import io
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
@@ -14,19 +15,19 @@ from mmengine.dataset import BaseDataset
 from mmengine.utils.dl_utils import collect_env
 from rich.console import Console
 
+from .. import config as configs
 from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..errors import ConfigError
 from ..group_detector import GroupDetector
-from .. import config as configs
 from ..io import write_atomically
 from ..preflight import check_groups, check_output, check_path, check_paths
 from ..training.progress import quiet_runner
-from .group_metrics import (draw_groups, evaluate_each_group, groups_table, read_groups,
-                            record_groups)
+from .group_metrics import (coco_metrics, draw_groups, evaluate_each_group, groups_table,
+                            read_groups, record_groups)
 from .plots import detection_pairs
 from .queries import has_references
 from .query_plots import add_legend, query_pictures
-from .runs import comparison, draw_panel, is_training, panels_of, read_run
+from .runs import comparison, draw_panel, panels_of, read_log, read_run
 
 TEMPLATE = Path(__file__).with_name('report.html')
 NUM_DETECTIONS, NUM_QUERIES = 6, 2  # images
@@ -35,11 +36,15 @@ SCORE_THR = 0.3
 
 def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[str] = (),
                  checkpoint: Optional[str] = None, out_file: Optional[Path] = None) -> Path:
-    """Write the report of a training, and return its file, by default ``work_dir/report.html``.
+    """Write the report of a training, and return its file.
 
-    ``compare`` are work directories of others, the baseline first, and ``labels`` the names of
-    these and then of this one. ``checkpoint`` is a file of weights, 'best' or 'last', by default
-    the best ones of ``work_dir``, or the last ones where none were kept as best.
+    Args:
+        work_dir (Path): Work directory of the training.
+        compare (Sequence[Path]): Work directories of other trainings, the baseline first.
+        labels (Sequence[str]): Names of these, and then of ``work_dir``.
+        checkpoint (str, optional): A file of weights, 'best' or 'last'. Defaults to the best
+            weights, or the last ones where none were kept as best.
+        out_file (Path, optional): Defaults to ``work_dir/report.html``.
 
     Raises:
         ConfigError: If the directories have no log by epoch with validations, config, or
@@ -53,16 +58,9 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
     check_output('--out', out_file)
     runs = [read_run(*x) for x in zip(folders, labels or [None] * len(folders))]
     header, rows = comparison(runs)
-    best = best_checkpoint(work_dir)
-    weights = (find_checkpoint(checkpoint, work_dir) if checkpoint
-               else best or last_checkpoint(work_dir))
-    if weights is None:
-        raise ConfigError(f'WORK_DIR {work_dir} has no checkpoint that last_checkpoint names; '
-                          'wait for the first one, or name a file with --checkpoint.')
-    checkpoint, is_best = str(weights), best and best.resolve() == Path(weights).resolve()
-    check_path('--checkpoint', checkpoint)
+    weights, is_best = find_weights(work_dir, checkpoint)
     cfg = read_config(work_dir)
-    model, dataset, record = evaluate(cfg, checkpoint, work_dir)
+    model, dataset, record = evaluate(cfg, str(weights), work_dir)
     curves = {panel: plt.figure(figsize=(5, 3.6), layout='constrained')
               for panel in panels_of(runs)}
     for panel, figure in curves.items():
@@ -70,17 +68,29 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
     page = jinja2.Template(TEMPLATE.read_text(), autoescape=True).render(
         embed=embed, title=f'{cfg.model.type}: {runs[-1].label}',
         subtitle=f'{model.num_query_groups} groups of {model.num_queries} queries, '
-        f'{len(dataset)} test images, weights {Path(weights).name}'
+        f'{len(dataset)} test images, weights {weights.name}'
         f'{", the best of the training" if is_best else ""}',
         width=420, header=header, rows=rows, curves=curves,
         num_images=len(dataset), score_thr=SCORE_THR,
         detections=detection_pairs(model, dataset, NUM_DETECTIONS, SCORE_THR),
-        **({} if record is None else show_groups(model, dataset, record)),
+        **show_groups(model, record), **show_queries(model, dataset),
         configuration=configuration(cfg, model), config=cfg.pretty_text,
         environment=[(name, value) for name, value in collect_env().items() if '\n' not in
                      str(value)])
     write_atomically(out_file, page.encode())
     return out_file
+
+
+def find_weights(work_dir: Path, checkpoint: Optional[str]) -> Tuple[Path, bool]:
+    """Return the file of weights, and whether it is the best of the training."""
+    best = best_checkpoint(work_dir)
+    weights = (find_checkpoint(checkpoint, work_dir) if checkpoint
+               else best or last_checkpoint(work_dir))
+    if weights is None:
+        raise ConfigError(f'WORK_DIR {work_dir} has no checkpoint that last_checkpoint names; '
+                          'wait for the first one, or name a file with --checkpoint.')
+    check_path('--checkpoint', str(weights))
+    return Path(weights), bool(best) and best.resolve() == Path(weights).resolve()
 
 
 def read_config(work_dir: Path) -> Config:
@@ -89,7 +99,9 @@ def read_config(work_dir: Path) -> Config:
     if not files:
         raise ConfigError(f'WORK_DIR {work_dir} has no */vis_data/config.py; name the --work-dir '
                           'of groupdetr train.')
-    trained = [file for file in files if is_training(file.with_name('scalars.json'))]
+    logs = {file: file.with_name('scalars.json') for file in files}
+    trained = [file for file, log in logs.items()  # and not evaluated
+               if log.is_file() and any('loss' in entry for entry in read_log(log))]
     cfg = configs.read_config(str((trained or files)[-1]), f'WORK_DIR {work_dir}')
     check_groups(f'WORK_DIR {work_dir}', cfg.get('model'))
     cfg.launcher = 'none'  # several processes may have trained, and this is one
@@ -100,17 +112,18 @@ def evaluate(cfg: Config, checkpoint: str,
              work_dir: Path) -> Tuple[GroupDetector, BaseDataset, Optional[Dict[str, Any]]]:
     """Evaluate every group, or read what was recorded: the model, its test images, the record.
 
-    There is none of an ablation, whose groups do not detect alone.
+    The record is None where no COCO metric ranks the groups, and in an ablation, whose groups do
+    not detect alone.
     """
-    cfg = cfg.copy()
-    separate = cfg.model.get('separate_self_attn', True)
-    if separate:
+    cfg = copy.deepcopy(cfg)  # the page has the one of the training
+    ranked = cfg.model.get('separate_self_attn', True) and len(coco_metrics(cfg)) == 1
+    if ranked:
         evaluate_each_group(cfg, f'WORK_DIR {work_dir}')
     cfg.update(work_dir=str(work_dir / 'report'), load_from=checkpoint, resume=False)
     check_paths(cfg, modes=('test', ))
-    record = read_groups(checkpoint) if separate else None
+    record = read_groups(checkpoint) if ranked else None
     with Console(stderr=True).status('Evaluating'), quiet_runner(cfg) as runner:
-        if separate and record is None:
+        if ranked and record is None:
             record_groups(checkpoint, runner.test())
             record = read_groups(checkpoint)
         else:
@@ -118,18 +131,25 @@ def evaluate(cfg: Config, checkpoint: str,
         return runner.model.eval(), runner.test_dataloader.dataset, record
 
 
-def show_groups(model: GroupDetector, dataset: BaseDataset,
-                record: Dict[str, Any]) -> Dict[str, Any]:
-    """What the page says of each group: its AP, and its queries in the first images."""
+def show_groups(model: GroupDetector, record: Optional[Dict[str, Any]]) -> Dict[str, Any]:
+    """What the page has on the AP of each group, if it was recorded."""
+    if record is None:
+        return {}
     header, *rows = groups_table(record['groups'])
+    return dict(kept=model.test_cfg['query_group'], best=record['best_query_group'],
+                groups_header=header, groups_table=rows,
+                groups_picture=draw_groups(record['groups']))
+
+
+def show_queries(model: GroupDetector, dataset: BaseDataset) -> Dict[str, Any]:
+    """What the page has on the queries in the first images, unless groups are one (ablation)."""
+    if not model.separate_self_attn:
+        return {}
     legend = plt.figure(figsize=(7, .8))
     add_legend(legend, model)
     queries = [titled for index in range(min(NUM_QUERIES, len(dataset)))
                for titled in query_pictures(model, dataset, index, SCORE_THR, max_objects=4)]
-    return dict(
-        kept=model.test_cfg['query_group'], best=record['best_query_group'], groups_header=header,
-        groups_table=rows, groups_picture=draw_groups(record['groups']), queries=queries,
-        legend=legend, references=has_references(model))
+    return dict(queries=queries, legend=legend, references=has_references(model))
 
 
 def embed(picture: Union[Figure, np.ndarray]) -> str:

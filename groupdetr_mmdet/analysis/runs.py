@@ -16,27 +16,32 @@ INSTABILITY = 'instability/mean'
 
 
 class Run(NamedTuple):
-    """The scalars of a run, those of a resumed one joined; ``label`` is what pictures call it."""
+    """The scalars of a run, those of a resumed run joined; pictures name it by ``label``."""
     label: str
+    metric: str  #: the one that is compared: COCO's AP of boxes, or the data set's own
     train: List[dict]  #: with ``loss``, ``step`` (iterations done), ``epochs`` (done), ``hours``
-    val: List[dict]  #: with ``coco/bbox_mAP``, ``step`` (epochs done), ``hours`` (of training)
+    val: List[dict]  #: with ``metric``, ``step`` (epochs done), ``hours`` (of training)
     stability: List[dict]  #: of ``MatchingStabilityHook``, with ``step`` (epochs done)
 
 
 def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
     """Read what mmengine's local visualization backend wrote in a work directory.
 
-    Or in one run's own folder inside it. The label is by default the name of the directory.
+    Args:
+        work_dir (str or Path): The directory, or in it the folder of one run.
+        label (str, optional): Defaults to the name of the directory.
+
+    Raises:
+        ConfigError: If there is no log of a training by epoch.
     """
     work_dir = Path(work_dir)
     files = sorted(work_dir.glob('vis_data/scalars.json')) or sorted(
         work_dir.glob('*/vis_data/scalars.json'))
-    train, val, stability = [], [], []
-    for file in files:
-        entries = read_log(file)
-        train = continue_log(train, [entry for entry in entries if 'loss' in entry])
-        val = continue_log(val, [entry for entry in entries if AP in entry and entry['step']])
-        stability = continue_log(stability, [entry for entry in entries if INSTABILITY in entry])
+    logs = [read_log(file) for file in files]
+    metric = next((name for log in logs for entry in log if (name := main_metric(entry))), AP)
+    train, val, stability = (
+        join_logs([[entry for entry in log if key in entry and entry['step']] for log in logs])
+        for key in ('loss', metric, INSTABILITY))
     if not work_dir.exists():
         raise ConfigError(f'WORK_DIR {work_dir} does not exist; name that of a training.')
     if not train:
@@ -47,7 +52,7 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
         raise ConfigError(f'WORK_DIR {work_dir} has the log of a training by iteration, and runs '
                           'are compared by epoch: train with log_processor.by_epoch=True and '
                           'train_cfg.type=EpochBasedTrainLoop.')
-    run = Run(label or work_dir.resolve().name, train, val, stability)
+    run = Run(label or work_dir.resolve().name, metric, train, val, stability)
     add_hours(run)
     return run
 
@@ -65,14 +70,26 @@ def read_log(file: Path) -> List[dict]:
     return entries
 
 
+def main_metric(entry: dict) -> Optional[str]:
+    """Return the name of the metric of a validation that ranks runs, None of another entry."""
+    names = [name for name in entry if '/' in name]
+    if 'loss' in entry or INSTABILITY in entry or not names:
+        return None
+    return next((name for name in (AP, *names) if name in names and name.endswith(('AP', 'PQ'))),
+                names[0])
+
+
 def is_training(log: Path) -> bool:
     """Whether a ``scalars.json`` is that of a training, and not of an evaluation."""
     return log.is_file() and any('loss' in entry for entry in read_log(log))
 
 
-def continue_log(earlier: List[dict], later: List[dict]) -> List[dict]:
-    """Continue a log by that of a resumed run, which may repeat its last part."""
-    return [entry for entry in earlier if not later or entry['step'] < later[0]['step']] + later
+def join_logs(logs: Sequence[List[dict]]) -> List[dict]:
+    """Continue each log by the log of the resumed run, which may repeat its last part."""
+    joined: List[dict] = []
+    for log in filter(None, logs):
+        joined = [entry for entry in joined if entry['step'] < log[0]['step']] + log
+    return joined
 
 
 def add_hours(run: Run) -> None:
@@ -92,25 +109,31 @@ def add_hours(run: Run) -> None:
         entry['hours'] = float(np.interp(done, step, hours)) + max(done - step[-1], 0) * per_step
 
 
+def short_name(metric: str) -> str:
+    """Return what tables and pictures call a metric."""
+    return 'AP' if metric == AP else metric
+
+
 def comparison(runs: Sequence[Run]) -> Tuple[List[str], List[List[str]]]:
     """Header and rows of what it took each run to reach the final AP of the first, the baseline.
 
     Raises:
-        ConfigError: If a run has no validation.
+        ConfigError: If a run has no validation by the metric of the first.
     """
+    metric = runs[0].metric
     for run in runs:
-        if not run.val:
-            raise ConfigError(f'WORK_DIR: the run {run.label} has no {AP} in its log; leave it '
-                              'out, or wait for its first validation.')
-    target = runs[0].val[-1][AP]
-    header = ['run', 'epochs', 'hours', 'final AP', 'best AP', f'epochs to AP {target:.3f}',
-              f'hours to AP {target:.3f}']
+        if not run.val or run.metric != metric:
+            raise ConfigError(f'WORK_DIR: the run {run.label} has no {metric} in its log; leave '
+                              'it out, or wait for its first validation.')
+    target, name = runs[0].val[-1][metric], short_name(metric)
+    header = ['run', 'epochs', 'hours', f'final {name}', f'best {name}',
+              f'epochs to {name} {target:.3f}', f'hours to {name} {target:.3f}']
     rows = []
     for run in runs:
-        last, best = run.val[-1], max(entry[AP] for entry in run.val)
+        last, best = run.val[-1], max(entry[metric] for entry in run.val)
         reached = next(([str(entry['step']), f'{entry["hours"]:.3g}']
-                        for entry in run.val if entry[AP] >= target), ['never', 'never'])
-        rows.append([run.label, str(last['step']), f'{last["hours"]:.3g}', f'{last[AP]:.3f}',
+                        for entry in run.val if entry[metric] >= target), ['never', 'never'])
+        rows.append([run.label, str(last['step']), f'{last["hours"]:.3g}', f'{last[metric]:.3f}',
                      f'{best:.3f}', *reached])
     return header, rows
 
@@ -138,13 +161,12 @@ def draw_runs(runs: Sequence[Run], out_file: Union[str, Path]) -> None:
     save_picture(fig, out_file, dpi=110)
 
 
-# title -> entries of a run, their keys on the x and the y axis, labels of the axes
+# title -> entries of a run, their key on the x axis, labels of the axes
 PANELS = {
-    'AP by epoch': ('val', 'step', AP, 'epoch', 'AP (IoU 0.50:0.95)'),
-    'AP by time': ('val', 'hours', AP, 'hours of training', 'AP (IoU 0.50:0.95)'),
-    'Loss': ('train', 'epochs', 'loss', 'epoch', 'loss, all decoder layers'),
-    'Instability of the matching': ('stability', 'step', INSTABILITY, 'epoch',
-                                    'changed queries of an image'),
+    'AP by epoch': ('val', 'step', 'epoch', 'AP (IoU 0.50:0.95)'),
+    'AP by time': ('val', 'hours', 'hours of training', 'AP (IoU 0.50:0.95)'),
+    'Loss': ('train', 'epochs', 'epoch', 'loss, all decoder layers'),
+    'Instability of the matching': ('stability', 'step', 'epoch', 'changed queries of an image'),
 }
 
 
@@ -155,7 +177,11 @@ def panels_of(runs: Sequence[Run]) -> List[str]:
 
 def draw_panel(ax: Axes, panel: str, runs: Sequence[Run]) -> None:
     """Draw one of ``PANELS`` for all runs."""
-    kind, x, y, xlabel, ylabel = PANELS[panel]
+    kind, x, xlabel, ylabel = PANELS[panel]
+    metric = runs[0].metric
+    y = dict(train='loss', val=metric, stability=INSTABILITY)[kind]
+    if kind == 'val' and metric != AP:
+        panel, ylabel = panel.replace('AP', metric), metric
     dots = {} if kind == 'train' else dict(marker='o', markersize=3)
     for i, run in enumerate(runs):
         entries = getattr(run, kind)

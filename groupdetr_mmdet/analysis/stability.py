@@ -23,7 +23,7 @@ class MatchingStabilityHook(Hook):
     """Log how many matches have changed since the last epoch.
 
     After each epoch the queries of all groups are matched with the objects of validation images,
-    which no augmentation changes. Scalars, of which the visualizer's backends get all:
+    without augmentation. Scalars, of which the visualizer's backends get all:
 
     - ``instability/group0``, ...: DN-DETR's score, see :func:`count_changes`, of each group;
     - ``instability/mean``: its mean over the groups;
@@ -40,17 +40,18 @@ class MatchingStabilityHook(Hook):
         self.num_images = num_images
 
     def before_train(self, runner: Runner) -> None:
-        """Match with the initial queries, unless a resumed run knows the last epoch's."""
-        model = unwrapped(runner.model)
-        if not isinstance(model, GroupDetector):
-            raise ConfigError('custom_hooks: MatchingStabilityHook knows no '
-                              f'{type(model).__name__}; take it out, or choose a config of a '
-                              'detector with groups.')
+        """Match with the initial queries, unless a resumed run has the last epoch's matches."""
+        name = type(unwrapped(runner.model)).__name__
+        if not isinstance(unwrapped(runner.model), GroupDetector):
+            raise ConfigError(f'custom_hooks: MatchingStabilityHook knows no {name}; take it out, '
+                              'or choose a config of a detector with groups.')
         if runner.val_loop is None:
-            raise ConfigError('custom_hooks: MatchingStabilityHook wants validation images, and '
+            raise ConfigError('custom_hooks: MatchingStabilityHook matches validation images, and '
                               "val_cfg is None: set val_cfg=dict(type='ValLoop') with "
                               'val_dataloader and val_evaluator, or take the hook out.')
-        if runner.message_hub.runtime_info.get(IMAGES) != self._images(runner):
+        total = len(runner.val_dataloader.dataset)
+        self.images = torch.linspace(0, total - 1, min(self.num_images, total)).long().tolist()
+        if runner.message_hub.runtime_info.get(IMAGES) != self.images:
             self._match(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -63,14 +64,9 @@ class MatchingStabilityHook(Hook):
             f'Matching: {scalars["changed_matches/mean"]:.1%} of the objects have another query '
             f'than an epoch ago, instability {scalars["instability/mean"]:.3f}')
 
-    def _images(self, runner: Runner) -> List[int]:
-        total = len(runner.val_dataloader.dataset)
-        return torch.linspace(0, total - 1, min(self.num_images, total)).long().tolist()
-
     def _match(self, runner: Runner) -> List[Tensor]:
-        images = self._images(runner)
-        matches = match_data_set(runner, images)
-        runner.message_hub.update_info(IMAGES, images)
+        matches = match_data_set(runner, self.images)
+        runner.message_hub.update_info(IMAGES, self.images)
         # Lists, which need no code to be read from a checkpoint
         runner.message_hub.update_info(MATCHES, [x.tolist() for x in matches])
         return matches
@@ -79,12 +75,11 @@ class MatchingStabilityHook(Hook):
 def match_data_set(runner: Runner, images: Sequence[int]) -> List[Tensor]:
     """Match the queries of validation images, see :func:`match_queries`; every rank gets all."""
     model, loader = unwrapped(runner.model), runner.val_dataloader
-    # As many on every rank, for mmengine cuts all results to the shortest; the surplus goes. A
-    # seed, which says nothing here, lets the sampler draw none.
+    # Every rank takes as many images, because mmengine cuts all results to the shortest; the
+    # surplus goes. A seed, without effect here, lets the sampler draw none.
     mine = [images[i] for i in DefaultSampler(images, shuffle=False, seed=0)]
-    was_training = model.training
+    was_training, matches = model.training, []
     model.eval()
-    matches = []
     for first in range(0, len(mine), loader.batch_size):
         batch = [loader.dataset[i] for i in mine[first:first + loader.batch_size]]
         decoded = decode_queries(model, loader.collate_fn(batch))
@@ -99,8 +94,6 @@ def stability_scalars(before: Sequence[Tensor], after: Sequence[Tensor], num_que
     """Make the scalars of the hook by name; arguments as those of :func:`count_changes`."""
     changed = torch.cat([a != b for a, b in zip(before, after)], 1).double().mean(1)
     scores = dict(instability=count_changes(before, after, num_queries), changed_matches=changed)
-    scalars = {}
-    for name, values in scores.items():
-        scalars.update((f'{name}/group{i}', x) for i, x in enumerate(values.tolist()))
-        scalars[f'{name}/mean'] = values.mean().item()
-    return scalars
+    scalars = {f'{name}/group{i}': x for name, values in scores.items()
+               for i, x in enumerate(values.tolist())}
+    return {**scalars, **{f'{name}/mean': x.mean().item() for name, x in scores.items()}}

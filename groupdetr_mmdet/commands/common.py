@@ -7,6 +7,7 @@ from typing import Iterable, Sequence
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..analysis.group_metrics import choose_group, query_group
@@ -67,11 +68,11 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def print_table(header: Sequence, rows: Iterable[Sequence[str]]) -> None:
-    """Print a table, with what rich takes as its columns."""
-    table = Table(*header)
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table of texts."""
+    table = Table(*map(escape, header))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console().print(table)
 
 

@@ -2,19 +2,24 @@
 written after onnxruntime found the same objects in it as PyTorch."""
 import argparse
 from pathlib import Path
-from typing import Any, Dict
 
 from mmdet.registry import MODELS
-from mmengine.config import Config
-from torch import nn
 
 from ..checkpoints.loading import load_weights
 from ..checkpoints.reading import read_checkpoint
 from ..deploy.export import CHECKED_BATCHES, OPSET, OPSETS, check_exportable, export_onnx
 from ..deploy.inference import class_names
+from ..deploy.preprocessing import describe_preprocessing
 from ..errors import ConfigError
 from ..preflight import check_output
 from .common import add_inference_arguments, load_inference_config
+
+# What the file says of its inputs and outputs, besides what it says of preprocessing and classes
+TENSORS = dict(
+    images='float32, NCHW, resized, (pixel - mean) / std, then zeros at the bottom and right '
+    'where images of a batch differ in size',
+    image_sizes='int64, (height, width) of each resized image without the zeros',
+    boxes='xyxy in pixels of the resized image')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,27 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('out', metavar='OUT', help='file to write, *.onnx')
     parser.add_argument('--opset', type=int, default=OPSET, metavar='N', help='version of the '
                         f'operators, {OPSETS[0]} to {OPSETS[-1]} (default: %(default)s)')
-
-
-def describe(cfg: Config, detector: nn.Module, checkpoint: Dict[str, Any],
-             opset: int) -> Dict[str, Any]:
-    """What a user must know to give the model images and read its outputs."""
-    preprocessor = cfg.model.get('data_preprocessor', {})
-    resize = next((step for step in cfg.test_dataloader.dataset.pipeline
-                   if step.type == 'Resize'), {})
-    return dict(
-        classes=class_names(cfg, checkpoint),
-        mean=list(preprocessor.get('mean', [0, 0, 0])),
-        std=list(preprocessor.get('std', [1, 1, 1])),
-        channels='RGB' if preprocessor.get('bgr_to_rgb') else 'BGR',
-        resize=dict(scale=resize.get('scale'), keep_ratio=resize.get('keep_ratio', False)),
-        images='float32, NCHW, resized, (pixel - mean) / std, then zeros at the bottom and right '
-        'where images of a batch differ in size',
-        image_sizes='int64, (height, width) of each resized image without the zeros',
-        boxes='xyxy in pixels of the resized image',
-        model=cfg.model.type,
-        query_group=detector.test_cfg.get('query_group', 0),
-        opset=opset)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -57,8 +41,12 @@ def main(args: argparse.Namespace) -> None:
     detector = MODELS.build(cfg.model)
     check_exportable(detector)
     load_weights(detector, checkpoint, args.checkpoint)
+    metadata = dict(
+        classes=class_names(cfg, checkpoint),
+        **describe_preprocessing(cfg, detector.data_preprocessor), **TENSORS,
+        model=cfg.model.type, query_group=detector.test_cfg.get('query_group', 0),
+        opset=args.opset)
     print('[1/2] Tracing the detector', flush=True)
-    metadata = describe(cfg, detector, checkpoint, args.opset)
     differences = export_onnx(detector, Path(args.out), metadata, args.opset)
     sizes = ', '.join('x'.join(map(str, size)) for batch in CHECKED_BATCHES for size in batch)
     size = Path(args.out).stat().st_size / 2**20

@@ -1,5 +1,5 @@
 """Detect objects in images: writes pictures to DIR/vis and all detections to DIR/results.json, in
-COCO's results format. Exits with status 1 if an image could not be read."""
+COCO's results format. Goes on after an image that fails, and then exits with status 1."""
 import argparse
 import json
 import os.path as osp
@@ -84,18 +84,18 @@ def main(args: argparse.Namespace) -> None:
             if not args.no_vis:
                 inferencer.draw(path, sample, pictures[path])
     write_atomically(out / 'results.json', json.dumps(results).encode())
-    report(args, len(paths), len(results), inferencer.unreadable)
+    report(args, len(paths), len(results), inferencer.failed)
 
 
 def report(args: argparse.Namespace, num_images: int, num_results: int,
-           unreadable: Dict[str, str]) -> None:
-    """Print what was found and what could not be read; exit with status 1 if something was."""
-    num_readable = num_images - len(unreadable)
-    has_pictures = num_readable and not args.no_vis
-    print(f'Found {num_results} objects in {num_readable} images; wrote '
+           failed: Dict[str, str]) -> None:
+    """Print what was found, and which images failed; exit with status 1 if one did."""
+    num_done = num_images - len(failed)
+    has_pictures = num_done and not args.no_vis
+    print(f'Found {num_results} objects in {num_done} images; wrote '
           f'{osp.join(args.out, "results.json")}' +
           (f' and pictures in {osp.join(args.out, "vis")}' if has_pictures else ''))
-    for path, reason in unreadable.items():
+    for path, reason in failed.items():
         print(f'skipped {path}: {reason}', file=sys.stderr)
-    if unreadable:
+    if failed:
         sys.exit(1)

@@ -4,7 +4,8 @@ import glob
 import json
 import os.path as osp
 import re
-from pathlib import Path
+from collections import defaultdict
+from pathlib import Path, PurePath
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import mmcv
@@ -22,8 +23,8 @@ from torch import nn
 from ..checkpoints.convert import COCO_IDS
 from ..checkpoints.loading import load_weights
 from ..checkpoints.reading import read_checkpoint
-from ..errors import ConfigError
 from ..data.images import check_whole, fault
+from ..errors import ConfigError
 from ..preflight import check_path
 
 
@@ -78,7 +79,7 @@ def class_names(cfg: Config, checkpoint: Dict[str, Any]) -> List[str]:
 
 
 class Inferencer(DetInferencer):
-    """``DetInferencer`` that skips unreadable images and refuses weights that do not fit.
+    """``DetInferencer`` that goes on after an image that fails, and refuses weights of others.
 
     Args:
         cfg (Config): Config of the detector.
@@ -87,14 +88,15 @@ class Inferencer(DetInferencer):
 
     Attributes:
         classes (list[str]): Class names by label.
-        unreadable (dict[str, str]): What is wrong with each image that was skipped.
+        failed (dict[str, str]): Why each image was skipped: it cannot be read, or the detector
+            cannot process it.
 
     Raises:
         ConfigError: If the checkpoint cannot be read or does not fit.
     """
 
     def __init__(self, cfg: Config, weights: str, device: Optional[str] = None) -> None:
-        self.unreadable: Dict[str, str] = {}
+        self.failed: Dict[str, str] = {}
         self._weights, self._checkpoint = weights, read_checkpoint(weights)
         cfg = copy.deepcopy(cfg)
         cfg.visualizer = dict(cfg.get('visualizer') or dict(type='DetLocalVisualizer'),
@@ -116,18 +118,26 @@ class Inferencer(DetInferencer):
             meta['palette'] = 'random'  # such as CocoDataset's 80 colors, with more classes
 
     def detect(self, paths: Sequence[str]) -> Iterator[Tuple[str, DetDataSample]]:
-        """Yield path and detections of each image of a batch that is not ``unreadable``."""
+        """Yield path and detections of each image of a batch; ``failed`` has the others."""
         batch = [(path, data) for path in paths if (data := self._load(path)) is not None]
-        if batch:
-            readable, data = self.collate_fn(batch)
-            yield from zip(readable, self.forward(data))
+        if not batch:
+            return
+        readable, data = self.collate_fn(batch)
+        try:
+            found = list(zip(readable, self.forward(data)))
+        except Exception as error:  # such as fewer feature points than queries
+            if len(batch) == 1:
+                self.failed[readable[0]] = str(error) or repr(error)
+                return
+            found = [x for path in readable for x in self.detect([path])]
+        yield from found
 
     def _load(self, path: str) -> Optional[dict]:
         try:
             check_whole(path)
             return self.pipeline(path)
         except Exception as error:
-            self.unreadable[path] = fault(path, error)
+            self.failed[path] = fault(path, error)
             return None
 
     def draw(self, path: str, sample: DetDataSample, out_file: str) -> None:
@@ -154,24 +164,25 @@ def find_labels(wanted: Sequence[str], classes: Sequence[str]) -> List[int]:
 
 
 class CocoIds:
-    """The ids that COCO's results format wants.
+    """The ids of images and categories in COCO's results format.
 
     Args:
         classes (Sequence[str]): Class names by label.
         paths (Sequence[str]): All images.
-        ann_file (str, optional): COCO annotations that say the ids of images, by their file names,
-            and of categories, by their names. Without it, an image's id is the number that its
-            name is, as in COCO, or its position from 1 where not all names are different numbers;
-            a category's id is COCO's own for COCO's classes, and otherwise its label plus 1.
+        ann_file (str, optional): COCO annotations with the ids of images, by their file names, and
+            of categories, by their names. Without it, an image's id is the number that its name
+            is, as in COCO, or its position from 1 where not all names are different numbers; a
+            category's id is COCO's own for COCO's classes, and otherwise its label plus 1.
 
     Raises:
-        ConfigError: If the annotations lack an image or a class.
+        ConfigError: If the annotations lack an image or a class, or one of their images fits two
+            of ``paths``.
     """
 
     def __init__(self, classes: Sequence[str], paths: Sequence[str],
                  ann_file: Optional[str] = None) -> None:
         if ann_file:
-            self.images, self.categories = self._annotated(classes, paths, ann_file)
+            self.images, self.categories = annotated_ids(classes, paths, ann_file)
             return
         stems = [Path(path).stem for path in paths]
         numbers = {int(stem) for stem in stems if re.fullmatch(r'[0-9]+', stem)}
@@ -181,31 +192,48 @@ class CocoIds:
         is_coco = tuple(classes) == CocoDataset.METAINFO['classes']
         self.categories = COCO_IDS if is_coco else range(1, len(classes) + 1)
 
-    @staticmethod
-    def _annotated(classes: Sequence[str], paths: Sequence[str],
-                   ann_file: str) -> Tuple[Dict[str, int], Sequence[int]]:
-        check_path('--ann-file', ann_file)
-        try:
-            coco = json.loads(Path(ann_file).read_text())
-            images = {Path(x['file_name']).name: x['id'] for x in coco['images']}
-            categories = {x['name']: x['id'] for x in coco['categories']}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f'--ann-file {ann_file} is not in COCO format ({error!r}): name a '
-                              'file with images and categories, or leave it out.') from error
-        lacking = ([path for path in paths if Path(path).name not in images] +
-                   [name for name in classes if name not in categories])
-        if lacking:
-            raise ConfigError(f'--ann-file {ann_file} has no {lacking[0]}: name the annotations '
-                              'of these images and classes, or leave it out.')
-        return ({path: images[Path(path).name] for path in paths},
-                [categories[name] for name in classes])
-
     def results(self, path: str, instances: InstanceData) -> List[Dict[str, Any]]:
         """Detections of an image, boxes as (x, y, width, height) in pixels."""
         boxes = instances.bboxes.cpu()
-        columns = dict(
-            image_id=[self.images[path]] * len(boxes),
-            category_id=[self.categories[label] for label in instances.labels.tolist()],
-            bbox=torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist(),
-            score=instances.scores.tolist(), file_name=[Path(path).name] * len(boxes))
-        return [dict(zip(columns, row)) for row in zip(*columns.values())]
+        boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+        return [dict(image_id=self.images[path], category_id=self.categories[label], bbox=box,
+                     score=score, file_name=Path(path).name)
+                for label, box, score in zip(*map(torch.Tensor.tolist, (
+                    instances.labels, boxes, instances.scores)))]
+
+
+def annotated_ids(classes: Sequence[str], paths: Sequence[str],
+                  ann_file: str) -> Tuple[Dict[str, int], Sequence[int]]:
+    """Return the ids that annotations give to images, by path, and to categories, by label.
+
+    An image is the one of its name; of several the one whose folders are the path's last ones.
+    """
+    check_path('--ann-file', ann_file)
+    named = defaultdict(list)  # name of an image -> its folders, the last one first, and its id
+    try:
+        coco = json.loads(Path(ann_file).read_text())
+        for image in coco['images']:
+            *folders, name = PurePath(image['file_name']).parts
+            named[name].append((folders[::-1], image['id']))
+        categories = {x['name']: x['id'] for x in coco['categories']}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f'--ann-file {ann_file} is not in COCO format ({error!r}): name a '
+                          'file with images and categories, or leave it out.') from error
+    lacking = ([path for path in paths if Path(path).name not in named] +
+               [name for name in classes if name not in categories])
+    if lacking:
+        raise ConfigError(f'--ann-file {ann_file} has no {lacking[0]}: name the annotations '
+                          'of these images and classes, or leave it out.')
+    images: Dict[str, int] = {}
+    taken: Dict[int, str] = {}
+    for path in paths:
+        *folders, name = PurePath(osp.abspath(path)).parts
+        shared = [(len(osp.commonprefix([own, folders[::-1]])), i) for own, i in named[name]]
+        best = [i for count, i in shared if count == max(n for n, _ in shared)]
+        if len(best) > 1 or best[0] in taken:
+            other = f'and {taken[best[0]]} are' if best[0] in taken else 'is'
+            raise ConfigError(f'--ann-file {ann_file} does not tell which image {path} {other}: '
+                              'keep the folders of file_name, or leave it out.')
+        images[path] = best[0]
+        taken[best[0]] = path
+    return images, [categories[name] for name in classes]

@@ -3,7 +3,6 @@ import copy
 import json
 import math
 from pathlib import Path
-from typing import Union
 
 import pytest
 import torch
@@ -148,29 +147,30 @@ def test_the_metric_asks_for_each_group():
         evaluate(dict(type='GroupCocoMetric'), [dict(img_id=0, pred_instances={})])
 
 
+@pytest.mark.parametrize('changes', [
+    dict(type='mmdet.CocoMetric', metric=['proposal']),
+    dict(type=CocoMetric, metric_items=['mAP_50'], format_only=True)])
+def test_the_boxes_of_every_group_are_evaluated_whatever_a_config_evaluates(
+        tiny_coco: Path, changes: dict):
+    cfg = tiny_config(tiny_coco)
+    cfg.model.pop('num_query_groups')
+    cfg.test_evaluator.update(changes)
+    evaluate_each_group(cfg)
+    metric = METRICS.build(cfg.test_evaluator)
+    assert isinstance(metric, GroupCocoMetric) and 'bbox' in metric.metrics
+    assert metric.metric_items is None and not metric.format_only
+    assert cfg.model.test_cfg.each_group
+
+
 @pytest.mark.parametrize('change, error', [
     ({'model.type': 'ConditionalDETR'}, 'model.type=ConditionalDETR has no groups of queries'),
     ({'test_evaluator.type': 'VOCMetric'}, 'must have one CocoMetric, and has 0'),
-    ({'test_evaluator.metric': 'proposal'}, 'metric=proposal leaves out the AP of boxes'),
-    ({'test_evaluator.metric_items': ['mAP_50']}, "metric_items=.'mAP_50'. leaves out the AP"),
-    ({'test_evaluator.format_only': True}, 'set test_evaluator.format_only to False'),
 ])
-def test_configs_without_groups_or_metric(tiny_coco: Path, change: dict, error: str):
+def test_no_groups_or_no_metric_of_coco(tiny_coco: Path, change: dict, error: str):
     cfg = tiny_config(tiny_coco)
     cfg.merge_from_dict(change)
     with pytest.raises(ConfigError, match=f'^WORK_DIR: .*{error}'):
         evaluate_each_group(cfg, 'WORK_DIR')
-
-
-@pytest.mark.parametrize('metric', ['mmdet.CocoMetric', CocoMetric])
-def test_configs_that_leave_much_to_defaults(tiny_coco: Path, metric: Union[str, type]):
-    """Of K, and of the scope of the metric."""
-    cfg = tiny_config(tiny_coco)
-    cfg.model.pop('num_query_groups')
-    cfg.test_evaluator.update(type=metric, metric=['bbox', 'proposal'])
-    evaluate_each_group(cfg)
-    assert isinstance(METRICS.build(cfg.test_evaluator), GroupCocoMetric)
-    assert cfg.model.test_cfg.each_group
 
 
 def test_the_best_group_is_recorded_beside_its_weights(tmp_path: Path):
@@ -202,20 +202,6 @@ def test_test_command_evaluates_all_groups(tiny_coco: Path, tmp_path: Path,
     out, err = capfd.readouterr()
     assert f'Wrote {tmp_path}/weights.groups.json' in out
     assert '| median |' in out + err and 'coco/best_query_group' in out + err
-
-
-@pytest.mark.parametrize('command', [
-    'convert_checkpoint {config} {checkpoint} {out} --to mmdet',
-    'predict {config} {config} {checkpoint} --out {out}',
-    'export_onnx {config} {checkpoint} {out}.onnx',
-])
-def test_commands_ask_for_the_record(command: str, tiny_config_file: Path, tmp_path: Path,
-                                     capfd: pytest.CaptureFixture):
-    checkpoint = tmp_path / 'weights.pth'
-    torch.save(dict(state_dict={}), checkpoint)
-    words = command.format(config=tiny_config_file, checkpoint=checkpoint, out=tmp_path / 'out')
-    assert run_tool(*words.split(), '--query-group', 'best') == 2
-    assert 'weights.groups.json beside the checkpoint has no metrics' in capfd.readouterr().err
 
 
 def test_training_config_evaluates_all_groups(evaluated: Config, tmp_path: Path):

@@ -100,39 +100,6 @@ def test_an_ablation_has_no_groups_to_show(tmp_path: Path, changes: dict):
     assert 'Every group of queries' not in page.texts and 'Queries' not in page.texts
 
 
-@pytest.mark.parametrize('args, error', [
-    (['--labels', 'one'], None),
-    (['--labels', 'one', 'two'], '--labels: 2 labels for 1 runs'),
-    (['--checkpoint', 'nowhere.pth'], 'nowhere.pth does not exist'),
-    (['--out', '.'], 'is a folder and must be a file'),
-])
-def test_mistakes(work_dir: Path, tmp_path: Path, args: list, error: str,
-                  capfd: pytest.CaptureFixture):
-    status = run_tool('report', work_dir, '--out', tmp_path / 'report.html', *args)
-    assert status == (0 if error is None else 2)
-    if error:
-        assert error in capfd.readouterr().err
-
-
-def test_a_work_directory_without_checkpoint(work_dir: Path, tmp_path: Path,
-                                             capfd: pytest.CaptureFixture):
-    shutil.copytree(work_dir, tmp_path / 'work', ignore=shutil.ignore_patterns('*.pth', 'last_*'))
-    assert run_tool('report', tmp_path / 'work') == 2
-    assert 'has no checkpoint that last_checkpoint names' in capfd.readouterr().err
-
-
-def test_a_training_with_as_many_groups_as_the_detector_chooses(work_dir: Path, tmp_path: Path):
-    folder = tmp_path / 'work'
-    shutil.copytree(work_dir, folder)
-    file, = folder.glob('*/vis_data/config.py')
-    cfg = Config.fromfile(file)
-    cfg.model.pop('num_query_groups')
-    cfg.dump(file)
-    assert run_tool('report', folder) == 0
-    assert any(text.startswith('11 groups of 10 queries')
-               for text in Page((folder / 'report.html').read_text()).texts)
-
-
 def test_a_training_of_several_processes_and_later_tests(report: Path, work_dir: Path,
                                                          tmp_path: Path):
     """The launcher is not there any more, and the config of a test is not the training's."""

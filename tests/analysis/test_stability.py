@@ -18,7 +18,7 @@ from mmengine.structures import InstanceData
 from tiny import tiny_config
 
 from groupdetr_mmdet.analysis.queries import (DecodedQueries, count_changes, decode_queries,
-                                              detections, ground_truth, match_queries, to_pixels)
+                                              detections, match_queries, to_pixels)
 from groupdetr_mmdet.analysis.stability import stability_scalars
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.group_queries import GroupQueries
@@ -111,7 +111,7 @@ def test_naive_one_to_many_matches_have_no_stability():
     _, samples = make_batch()
     boxes = torch.rand(2, K * N, 4)
     decoded = DecodedQueries(torch.randn(2, K * N, 5), boxes, None, samples)
-    with pytest.raises(ConfigError, match='any number of queries of a group'):
+    with pytest.raises(ConfigError, match='OneToManyHungarianAssigner'):
         match_queries(build(config), decoded)
 
 
@@ -133,13 +133,6 @@ def test_boxes_are_those_of_the_original_image():
         to_pixels(samples[0], box), torch.tensor([[40., 90, 60, 110]]))
     torch.testing.assert_close(to_pixels(samples[1], box) / 96, bbox_cxcywh_to_xyxy(
         box * torch.tensor([64, 96, 64, 96])) / 96)
-
-
-def test_a_pipeline_without_annotations():
-    _, samples = make_batch()
-    del samples[0].gt_instances
-    with pytest.raises(ConfigError, match="add dict\\(type='LoadAnnotations'"):
-        ground_truth(samples[0])
 
 
 def train(cfg: Config, folder: Path, **changes) -> list:
@@ -187,17 +180,3 @@ def test_resumed_with_other_images_the_hook_starts_anew(tiny_coco: Path, tmp_pat
                     custom_hooks=[dict(type='MatchingStabilityHook', num_images=4)])
     score, = (entry for entry in resumed if 'instability/mean' in entry)
     assert score['instability/mean'] == score['changed_matches/mean'] == 0
-
-
-def test_hook_without_validation_images(tiny_coco: Path, tmp_path: Path):
-    cfg = tiny_config(tiny_coco)
-    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    with pytest.raises(ConfigError, match="val_cfg is None: set val_cfg=dict\\(type='ValLoop'"):
-        train(cfg, tmp_path, custom_hooks=[dict(type='MatchingStabilityHook')])
-
-
-def test_hook_names_a_detector_without_groups(tiny_coco: Path, tmp_path: Path):
-    cfg = tiny_config(tiny_coco, num_query_groups=None)
-    hooks = [dict(type='MatchingStabilityHook')]
-    with pytest.raises(ConfigError, match='MatchingStabilityHook knows no ConditionalDETR'):
-        train(cfg, tmp_path, custom_hooks=hooks)

@@ -1,0 +1,77 @@
+"""What happens to an image before it goes into an exported detector, as the file describes it."""
+import tempfile
+from pathlib import Path
+from typing import Any, Dict
+
+import cv2
+import mmdet.datasets.transforms
+import numpy as np
+from mmcv import transforms
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from torch import nn
+
+from ..errors import ConfigError
+
+RESIZES = tuple(x.Resize._resize_img for x in (transforms, mmdet.datasets.transforms))
+SIZES = 2 * ((480, 640), (333, 500), (640, 426), (97, 131))  # (h, w); twice: a step may be random
+
+
+def describe_preprocessing(cfg: Config, preprocessor: nn.Module) -> Dict[str, Any]:
+    """Describe a config's test pipeline and data preprocessor, and compare both with what they do.
+
+    Returns:
+        dict: ``mean`` and ``std`` of the channels, ``channels``, which is 'RGB' or 'BGR', and
+        ``resize``, a dict of ``scale``, (width, height) or None, and ``keep_ratio``.
+
+    Raises:
+        ConfigError: If they do something else to an image.
+    """
+    steps = Compose(cfg.test_dataloader.dataset.pipeline)
+    steps.transforms = [x for x in steps.transforms if not isinstance(
+        x, transforms.LoadAnnotations)]
+    settings, resize = cfg.model.get('data_preprocessor') or {}, dict(scale=None, keep_ratio=False)
+    for step in steps.transforms:
+        if isinstance(step, transforms.RandomChoiceResize) and len(step.scales) == 1:
+            step.resize.scale, step = step.scales[0], step.resize
+        if getattr(type(step), '_resize_img', None) in RESIZES:
+            resize = dict(scale=step.scale, keep_ratio=step.keep_ratio)
+    description = dict(
+        mean=list(settings.get('mean') or [0] * 3), std=list(settings.get('std') or [1] * 3),
+        channels='RGB' if settings.get('bgr_to_rgb') or settings.get('rgb_to_bgr') else 'BGR',
+        resize=resize)
+    for size in SIZES:
+        image = np.random.default_rng(0).integers(256, size=(*size, 3), dtype=np.uint8)
+        wanted = preprocess(image, description)
+        try:
+            given, reason = run_pipeline(steps, preprocessor, image), ''
+        except Exception as error:  # of any step
+            given, reason = np.empty(0), f' ({error})'
+        if given.shape != wanted.shape or not np.allclose(given, wanted, atol=1e-3):
+            names = ', '.join(type(x).__name__ for x in steps.transforms)
+            raise ConfigError(
+                f'test_dataloader.dataset.pipeline ({names}) and model.data_preprocessor do more '
+                'to an image than the file can describe, which is one Resize to a scale, RGB or '
+                f'BGR, mean and std{reason}: change them for the export.')
+    return description
+
+
+def run_pipeline(steps: Compose, preprocessor: nn.Module, image: np.ndarray) -> np.ndarray:
+    """Return what the detector gets of a BGR image (h, w, 3), shape (channels, h, w)."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, 'image.png'))
+        cv2.imwrite(path, image)
+        data = steps(dict(img_path=path, img=image, img_id=0))
+    return preprocessor(pseudo_collate([data]), False)['inputs'][0].numpy()
+
+
+def preprocess(image: np.ndarray, description: Dict[str, Any]) -> np.ndarray:
+    """Do as the description says, and as ``examples/detect_onnx.py``; shapes as above."""
+    height, width = image.shape[:2]
+    size = tuple(description['resize']['scale'] or (width, height))
+    if description['resize']['keep_ratio']:
+        ratio = min(max(size) / max(height, width), min(size) / min(height, width))
+        size = int(width * ratio + .5), int(height * ratio + .5)
+    resized = cv2.resize(image, size)[..., ::-1 if description['channels'] == 'RGB' else 1]
+    pixels = (resized - np.float32(description['mean'])) / np.float32(description['std'])
+    return pixels.transpose(2, 0, 1)
