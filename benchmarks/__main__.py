@@ -9,7 +9,7 @@ import argparse
 import itertools
 from typing import List, Optional, Tuple
 
-from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.commands.cli import end_in_one_line
 from groupdetr_mmdet.errors import ConfigError
 
 from .arguments import RUNNING, load_config, make_parser, positive, prepare
@@ -97,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    end_mistakes(main)
+    end_in_one_line(main)

@@ -11,8 +11,8 @@ from mmengine.registry import init_default_scope
 
 from groupdetr_mmdet.commands.common import CONFIG, add_cfg_options
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.config import merge_options, read_config
-from groupdetr_mmdet.preflight import check_groups, check_output
+from groupdetr_mmdet.io import check_output
+from groupdetr_mmdet.config import check_groups, merge_options, read_config
 
 
 def positive(text: str) -> int:

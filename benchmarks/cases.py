@@ -2,10 +2,10 @@
 import contextlib
 import copy
 import functools
-import inspect
 import logging
 from dataclasses import dataclass
 from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple
+from unittest import mock
 
 import torch
 from mmcv.ops import multi_scale_deform_attn
@@ -18,8 +18,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.group_detector import replaced_items
-from groupdetr_mmdet.config_check import iter_dicts
+from groupdetr_mmdet.config import iter_dicts
+from groupdetr_mmdet.ops.deformable import MemorySavingAttention
 
 from . import plain  # noqa: F401, registers the baseline
 from .measure import Stopwatch, peak_memory
@@ -295,6 +295,5 @@ class Benchmark:
 
 def mmcv_attention() -> ContextManager:
     """Let deformable attention run as without this package, where no compiled kernel is."""
-    name = 'multi_scale_deformable_attn_pytorch'
-    theirs = inspect.unwrap(getattr(multi_scale_deform_attn, name))
-    return replaced_items((vars(multi_scale_deform_attn), {name: theirs}))
+    return mock.patch.object(MemorySavingAttention, 'forward',
+                             multi_scale_deform_attn.MultiScaleDeformableAttention.forward)

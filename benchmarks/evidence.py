@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from groupdetr_mmdet.analysis.runs import AP, read_run
 from groupdetr_mmdet.checkpoints.named import find_checkpoint, last_checkpoint
-from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.commands.cli import end_in_one_line
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.config import read_config
 from groupdetr_mmdet.io import write_atomically
@@ -250,4 +250,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    end_mistakes(main)
+    end_in_one_line(main)

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from groupdetr_mmdet.analysis.plots import line_style
-from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.commands.cli import end_in_one_line
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.io import write_atomically
 
@@ -149,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    end_mistakes(main)
+    end_in_one_line(main)

@@ -17,7 +17,7 @@ from torch import nn
 
 from groupdetr_mmdet.checkpoints.convert import convert
 from groupdetr_mmdet.checkpoints.stock import stock_model
-from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.commands.cli import end_in_one_line
 from groupdetr_mmdet.deploy.export import (CHECKED_BATCHES, check_onnx, detect, export_onnx,
                                            largest_differences, openvino_model, random_batch)
 from groupdetr_mmdet.errors import ConfigError
@@ -130,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    end_mistakes(main)
+    end_in_one_line(main)

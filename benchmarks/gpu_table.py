@@ -9,7 +9,7 @@ from typing import Any, ContextManager, Dict, List, NamedTuple, Optional
 import torch
 from mmengine.config import Config
 
-from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.commands.cli import end_in_one_line
 from groupdetr_mmdet.group_detector import replaced_items
 from groupdetr_mmdet.io import write_atomically
 from groupdetr_mmdet.ops import deformable
@@ -122,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    end_mistakes(main)
+    end_in_one_line(main)

@@ -12,7 +12,7 @@ from torch import nn
 
 from groupdetr_mmdet.checkpoints.loading import load_weights
 from groupdetr_mmdet.checkpoints.reading import read_checkpoint
-from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.commands.cli import end_in_one_line
 from groupdetr_mmdet.deploy.export import (OnnxDetector, detect, export_onnx,
                                            onnxruntime_model, openvino_model, random_batch)
 from groupdetr_mmdet.errors import ConfigError
@@ -134,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    end_mistakes(main)
+    end_in_one_line(main)

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
 from groupdetr_mmdet.analysis.plots import line_style, prepare_picture, save_picture
-from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.commands.cli import end_in_one_line
 from groupdetr_mmdet.errors import ConfigError
 
 from .arguments import make_parser
@@ -107,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    end_mistakes(main)
+    end_in_one_line(main)

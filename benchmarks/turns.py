@@ -6,8 +6,8 @@ from typing import List, Tuple
 
 from mmengine.config import Config
 
-from groupdetr_mmdet.commands.cli import end_mistakes
-from groupdetr_mmdet.preflight import check_output
+from groupdetr_mmdet.commands.cli import end_in_one_line
+from groupdetr_mmdet.io import check_output
 
 from .arguments import RUNNING, load_config, make_parser, prepare
 from .cases import Case, Shapes
@@ -79,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    end_mistakes(main)
+    end_in_one_line(main)

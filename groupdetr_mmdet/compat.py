@@ -1,37 +1,25 @@
 """What the installed torch, mmcv and mmengine need before mmdet can be used.
 
 ``apply`` runs once in every process that imports the package, before anything of
-``mmdet.models`` is imported. It is the only place that asks what is installed.
+``mmdet.models`` is imported. It changes nothing of another detector's results.
 """
-import atexit
 import functools
-import gc
 import importlib.util
 import sys
-import time
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any, Callable, List, Tuple
 
 import mmcv
-import mmengine
-import mmengine.dist.utils as dist_utils
 import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.device import get_device
 from mmengine.logging import HistoryBuffer
-from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import checkpoint
 from mmengine.utils import digit_version
 from torch import Tensor
-
-from .errors import ConfigError, warn_once
-from .ops.deformable import deformable_attention
-from .ops.kernels import attention_kernel
 
 NO_COMPILED_OPS = (
     f'mmcv {mmcv.__version__} is installed without its compiled ops; to get them, install the '
@@ -42,34 +30,14 @@ NO_COMPILED_OPS = (
 @functools.cache
 def apply() -> None:
     """Make the installed libraries fit together. Calling it again does nothing."""
-    # `_base_ = 'groupdetr_mmdet::group_detr/NAME.py'` finds the configs of this package. mmengine
-    # takes a distribution to lie in site-packages, which is wrong of an editable installation, but
-    # it asks Python where a module lies.
+    # Let `_base_ = 'groupdetr_mmdet::group_detr/NAME.py'` find the configs of this package:
+    # mmengine looks for a distribution in site-packages, which misses an editable installation,
+    # but for a module where Python finds it.
     MODULE2PACKAGE['groupdetr_mmdet'] = 'groupdetr_mmdet.registry'
     if digit_version(torch.__version__) >= digit_version('2.6.0'):
         allow_mmengine_checkpoints()
-    if get_device() == 'cpu':
-        train_with_gloo()
     if importlib.util.find_spec('mmcv._ext') is None:
         replace_compiled_ops()
-    save_memory_of_attention()
-    if importlib.util.find_spec('torchvision') is None:
-        checkpoint.get_torchvision_models = TorchvisionModels
-
-
-# torchvision://, as the configs of mmdet say their backbones, without torchvision
-
-
-class TorchvisionModels(dict):
-    """Addresses of torchvision's weights by their names, those that mmengine itself knows."""
-
-    def __init__(self) -> None:
-        file = Path(mmengine.__path__[0], 'hub', 'torchvision_0.12.json')
-        super().__init__(mmengine.load(file))
-
-    def __missing__(self, name: str) -> str:
-        raise ConfigError(f'torchvision://{name} is not known without torchvision: install it, or '
-                          'write the address of the weights themselves.')
 
 
 # mmcv without its compiled half
@@ -103,20 +71,6 @@ def replace_compiled_ops() -> None:
     focal_loss._sigmoid_focal_loss = functools.partial(
         pytorch_focal_loss, focal_loss.py_sigmoid_focal_loss)
     multi_scale_deform_attn.IS_CUDA_AVAILABLE = False
-
-
-def save_memory_of_attention() -> None:
-    """Let deformable attention in PyTorch, wherever no compiled kernel is, need less memory."""
-    from mmcv.ops import multi_scale_deform_attn as module
-    own = module.multi_scale_deformable_attn_pytorch
-
-    @functools.wraps(own)
-    def attention(value: Tensor, *args) -> Tensor:
-        if value.is_cuda and attention_kernel() is None:
-            warn_once(f'Deformable attention runs as slower PyTorch code: {NO_COMPILED_OPS}')
-        return deformable_attention(own, value, *args)
-
-    module.multi_scale_deformable_attn_pytorch = attention
 
 
 def pytorch_focal_loss(py_sigmoid_focal_loss: Callable, pred: Tensor, target: Tensor,
@@ -165,50 +119,3 @@ def history_buffer_method(owner: Any, name: str) -> Callable:
     if owner is not HistoryBuffer or name.startswith('_'):
         raise UnpicklingError(f'A checkpoint may not read the attribute {name} of {owner}.')
     return getattr(owner, name)
-
-
-# mmengine's launchers on a machine without CUDA
-
-
-def train_with_gloo() -> None:
-    """Let mmengine's launchers run on the CPU.
-
-    mmengine selects a CUDA device and the nccl backend in any process that a launcher starts,
-    and gives ``device_ids`` to the distributed model, which must have none on the CPU.
-    """
-    for name in ('_init_dist_pytorch', '_init_dist_mpi', '_init_dist_slurm'):
-        setattr(dist_utils, name, init_on_cpu(getattr(dist_utils, name)))
-    init_model = MMDistributedDataParallel.__init__
-
-    @functools.wraps(init_model)
-    def init_without_device_ids(*args, device_ids: Any = None, **kwargs) -> None:
-        init_model(*args, **kwargs)
-
-    MMDistributedDataParallel.__init__ = init_without_device_ids
-
-
-def init_on_cpu(init: Callable) -> Callable:
-    """Wrap a launcher's set-up to select no CUDA device, and gloo in the place of nccl."""
-
-    @functools.wraps(init)
-    def wrapper(backend: str, *args, **kwargs) -> None:
-        set_device, torch.cuda.set_device = torch.cuda.set_device, lambda device: None
-        try:
-            init('gloo' if backend == 'nccl' else backend, *args, **kwargs)
-        finally:
-            torch.cuda.set_device = set_device
-        atexit.register(leave_process_group)
-
-    return wrapper
-
-
-def leave_process_group() -> None:
-    """End gloo's threads: one that frees a tensor when the interpreter ends aborts the process.
-
-    They end with the last reference to the group. A distributed model holds one; if it outlives
-    this call, its threads get the time to free what they hold.
-    """
-    if torch.distributed.is_initialized():
-        gc.collect()  # models are in reference cycles
-        torch.distributed.destroy_process_group()
-        time.sleep(0.1)

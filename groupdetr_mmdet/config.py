@@ -1,18 +1,25 @@
-"""The configs that come with the package, by name."""
+"""Configs: find them by path or name, read them, merge options, find the nearest known name."""
 import difflib
+import inspect
 import os.path as osp
+import re
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from types import FrameType
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
+from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
 
-from .errors import ConfigError
-from .config_check import check_option
+from .errors import ConfigError, first_line, warn_once
+from .group_detector import GroupDetector
 from .io import irregular
 
 WEIGHTS = ('.pth', '.pt', '.ckpt', '.safetensors')
 SHIPPED = Path(__file__).parent / '.mim/configs/group_detr'
+# Parts of a config that somebody reads
+PARTS = {*inspect.signature(Runner).parameters, 'runner_type', 'allow_missing'}
 
 
 def shipped_configs() -> Dict[str, Path]:
@@ -39,10 +46,10 @@ def find_config(config: str, key: str = 'CONFIG') -> str:
     name = name if name in shipped else by_stem.get(name)
     if name:
         return str(shipped[name])
-    near = difflib.get_close_matches(Path(config).stem, by_stem, n=1)
-    nearest = f': the nearest name is {by_stem[near[0]]}' if near else ''
+    near = nearest(Path(config).stem, by_stem)
     raise ConfigError(f'{key}: {config} does not exist; put it there, correct the path, or name '
-                      f'a shipped config{nearest}.')
+                      'a shipped config' + (f': the nearest name is {by_stem[near]}.' if near else
+                                            '.'))
 
 
 def read_config(config: str, key: str = 'CONFIG') -> Config:
@@ -57,10 +64,10 @@ def read_config(config: str, key: str = 'CONFIG') -> Config:
     except ConfigError:
         raise
     except Exception as error:
-        swapped = '; are CONFIG and CHECKPOINT swapped?' if path.endswith(WEIGHTS) else ''
-        lines = [line for line in str(error).splitlines() if line.strip()] or ['']
-        raise ConfigError(f'{key}: {path} is not a config ({type(error).__name__}: {lines[0]})'
-                          f'{swapped or ": correct the file or name another."}') from error
+        fix = ('; are CONFIG and CHECKPOINT swapped?' if path.endswith(WEIGHTS) else
+               ': correct the file or name another.')
+        raise ConfigError(f'{key}: {path} is not a config ({type(error).__name__}: '
+                          f'{first_line(error)}){fix}') from error
 
 
 class Options(DictAction):
@@ -79,11 +86,101 @@ class Options(DictAction):
 
 
 def merge_options(cfg: Config, options: Optional[Dict[str, Any]]) -> None:
-    """Let options override a config, each of a part that there is."""
+    """Let options override a config, in place.
+
+    Raises:
+        ConfigError: If the config has no such place, or nobody could read the option.
+    """
     for key, value in (options or {}).items():
         check_option(cfg, key)
         try:
             cfg.merge_from_dict({key: value})
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f'--cfg-options {key}: the config has no such place '
-                              f'({str(error).splitlines()[0]}); correct the key.') from error
+                              f'({first_line(error)}); correct the key.') from error
+
+
+def check_option(cfg: Config, key: str) -> None:
+    """Refuse an option that would only make a variable which nobody reads."""
+    part = key.split('.')[0]
+    if part == 'custom_imports':
+        raise ConfigError(f'--cfg-options {key}: mmengine imports while it reads the file: write '
+                          'custom_imports into the file.')
+    if part not in PARTS and part not in cfg:
+        near = nearest(part, {*PARTS, *cfg})
+        if near:
+            raise ConfigError(f'--cfg-options {key}: the config has no {part}; the nearest name '
+                              f'is {near}: correct it.')
+        warn_once(f'--cfg-options {key}: the config has no {part}, and nobody may read it.')
+
+
+def nearest(name: Any, known: Iterable[str]) -> Optional[str]:
+    """The known name that was probably meant, None where none is near."""
+    return next(iter(difflib.get_close_matches(str(name), sorted(set(known)), n=1)), None)
+
+
+def hint(words: str, stack: Sequence[FrameType]) -> str:
+    """The end of a library's message about an unknown key or type: the nearest known name.
+
+    Args:
+        words (str): The message.
+        stack (Sequence[FrameType]): The calls that led to it, the innermost last.
+
+    Returns:
+        str: '' where no name is near. For a key of this package in a stock detector, the detector
+        with groups.
+    """
+    builds = [frame.f_locals for frame in stack if frame.f_code.co_name == 'build_from_cfg']
+    built = builds[-1].get('obj_cls') if builds else None
+    if key := re.search(r"([\w.]+)\(\) got an unexpected keyword argument '(\w+)'", words):
+        grouped = MODELS.module_dict.get(f'Group{getattr(built, "__name__", "")}')
+        if key[2] in parameters(grouped):
+            return f"; set model.type='{grouped.__name__}'"
+        seen = (*stack[-1].f_globals.values(), *stack[-1].f_locals.values(), built)
+        known = {name for x in seen if inspect.isclass(x) for base in x.__mro__
+                 if base.__name__ == key[1].split('.')[0] for name in parameters(x)}
+        near = nearest(key[2], known)
+    elif (kind := re.search(r"'?(\S+) is not in the \S+ registry", words)) and builds:
+        root = builds[-1]['registry']
+        while root.parent is not None:
+            root = root.parent
+        near = nearest(kind[1], (name for x in (root, *root.children.values())
+                                 for name in x.module_dict))
+    else:
+        return ''
+    return f'; the nearest name is {near}' if near else ''
+
+
+def parameters(cls: Optional[type]) -> Set[str]:
+    """Names of the parameters of a class and of the classes it inherits from."""
+    inits = (vars(base).get('__init__') for base in getattr(cls, '__mro__', ()))
+    return {name for init in inits if inspect.isfunction(init)
+            for name in inspect.signature(init).parameters}
+
+
+def iter_dicts(value: Any, key: str) -> Iterator[Tuple[str, dict]]:
+    """Yield the key and the content of every dict inside a part of a config, the part first."""
+    if isinstance(value, dict):
+        yield key, value
+        for name, inner in value.items():
+            yield from iter_dicts(inner, f'{key}.{name}')
+    elif isinstance(value, (list, tuple)):
+        for i, inner in enumerate(value):
+            yield from iter_dicts(inner, f'{key}[{i}]')
+
+
+def check_groups(key: str, model: Optional[dict]) -> None:
+    """Check that a model is a detector with groups of queries, of whatever K.
+
+    Args:
+        key (str): Argument that asks for groups, for the message.
+        model (dict, optional): Config of the model.
+
+    Raises:
+        ConfigError: If it is another detector.
+    """
+    name = (model or {}).get('type')
+    detector = MODELS.get(name) if isinstance(name, str) else name
+    if not (inspect.isclass(detector) and issubclass(detector, GroupDetector)):
+        raise ConfigError(f'{key}: model.type={name} has no groups of queries; choose a '
+                          'config of a detector with groups, such as GroupConditionalDETR.')

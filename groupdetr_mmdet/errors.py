@@ -1,15 +1,15 @@
 """What a user is told: errors of one sentence, and warnings."""
 import functools
 import logging
+import traceback
 
 from mmengine.logging import print_log
 
 
 class ConfigError(ValueError):
-    """A mistake in a config or its data, told in one sentence.
+    """A user's error in a config or its data, as one sentence with the value, the key and the fix.
 
-    The sentence names the value, the config key and the fix. The tools print it without a
-    traceback and exit with status 2.
+    The commands print it without a traceback and exit with status 2.
     """
 
 
@@ -17,3 +17,12 @@ class ConfigError(ValueError):
 def warn_once(message: str) -> None:
     """Log a warning, once in a process."""
     print_log(message, logger='current', level=logging.WARNING)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message; for a bare assertion, its condition."""
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    lines = str(text).strip().splitlines()
+    if not lines and isinstance(error, AssertionError) and error.__traceback__:
+        lines = [traceback.extract_tb(error.__traceback__)[-1].line or '']
+    return (lines[0] if lines and lines[0] else type(error).__name__)[:300].rstrip(' .:')

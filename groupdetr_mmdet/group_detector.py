@@ -5,7 +5,7 @@ import math
 from typing import Any, ContextManager, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 import torch
-from mmdet.registry import TASK_UTILS
+from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures import SampleList
 from mmdet.utils import ConfigType, OptConfigType
 from mmengine.config import ConfigDict
@@ -17,6 +17,7 @@ from .assigner import GroupHungarianAssigner
 from .attention import group_self_attention
 from .errors import ConfigError
 from .groups import check_num_query_groups
+from .ops.deformable import save_memory
 from .turns import ALL_AT_ONCE, AllGroups, check_groups_at_once, losses_in_turns
 
 ALL_GROUPS = 'all'  # as test_cfg.query_group
@@ -74,6 +75,9 @@ class GroupDetector(DecodedGroups):
     def __init__(self, *, num_query_groups: int = 11, train_cfg: OptConfigType = None,
                  test_cfg: OptConfigType = None, new_group_noise: float = 0.02, **kwargs) -> None:
         self.num_query_groups = check_num_query_groups(num_query_groups)
+        if type(self.num_queries) is not int or self.num_queries < 1:
+            raise ConfigError(f'model.num_queries={self.num_queries!r} must be an integer of at '
+                              'least 1: it is the number of queries of one group.')
         for part in kwargs.keys() & {'decoder', 'bbox_head'}:
             kwargs[part] = without_numbers(kwargs[part], part, self.numbers)
         if train_cfg is not None:
@@ -82,6 +86,8 @@ class GroupDetector(DecodedGroups):
         test_cfg = dict(dict(query_group=0), **(test_cfg or {}))
         check_test_cfg(test_cfg, num_query_groups, self.separate_self_attn)
         super().__init__(train_cfg=train_cfg, test_cfg=test_cfg, **kwargs)
+        check_head(type(self), type(self.bbox_head))
+        save_memory(self)
         self.new_group_noise = check_noise(new_group_noise)
         self.groups_at_once = check_groups_at_once(
             (train_cfg or {}).get('groups_at_once'), num_query_groups, self.separate_self_attn,
@@ -257,11 +263,23 @@ def assigner_config(assigner: OptConfigType, numbers: Dict[str, int]) -> ConfigD
     return without_numbers(assigner, 'train_cfg.assigner', numbers)
 
 
+def check_head(detector: type, head: type) -> None:
+    """Check that a head is of its detector's family: mmdet names both alike."""
+    heads = MODELS.module_dict
+    wanted = next(heads[f'{x.__name__}Head'] for x in detector.__mro__
+                  if f'{x.__name__}Head' in heads and
+                  (x.__module__.startswith('mmdet.') or x.__name__ == 'GroupDINO'))
+    if not issubclass(head, wanted):
+        raise ConfigError(f'model.bbox_head.type={head.__name__} is not the head of '
+                          f'{detector.__name__}: use {wanted.__name__}.')
+
+
 def check_test_cfg(test_cfg: dict, num_query_groups: int, separate_self_attn: bool) -> None:
     """Check which of the K groups detect, and that with ``each_group`` each detects alone."""
     query_group = test_cfg['query_group']
-    if query_group not in (*range(num_query_groups), ALL_GROUPS):
-        raise ConfigError(f'model.test_cfg.query_group={query_group} is not one of the groups: '
+    if query_group not in (*range(num_query_groups), ALL_GROUPS) or \
+            not isinstance(query_group, (int, str)) or query_group is True:
+        raise ConfigError(f'model.test_cfg.query_group={query_group!r} is not one of the groups: '
                           f'choose 0 to {num_query_groups - 1}.')
     for key, value, together, fix in (
         ('test_cfg.query_group', query_group, ALL_GROUPS, 'one of them'),

@@ -6,7 +6,6 @@ from mmdet.utils import ConfigType
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from .errors import ConfigError
 from .group_detector import ALL_GROUPS, GroupDetector, replaced_items
 from .groups import fold_groups
 from .ops.attention import fuse_layer, memory_projections
@@ -52,9 +51,6 @@ class GroupQueries(GroupDetector):
 
     def __init__(self, *, num_queries: int, decoder: ConfigType, separate_self_attn: bool = True,
                  **kwargs) -> None:
-        if num_queries < 1:
-            raise ConfigError(f'model.num_queries={num_queries} must be at least 1: it is the '
-                              'number of queries of one group.')
         self.num_queries, self.separate_self_attn = num_queries, separate_self_attn
         decoder = dict(decoder)
         layer_options = {name: decoder.pop(name) for name in LAYER_OPTIONS if name in decoder}

@@ -2,7 +2,9 @@
 import os
 import stat
 from pathlib import Path
-from typing import Union
+from typing import Optional, Sequence, Union
+
+from .errors import ConfigError
 
 INCOMPLETE = '.incomplete'  # suffix of a file that is being written
 
@@ -63,3 +65,52 @@ def irregular(path: Union[str, Path]) -> str:
     mode = os.stat(path).st_mode
     kinds = {stat.S_ISFIFO: 'a named pipe', stat.S_ISSOCK: 'a socket', stat.S_ISDIR: 'a folder'}
     return next((name for matches, name in kinds.items() if matches(mode)), 'a device')
+
+
+def check_path(key: str, path: Optional[str], folder: bool = False) -> None:
+    """Check that a file, or ``folder``, exists, unless its path is empty or a web address.
+
+    Args:
+        key (str): Config key or argument that names the path.
+        path (str, optional): The path; ``~`` is expanded.
+        folder (bool): Whether it must be a folder and not a file. Defaults to False.
+
+    Raises:
+        ConfigError: If it does not exist or is of another kind.
+    """
+    if not path or '://' in path:
+        return
+    place = os.path.expanduser(path)
+    if not os.path.exists(place):
+        raise ConfigError(f'{key}: {path} does not exist; put it there or correct {key}.')
+    if folder != os.path.isdir(place) or not folder and irregular(place):
+        wanted = 'folder' if folder else 'file'
+        raise ConfigError(f'{key}: {path} is {irregular(place) or "a file"} and not a {wanted}: '
+                          f'correct {key}.')
+
+
+def check_output(key: str, path: Union[str, Path], kind: str = 'a file',
+                 suffixes: Sequence[str] = ()) -> None:
+    """Check, before any work, that a file can be written; its folders need not exist yet.
+
+    Args:
+        key (str): Argument that names the path.
+        path (str or Path): The path.
+        kind (str): Kind of file, for the message. Defaults to 'a file'.
+        suffixes (Sequence[str]): Suffixes of which the name must have one; any by default.
+
+    Raises:
+        ConfigError: If it cannot be written.
+    """
+    if suffixes and Path(path).suffix.lower() not in suffixes:
+        raise ConfigError(f'{key}: {path} is not the name of {kind}; let it end in '
+                          f'{", ".join(suffixes)}.')
+    if there := irregular(path or '.'):  # os.replace would replace even a device
+        raise ConfigError(f'{key} {path} is {there} and must be a file: name another path.')
+    folder = next(x for x in Path(path).absolute().parents if os.path.lexists(x))
+    if not folder.is_dir():
+        raise ConfigError(f'{key} {path} cannot be written, because {folder} is not a folder: '
+                          'name another path.')
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f'{key} {path} cannot be written, because {folder} is read-only: name '
+                          'another path, or correct its permissions.')

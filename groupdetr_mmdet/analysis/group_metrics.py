@@ -19,8 +19,8 @@ from terminaltables import AsciiTable
 
 from ..data.coco import CheckedCocoMetric
 from ..errors import ConfigError
+from ..config import check_groups
 from ..io import write_atomically
-from ..preflight import check_groups
 from .plots import COLORS
 
 MAIN = 'bbox_mAP'  # the metric that ranks the groups

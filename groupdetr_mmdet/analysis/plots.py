@@ -15,8 +15,7 @@ from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 
-from ..io import write_atomically
-from ..preflight import check_output
+from ..io import check_output, write_atomically
 
 # Okabe and Ito's colors, which color-blind people can tell apart, without their yellow
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')

@@ -18,9 +18,9 @@ from rich.console import Console
 from .. import config as configs
 from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..errors import ConfigError
+from ..config import check_groups
 from ..group_detector import GroupDetector
-from ..io import write_atomically
-from ..preflight import check_groups, check_output, check_path, check_paths
+from ..io import check_output, check_path, write_atomically
 from ..training.progress import quiet_runner
 from .group_metrics import (coco_metrics, draw_groups, evaluate_each_group, groups_table,
                             read_groups, record_groups)
@@ -120,7 +120,6 @@ def evaluate(cfg: Config, checkpoint: str,
     if ranked:
         evaluate_each_group(cfg, f'WORK_DIR {work_dir}')
     cfg.update(work_dir=str(work_dir / 'report'), load_from=checkpoint, resume=False)
-    check_paths(cfg, modes=('test', ))
     record = read_groups(checkpoint) if ranked else None
     with Console(stderr=True).status('Evaluating'), quiet_runner(cfg) as runner:
         if ranked and record is None:

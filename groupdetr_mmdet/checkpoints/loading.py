@@ -177,7 +177,7 @@ def check_optimizer(saved: Any, wrapper: Any, path: str) -> None:
                           'trained with, or begin a new training with load_from.')
 
 
-@WEIGHT_INITIALIZERS.register_module(name='Pretrained')
+@WEIGHT_INITIALIZERS.register_module()  # build_runner puts it in the place of `Pretrained`
 class CheckedPretrainedInit(PretrainedInit):
     """mmengine's ``Pretrained``, which refuses weights that leave a part of the module random.
 

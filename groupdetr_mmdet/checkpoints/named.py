@@ -6,8 +6,8 @@ from mmengine.hub import get_config
 from mmengine.runner import CheckpointLoader
 
 from ..errors import ConfigError
+from ..io import check_path
 from ..config import read_config
-from ..preflight import check_path
 from .convert import convert
 from .reading import read_checkpoint
 

@@ -6,6 +6,7 @@ The readers take the places of mmengine's own in its ``CheckpointLoader``, so th
 import argparse
 import codecs
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, Dict, Iterator, Optional, Union
 
+import mmengine
 import numpy as np
 import torch
 from mmengine.dist import barrier, is_main_process
@@ -25,10 +27,9 @@ from mmengine.runner import CheckpointLoader, checkpoint
 from mmengine.utils import digit_version
 from torch import Tensor
 
-from ..errors import ConfigError
-from ..blame import first_line
+from ..errors import ConfigError, first_line
+from ..io import check_path
 from ..compat import history_buffer_method, mmengine_globals
-from ..preflight import check_path
 
 SAFETENSORS = '.safetensors'
 # Before, PyTorch's own way to read weights alone has holes, and refuses what mmengine saves.
@@ -90,7 +91,7 @@ def load_from_zoo(name: str, map_location: Any = None) -> Any:
     """Read weights by a name of mmengine's tables; of mmcls those of the backbone."""
     scheme, _, model = name.partition('://')
     tables = dict(
-        modelzoo=checkpoint.get_torchvision_models, torchvision=checkpoint.get_torchvision_models,
+        modelzoo=torchvision_models, torchvision=torchvision_models,
         mmcls=checkpoint.get_mmcls_models)
     addresses = tables.get(scheme, checkpoint.get_external_models)()
     try:
@@ -100,6 +101,13 @@ def load_from_zoo(name: str, map_location: Any = None) -> Any:
                           'the address of the weights themselves.') from error
     loaded = CheckpointLoader.load_checkpoint(address, map_location, logger='silent')
     return checkpoint._process_mmcls_checkpoint(loaded) if scheme == 'mmcls' else loaded
+
+
+def torchvision_models() -> Dict[str, str]:
+    """Addresses of torchvision's weights; without torchvision those that mmengine lists."""
+    if importlib.util.find_spec('torchvision') is not None:
+        return checkpoint.get_torchvision_models()
+    return mmengine.load(Path(mmengine.__path__[0], 'hub', 'torchvision_0.12.json'))
 
 
 @CheckpointLoader.register_scheme(

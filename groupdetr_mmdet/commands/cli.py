@@ -8,7 +8,7 @@ from typing import Optional, Sequence
 import matplotlib
 
 from ..processes import check_environment
-from .mistakes import end_mistakes
+from .errors import end_in_one_line
 
 # Of each a module of this room, with - for _: its docstring is the help, its `add_arguments` and
 # `main` do the rest. It is imported when it is asked for.
@@ -56,4 +56,4 @@ def run(command: str, argv: Optional[Sequence[str]] = None, prog: Optional[str] 
     for noise in NOISE:
         warnings.filterwarnings('ignore', noise)
     matplotlib.rcParams['text.parse_math'] = False  # names may hold $
-    end_mistakes(import_and_run)
+    end_in_one_line(import_and_run)

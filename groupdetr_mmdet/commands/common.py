@@ -13,9 +13,7 @@ from rich.table import Table
 from ..analysis.group_metrics import choose_group, query_group
 from ..checkpoints.named import find_checkpoint
 from ..errors import ConfigError
-from ..config_check import check_values
-from ..config import Options, merge_options, read_config
-from ..preflight import check_groups
+from ..config import Options, check_groups, merge_options, read_config
 from ..training.options import set_amp
 
 LAUNCHED = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_LOCAL_RANK')
@@ -57,9 +55,8 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = read_config(args.config)
     cfg.launcher = args.launcher
     merge_options(cfg, args.cfg_options)
-    if vars(args).get('amp'):  # which has keys that are unknown without it
+    if vars(args).get('amp'):
         set_amp(cfg)
-    check_values(cfg)
     variable = LAUNCHED.get(cfg.launcher)
     if variable and variable not in os.environ:
         raise ConfigError(f'--launcher {cfg.launcher}: {variable} is not set, as that launcher '
@@ -85,7 +82,6 @@ def load_inference_config(args: argparse.Namespace) -> Config:
     """Read the config file, merge the shared arguments into it, and find the checkpoint."""
     cfg = read_config(args.config)
     merge_options(cfg, args.cfg_options)
-    check_values(cfg)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     args.checkpoint = find_checkpoint(args.checkpoint, default_work_dir(cfg, args.config))
     if args.query_group is not None:

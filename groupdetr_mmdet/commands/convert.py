@@ -13,9 +13,8 @@ from ..checkpoints.reading import SAFETENSORS, read_checkpoint
 from ..checkpoints.stock import stock_config
 from ..deploy.inference import class_names
 from ..errors import ConfigError
-from ..config import merge_options, read_config
-from ..io import write_atomically
-from ..preflight import check_groups, check_output, check_path
+from ..config import check_groups, merge_options, read_config
+from ..io import check_output, check_path, write_atomically
 from .common import CONFIG, add_cfg_options
 
 

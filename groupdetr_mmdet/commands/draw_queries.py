@@ -10,7 +10,7 @@ from ..analysis.query_plots import draw_queries
 from ..checkpoints.loading import load_weights
 from ..checkpoints.reading import read_checkpoint
 from ..errors import ConfigError
-from ..preflight import check_groups, check_paths
+from ..config import check_groups
 from .common import add_inference_arguments, load_inference_config
 
 
@@ -29,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     prepare_picture(args.out)
     cfg = load_inference_config(args)
-    check_paths(cfg, modes=('test', ))
     check_groups('CONFIG', cfg.model)
     model = MODELS.build(cfg.model)
     load_weights(model, read_checkpoint(args.checkpoint), args.checkpoint)

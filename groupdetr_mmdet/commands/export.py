@@ -11,7 +11,7 @@ from ..deploy.export import CHECKED_BATCHES, OPSET, OPSETS, check_exportable, ex
 from ..deploy.inference import class_names
 from ..deploy.preprocessing import describe_preprocessing
 from ..errors import ConfigError
-from ..preflight import check_output
+from ..io import check_output
 from .common import add_inference_arguments, load_inference_config
 
 # What the file says of its inputs and outputs, besides what it says of preprocessing and classes

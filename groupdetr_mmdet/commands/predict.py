@@ -13,8 +13,7 @@ from rich.progress import track
 
 from ..deploy.inference import CocoIds, Inferencer, filtered, find_images, find_labels
 from ..errors import ConfigError
-from ..io import write_atomically
-from ..preflight import check_output
+from ..io import check_output, write_atomically
 from .common import add_inference_arguments, load_inference_config
 
 # What OpenCV reads and, in color, also writes.

@@ -12,8 +12,8 @@ from mmengine.device import get_device
 
 from ..checkpoints.named import resolve_weights
 from ..errors import ConfigError
+from ..io import check_output
 from ..data.layouts import Dataset, read_dataset
-from ..preflight import check_output
 from ..training.recipe import MODELS, complete_splits, write_training
 from .common import print_table
 

@@ -5,10 +5,10 @@ from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmengine.dist import is_main_process
 
+from ..io import check_output, check_path
 from ..analysis.group_metrics import draw_groups, evaluate_each_group, record_groups, split_groups
 from ..analysis.plots import save_picture
 from ..checkpoints.named import find_checkpoint
-from ..preflight import check_output, check_path, check_paths
 from ..training.runner import build_runner
 from .common import CHECKPOINT, add_runner_arguments, load_config
 
@@ -37,7 +37,6 @@ def main(args: argparse.Namespace) -> None:
         evaluate_each_group(cfg)
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
-    check_paths(cfg, modes=('test',))
     runner = build_runner(cfg)
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))

@@ -1,4 +1,4 @@
-"""``torchrun``, without its traceback below what a process has told in a sentence.
+"""``torchrun``, without its traceback below what a process has told in one line.
 
 On SIGTERM or SIGUSR1 it tells its processes to stop, which write a checkpoint, and ends with
 their status 75; it gives them 30 seconds.
@@ -15,13 +15,12 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
 from ..checkpoints.resume import STOPPED_STATUS
-from ..errors import ConfigError
-from ..blame import first_line
-from .mistakes import INTERRUPTED, MISTAKE, TOLD, end_mistakes
+from ..errors import ConfigError, first_line
+from .errors import ERROR, INTERRUPTED, TOLD, end_in_one_line
 
 
 def run() -> None:
-    """Run the processes; the first that tells a mistake is the only one that does."""
+    """Run the processes; the first that tells an error is the only one that does."""
     logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix='groupdetr-') as folder:
         os.environ[TOLD] = str(Path(folder, 'told'))
@@ -36,12 +35,12 @@ if __name__ == '__main__':
     if hasattr(signal, 'SIGUSR1'):
         signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
-        end_mistakes(run)
+        end_in_one_line(run)
     except SignalException as stop:
         sys.exit(INTERRUPTED if stop.sigval == signal.SIGINT else STOPPED_STATUS)
     except ChildFailedError as error:
         statuses = {failure.exitcode for failure in error.failures.values()}
-        told = statuses & {MISTAKE, STOPPED_STATUS, INTERRUPTED}
+        told = statuses & {ERROR, STOPPED_STATUS, INTERRUPTED}
         if not told:
             raise
         sys.exit(min(told))

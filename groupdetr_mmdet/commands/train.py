@@ -13,7 +13,6 @@ from mmengine.dist import is_main_process
 from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..checkpoints.resume import announce_new_start
 from ..errors import ConfigError
-from ..preflight import check_paths
 from ..processes import WorkDirLock, end_with_parent, launched_rank
 from ..training import dry_run, options
 from ..training.progress import run_training
@@ -115,7 +114,6 @@ def main(args: argparse.Namespace) -> None:
     args.config = config_of_data(args)
     cfg = load_config(args)
     apply_options(cfg, args)
-    check_paths(cfg, modes=('train', 'val'))
     if dry_run.is_slow(cfg):
         print(f'There is no GPU, and {args.config} takes long without one: groupdetr train '
               f'{quote(args.config)} --dry-run says how long, {dry_run.SMALL_CONFIG} is a small '

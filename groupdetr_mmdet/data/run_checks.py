@@ -1,55 +1,51 @@
-"""Checks of model and data together, made when a run has built both and before its first step."""
+"""Checks of model and data together, when a run has built both and before its first step."""
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Tuple
 
-from mmdet.evaluation import CocoMetric, LVISMetric
-from mmengine.dataset import BaseDataset
+from mmdet.evaluation import CocoMetric
+from mmdet.evaluation.evaluator import MultiDatasetsEvaluator
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
-from torch import nn
 
 from ..errors import ConfigError, warn_once
-from ..config_check import check_kinds, signature_of
 from ..processes import unwrapped
 
-COCO_ITEMS = {'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@100', 'AR@300', 'AR@1000',
-              'AR_s@1000', 'AR_m@1000', 'AR_l@1000'}
+COMPARED = 100  # images of a data set that are looked up in the annotations of the metric
 
 
 @HOOKS.register_module()
 class RunCheckHook(Hook):
-    """Refuse, before the first step, a model and data that do not fit each other.
+    """Refuse a run whose result would be meaningless, before its first step.
 
-    The number of classes of the head is compared with those of the training, validation and test
-    data, their classes with each other, the annotations of the metric with the images that are
-    evaluated, and the number of queries with the objects in an image.
+    The head must have as many classes as the data, validation and test must have the classes of
+    the training, and a COCO metric must compare with annotations of the evaluated images. The
+    hook warns of images with more objects than queries. After the first step the runner has
+    ``has_stepped=True``.
     """
     priority = 'VERY_HIGH'
 
     def before_run(self, runner: Runner) -> None:
         """Make the checks, each of which raises a ConfigError."""
-        model = unwrapped(runner.model)
-        check_parts(model, runner.cfg.get('model') or {}, 'model')
+        model, trained = unwrapped(runner.model), None
         loops = dict(train=runner._train_loop, val=runner._val_loop, test=runner._test_loop)
-        classes = {}
         for mode, loop in loops.items():
             if not isinstance(loop, BaseLoop):  # which will not run
                 continue
-            whole = loop.dataloader.dataset
-            for part in getattr(whole, 'datasets', [whole]):
-                check_sample(part, model, mode)
-            for dataset in leaves(whole):
-                check_dataset(dataset, model, mode)
-                classes[mode] = getattr(dataset, 'metainfo', {}).get('classes')
-                if classes[mode] and classes.get('train') not in (None, classes[mode]):
+            for dataset in leaves(loop.dataloader.dataset):
+                check_dataset(dataset, getattr(model, 'student', model), mode)
+                classes = list(getattr(dataset, 'metainfo', {}).get('classes') or ())
+                if classes and trained not in (None, classes):
                     raise ConfigError(
-                        f'{mode}_dataloader has the classes {classes[mode]} and train_dataloader '
-                        f'{classes["train"]}: give both the same metainfo.classes.')
-            for metric in loop.evaluator.metrics if mode != 'train' else ():
-                if isinstance(metric, CocoMetric):
-                    check_asked(metric, model, mode)
-                    check_compared(metric, whole, mode)
+                        f'{mode}_dataloader has the classes {classes} and train_dataloader '
+                        f'{trained}: give both the same metainfo.classes.')
+                trained = classes if mode == 'train' and classes else trained
+            for metric, dataset in compared(loop) if mode != 'train' else ():
+                check_compared(metric, dataset, mode)
+
+    def _after_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Note that a step has ended."""
+        runner.has_stepped = True
 
 
 def leaves(dataset: Any) -> Iterator[Any]:
@@ -62,90 +58,46 @@ def leaves(dataset: Any) -> Iterator[Any]:
             yield from leaves(part)
 
 
-def check_parts(module: nn.Module, cfg: dict, key: str) -> None:
-    """Check the kinds of the values of those parts whose type the detector knows."""
-    for name, value in cfg.items():
-        layers = name == 'layer_cfg' and getattr(module, 'layers', None)
-        part = layers[0] if layers else getattr(module, name.replace('_cfg', ''), None)
-        if isinstance(value, dict) and isinstance(part, nn.Module) and 'type' not in value:
-            check_kinds(f'{key}.{name}', value, signature_of(type(part))[0])
-            check_parts(part, value, f'{key}.{name}')
+def compared(loop: BaseLoop) -> Iterator[Tuple[Any, Any]]:
+    """Yield the metrics of a loop, each with the data set whose images it is given."""
+    whole, metrics = loop.dataloader.dataset, loop.evaluator.metrics
+    if isinstance(loop.evaluator, MultiDatasetsEvaluator):  # a metric for each part
+        yield from zip(metrics, whole.datasets)
+    else:
+        yield from ((metric, whole) for metric in metrics)
 
 
 def check_dataset(dataset: Any, model: Any, mode: str) -> None:
-    """Check that a data set is one to train on or to score, with the classes of the head."""
+    """Check that a data set has the classes of the head, and warn of more objects than queries."""
     classes = getattr(dataset, 'metainfo', {}).get('classes')
-    if classes is not None and not classes:
-        raise ConfigError(f'{mode}_dataloader.dataset.metainfo.classes={classes} is empty: name '
-                          'the classes.')
     num_classes = getattr(getattr(model, 'bbox_head', None), 'num_classes', None)
-    if classes and num_classes is not None and num_classes != len(classes):
+    has_text = hasattr(model, 'language_model')  # its classes are words of the images' texts
+    if classes is not None and num_classes not in (None, len(classes)) and not has_text:
         raise ConfigError(
             f'model.bbox_head.num_classes={num_classes} and the {len(classes)} classes of '
             f'{mode}_dataloader ({", ".join(map(str, classes[:5]))}'
             f'{", ..." if len(classes) > 5 else ""}) differ: set num_classes={len(classes)}, or '
             f'correct metainfo.classes of the dataset.')
-    scored = mode != 'train'
-    if getattr(dataset, 'test_mode', scored) != scored:
-        raise ConfigError(f'{mode}_dataloader.dataset.test_mode={not scored} keeps other images '
-                          f'than those to {"score" if scored else "train on"}: set it to '
-                          f'{scored}.')
+    if mode != 'train' and not getattr(dataset, 'test_mode', True):
+        warn_once(f'{mode}_dataloader.dataset.test_mode=False leaves out images: set it to True.')
     num_queries, objects = getattr(model, 'num_queries', 0), getattr(dataset, 'most_objects', 0)
-    if num_queries and objects > num_queries and not scored:
+    if num_queries and objects > num_queries and mode == 'train':
         warn_once(f'An image of {dataset.ann_file} has {objects} objects, more than '
                   f'model.num_queries={num_queries} can find: raise num_queries.')
 
 
-def check_sample(dataset: Any, model: Any, mode: str) -> None:
-    """Check that the pipeline of a data set gives what mmdet's detectors take."""
-    if not all(isinstance(x, BaseDataset) for x in leaves(dataset)) or not len(dataset):
+def check_compared(metric: Any, dataset: Any, mode: str) -> None:
+    """Check that the annotation file of a COCO metric has the images that are evaluated."""
+    coco = getattr(metric, '_coco_api', None)
+    if not isinstance(metric, CocoMetric) or coco is None or metric.format_only:
         return
-    sample, key = dataset[0], f'{mode}_dataloader.dataset.pipeline'
-    if not isinstance(sample, dict) or not {'inputs', 'data_samples'} <= sample.keys():
-        raise ConfigError(f'{key} does not give inputs and data_samples: let it have '
-                          'LoadImageFromFile, and end with PackDetInputs.')
-    if 'img_shape' not in sample['data_samples']:
-        raise ConfigError(f'{key} does not keep img_shape: name it in meta_keys of PackDetInputs.')
-    objects = sample['data_samples'].get('gt_instances', ())
-    if mode == 'train' and hasattr(model, 'bbox_head') and not (
-            'labels' in objects and 'bboxes' in objects):
-        raise ConfigError(f'{key} gives no boxes to train on: let it have LoadAnnotations with '
-                          'with_bbox=True.')
-
-
-def check_asked(metric: CocoMetric, model: Any, mode: str) -> None:
-    """Check what is asked of a COCO metric, which it looks at when all images are through."""
-    finds_masks = getattr(model, 'with_mask', False) or hasattr(model, 'panoptic_head')
-    if 'segm' in metric.metrics and hasattr(model, 'bbox_head') and not finds_masks:
-        raise ConfigError(f"{mode}_evaluator.metric={metric.metrics} has 'segm', and "
-                          f"{type(model).__name__} finds no masks: write metric='bbox'.")
-    if metric.format_only:
-        return
-    if not metric.metrics:
-        raise ConfigError(f"{mode}_evaluator.metric is empty: write metric='bbox'.")
-    unknown = set(metric.metric_items or ()) - COCO_ITEMS
-    if unknown and not isinstance(metric, LVISMetric):  # which has items of its own
-        raise ConfigError(f'{mode}_evaluator.metric_items has {min(unknown)!r}: choose from '
-                          f'{", ".join(sorted(COCO_ITEMS))}.')
-
-
-def check_compared(metric: CocoMetric, dataset: Any, mode: str) -> None:
-    """Check what a COCO metric compares with: it reads an annotation file of its own."""
-    coco, key = metric._coco_api, f'{mode}_evaluator.ann_file'
-    if metric.format_only:
-        return
-    if coco is None:
-        if 'instances' not in dataset[0]['data_samples']:  # which would do
-            raise ConfigError(f'{key} is missing: name that of {mode}_dataloader.')
-        return
-    if 'annotations' not in coco.dataset:
-        raise ConfigError(f'{key} has no annotations to compare with: name another file, or set '
-                          'format_only=True to write the detections only.')
     for part in leaves(dataset):
-        for index in range(min(len(part), 100) if hasattr(part, 'get_data_info') else 0):
+        for index in range(min(len(part), COMPARED) if hasattr(part, 'get_data_info') else 0):
             sample = part.get_data_info(index)
-            known = coco.imgs.get(sample['img_id'], {}).get('file_name', '')
-            if Path(known).name != Path(sample['img_path']).name:
+            known = coco.imgs.get(sample.get('img_id'))
+            if known is None or Path(known.get('file_name', sample['img_path'])).name != Path(
+                    sample['img_path']).name:
                 raise ConfigError(
-                    f'{key} does not know the image with id {sample["img_id"]!r} of '
-                    f'{mode}_dataloader, {sample["img_path"]}: name the same ann_file in both.')
+                    f'{mode}_evaluator.ann_file does not know the image with id '
+                    f'{sample.get("img_id")!r} of {mode}_dataloader, {sample["img_path"]}: name '
+                    'the same ann_file in both.')

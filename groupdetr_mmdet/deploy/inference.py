@@ -25,7 +25,7 @@ from ..checkpoints.loading import load_weights
 from ..checkpoints.reading import read_checkpoint
 from ..data.images import check_whole, fault
 from ..errors import ConfigError
-from ..preflight import check_path
+from ..io import check_path
 
 
 def find_images(inputs: Sequence[str]) -> List[str]:

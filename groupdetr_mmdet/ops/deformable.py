@@ -4,25 +4,38 @@ mmcv's PyTorch code keeps every sampled value for the backward pass, several tim
 ``num_levels * num_points`` times its width. Here a part of the queries is sampled at a time, and
 sampled again in the backward pass.
 """
-from typing import Callable, Iterator, Sequence, Tuple
+from types import FunctionType
+from typing import Iterator, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from mmcv.ops import multi_scale_deform_attn as mmcv_module
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..errors import warn_once
 from .kernels import attention_kernel
 
 SAMPLES_AT_ONCE = 2**20  # values sampled at a time: 4 MiB in float32, which a cache keeps
 
 
-def deformable_attention(traced: Callable, value: Tensor, value_spatial_shapes: Tensor,
-                         sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
+def save_memory(model: nn.Module) -> None:
+    """Let mmcv's deformable attention layers inside a model compute as this module does.
+
+    mmcv's compiled op, where it is installed, stays in use.
+    """
+    for module in model.modules():
+        if type(module) is mmcv_module.MultiScaleDeformableAttention:
+            module.__class__ = MemorySavingAttention
+
+
+def deformable_attention(value: Tensor, value_spatial_shapes: Tensor, sampling_locations: Tensor,
+                         attention_weights: Tensor) -> Tensor:
     """Multi-scale deformable attention (Deformable DETR, Section 4.1), as mmcv computes it.
 
+    A model that is exported or compiled takes mmcv's PyTorch code.
+
     Args:
-        traced (Callable): mmcv's own ``multi_scale_deformable_attn_pytorch``, of the other
-            arguments, for a model that is exported or compiled.
         value (Tensor): Shape (bs, num_keys, num_heads, dim).
         value_spatial_shapes (Tensor): Height and width of each level, shape (num_levels, 2).
         sampling_locations (Tensor): Normalized (x, y), shape
@@ -32,9 +45,13 @@ def deformable_attention(traced: Callable, value: Tensor, value_spatial_shapes: 
     Returns:
         Tensor: Shape (bs, num_queries, num_heads * dim).
     """
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
-        return traced(value, value_spatial_shapes, sampling_locations, attention_weights)
+    if torch.jit.is_tracing() or is_compiling():
+        return mmcv_module.multi_scale_deformable_attn_pytorch(
+            value, value_spatial_shapes, sampling_locations, attention_weights)
     kernel = attention_kernel() if value.is_cuda else None
+    if value.is_cuda and kernel is None:
+        warn_once('Deformable attention runs as slower PyTorch code: install the full mmcv, built '
+                  'for your torch and CUDA, for its compiled op.')
     dtype = torch.promote_types(value.dtype, sampling_locations.dtype)
     with torch.autocast(value.device.type, enabled=False):
         if kernel is not None:
@@ -43,6 +60,25 @@ def deformable_attention(traced: Callable, value: Tensor, value_spatial_shapes: 
         return _DeformableAttention.apply(
             value.to(dtype), sampling_locations.to(dtype), attention_weights.to(dtype),
             torch.as_tensor(value_spatial_shapes).tolist())
+
+
+def is_compiling() -> bool:
+    """Whether ``torch.compile`` is at work."""
+    if hasattr(torch.compiler, 'is_compiling'):  # since torch 2.3
+        return torch.compiler.is_compiling()
+    return torch._dynamo.is_compiling()
+
+
+def calling_ours(forward: FunctionType) -> FunctionType:
+    """Copy mmcv's ``forward``, in which the global name of its PyTorch code means ours."""
+    forward = getattr(forward, '__wrapped__', forward)
+    names = dict(forward.__globals__, multi_scale_deformable_attn_pytorch=deformable_attention)
+    return FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__)
+
+
+class MemorySavingAttention(mmcv_module.MultiScaleDeformableAttention):
+    """mmcv's ``MultiScaleDeformableAttention`` with :func:`deformable_attention`."""
+    forward = calling_ours(mmcv_module.MultiScaleDeformableAttention.forward)
 
 
 class _DeformableAttention(torch.autograd.Function):

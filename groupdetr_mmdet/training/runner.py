@@ -1,16 +1,23 @@
-"""The runner that a config asks for, with the checks of this package."""
-from typing import Any, Iterator, Type
+"""The runner that a config asks for, with the data, loops and weights of this package."""
+import atexit
+import gc
+import time
+from typing import Any, Callable, Iterator, Type
 
+import torch
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import init_dist, is_distributed
 from mmengine.hooks import CheckpointHook
-from mmengine.registry import RUNNERS
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import MODEL_WRAPPERS, RUNNERS, WEIGHT_INITIALIZERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from ..checkpoints.loading import CheckedWeightsHook
-from ..preflight import iter_datasets
+from ..checkpoints.loading import CheckedPretrainedInit, CheckedWeightsHook
+from ..config import iter_dicts
 from .options import add_hook, checkpoint_hook
 
 TYPES = {  # what a config says, and what it gets
@@ -27,20 +34,74 @@ FROZEN = 600  # seconds after which processes that wait for another one end the 
 def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
     """Build the runner that ``runner_type`` names, mmengine's ``Runner`` by default.
 
-    Data, weights and, in training, images are checked: in the place of the classes of ``TYPES``
-    there are this package's; a test pipeline keeps the loader that mmdet's inferencer looks for.
-    A training gets what :func:`make_resumable` says.
+    The runner takes the classes of this package in the place of those in ``TYPES``: data and, in
+    training, images are checked, pretrained weights must fit, and a training is resumable, see
+    :func:`make_resumable`. A test pipeline keeps the loader that mmdet's inferencer looks for.
+
+    Args:
+        cfg (Config): The whole config; it is changed.
+        default (Type[Runner]): Class where the config has no ``runner_type``.
     """
     check_data(cfg)
-    if cfg.get('launcher', 'none') != 'none':
-        collect_by_messages(cfg)
-    if cfg.get('train_cfg'):
-        make_resumable(cfg)
     dist_cfg = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', dict(backend='nccl'))
     dist_cfg.setdefault('timeout', FROZEN)
+    if cfg.get('launcher', 'none') != 'none':
+        collect_by_messages(cfg)
+        if get_device() == 'cpu':
+            use_gloo(cfg, dist_cfg)
+    if cfg.get('train_cfg'):
+        make_resumable(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else default.from_cfg(cfg)
+    if hasattr(runner, '_init_model_weights'):
+        runner._init_model_weights = with_strict_weights(runner._init_model_weights)
     runner.register_hook(CheckedWeightsHook())
     return runner
+
+
+def with_strict_weights(init: Callable[[], None]) -> Callable[[], None]:
+    """Let ``Pretrained`` mean this package's initializer while a function runs."""
+    def init_strictly() -> None:
+        initializers = WEIGHT_INITIALIZERS.module_dict
+        stock = initializers['Pretrained']
+        initializers['Pretrained'] = CheckedPretrainedInit
+        try:
+            init()
+        finally:
+            initializers['Pretrained'] = stock
+
+    return init_strictly
+
+
+@MODEL_WRAPPERS.register_module()
+class CPUDistributedDataParallel(MMDistributedDataParallel):
+    """``MMDistributedDataParallel`` on a CPU, which has no ``device_ids``."""
+
+    def __init__(self, *args, device_ids: Any = None, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+
+
+def use_gloo(cfg: Config, dist_cfg: dict) -> None:
+    """Join the other processes by gloo: mmengine selects a CUDA device whatever the backend."""
+    if cfg.get('model_wrapper_cfg') is None:
+        cfg.model_wrapper_cfg = dict(
+            type='CPUDistributedDataParallel', broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False))
+    if is_distributed():
+        return
+    set_device, torch.cuda.set_device = torch.cuda.set_device, lambda device: None
+    try:
+        init_dist(cfg.launcher, **dict(dist_cfg, backend='gloo'))
+    finally:
+        torch.cuda.set_device = set_device
+    atexit.register(leave_process_group)
+
+
+def leave_process_group() -> None:
+    """End gloo's threads: a thread that frees a tensor when Python ends aborts the process."""
+    if torch.distributed.is_initialized():
+        gc.collect()  # models are in reference cycles, and a distributed model holds the group
+        torch.distributed.destroy_process_group()
+        time.sleep(0.1)  # for the threads of a model that outlives this call
 
 
 def collect_by_messages(cfg: Config) -> None:
@@ -49,39 +110,39 @@ def collect_by_messages(cfg: Config) -> None:
     mmengine's other way writes them into a folder ``.dist_test``, which stays when a run fails.
     """
     for mode in ('val', 'test'):
-        for metric in metrics_of(cfg, mode):
+        for _, metric in iter_dicts(cfg.get(f'{mode}_evaluator'), ''):
             if metric.get('type') in METRICS:
                 metric.setdefault('collect_device', 'gpu')
 
 
-def metrics_of(cfg: Config, mode: str) -> Iterator[dict]:
-    """Yield the metrics of an evaluator, also of one that has a list of them."""
-    evaluators = cfg.get(f'{mode}_evaluator') or []
-    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-        inner = evaluator.get('metrics', evaluator) if isinstance(evaluator, dict) else ()
-        yield from (x for x in (inner if isinstance(inner, (list, tuple)) else [inner])
-                    if isinstance(x, dict))
-
-
 def check_data(cfg: Config) -> None:
-    """Let a config ask for the checks, where it has the classes that they stand in for."""
+    """Let a config take the checked data sets and metrics, and for training the image loader."""
     for mode in ('train', 'val', 'test'):
-        datasets = [x for _, x in iter_datasets(cfg.get(f'{mode}_dataloader'), '')]
+        datasets = list(datasets_of(cfg.get(f'{mode}_dataloader') or {}))
         for dataset in datasets:
             replace_type(dataset)
             for transform in (dataset.get('pipeline') or ()) if mode == 'train' else ():
                 replace_type(transform)
-        for metric in metrics_of(cfg, mode):
+        for _, metric in iter_dicts(cfg.get(f'{mode}_evaluator'), ''):
             replace_type(metric)
             if metric.get('type') in METRICS:
                 metric['by_name'] = all(x.get('type') == 'CheckedCocoDataset' for x in datasets)
     add_missing_hook(cfg, 'RunCheckHook')
 
 
-def make_resumable(cfg: Config) -> None:
-    """Let a config ask for a training that can be killed and continues as if it had not been.
+def datasets_of(cfg: dict) -> Iterator[dict]:
+    """Yield the config of every data set inside a loader or a wrapper of data sets."""
+    inner = [x for x in (cfg.get('dataset'), *cfg.get('datasets', ())) if isinstance(x, dict)]
+    if not inner:
+        yield cfg
+    for part in inner:
+        yield from datasets_of(part)
 
-    Where it has mmengine's ``CheckpointHook``, ``EpochBasedTrainLoop`` and batches, it gets
+
+def make_resumable(cfg: Config) -> None:
+    """Let a training that is killed continue as if it had not been.
+
+    In the place of mmengine's ``CheckpointHook``, ``EpochBasedTrainLoop`` and batches it gets
     ``AtomicCheckpointHook``, ``ResumableTrainLoop`` and ``ResumableBatchSampler``.
     """
     replace_type(checkpoint_hook(cfg))
@@ -109,5 +170,5 @@ def add_missing_hook(cfg: Config, name: str) -> None:
 
 def replace_type(part: Any) -> None:
     """Change the type of a part of the config, where it is one of ``TYPES``."""
-    if isinstance(part, dict) and isinstance(part.get('type'), (str, type)):
-        part['type'] = TYPES.get(part['type'], part['type'])
+    if isinstance(part, dict) and part.get('type') in TYPES:
+        part['type'] = TYPES[part['type']]

@@ -7,13 +7,13 @@ from mask_builders import mask2former_config
 from mmengine.config import Config
 
 import benchmarks.exports as command
-from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.commands.cli import end_in_one_line
 from groupdetr_mmdet.deploy import export
 
 
 def run(monkeypatch, *configs) -> None:
     monkeypatch.setattr(sys, 'argv', ['exports', *map(str, configs)])
-    end_mistakes(command.main)
+    end_in_one_line(command.main)
 
 
 def write_config(path, model):

@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 import benchmarks.inference as command
 from benchmarks.inference import Variant, build_models, make_runs, summarize
-from groupdetr_mmdet.commands.cli import end_mistakes
+from groupdetr_mmdet.commands.cli import end_in_one_line
 from groupdetr_mmdet.deploy import export
 
 SIZE = ['--image-size', '64', '96', '--rounds', '2', '--warmup', '1']
@@ -29,7 +29,7 @@ def run(monkeypatch, capsys):
     def run_command(*argv) -> tuple:
         monkeypatch.setattr(sys, 'argv', ['inference', *map(str, argv)])
         try:
-            end_mistakes(command.main)
+            end_in_one_line(command.main)
             status = 0
         except SystemExit as end:
             status = end.code

@@ -19,7 +19,7 @@ from running import free_port, run_tool
 from tiny import tiny_config, write_tiny_coco
 from torch.utils.data import DataLoader, Dataset
 
-from groupdetr_mmdet.commands.cli import COMMANDS, end_mistakes, run as run_command
+from groupdetr_mmdet.commands.cli import COMMANDS, end_in_one_line, run as run_command
 from groupdetr_mmdet.checkpoints.loading import CheckedWeightsHook
 from groupdetr_mmdet.errors import ConfigError
 
@@ -295,7 +295,7 @@ def test_a_mistake_of_all_processes_is_said_by_the_first_one(
     for rank in '012':
         monkeypatch.setenv('RANK', rank)
         with pytest.raises(SystemExit, match='2'):
-            end_mistakes(fail)
+            end_in_one_line(fail)
         assert capsys.readouterr().err == 'error: broken.jpg cannot be read; remove it.\n'
     assert waits == [0, 10.5, 11]
 
@@ -305,7 +305,7 @@ def test_mistake_found_in_a_data_loader_worker_ends_in_one_sentence(
     """There torch wraps the sentence in the worker's traceback."""
     loader = DataLoader(Unreadable(), num_workers=1)
     with pytest.raises(SystemExit, match='2'):
-        end_mistakes(lambda: next(iter(loader)))
+        end_in_one_line(lambda: next(iter(loader)))
     assert capsys.readouterr().err == 'error: broken.jpg cannot be read; remove it.\n'
 
 

@@ -10,22 +10,19 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from unittest import mock
 
-import mmengine.dist.utils as dist_utils
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
-from mmengine.model import BaseModel, MMDistributedDataParallel
-from mmengine.runner import CheckpointLoader, Runner, checkpoint
-from running import free_port
+from mmengine.model import BaseModel
+from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
 from groupdetr_mmdet.checkpoints import reading
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet import compat
-from groupdetr_mmdet.errors import warn_once
 
 from mmdet.models.losses import FocalLoss, focal_loss  # isort: skip, only after compat
 
@@ -108,32 +105,10 @@ def test_focal_loss_on_cuda_is_the_one_of_the_cpu(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(grad, expected_grad)
 
 
-@needs_lite
-def test_deformable_attention_on_cuda_is_pytorch_and_says_so_once(
-        monkeypatch: pytest.MonkeyPatch, warnings_logged):
-    from mmcv.ops import multi_scale_deform_attn as module
-    attention = module.MultiScaleDeformableAttention(
-        embed_dims=8, num_heads=2, num_levels=1, num_points=2, batch_first=True).eval()
-    inputs = dict(
-        query=torch.rand(1, 4, 8), value=torch.rand(1, 6, 8),
-        reference_points=torch.rand(1, 4, 1, 2), spatial_shapes=torch.tensor([[2, 3]]),
-        level_start_index=torch.tensor([0]))
-    expected = attention(**inputs)
-
-    warn_once.cache_clear()
-    monkeypatch.setattr(torch.Tensor, 'is_cuda', True)
-    outputs = [attention(**inputs) for _ in range(2)]
-
-    torch.testing.assert_close(outputs, [expected] * 2)
-    message, = warnings_logged()
-    assert 'install the full mmcv' in message
-
-
 def test_apply_twice_changes_nothing():
 
     def state() -> tuple:
         return (sys.modules['mmcv._ext'], focal_loss._sigmoid_focal_loss,
-                dist_utils._init_dist_pytorch, MMDistributedDataParallel.__init__,
                 torch.serialization.get_safe_globals())
 
     before = state()
@@ -255,48 +230,33 @@ def test_config_over_one_of_mmdet(tmp_path: Path):
         'ConditionalDETR', 100, 80)
 
 
-# mmengine's launchers on a machine without CUDA; commands/test_distributed.py trains with them
+# Nothing of another detector changes
 
 
 @needs_cpu
-@pytest.mark.parametrize('backend, expected', [('nccl', 'gloo'), ('gloo', 'gloo'), ('mpi', 'mpi')])
-def test_launchers_on_the_cpu_select_no_device(backend: str, expected: str):
-    set_device = torch.cuda.set_device
-
-    def init(backend: str, timeout: int) -> None:
-        torch.cuda.set_device(1)
-        assert (backend, timeout) == (expected, 5)
-
-    inits = mock.Mock(side_effect=init)
-    compat.init_on_cpu(inits)(backend, timeout=5)
-    assert inits.call_count == 1
-    assert torch.cuda.set_device is set_device
-
-
-@needs_cpu
-def test_no_thread_of_gloo_outlives_the_interpreter():
-    out = run_python('import atexit\n'
-                     'import torch.distributed as dist\n'
-                     'atexit.register(lambda: print(dist.is_initialized()))\n'
-                     'import groupdetr_mmdet\n'
-                     'from mmengine.dist import init_dist\n'
-                     'init_dist("pytorch")\n'
-                     'assert dist.get_world_size() == 1',
-                     RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1',
-                     MASTER_PORT=free_port())
-    assert out == 'False'
+def test_importing_leaves_initializers_launchers_and_attention_as_they_are():
+    out = run_python(
+        'import mmengine.dist.utils as dist\n'
+        'from mmengine.model import MMDistributedDataParallel as DDP, PretrainedInit\n'
+        'before = dist._init_dist_pytorch, dist._init_dist_slurm, DDP.__init__\n'
+        'import groupdetr_mmdet, mmdet.registry\n'
+        'from mmcv.ops import multi_scale_deform_attn as attention\n'
+        'after = dist._init_dist_pytorch, dist._init_dist_slurm, DDP.__init__\n'
+        'print(before == after,\n'
+        '      mmdet.registry.WEIGHT_INITIALIZERS.get("Pretrained") is PretrainedInit,\n'
+        '      attention.multi_scale_deformable_attn_pytorch.__module__)')
+    assert out.split() == ['True', 'True', 'mmcv.ops.multi_scale_deform_attn']
 
 
-def test_launchers_stay_untouched_where_cuda_is():
-    out = run_python('import mmengine.device.utils as device\n'
-                     'device.DEVICE = "cuda"\n'
-                     'import groupdetr_mmdet\n'
-                     'import mmengine.dist.utils as dist\n'
-                     'from mmengine.model import MMDistributedDataParallel as DDP\n'
-                     'print([hasattr(x, "__wrapped__") for x in (\n'
-                     '    dist._init_dist_pytorch, dist._init_dist_slurm,\n'
-                     '    dist._init_dist_mpi, DDP.__init__)])')
-    assert out == '[False, False, False, False]'
+def test_another_detector_takes_pretrained_weights_as_mmengine_does(tmp_path: Path):
+    """Here a ResNet-18 that the file fills in part."""
+    from mmdet.registry import MODELS
+    resnet = MODELS.build(dict(type='ResNet', depth=18))
+    torch.save({'conv1.weight': resnet.conv1.weight + 1}, tmp_path / 'part.pth')
+    other = MODELS.build(dict(type='ResNet', depth=18, init_cfg=dict(
+        type='Pretrained', checkpoint=str(tmp_path / 'part.pth'))))
+    other.init_weights()
+    assert torch.equal(other.conv1.weight, resnet.conv1.weight + 1)
 
 
 # torchvision:// without torchvision
@@ -306,14 +266,8 @@ def test_torchvision_backbones_are_found_without_torchvision(monkeypatch, tmp_pa
     file = tmp_path / 'resnet50-0676ba61.pth'
     torch.save(dict(weight=torch.ones(1)), file)
     served = {f'https://download.pytorch.org/models/{file.name}': str(file)}
-    monkeypatch.setattr(checkpoint, 'get_torchvision_models', compat.TorchvisionModels)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     monkeypatch.setattr(reading, 'fetch', served.__getitem__)
     assert CheckpointLoader.load_checkpoint('torchvision://resnet50')['weight'] == 1
-    with pytest.raises(ConfigError, match='torchvision://resnet50.imagenet1k_v2 is not known'):
+    with pytest.raises(ConfigError, match='torchvision://resnet50.imagenet1k_v2'):
         CheckpointLoader.load_checkpoint('torchvision://resnet50.imagenet1k_v2')
-
-
-@pytest.mark.skipif(importlib.util.find_spec('torchvision') is not None,
-                    reason='torchvision is installed, and asked')
-def test_torchvision_is_not_asked_where_it_is_missing():
-    assert checkpoint.get_torchvision_models()['resnet101'].endswith('resnet101-63fe2227.pth')

@@ -12,15 +12,8 @@ from torch import nn
 from groupdetr_mmdet.ops import deformable
 from groupdetr_mmdet.ops.dropout import FusedBlock
 
-WRAPPED = mmcv_module.multi_scale_deformable_attn_pytorch
+OURS, STOCK = deformable.deformable_attention, mmcv_module.multi_scale_deformable_attn_pytorch
 SHAPES = torch.tensor([[5, 7], [3, 4], [1, 2]])
-
-
-def stock(*args):
-    """mmcv's code: what is used while a model is traced."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.jit, 'is_tracing', lambda: True)
-        return WRAPPED(*args)
 
 
 def make_inputs(num_queries: int = 11, dtype: torch.dtype = torch.float64) -> tuple:
@@ -44,7 +37,7 @@ def run(attention, value, locations, weights) -> list:
 def test_values_and_gradients_are_those_of_mmcv(monkeypatch, samples_at_once, dtype, tol):
     monkeypatch.setattr(deformable, 'SAMPLES_AT_ONCE', samples_at_once)
     inputs = make_inputs(dtype=dtype)
-    for found, expected in zip(run(WRAPPED, *inputs), run(stock, *inputs)):
+    for found, expected in zip(run(OURS, *inputs), run(STOCK, *inputs)):
         scale = max(1., expected.abs().max().item())
         torch.testing.assert_close(found, expected, atol=tol * scale, rtol=0)
 
@@ -53,15 +46,15 @@ def test_gradients_are_those_of_finite_differences(monkeypatch):
     monkeypatch.setattr(deformable, 'SAMPLES_AT_ONCE', 100)
     inputs = make_inputs(num_queries=3)
     assert torch.autograd.gradcheck(
-        lambda value, locations, weights: WRAPPED(value, SHAPES, locations, weights), inputs)
+        lambda value, locations, weights: OURS(value, SHAPES, locations, weights), inputs)
 
 
 def test_under_autocast_locations_keep_their_precision():
     value, locations, weights = make_inputs(dtype=torch.float32)
     halves = value.bfloat16(), weights.bfloat16()
-    expected = run(stock, halves[0].float(), locations, halves[1].float())
+    expected = run(STOCK, halves[0].float(), locations, halves[1].float())
     with torch.autocast('cpu', torch.bfloat16):
-        out = WRAPPED(halves[0], SHAPES, locations, halves[1])
+        out = OURS(halves[0], SHAPES, locations, halves[1])
     torch.testing.assert_close(out, expected[0], atol=1e-5, rtol=0)
     (grad, ) = torch.autograd.grad(out.sum(), locations)
     assert grad.dtype == torch.float32
@@ -84,20 +77,22 @@ def test_nothing_is_kept_but_the_inputs():
     value, locations, weights = make_inputs(num_queries=200)
     inputs = sum(x.untyped_storage().nbytes() for x in (value, locations, weights))
     ours, others = (kept_bytes(functools.partial(f, value, SHAPES, locations, weights))
-                    for f in (WRAPPED, stock))
+                    for f in (OURS, STOCK))
     assert ours == inputs and others > 2 * inputs
 
 
 def test_a_training_step_of_dino_is_that_of_mmcvs_code(monkeypatch):
     def step():
         model = build(family_config('dino'))
+        assert any(isinstance(x, deformable.MemorySavingAttention) for x in model.modules())
         torch.manual_seed(1)
         losses = model.loss(*make_batch())
         sum(losses.values()).backward()
         return [*losses.values(), *(p.grad for p in model.parameters() if p.grad is not None)]
 
     found = step()
-    monkeypatch.setattr(mmcv_module, 'multi_scale_deformable_attn_pytorch', stock)
+    monkeypatch.setattr(deformable.MemorySavingAttention, 'forward',
+                        mmcv_module.MultiScaleDeformableAttention.forward)
     for a, b in zip(found, step()):
         torch.testing.assert_close(a, b, atol=2e-6 * (1 + b.abs().max().item()), rtol=0)
 

@@ -88,7 +88,7 @@ def test_attention_of_deformops_equals_the_plain_one(monkeypatch):
               for size in ((2, 47, 2, 16), (2, 9, 2, 2, 4, 2), (2, 9, 2, 2, 4))]
 
     def run():
-        out = deformable_attention(None, inputs[0], shapes, *inputs[1:])
+        out = deformable_attention(inputs[0], shapes, *inputs[1:])
         return [out, *torch.autograd.grad(out.sin().sum(), inputs)]
 
     found = run()

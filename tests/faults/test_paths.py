@@ -6,7 +6,7 @@ import pytest
 from groupdetr_mmdet.checkpoints.reading import read_checkpoint
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.config import find_config
-from groupdetr_mmdet.preflight import check_output, check_path
+from groupdetr_mmdet.io import check_output, check_path
 
 PLACES = {
     'folder': (lambda path: path.mkdir(), 'a folder'),
@@ -40,7 +40,7 @@ def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path):
     with pytest.raises(ConfigError, match='is a file and not a folder'):
         check_path('data_prefix.img', str(tmp_path / 'a'), folder=True)
     check_path('data_prefix.img', str(tmp_path), folder=True)
-    with pytest.raises(ConfigError, match='is no directory'):
+    with pytest.raises(ConfigError, match='is not a folder'):
         check_output('--out', tmp_path / 'a/b.png')
     for path, kind in (('', 'a folder'), ('/dev/null', 'a device')):  # which it would replace
         with pytest.raises(ConfigError, match=f'--out {path} is {kind} and must be a file'):

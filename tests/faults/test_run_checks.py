@@ -56,13 +56,13 @@ def the_metric_has_other_images_of_the_same_ids(cfg, tiny_coco):
 
 
 FAULTS = {
-    num_classes_of_the_model: 'model.bbox_head.num_classes=4 and the 3 classes of train_dataload',
-    classes_of_val: 'model.bbox_head.num_classes=3 and the 2 classes of val_dataloader',
-    a_val_image_is_cut: 'val_2.jpg cannot be read (it is cut short)',
+    num_classes_of_the_model: 'model.bbox_head.num_classes=4',
+    classes_of_val: 'val_dataloader',
+    a_val_image_is_cut: 'val_2.jpg',
     a_val_image_is_missing: '1 of 4 images',
     a_val_box_is_broken: 'id 2',
-    the_metric_has_other_annotations: 'val_evaluator.ann_file does not know the image with id 0',
-    the_metric_has_other_images_of_the_same_ids: 'does not know the image with id 0',
+    the_metric_has_other_annotations: 'val_evaluator.ann_file',
+    the_metric_has_other_images_of_the_same_ids: 'val_evaluator.ann_file',
 }
 
 
