@@ -13,6 +13,7 @@ from mmengine.dist import is_main_process
 from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..checkpoints.resume import announce_new_start
 from ..errors import ConfigError
+from ..io import check_path
 from ..processes import WorkDirLock, end_with_parent, launched_rank
 from ..training import dry_run, options
 from ..training.progress import run_training
@@ -91,6 +92,8 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
         cfg.resume = True
         cfg.load_from = (None if args.resume in ('auto', 'last') else
                          find_checkpoint(args.resume, cfg.work_dir))
+    if not os.path.isdir(cfg.get('load_from') or ''):  # as DeepSpeed's checkpoints are
+        check_path('--resume' if cfg.get('resume') else 'load_from', cfg.get('load_from'))
     cfg.allow_missing = args.allow_missing or cfg.get('allow_missing', False)
     options.fetch_once(cfg)
 
