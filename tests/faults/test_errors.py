@@ -14,7 +14,7 @@ from tiny import tiny_config
 
 from groupdetr_mmdet.commands.errors import TOLD, TRACEBACK, end_in_one_line, one_line
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.training.runner import collect_by_messages
+from groupdetr_mmdet.training.runner import check_data, collect_by_messages
 
 
 def caught(command):
@@ -86,9 +86,9 @@ def test_the_users_own_code_keeps_its_traceback(tiny_coco, tmp_path, capfd, num_
 
 def test_after_the_first_step_an_error_of_a_library_keeps_its_traceback(
         tiny_config_file, tmp_path):
-    with pytest.raises(KeyError, match='segm'):
+    with pytest.raises(KeyError, match='foo'):
         run_tool('train', tiny_config_file, '--work-dir', tmp_path / 'work', '--cfg-options',
-                 'val_evaluator.metric=segm')
+                 'val_evaluator.metric_items=[foo]')
 
 
 def test_the_log_has_the_traceback(tiny_config_file, tmp_path, capfd):
@@ -117,6 +117,7 @@ def test_a_traceback_can_be_asked_for(monkeypatch, capsys):
 
 def test_processes_send_each_other_their_detections(tiny_coco):
     cfg = tiny_config(tiny_coco)
+    check_data(cfg)
     collect_by_messages(cfg)
     assert cfg.val_evaluator.collect_device == cfg.test_evaluator.collect_device == 'gpu'
 
