@@ -14,10 +14,12 @@ from ..checkpoints.named import resolve_weights
 from ..errors import ConfigError
 from ..io import check_output
 from ..data.layouts import Dataset, read_dataset
-from ..training.recipe import MODELS, complete_splits, write_training
+from ..training.recipe import MODELS, complete_splits, first_line, write_training
 from .common import print_table
 
-DEFAULTS = dict(model='cond', weights='coco', val_fraction=0.2, seed=0)
+DEFAULTS = dict(model='cond', weights='coco', val_fraction=0.2, seed=0, train=None, val=None,
+                test=None)
+SPLITS = dict(train='train on', val='validate on', test='test on')
 AREAS = 0, 32**2, 96**2, np.inf  # COCO's small, medium and large ones, in square pixels
 
 
@@ -38,7 +40,10 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         'trained on COCO, none, or a path or address (default: coco)')
     add('--val-fraction', type=float, help='part of the images for validation, where the folder '
         'does not say which (default: 0.2)')
-    add('--seed', '--split-seed', type=int, help='says which images these are (default: 0)')
+    add('--seed', '--split-seed', type=int, help='chooses these images (default: 0)')
+    for split in SPLITS:
+        add(f'--{split}', nargs='+', metavar='FILE', help=f'label files to {SPLITS[split]}, for '
+            'images in DATA')
 
 
 def default_out(data: str) -> Path:
@@ -53,18 +58,28 @@ def prepare(args: argparse.Namespace, data: str, out: Path) -> None:
                for name, default in DEFAULTS.items()}
     if not 0 < choices['val_fraction'] < 1:
         raise ConfigError(f'--val-fraction {choices["val_fraction"]} must be above 0 and below 1.')
+    files = {split: choices[split] for split in SPLITS if choices[split]}
+    if files and ('train' not in files or not Path(data).is_dir()):
+        raise ConfigError(f'--{min(files)} needs --train and the folder of the images as DATA, '
+                          f'which is {data}: name both.')
     check_out(out, data)
     model = MODELS[choices['model']]
     load_from = resolve_weights(choices['weights'], model.weights)
-    dataset = read_dataset(data)
+    dataset = read_dataset(data, files)
     complete_splits(dataset, choices['val_fraction'], choices['seed'])
-    write_training(dataset, out, model, load_from)
+    write_training(dataset, data, out, model, load_from)
     columns = [list(describe(dataset, split)) for split in dataset.splits]
     print_table((dataset.layout, *dataset.splits),
                 ((rows[0][0], *(value for _, value in rows)) for rows in zip(*columns)))
     for note in dataset.notes:
         print(f'Note: {note}.')
     print(f'Wrote {out} and {", ".join(f"{out.stem}_{split}.json" for split in dataset.splits)}.')
+
+
+def was_prepared(out: Path, data: str) -> bool:
+    """Whether a config was written for a data set, which its first line names."""
+    with out.open(encoding='utf-8') as file:
+        return file.readline() == first_line(data)
 
 
 def check_out(out: Path, data: str) -> None:

@@ -12,6 +12,7 @@ from mmengine.dist import is_main_process
 
 from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..checkpoints.resume import announce_new_start
+from ..data.layouts import is_data
 from ..errors import ConfigError
 from ..io import check_path
 from ..processes import WorkDirLock, end_with_parent, launched_rank
@@ -48,10 +49,10 @@ def config_of_data(args: argparse.Namespace) -> str:
     """Name of the config: what CONFIG says, or for a folder of images the one that prepares it."""
     given = [f'--{name.replace("_", "-")}' for name in prepare.DEFAULTS
              if getattr(args, name) is not None]
-    if not Path(args.config).is_dir():
+    if not is_data(args.config):
         if given:
-            raise ConfigError(f'{given[0]} is for a folder of images, and CONFIG {args.config} is '
-                              'none: leave it out.')
+            raise ConfigError(f'{given[0]} is for a folder of images or its label file, and CONFIG '
+                              f'{args.config} is neither: leave it out.')
         return args.config
     out = prepare.default_out(args.config)
     if not out.exists() and args.launcher != 'none':
@@ -62,9 +63,9 @@ def config_of_data(args: argparse.Namespace) -> str:
     elif given:
         raise ConfigError(f'{given[0]} would change {out}, which is there already: leave it out, '
                           'or remove the file.')
-    elif repr(os.path.abspath(args.config))[1:-1].encode() not in out.read_bytes():
-        raise ConfigError(f'CONFIG {args.config}: {out} is there already, and its images lie in '
-                          f'another folder: train {out}, or remove it.')
+    elif not prepare.was_prepared(out, args.config):
+        raise ConfigError(f'CONFIG {args.config}: {out} is there already, and was not prepared for '
+                          f'this data: train {out}, or remove it.')
     else:
         print(f'Going on with {out}, which an earlier run wrote for {args.config}.')
     return str(out)

@@ -1,14 +1,17 @@
-"""COCO: one JSON, or one for each split, with the images beside it or anywhere in the folder."""
+"""COCO: one JSON, or several for a split, with the images beside it or anywhere in the folder."""
 import json
+from collections import defaultdict
 from pathlib import Path
-from typing import Any, Container, Dict, List, Optional
+from typing import Any, Dict, List
+
+from pycocotools import mask as mask_utils
 
 from ...errors import ConfigError
-from .common import Dataset, LabeledBox, LabeledImage, Source, has_pattern, read_text, to_number
+from .common import (Dataset, LabelError, LabeledBox, LabeledImage, Labels, Source, has_pattern,
+                     read_text, to_number)
 
-FIELDS = dict(images=('id', 'file_name'), annotations=('image_id', 'category_id', 'bbox'),
-              categories=('id', 'name'))  # that are required
-COMPARED = 'id', 'image_id', 'category_id', 'supercategory'
+PARTS = 'images', 'annotations', 'categories'
+KEYS = 'id', 'image_id', 'category_id', 'supercategory'  # what is compared
 # An object with such a key, also one that is cut short, after marks of an encoding or blanks.
 START = rb'\A[\xef\xbb\xbf\xff\xfe \t\r\n]*\{[\s\S]*"(images|annotations)"'
 
@@ -21,30 +24,46 @@ def find(source: Source) -> List[Path]:
 
 def read(source: Source, files: List[Path]) -> Dataset:
     """Read the files of all splits; file names are those of the real images."""
-    by_split = choose_files(source, files)
-    contents = {split: load(file, split) for split, file in by_split.items()}
-    classes = list(dict.fromkeys(name for split, x in contents.items()
-                                 for name in used_names(by_split[split], x)))
-    splits = {split: read_split(source, by_split[split], split, x)
-              for split, x in contents.items()}
-    names = ', '.join(str(file.relative_to(source.root)) for file in by_split.values())
-    return Dataset(f'COCO, {names}', classes, splits, source.notes)
-
-
-def choose_files(source: Source, files: List[Path]) -> Dict[str, Path]:
-    """Choose one file for each split, of which no two may be."""
     files = [file for file in files if file.name.startswith('instances')] or files
-    if len(files) == 1:
-        return dict(train=files[0])
-    by_split = {}
-    for file in files:
-        split = source.split_of(file)
-        if split is None or split in by_split:
-            other = by_split.get(split) or next(x for x in files if x != file)
-            raise ConfigError(
-                f'DATA {source.root} has {file} and {other}, and their names do not say which is '
-                'for training: call them train.json and val.json, or name one of them as DATA.')
-        by_split[split] = file
+    contents = {file: load(file, source.split_of(file)) for file in files}
+    by_split = choose_files(source, contents)
+    classes, splits = {}, {}
+    for split in by_split:
+        images = splits[split] = []
+        for file in by_split[split]:
+            classes.update(dict.fromkeys(used_names(source, file, contents[file])))
+            more = read_file(source, file, source.split_of(file) or split, contents[file])
+            twice = {image.path for image in images} & {image.path for image in more}
+            if twice:
+                raise ConfigError(
+                    f'DATA {source.root} has {by_split[split][0]} and {file}, both with labels of '
+                    f'{min(twice)}: name the files that count with --train and --val, or one of '
+                    'them in the place of DATA.')
+            images += more
+    names = ', '.join(str(file.relative_to(source.root) if source.root in file.parents else file)
+                      for files in by_split.values() for file in files)
+    return Dataset(f'COCO, {names}', list(classes), splits, source.notes)
+
+
+def choose_files(source: Source, contents: Dict[Path, dict]) -> Dict[str, List[Path]]:
+    """Tell the splits by names of files and folders; files that name no split are to train on.
+
+    One whose images all are in files of a split, such as ``trainval.json``, is left out.
+    """
+    if len(contents) == 1:
+        return dict(train=list(contents))
+    names = {file: {image_name(image) for image in content['images']}
+             for file, content in contents.items()}
+    by_split = defaultdict(list)
+    for file in contents:
+        by_split[source.split_of(file)].append(file)
+    rest = by_split.pop(None, [])
+    named = set().union(*(names[file] for files in by_split.values() for file in files))
+    for file in rest:
+        if 'train' in by_split and names[file] <= named:
+            source.note('label files whose images are those of other files, left out', file)
+        else:
+            by_split['train'].append(file)
     return {split: by_split[split] for split in ('train', 'val', 'test') if split in by_split}
 
 
@@ -56,37 +75,46 @@ def load(file: Path, split: str) -> Dict[str, List[dict]]:
         raise ConfigError(f'{file} is not valid JSON ({error}): put all of it there.') from error
     if split == 'test' and isinstance(content, dict):
         content.setdefault('annotations', [])
-    for part, fields in FIELDS.items():
+    for part in PARTS:
         entries = content.get(part) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(x, dict) for x in entries):
             raise ConfigError(f'{file} has no list {part!r} of entries, which COCO requires: '
                               'correct it.')
         for entry in entries:
-            lacking = [name for name in fields if name not in entry]
-            if lacking:
-                raise ConfigError(f'{file} {part}, id {entry.get("id")}, lacks the field '
-                                  f'{lacking[0]!r}, which COCO requires: add it.')
-            wrong = [name for name in COMPARED if isinstance(entry.get(name), (list, dict))]
+            wrong = [name for name in KEYS if isinstance(entry.get(name), (list, dict))]
+            wrong += [name for name in ('id', 'name') if name not in entry
+                      and (part == 'categories' or part == 'images' and name == 'id')]
             if wrong:
-                raise ConfigError(f'{file} has {wrong[0]}={entry[wrong[0]]} in {part}, which must '
-                                  'be a number or a text: correct it.')
+                raise ConfigError(f'{file} has {wrong[0]}={entry.get(wrong[0])} in {part}, which '
+                                  'must be a number or a text: correct it.')
     return content
 
 
-def used_names(file: Path, content: Dict[str, List[dict]]) -> List[str]:
-    """Names of the categories, without one that only stands above the others, as Roboflow's."""
-    used = {annotation['category_id'] for annotation in content['annotations']}
-    above = {category.get('supercategory') for category in content['categories']}
-    names = [str(category['name']) for category in content['categories']
-             if category['id'] in used or category['name'] not in above]
+def image_name(image: dict) -> str:
+    """The name of an image's file; LVIS gives its address alone."""
+    return str(image.get('file_name') or image.get('coco_url') or '').split('://')[-1]
+
+
+def used_names(source: Source, file: Path, content: Dict[str, List[dict]]) -> List[str]:
+    """Names of the categories, without one that only stands above others, as Roboflow's."""
+    categories = content['categories']
+    used = {annotation.get('category_id') for annotation in content['annotations']}
+    above = {category.get('supercategory') for category in categories
+             if category.get('supercategory') != category['name']}
+    names = []
+    for category in categories:
+        if category['id'] in used or category['name'] not in above:
+            names.append(str(category['name']))
+        else:
+            source.note('categories above others without objects, left out', category['name'])
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ConfigError(f'{file} has two categories of the name {twice[0]}: rename one.')
     return names
 
 
-def read_split(source: Source, file: Path, split: str,
-               content: Dict[str, List[dict]]) -> List[LabeledImage]:
+def read_file(source: Source, file: Path, split: str,
+              content: Dict[str, List[dict]]) -> List[LabeledImage]:
     """Read the images of a file."""
     categories = {category['id']: str(category['name']) for category in content['categories']}
     by_image = {image['id']: [] for image in content['images']}
@@ -94,36 +122,59 @@ def read_split(source: Source, file: Path, split: str,
         raise ConfigError(f'{file} has two images of the same id: give each its own.')
     for annotation in content['annotations']:
         where = f'{file} annotation {annotation.get("id")}'
-        check_known(annotation, 'image', by_image, where)
-        by_image[annotation['image_id']].append((annotation, where))
+        if annotation.get('image_id') in by_image:
+            by_image[annotation['image_id']].append((annotation, where))
+        else:
+            source.note('annotations of images that the file does not list, left out', where)
+    relative = are_fractions([annotation.get('bbox') for annotation in content['annotations']])
+    if relative:
+        source.note('label files whose boxes are fractions of their image', file)
 
-    def read_image(image: dict) -> Optional[LabeledImage]:
-        path = source.find_image(str(image['file_name']), file.parent, split)
-        if path is None:
-            source.note('images that are not there, left out', f'{image["file_name"]} of {file}')
-            return None
-        return source.labeled_image(
-            path, ((read_box(x, categories, where), where) for x, where in by_image[image['id']]),
-            f'{file} image {image["id"]}', [image.get('width'), image.get('height')])
+    def read_image(image: dict) -> Labels:
+        boxes = ((read_box(annotation, categories, where), where)
+                 for annotation, where in by_image[image['id']])
+        return Labels(f'{image_name(image)} of {file} image {image["id"]}', boxes,
+                      [image.get('width'), image.get('height')], relative)
 
-    return source.read(content['images'], read_image)
+    paths = source.find_images([[image_name(image)] for image in content['images']], file.parent,
+                               split)
+    return source.read(content['images'], paths, read_image,
+                       'images that are not there, left out')
 
 
-def check_known(annotation: dict, what: str, known: Container, where: str) -> None:
-    """Refuse an annotation of an image or a category that the file does not have."""
-    if annotation[f'{what}_id'] not in known:
-        raise ConfigError(f'{where} is of the {what} {annotation[f"{what}_id"]!r}, which the file '
-                          f'does not have: correct its {what}_id.')
+def are_fractions(boxes: List[Any]) -> bool:
+    """Whether all boxes lie between 0 and 1, and cannot be in pixels."""
+    try:
+        numbers = [abs(float(x)) for box in boxes for x in box or ()]
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return bool(numbers) and max(numbers) <= 1
 
 
 def read_box(annotation: dict, categories: Dict[Any, str], where: str) -> LabeledBox:
-    """Read a box of a known category, ``left, top, width, height`` in pixels."""
-    check_known(annotation, 'category', categories, where)
-    box = annotation['bbox']
+    """Read a box, ``left, top, width, height`` in pixels, or that of a segmentation."""
+    if annotation.get('category_id') not in categories:
+        raise LabelError('category', f'{where} is of the category '
+                         f'{annotation.get("category_id")!r}, which the file does not have')
+    box = annotation.get('bbox') or box_of(annotation.get('segmentation'))
     if not isinstance(box, list) or len(box) != 4:
-        raise ConfigError(f'{where} has bbox={box}, and a box is [left, top, width, height] in '
-                          'pixels: correct it.')
+        raise LabelError('bbox', f'{where} has bbox={annotation.get("bbox")}, and a box is [left, '
+                         'top, width, height] in pixels')
     left, top, width, height = (to_number(x, where) for x in box)
     ignored = to_number(annotation.get('iscrowd') or annotation.get('ignore') or 0, where)
     return LabeledBox(categories[annotation['category_id']],
                       (left, top, left + width, top + height), bool(ignored))
+
+
+def box_of(segmentation: Any) -> List[float]:
+    """The box around polygons or a mask, empty for none."""
+    try:
+        if isinstance(segmentation, dict):
+            if isinstance(segmentation['counts'], list):
+                segmentation = mask_utils.frPyObjects(segmentation, *segmentation['size'])
+            return mask_utils.toBbox(segmentation).tolist()
+        x, y = ([float(number) for polygon in segmentation for number in polygon[i::2]]
+                for i in (0, 1))
+        return [min(x), min(y), max(x) - min(x), max(y) - min(y)]
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return []

@@ -3,25 +3,34 @@ import math
 import os
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import (Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Sequence,
-                    Tuple)
+from typing import (Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, NoReturn, Optional,
+                    Sequence, Tuple)
 
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from rich.progress import track
 
 from ...errors import ConfigError
-from ..annotations import LARGEST
 from ...io import irregular
+from ..annotations import LARGEST
 from ..images import image_size
 
 SPLITS = dict(train='train', training='train', val='val', valid='val', validation='val',
               test='test', testing='test')
 # How names begin that a system or tool wrote for itself, as __MACOSX.
 HIDDEN = '.', '__', '@eaDir', '#recycle', '$RECYCLE.BIN', 'lost+found'
+DRAWN = re.compile('annot|label|mask|segment|thumb|vis', re.I)  # folders of no photos
 SLOW = 1000  # images that take some seconds to read
+
+
+class LabelError(ConfigError):
+    """A label that cannot be right; those of one kind are counted together."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class LabeledBox(NamedTuple):
@@ -40,6 +49,14 @@ class LabeledImage:
     boxes: List[LabeledBox]
 
 
+class Labels(NamedTuple):
+    """The labels of an image as they stand in a file."""
+    where: Any  # for messages
+    boxes: Iterable[Tuple[LabeledBox, Any]]  # each with the place it stands in
+    size: Sequence = (0, 0)  # width and height as numbers or texts; empty or 0 is unknown
+    relative: bool = False  # whether boxes are in parts of the image, and not in pixels
+
+
 @dataclass
 class Dataset:
     """A data set in whatever layout."""
@@ -56,16 +73,21 @@ class Dataset:
 
 
 class Source:
-    """A data set that is being read: its folder, or the label file that counts, whose images are
-    in the folder around it or, if there are none, in the one around that."""
+    """A data set that is being read.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path (Path): Its folder, or the label file that counts, whose images are in the folder
+            around it or, if there are none, in the one around that.
+        root (Path, optional): Folder of the images of a label file, if it is known.
+    """
+
+    def __init__(self, path: Path, root: Optional[Path] = None) -> None:
         if not path.exists():
             raise ConfigError(f'DATA {path} does not exist: name a folder of images and labels.')
         path = Path(os.path.abspath(path))
         self.only = path if path.is_file() else None
-        self.root = path.parent if self.only else path
-        if self.only and not any(map(is_image, visible_files(self.root))):
+        self.root = Path(os.path.abspath(root)) if root else path.parent if self.only else path
+        if self.only and not root and not any(map(is_image, visible_files(self.root))):
             self.root = self.root.parent
         self.files = sorted(visible_files(self.root))
         self.images = [file for file in self.files if is_image(file)]
@@ -73,6 +95,7 @@ class Source:
         for file in self.images:
             self.by_stem[comparable(file.stem)].append(file)
         self.noted: Dict[str, List[str]] = defaultdict(list)
+        self.faults: Dict[str, List[LabelError]] = defaultdict(list)
 
     @property
     def notes(self) -> List[str]:
@@ -82,6 +105,13 @@ class Source:
     def note(self, what: str, where: Any) -> None:
         """Note what was left out or mended, and where."""
         self.noted[what].append(str(where).encode(errors='replace').decode())
+
+    def check_faults(self) -> None:
+        """Raise a ConfigError of all kinds of faults, the first of each in full."""
+        if self.faults:
+            raise ConfigError('; '.join(
+                f'{faults[0]}' + (f' (and {len(faults) - 1} more like this)' * (len(faults) > 1))
+                for faults in self.faults.values()) + ': correct these labels.')
 
     def label_files(self, *patterns: str) -> List[Path]:
         """Files that may hold labels, by patterns of their names."""
@@ -98,58 +128,78 @@ class Source:
                     return SPLITS[word]
         return None
 
-    def find_image(self, name: str, folder: Path, split: Optional[str]) -> Optional[Path]:
-        """Find an image that a label file in ``folder`` names, with another suffix or with the
-        folders of another machine; the split says which of several of the name is meant."""
-        wanted = Path(name.replace('\\', '/'))
-        for place in (folder / wanted, self.root / wanted):
-            if os.path.isfile(place):
-                return place
-        files = self.by_stem.get(comparable(wanted.stem), [])
+    def find_images(self, names: Sequence[Sequence[str]], folder: Path,
+                    split: Optional[str]) -> List[Optional[Path]]:
+        """Find images that labels in a folder name, None for one that is not there.
+
+        An image may have another suffix, or lie in the folders of another machine. Masks and
+        other splits may have the same names: a folder counts only if most of its images of these
+        names are meant.
+
+        Args:
+            names (Sequence[Sequence[str]]): Of each image, the names to try, the best one first.
+            folder (Path): Folder of the labels.
+            split (str, optional): Its split, if it is known.
+        """
+        exact = [next((place for name in choice for place in places(name, folder, self.root)
+                       if os.path.isfile(place)), None) for choice in names]
+        alike = [next(filter(None, map(self.alike, choice)), []) for choice in names]
+        found = [path or self.choose(files, choice[0], folder, split)
+                 for path, files, choice in zip(exact, alike, names)]
+        meant = Counter(path.parent for path in {*found} - {None})
+        there = Counter(path.parent for path in {path for files in alike for path in files})
+        return [path if place or path and 2 * meant[path.parent] > there[path.parent] else None
+                for place, path in zip(exact, found)]
+
+    def alike(self, name: str) -> List[Path]:
+        """Images of the name, but for the folder and the suffix, and capitals or not."""
+        return self.by_stem.get(comparable(plain(name).stem), [])
+
+    def choose(self, files: Sequence[Path], name: str, folder: Path,
+               split: Optional[str]) -> Optional[Path]:
+        """Choose the image that a label names, of several that are called alike."""
+        wanted = plain(name)
         near = {*wanted.parts, *folder.parts}
         for fit in (lambda x: comparable(x.name) == comparable(wanted.name),
                     lambda x: x.name == wanted.name, lambda x: len(near & {*x.parent.parts}),
-                    lambda x: self.split_of(x.parent) == split):
+                    lambda x: self.split_of(x.parent) == split,
+                    lambda x: not DRAWN.search(x.parent.name)):
             files = [x for x in files if fit(x) == max(map(fit, files))]
         if len(files) > 1:
-            raise ConfigError(f'{folder} has labels for {name}, which is {files[0]} or {files[1]}:'
-                              ' give images names of their own.')
+            self.faults['image'].append(LabelError('image', (
+                f'{folder} has labels for {name}, which is {files[0]} or {files[1]}')))
         return files[0] if files else None
 
-    def read(self, items: Sequence, read: Callable) -> List[LabeledImage]:
-        """Turn all items into images, or None to leave one out, and tell how many have faults."""
-        images, faults = [], []
-        for item in track(items, 'Reading labels', transient=True, disable=len(items) < SLOW):
+    def read(self, items: Sequence[Any], paths: Sequence[Optional[Path]],
+             read: Callable[[Any], Labels], missing: str) -> List[LabeledImage]:
+        """Read the labels of images; ``missing`` notes the ``items`` without a path."""
+        images = []
+        for item, path in track(list(zip(items, paths)), 'Reading labels', transient=True,
+                                disable=len(items) < SLOW):
             try:
-                images.append(read(item))
-            except ConfigError as fault:
-                faults.append(fault)
-        if len(faults) > 1:
-            raise ConfigError(f'{len(faults)} of {len(items)} images have faults in their '
-                              f'labels, the first: {faults[0]}')
-        for fault in faults:
-            raise fault
-        return [image for image in images if image]
+                labels = read(item)
+                if path is None:
+                    self.note(missing, labels.where)
+                elif image := self.labeled_image(path, labels):
+                    images.append(image)
+            except LabelError as fault:
+                self.faults[fault.kind].append(fault)
+        return images
 
-    def labeled_image(self, path: Path, found: Iterator[Tuple[LabeledBox, Any]], where: Any = '',
-                      declared: Sequence = (0, 0), relative: bool = False
-                      ) -> Optional[LabeledImage]:
-        """Check boxes, and clip them to their image; None for an image that cannot be read.
-
-        Args:
-            path (Path): The image.
-            found (Iterator): Each box, and where its label stands.
-            where (Any): Where ``declared`` stands.
-            declared (Sequence): Width and height as numbers or texts; empty or 0 is unknown.
-            relative (bool): Whether boxes are in parts of the image, and not in pixels.
-        """
-        size = self.size(path)
-        if size is None:
+    def labeled_image(self, path: Path, labels: Labels) -> Optional[LabeledImage]:
+        """Check boxes, and clip them to their image; None for an image that cannot be read."""
+        try:
+            size = image_size(str(path))
+        except OSError as error:
+            self.note('unreadable images, left out', f'{path} ({error.strerror or error})')
             return None
-        check_size(tuple(to_number(x or 0, where) for x in declared), size, path, where)
+        check_size(tuple(to_number(x or 0, labels.where) for x in labels.size), size, path,
+                   labels.where)
         kept = []
-        for box, place in found:
-            xyxy = tuple(x * n for x, n in zip(box.xyxy, size * 2)) if relative else box.xyxy
+        for box, place in labels.boxes:
+            xyxy = box.xyxy
+            if labels.relative:
+                xyxy = tuple(x * n for x, n in zip(xyxy, size * 2))
             check_corners(xyxy, size, place)
             left, top, right, bottom = clipped = tuple(
                 min(max(x, 0.), float(limit)) for x, limit in zip(xyxy, size * 2))
@@ -158,19 +208,24 @@ class Source:
                 continue
             if max(abs(a - b) for a, b in zip(clipped, xyxy)) > 1:
                 self.note('boxes over the edge of their image, clipped', place)
+            if box.iscrowd:
+                self.note('objects that are marked difficult, iscrowd or ignore, neither trained '
+                          'nor scored', place)
             kept.append(box._replace(xyxy=clipped))
         boxes = list(dict.fromkeys(kept))
         if len(boxes) < len(kept):
             self.note('images with the same box twice, which counts once', path)
         return LabeledImage(path, *size, boxes)
 
-    def size(self, path: Path) -> Optional[Tuple[int, int]]:
-        """Width and height of an image, or None if it cannot be read, which is noted."""
-        try:
-            return image_size(str(path))
-        except OSError as error:
-            self.note('unreadable images, left out', f'{path} ({error.strerror or error})')
-            return None
+
+def plain(name: str) -> Path:
+    """The path that a label file names, also one of Windows."""
+    return Path(name.replace('\\', '/'))
+
+
+def places(name: str, folder: Path, root: Path) -> Tuple[Path, Path]:
+    """Where an image that is named lies if nothing was moved."""
+    return folder / plain(name), root / plain(name)
 
 
 def visible_files(root: Path) -> Iterator[Path]:
@@ -207,22 +262,21 @@ def check_size(declared: Tuple[float, ...], size: Tuple[int, int], path: Path, w
     """Check that labels were made for the image that is loaded, if they say its size."""
     if all(declared) and declared != size:
         said, real = (' x '.join(f'{x:g}' for x in side) for side in (declared, size))
-        raise ConfigError(f'{where} says that {path} is {said} pixels, and it is {real} when '
-                          'it is read (EXIF data may turn it): correct the labels, or put the '
-                          'image there that they were made for.')
+        raise LabelError('size', f'{where} has the size {said} for {path}, whose pixels are '
+                         f'{real} when it is read (EXIF data may turn it)')
 
 
 def check_corners(xyxy: Sequence[float], size: Tuple[int, int], where: Any) -> None:
     """Refuse a box that is not finite or far larger than its image, or has swapped corners."""
     shown = ', '.join(f'{x:g}' for x in xyxy)
     if not all(map(math.isfinite, xyxy)):
-        raise ConfigError(f'{where} has the box {shown}, which is not finite: correct it.')
+        raise LabelError('finite', f'{where} has the box {shown}, which is not finite')
     if any(b - a > LARGEST * n for a, b, n in zip(xyxy, xyxy[2:], size)):
-        raise ConfigError(f'{where} has the box {shown}, more than {LARGEST} times as wide or '
-                          f'high as its image of {size[0]} x {size[1]} pixels: correct it.')
+        raise LabelError('large', f'{where} has the box {shown}, more than {LARGEST} times as wide '
+                         f'or high as its image of {size[0]} x {size[1]} pixels')
     if xyxy[0] > xyxy[2] or xyxy[1] > xyxy[3]:
-        raise ConfigError(f'{where} has a box with swapped corners, left {xyxy[0]:g}, top '
-                          f'{xyxy[1]:g}, right {xyxy[2]:g}, bottom {xyxy[3]:g}: correct it.')
+        raise LabelError('swapped', f'{where} has a box with swapped corners, left {xyxy[0]:g}, '
+                         f'top {xyxy[1]:g}, right {xyxy[2]:g}, bottom {xyxy[3]:g}')
 
 
 def to_number(text: Optional[str], where: Any) -> float:
@@ -230,8 +284,7 @@ def to_number(text: Optional[str], where: Any) -> float:
     try:
         return float(text)
     except (TypeError, ValueError, OverflowError):
-        raise ConfigError(
-            f'{where} has {text!r:.60} in the place of a number: correct it.') from None
+        raise LabelError('number', f'{where} has {text!r:.60} in the place of a number') from None
 
 
 def has_pattern(file: Path, pattern: bytes, size: int = 1 << 20) -> bool:

@@ -7,8 +7,8 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 import yaml
 
 from ...errors import ConfigError
-from .common import (Dataset, LabeledBox, Source, has_pattern, is_image, read_text, to_number,
-                     visible_files)
+from .common import (Dataset, LabelError, LabeledBox, Labels, Source, has_pattern, is_image,
+                     read_text, to_number, visible_files)
 
 CLASS_LISTS = 'classes.txt', '*.names'
 SPLITS = 'train', 'val', 'test'
@@ -56,8 +56,8 @@ def read(source: Source, files: List[Path]) -> Dataset:
     by_split = {split: paths for split in SPLITS
                 if (paths := find_images(source, file, config, split)) or
                 split == 'train' and config.get(split)}
-    splits = {split: source.read(paths, lambda path: source.labeled_image(
-        path, read_labels(source, path, names, config), relative=True))
+    splits = {split: source.read(paths, paths, lambda path: Labels(
+        label_file(path), read_labels(source, path, names, config), relative=True), '')
         for split, paths in by_split.items()}
     images = [path for paths in by_split.values() for path in paths]
     labels = {label_file(path) for path in images}
@@ -112,14 +112,11 @@ def find_images(source: Source, file: Path, config: Dict[str, Any], split: str) 
 
 def listed_images(source: Source, file: Path, split: str) -> List[Path]:
     """Find the images that a file lists; those that are not there are noted."""
-    images = []
-    for line in filter(None, map(str.strip, read_text(file).splitlines())):
-        image = source.find_image(line, file.parent, split)
-        if image is None:
-            source.note('images that are not there, left out', f'{line} of {file}')
-        else:
-            images.append(image)
-    return images
+    lines = list(filter(None, map(str.strip, read_text(file).splitlines())))
+    images = source.find_images([[line] for line in lines], file.parent, split)
+    for line in (line for line, image in zip(lines, images) if image is None):
+        source.note('images that are not there, left out', f'{line} of {file}')
+    return [image for image in images if image]
 
 
 def locate(source: Source, file: Path, path: str, entry: str) -> Optional[Path]:
@@ -159,26 +156,40 @@ def read_labels(source: Source, path: Path, names: List[str],
                     f'{path}, whose labels would be {label}')
         return
     for number, line in enumerate(read_text(label).splitlines(), 1):
-        words = line.split()[:5 if 'kpt_shape' in config else None]  # key points follow the box
-        if words:
+        if words := line.split():
             where = f'{label} line {number}'
-            yield read_line(words, names, where), where
+            values = [to_number(word, where) for word in words]
+            if 'kpt_shape' in config or has_key_points(values[1:]):
+                values = values[:5]
+                source.note('objects with key points, of which the box is used', where)
+            yield read_line(values, names, where), where
 
 
-def read_line(words: List[str], names: List[str], where: str) -> LabeledBox:
+def has_key_points(values: List[float]) -> bool:
+    """Whether numbers are a box and then x, y and visibility of key points in it."""
+    if len(values) < 7 or (len(values) - 4) % 3:
+        return False
+    x, y, width, height = values[:4]
+    return all(v == 0 or v in (1, 2) and abs(a - x) <= width / 2 + TOLERANCE and
+               abs(b - y) <= height / 2 + TOLERANCE
+               for a, b, v in zip(values[4::3], values[5::3], values[6::3]))
+
+
+def read_line(words: List[float], names: List[str], where: str) -> LabeledBox:
     """Read ``class x y width height``, or the corners of a polygon, in parts of the image."""
-    label, *values = (to_number(word, where) for word in words)
+    label, *values = words
     is_box = len(values) == 4
     beyond = TOLERANCE if is_box else OUTSIDE
     if label not in range(len(names)):
-        raise ConfigError(f'{where} has the class {words[0]}, and the classes are numbered 0 to '
-                          f'{len(names) - 1}: correct it, or add its name.')
+        raise LabelError('class', f'{where} has the class {label:g}, and the classes are numbered '
+                         f'0 to {len(names) - 1}')
     if not is_box and (len(values) < 6 or len(values) % 2):
-        raise ConfigError(f'{where} has {len(values) + 1} numbers, and a box has 5, class, x, y, '
-                          'width and height, in parts of the image: correct it.')
+        raise LabelError('line', f'{where} has {len(words)} numbers, and a box has 5, class, x, y, '
+                         'width and height, in parts of the image')
     if not all(-beyond <= x <= 1 + beyond for x in values):
-        raise ConfigError(f'{where} has numbers beyond 0 to 1, {" ".join(words[1:5])}, and they '
-                          'are parts of the width and height of the image: correct it.')
+        shown = ' '.join(f'{x:g}' for x in values[:4])
+        raise LabelError('pixels', f'{where} has numbers beyond 0 to 1, {shown}, and they are '
+                         'parts of the width and height of the image')
     if is_box:
         x, y, width, height = values
         corners = x - width / 2, y - height / 2, x + width / 2, y + height / 2
