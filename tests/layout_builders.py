@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Dict
 
+import numpy as np
 import yaml
+from tiny import CLASSES
 
 OBJECT = ('<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>'
           '<ymax>{}</ymax></bndbox></object>')
@@ -129,3 +131,47 @@ def write_labelimg(splits: Dict[str, dict], root: Path) -> None:
 
 LAYOUTS = dict(yolo=write_yolo, coco=write_coco, roboflow=write_roboflow, voc=write_voc,
                labelimg=write_labelimg)
+
+
+def described(dataset, split):
+    """Images by their names: size, and each object's class and box."""
+    return {image.path.name: (image.width, image.height,
+                              [(x.name, *np.round(x.xyxy, 3)) for x in image.boxes])
+            for image in dataset.splits[split]}
+
+
+def expected(coco: Path, split: str) -> dict:
+    content = json.loads((coco / f'{split}.json').read_text())
+    images = {}
+    for image in content['images']:
+        boxes = [(CLASSES[ann['category_id'] - 1], *ann['bbox']) for ann in content['annotations']
+                 if ann['image_id'] == image['id']]
+        images[image['file_name']] = (image['width'], image['height'],
+                                      [(c, x, y, x + w, y + h) for c, x, y, w, h in boxes])
+    return images
+
+
+def first(root: Path, pattern: str) -> Path:
+    return sorted(root.rglob(pattern))[0]
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+def set_line(root: Path, line: str) -> None:
+    first(root, '*.txt').write_text(line)
+
+
+def edit_lines(root: Path, pattern: str, edit) -> None:
+    for file in root.rglob(pattern):
+        file.write_text(''.join(f'{edit(line)}\n' for line in file.read_text().splitlines()))
+
+
+def edit_json(root: Path, change) -> None:
+    file = first(root, '*.json')
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))

@@ -14,7 +14,7 @@ from ..checkpoints.named import resolve_weights
 from ..errors import ConfigError
 from ..io import check_output
 from ..data.layouts import Dataset, read_dataset
-from ..training.recipe import MODELS, complete_splits, first_line, write_training
+from ..training.recipe import MODELS, complete_splits, write_training
 from .common import print_table
 
 DEFAULTS = dict(model='cond', weights='coco', val_fraction=0.2, seed=0, train=None, val=None,
@@ -77,9 +77,8 @@ def prepare(args: argparse.Namespace, data: str, out: Path) -> None:
 
 
 def was_prepared(out: Path, data: str) -> bool:
-    """Whether a config was written for a data set, which its first line names."""
-    with out.open(encoding='utf-8') as file:
-        return file.readline() == first_line(data)
+    """Whether a config was written for a data set, which it names."""
+    return repr(os.path.abspath(data))[1:-1].encode() in out.read_bytes()
 
 
 def check_out(out: Path, data: str) -> None:

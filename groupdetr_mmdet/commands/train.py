@@ -1,5 +1,5 @@
-"""Train a detector: on what a config says, or on a folder of images and labels, for which this
-writes a config first, as ``prepare`` does."""
+"""Train a detector on the data of a config, or on a folder of images and labels or a label file, for
+which this writes a config first, as ``prepare`` does."""
 import argparse
 import os
 from contextlib import ExitStack
@@ -24,7 +24,7 @@ from .common import add_runner_arguments, load_config, print_table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runner_arguments(parser, 'config file, the name of a shipped config, or a folder of '
-                         'images and labels')
+                         'images and labels, or a label file')
     prepare.add_choices(parser)
     add = parser.add_argument
     add('--dry-run', action='store_true',
@@ -46,17 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def config_of_data(args: argparse.Namespace) -> str:
-    """Name of the config: what CONFIG says, or for a folder of images the one that prepares it."""
+    """Name of the config: CONFIG, or for a folder or label file the config that is prepared."""
     given = [f'--{name.replace("_", "-")}' for name in prepare.DEFAULTS
              if getattr(args, name) is not None]
     if not is_data(args.config):
         if given:
-            raise ConfigError(f'{given[0]} is for a folder of images or its label file, and CONFIG '
-                              f'{args.config} is neither: leave it out.')
+            raise ConfigError(f'{given[0]} is for a folder of images or a label file, and CONFIG '
+                              f'{args.config} is a config: leave {given[0]} out.')
         return args.config
     out = prepare.default_out(args.config)
     if not out.exists() and args.launcher != 'none':
-        raise ConfigError(f'CONFIG {args.config} is a folder, and several processes need a config:'
+        raise ConfigError(f'CONFIG {args.config} is data, and several processes need a config:'
                           f' run groupdetr prepare {args.config} first.')
     if not out.exists():
         prepare.prepare(args, args.config, out)
@@ -64,8 +64,8 @@ def config_of_data(args: argparse.Namespace) -> str:
         raise ConfigError(f'{given[0]} would change {out}, which is there already: leave it out, '
                           'or remove the file.')
     elif not prepare.was_prepared(out, args.config):
-        raise ConfigError(f'CONFIG {args.config}: {out} is there already, and was not prepared for '
-                          f'this data: train {out}, or remove it.')
+        raise ConfigError(f'CONFIG {args.config}: {out} is there already, and was prepared for '
+                          f'other data: train {out}, or remove it.')
     else:
         print(f'Going on with {out}, which an earlier run wrote for {args.config}.')
     return str(out)

@@ -4,7 +4,6 @@ import math
 import os
 from pathlib import Path
 from pprint import pformat
-from shlex import quote
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -95,19 +94,15 @@ def complete_splits(dataset: Dataset, val_fraction: float, seed: int) -> None:
     dataset.notes.append(f'images drawn for validation with seed {seed}: {num_val}')
 
 
-def first_line(data: str) -> str:
-    """The first line of a config for a data set."""
-    return f'# groupdetr prepare {quote(os.path.abspath(data))}\n'
-
-
 def write_training(dataset: Dataset, data: str, out: Path, model: Model,
                    load_from: Optional[str]) -> None:
     """Write the config and, before it and beside it, the annotations as ``STEM_SPLIT.json``."""
     for split, images in dataset.splits.items():
         coco = to_coco(images, dataset.classes, dataset.root)
         write_atomically(out.with_name(f'{out.stem}_{split}.json'), json.dumps(coco).encode())
-    text = first_line(data) + config_text(dataset, out.stem, model, load_from)
-    write_atomically(out, text.encode())
+    source = repr(os.path.abspath(data))[1:-1]
+    text = config_text(dataset, out.stem, model, load_from)
+    write_atomically(out, f'# groupdetr prepare {source}\n{text}'.encode())
 
 
 def config_text(dataset: Dataset, stem: str, model: Model, load_from: Optional[str]) -> str:

@@ -43,7 +43,7 @@ def test_the_config_says_all_that_a_training_needs(tiny_coco, tmp_path, kind, ca
     assert all(sample['inputs'].shape[1:] == (512, 512) for sample in datasets[0])
     assert out.splitlines()[-1] == f'Next: groupdetr train {mine}'
     assert all(re.search(rf'{name} +│ \d', out) for name in CLASSES)
-    assert mine.read_text().count(str(data)) == 1, 'the path is said once'
+    assert mine.read_text().count(f"'{data}") == 1, 'the path is set once'
 
 
 def test_choices_are_in_the_config(data):
@@ -108,9 +108,9 @@ def test_mistakes_of_training_a_folder(data, capsys, args, message):
 
 def test_choices_for_a_folder_need_one(tiny_config_file, data, capsys):
     assert run_tool('train', tiny_config_file, '--model', 'dab') == 2
-    assert '--model is for a folder of images, and CONFIG' in capsys.readouterr().err
+    assert '--model is for a folder of images' in capsys.readouterr().err
     Path('photos.py').touch()
     assert run_tool('train', data, '--split-seed', 3) == 2
     assert 'would change photos.py, which is there already' in capsys.readouterr().err
     assert run_tool('train', data) == 2
-    assert 'photos.py is there already, and its images lie in another' in capsys.readouterr().err
+    assert 'photos.py is there already, and was prepared for other' in capsys.readouterr().err
