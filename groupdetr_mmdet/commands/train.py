@@ -1,5 +1,7 @@
-"""Train a detector on the data of a config, or on a folder of images and labels or a label file, for
-which this writes a config first, as ``prepare`` does."""
+"""Train a detector on the data of a config, of a folder of images and labels or of a label file.
+
+For the latter two this writes a config first, as ``prepare`` does.
+"""
 import argparse
 import os
 from contextlib import ExitStack
