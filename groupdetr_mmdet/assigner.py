@@ -14,7 +14,6 @@ from torch import Tensor
 
 from .errors import ConfigError
 from .groups import check_num_query_groups, count_groups
-from .ops.kernels import assignment_kernel
 
 try:
     from lap import lapjvr_batch
@@ -22,11 +21,7 @@ except ImportError:  # no lapx, or one before 0.11: scipy solves the same proble
     lapjvr_batch = None
 
 
-Costs = Union[np.ndarray, Tensor]
 SOLVER_THREADS_FROM = 2**20  # costs, of all problems of an image; fewer take less than threads
-# Costs of a batch from which a GPU solves the problems, where the extra `gpu` is installed. Chosen
-# from times of others (6 million costs: SciPy 74 ms, an A100 1.3 ms), not yet measured here.
-GPU_COSTS_FROM = 2**22
 CPU_COSTS_AT_ONCE = 2**18  # costs of an image; more do not stay in the cache
 
 
@@ -165,30 +160,20 @@ class GroupHungarianAssigner(HungarianAssigner):
         num_groups = num_groups or self.count_groups(cls_scores.size(2))
         costs = [self._image_costs(cls_scores[:, i], bbox_preds[:, i], gts, meta, num_classes)
                  for i, (gts, meta) in enumerate(zip(batch_gt_instances, batch_img_metas))]
-        on_gpu = self.solves_on_gpu(costs)
-        checked = costs
-        if on_gpu:  # sums over the queries of a layer are enough to be finite
-            checked = [cost.unflatten(0, (len(cls_scores), -1)).sum(1) for cost in costs]
-        *checked, labels, cls_sums, box_sums = copy_to_host(
-            *checked, torch.cat([gts.labels for gts in batch_gt_instances]),
+        *costs, labels, cls_sums, box_sums = copy_to_host(
+            *costs, torch.cat([gts.labels for gts in batch_gt_instances]),
             cls_scores.flatten(1).sum(1), bbox_preds.flatten(1).sum(1))
         check_labels(labels, num_classes)
-        check_finite(cls_sums, box_sums, checked, batch_img_metas)
+        check_finite(cls_sums, box_sums, costs, batch_img_metas)
         num_layers, _, num_rows, _ = cls_scores.shape
         pairs = []
-        for cost in costs if on_gpu else checked:
+        for cost in costs:
             rows, gts = self.solve(cost, num_groups, num_layers)
             pairs.append((rows.reshape(num_layers, -1) % num_rows, gts.reshape(num_layers, -1)))
         return MatchedPairs.of_images(
             pairs, num_rows, [len(gts) for gts in batch_gt_instances], cls_scores.device)
 
-    def solves_on_gpu(self, costs: Sequence[Tensor]) -> bool:
-        """Tell whether a GPU solves the problems of a batch, and not the host."""
-        return (sum(cost.numel() for cost in costs) >= GPU_COSTS_FROM and costs[0].is_cuda and
-                type(self).solve is GroupHungarianAssigner.solve and
-                assignment_kernel() is not None)
-
-    def solve(self, cost: Costs, num_groups: int,
+    def solve(self, cost: np.ndarray, num_groups: int,
               num_layers: int = 1) -> Tuple[np.ndarray, np.ndarray]:
         """Match the predictions of one image, those of each layer and group one-to-one.
 
@@ -231,19 +216,15 @@ def copy_to_host(*tensors: Tensor) -> List[np.ndarray]:
     return [part.reshape(x.shape) for part, x in zip(np.split(flat, ends), tensors)]
 
 
-def solve_problems(cost: Costs, num_problems: int) -> Tuple[np.ndarray, np.ndarray]:
+def solve_problems(cost: np.ndarray, num_problems: int) -> Tuple[np.ndarray, np.ndarray]:
     """Solve assignment problems, stacked along the rows, at the least total cost.
 
     Of finite costs of shape (num_problems * n, G) it returns the matched rows, ascending, and
-    columns, each of shape (num_problems * min(n, G), ). A GPU solves a Tensor.
+    columns, each of shape (num_problems * min(n, G), ).
     """
     if 0 in cost.shape:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     problems = cost.reshape(num_problems, -1, cost.shape[1])
-    if isinstance(problems, Tensor):
-        gts = assignment_kernel()(problems).flatten().cpu().numpy()  # of every row, -1: none
-        rows = np.flatnonzero(gts >= 0)
-        return rows, gts[rows]
     if lapjvr_batch is None:
         queries, gts = np.stack([linear_sum_assignment(problem) for problem in problems], 1)
     else:

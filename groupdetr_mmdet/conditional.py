@@ -14,6 +14,7 @@ from torch import Tensor
 from .attention import GroupConditionalAttention
 from .criterion import GroupCriterion
 from .group_queries import GroupQueries
+from .groups import decoding
 from .ops.attention import FusedConditionalAttention
 
 
@@ -119,6 +120,7 @@ class GroupConditionalDETR(GroupQueries, ConditionalDETR):
 
         Positional queries have shape (1, rows, dim): all images have the same ones.
         """
-        query_pos = self.query_embedding.weight[None, self.decoded_rows]
+        with decoding(self.decoded_groups):
+            query_pos = self.query_embedding.weight[None]
         query = memory.new_zeros(memory.size(0), *query_pos.shape[1:])
         return dict(query=query, query_pos=query_pos, memory=memory), {}

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from .assigner import MatchedPairs
 from .errors import ConfigError
-from .turns import ALL_AT_ONCE, AllGroups
 
 
 class GroupCriterion(DETRHead):
@@ -28,11 +27,7 @@ class GroupCriterion(DETRHead):
 
     The head gives ``assigner`` (a ``GroupHungarianAssigner``), ``num_classes``, ``loss_cls``,
     ``loss_bbox`` and ``loss_iou``.
-
-    Where groups take turns, ``turn`` is the one that is computed, and the losses are its part of
-    those of all groups.
     """
-    turn: AllGroups = ALL_AT_ONCE
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)  # the layers of the stock head, too
@@ -85,8 +80,7 @@ class GroupCriterion(DETRHead):
             cls_scores, bbox_preds = cls_scores[None], bbox_preds[None]
         losses = self.set_losses(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
                                  num_groups=1)
-        num_sets = self.turn.in_all_turns(len(cls_scores))
-        return tuple(loss.sum() / num_sets for loss in losses.values())
+        return tuple(loss.mean() for loss in losses.values())
 
     def set_losses(self, cls_scores: Tensor, bbox_preds: Tensor, batch_gt_instances: InstanceList,
                    batch_img_metas: List[dict],
@@ -96,25 +90,20 @@ class GroupCriterion(DETRHead):
         ``num_groups`` counts the groups of rows that are not the decoder's queries. Returned are
         ``loss_cls``, ``loss_bbox`` and ``loss_iou``, each of shape (num_layers, ).
         """
-        num_matches = num_groups  # of an object
-        if num_groups is None:
-            num_groups = self.assigner.count_groups(cls_scores.size(2))
-            num_matches = self.turn.in_all_turns(num_groups)
-        pairs = self.turn.once_a_turn(
-            self.assigner.match_layers, cls_scores, bbox_preds, batch_gt_instances,
-            batch_img_metas, self.num_classes, num_groups)
+        num_groups = num_groups or self.assigner.count_groups(cls_scores.size(2))
+        pairs = self.assigner.match_layers(cls_scores, bbox_preds, batch_gt_instances,
+                                           batch_img_metas, self.num_classes, num_groups)
         return self.pair_losses(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas, pairs,
-                                num_matches)
+                                num_groups)
 
     def pair_losses(self, cls_scores: Tensor, bbox_preds: Tensor,
                     batch_gt_instances: InstanceList, batch_img_metas: List[dict],
                     pairs: MatchedPairs, num_groups: int) -> Dict[str, Tensor]:
         """Supervise given pairs, other queries as background; returns as :meth:`set_losses`.
 
-        ``num_groups`` says how many queries an object has in all turns, of all ``pairs``.
+        ``num_groups`` is the number of queries that each object is paired with.
         """
-        normalizer = self.turn.once_a_step(self.count_targets, batch_gt_instances, num_groups,
-                                           bbox_preds)
+        normalizer = self.count_targets(batch_gt_instances, num_groups, bbox_preds)
         loss_cls = self.classification_loss(cls_scores, batch_gt_instances, pairs)
         loss_bbox, loss_iou = self.box_losses(bbox_preds, batch_gt_instances, batch_img_metas,
                                               pairs)

@@ -15,6 +15,7 @@ from .deformable import GroupDeformableDETRHead
 from .dino import fit_ref_point_head
 from .errors import ConfigError
 from .group_queries import GroupQueries
+from .groups import decoding
 
 
 @MODELS.register_module()
@@ -43,8 +44,8 @@ class GroupDABDETR(GroupQueries, DABDETR):
         shape (bs, rows, 4). The stock detector makes ``num_queries`` content queries, whatever its
         anchors, and lays out the rows pattern by pattern.
         """
-        anchors = self.query_embedding.weight.unflatten(0, (-1, self.num_queries))  # (K, N, 4)
-        anchors = anchors[self.decoded_groups.start:self.decoded_groups.stop]
+        with decoding(self.decoded_groups):
+            anchors = self.query_embedding.weight.unflatten(0, (-1, self.num_queries))  # (K, N, 4)
         no_pattern = anchors.new_zeros(1, self.embed_dims)
         patterns = self.patterns.weight if self.num_patterns else no_pattern  # (P, dim)
         query = patterns[:, None].expand(len(anchors), -1, self.num_queries, -1).flatten(0, 2)

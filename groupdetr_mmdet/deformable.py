@@ -8,8 +8,8 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from .criterion import GroupCriterion
-from .group_detector import replaced_items
 from .group_queries import GroupQueries
+from .groups import decoding
 
 
 @MODELS.register_module()
@@ -47,14 +47,9 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
         if not self.as_two_stage:
             return super().pre_decoder(*args, **kwargs)
         prepare = super(GroupQueries, self).pre_decoder
-        layers = [layer for name in self.group_modules
-                  for layer in self.get_submodule(name).modules()]
-        rows = [(layer._parameters, name, x.chunk(self.num_query_groups)) for layer in layers
-                for name, x in layer.named_parameters(recurse=False)]
         inputs = []
         for group in self.decoded_groups:
-            of_group = [(items, {name: x[group]}) for items, name, x in rows]
-            with replaced_items(*of_group):
+            with decoding(range(group, group + 1)):
                 inputs.append(prepare(*args, **kwargs))
         return tuple(merge_groups(x) for x in zip(*inputs))
 

@@ -47,7 +47,7 @@ class GroupDINOHead(DINOHead, GroupCriterion):
         pairs = denoising_pairs(all_layers_denoising_cls_scores, batch_gt_instances, num_groups)
         losses = self.pair_losses(all_layers_denoising_cls_scores,
                                   all_layers_denoising_bbox_preds, batch_gt_instances,
-                                  batch_img_metas, pairs, self.turn.in_all_turns(num_groups))
+                                  batch_img_metas, pairs, num_groups)
         return tuple(losses.values())
 
 

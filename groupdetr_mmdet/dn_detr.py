@@ -8,7 +8,7 @@ from mmdet.models.layers import CdnQueryGenerator, inverse_sigmoid
 from mmdet.registry import MODELS
 from mmdet.structures import OptSampleList, SampleList
 from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
-from mmdet.utils import InstanceList, OptConfigType
+from mmdet.utils import InstanceList, OptConfigType, OptInstanceList
 from torch import Tensor, nn
 
 from .assigner import MatchedPairs
@@ -89,20 +89,29 @@ class GroupDNDETRHead(DABDETRHead, GroupCriterion):
 
     def loss(self, hidden_states: Tensor, references: Tensor, batch_data_samples: SampleList,
              dn_meta: Optional[Dict[str, int]] = None) -> Dict[str, Tensor]:
+        """Compute the losses; arguments as for the stock head, and as for ``loss_by_feat``."""
+        return self.loss_by_feat(
+            *self(hidden_states, references), [x.gt_instances for x in batch_data_samples],
+            [x.metainfo for x in batch_data_samples], dn_meta=dn_meta)
+
+    def loss_by_feat(self, all_layers_cls_scores: Tensor, all_layers_bbox_preds: Tensor,
+                     batch_gt_instances: InstanceList, batch_img_metas: List[dict],
+                     batch_gt_instances_ignore: OptInstanceList = None,
+                     dn_meta: Optional[Dict[str, int]] = None) -> Dict[str, Tensor]:
         """Compute the losses of the stock head, and the same of the denoising queries.
 
-        ``dn_meta`` counts the denoising queries of all groups together. Their losses are
-        ``dn_loss_cls``, ``d0.dn_loss_cls``, ...
+        Arguments as for :meth:`GroupCriterion.loss_by_feat`. ``dn_meta`` counts the denoising
+        queries of all groups together; their losses are ``dn_loss_cls``, ``d0.dn_loss_cls``, ...
         """
+        outputs, of_images = (all_layers_cls_scores, all_layers_bbox_preds), (
+            batch_gt_instances, batch_img_metas)
         if dn_meta is None:
-            return super().loss(hidden_states, references, batch_data_samples)
-        gts = [sample.gt_instances for sample in batch_data_samples]
-        metas = [sample.metainfo for sample in batch_data_samples]
+            return super().loss_by_feat(*outputs, *of_images, batch_gt_instances_ignore)
         matching, denoising = zip(*(
             split_denoising(x, dn_meta['num_denoising_queries'], self.assigner.num_queries)
-            for x in self(hidden_states, references)))
-        losses = self.loss_by_feat(*matching, gts, metas)
-        dn_losses = self.loss_dn(*denoising, gts, metas, dn_meta['num_denoising_groups'])
+            for x in outputs))
+        losses = super().loss_by_feat(*matching, *of_images, batch_gt_instances_ignore)
+        dn_losses = self.loss_dn(*denoising, *of_images, dn_meta['num_denoising_groups'])
         return dict(losses, **name_layers(dn_losses))
 
     def loss_dn(self, cls_scores: Tensor, bbox_preds: Tensor, batch_gt_instances: InstanceList,
@@ -118,7 +127,7 @@ class GroupDNDETRHead(DABDETRHead, GroupCriterion):
         every_row = torch.arange(pairs.rows.numel(), device=pairs.rows.device)
         pairs = MatchedPairs(every_row.view_as(pairs.rows), pairs.gts)
         losses = self.pair_losses(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
-                                  pairs, self.turn.in_all_turns(num_groups))
+                                  pairs, num_groups)
         return {f'dn_{name}': values for name, values in losses.items()}
 
 

@@ -1,8 +1,7 @@
 """What detectors with K groups of queries have in common, whatever they predict."""
-import contextlib
 import logging
 import math
-from typing import Any, ContextManager, Dict, Iterable, Iterator, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import torch
 from mmdet.registry import MODELS, TASK_UTILS
@@ -16,50 +15,29 @@ from torch import Tensor, nn
 from .assigner import GroupHungarianAssigner
 from .attention import group_self_attention
 from .errors import ConfigError
-from .groups import check_num_query_groups
+from .group_layers import give_each_group
+from .groups import check_num_query_groups, chosen_groups
 from .ops.deformable import save_memory
-from .turns import ALL_AT_ONCE, AllGroups, check_groups_at_once, losses_in_turns
+from .turns import check_groups_at_once
 
 ALL_GROUPS = 'all'  # as test_cfg.query_group
-
-
-@contextlib.contextmanager
-def replaced_items(*replacements: Tuple[dict, dict]) -> Iterator[None]:
-    """Let dicts have other items for a while: a config, ``vars(module)``, ``layer._parameters``.
-
-    ``torch.func.functional_call`` replaces parameters, too, and refuses to be traced.
-    """
-    before = [{key: items[key] for key in others} for items, others in replacements]
-    try:
-        for items, others in replacements:
-            items.update(others)
-        yield
-    finally:
-        for (items, _), values in zip(replacements, before):
-            items.update(values)
 
 
 class DecodedGroups:
     """Mixin of detectors and heads that know which groups are decoded.
 
-    They have ``num_query_groups``, ``group_size``, ``test_cfg`` with ``query_group``, and
-    ``training``. Where groups take turns, ``turn`` is the one that is computed.
+    They have ``num_query_groups``, ``training``, and ``test_cfg`` with ``query_group``.
     """
-    turn: AllGroups = ALL_AT_ONCE
 
     @property
     def decoded_groups(self) -> range:
-        """The groups that are decoded, all (or those in turn) in training and one at inference."""
-        group = self.test_cfg['query_group']
+        """The groups that are decoded: the chosen ones, all in training, one at inference."""
+        groups, group = chosen_groups(), self.test_cfg['query_group']
+        if groups is not None:
+            return groups
         if self.training or group == ALL_GROUPS:
-            return self.turn.groups or range(self.num_query_groups)
+            return range(self.num_query_groups)
         return range(group, group + 1)
-
-    @property
-    def decoded_rows(self) -> slice:
-        """The rows of these groups."""
-        groups = self.decoded_groups
-        return slice(groups.start * self.group_size, groups.stop * self.group_size)
 
 
 class GroupDetector(DecodedGroups):
@@ -90,8 +68,7 @@ class GroupDetector(DecodedGroups):
         save_memory(self)
         self.new_group_noise = check_noise(new_group_noise)
         self.groups_at_once = check_groups_at_once(
-            (train_cfg or {}).get('groups_at_once'), num_query_groups, self.separate_self_attn,
-            self.bbox_head)
+            (train_cfg or {}).get('groups_at_once'), num_query_groups, self.separate_self_attn)
         self._make_groups()
         self._register_state_dict_hook(save_numbers)
 
@@ -101,8 +78,7 @@ class GroupDetector(DecodedGroups):
         if self.train_cfg is not None:
             self.bbox_head.assigner.num_queries = self.group_size
         for name in self.group_modules:
-            for module in self.get_submodule(name).modules():
-                add_group_rows(module, self.num_query_groups)
+            give_each_group(self, name, self.num_query_groups)
 
     @property
     def numbers(self) -> Dict[str, int]:
@@ -123,14 +99,6 @@ class GroupDetector(DecodedGroups):
         """Yield the names and parameters, of K blocks of rows, of ``group_modules``."""
         for module in self.group_modules:
             yield from self.get_submodule(module).named_parameters(module)
-
-    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Dict[str, Tensor]:
-        """Compute the losses of all groups, at once or in turns; arguments as the parent's."""
-        if not self.training or self.groups_at_once is None:
-            return super().loss(batch_inputs, batch_data_samples)
-        compute_losses, *memory = self.prepare_turns(batch_inputs, batch_data_samples)
-        return losses_in_turns((self, self.bbox_head), self.groups_at_once, self.num_query_groups,
-                               compute_losses, *memory)
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList,
                 rescale: bool = True) -> SampleList:
@@ -158,10 +126,6 @@ class GroupDetector(DecodedGroups):
         most = num_groups * self.num_queries * of_a_query
         self.test_cfg[key] = min(self.test_cfg.get(key, 100), most)
         self.bbox_head.test_cfg = self.test_cfg
-
-    def using_groups(self, query_group: Union[int, str]) -> ContextManager[None]:
-        """Detect by another group than ``test_cfg`` says, or by 'all'."""
-        return replaced_items((self.test_cfg, dict(query_group=query_group)))
 
     def stock_state_dict(self, query_group: Optional[int] = None) -> Dict[str, Tensor]:
         """Return the stock detector's state dict, with the rows of one group, ``test_cfg``'s."""
@@ -296,18 +260,6 @@ def check_noise(noise: float) -> float:
         raise ConfigError(f'model.new_group_noise={noise} must be a number of at least 0: it is '
                           'the relative noise on groups that a checkpoint does not have.')
     return noise
-
-
-def add_group_rows(module: nn.Module, num_groups: int) -> None:
-    """Give the parameters of a layer K blocks of rows, initialized as PyTorch does.
-
-    A layer other than an embedding can then compute nothing: it is shown one block at a time.
-    """
-    for name, parameter in module.named_parameters(recurse=False):
-        rows = parameter.detach().repeat(num_groups, *[1] * (parameter.dim() - 1))
-        setattr(module, name, nn.Parameter(rows))
-    if num_groups > 1 and hasattr(module, 'reset_parameters'):
-        module.reset_parameters()
 
 
 def announce_groups(old: int, new: int, noise: float, names: Iterable[str]) -> None:

@@ -1,15 +1,19 @@
 """Detectors that train K groups of queries and keep one at inference."""
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 from mmdet.structures import SampleList
 from mmdet.utils import ConfigType
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from .group_detector import ALL_GROUPS, GroupDetector, replaced_items
-from .groups import fold_groups
-from .ops.attention import fuse_layer, memory_projections
+from .group_detector import GroupDetector
+from .groups import decoding, fold_groups
+from .ops.attention import fuse_layer
 from .ops.recompute import LAYER_OPTIONS, set_layer_options
+from .turns import decode_in_turns
+
+# What mmdet's detectors call the encoder's predictions, and what `loss_by_feat` of its heads does
+LOSS_ARGUMENTS = dict(enc_outputs_class='enc_cls_scores', enc_outputs_coord='enc_bbox_preds')
 
 
 class GroupQueries(GroupDetector):
@@ -66,29 +70,37 @@ class GroupQueries(GroupDetector):
 
         Arguments and results are those of the stock detector, but for the number of rows.
         """
-        decoder_inputs, head_inputs = super().pre_decoder(*args, **kwargs)
-        for name in decoder_inputs.keys() & {'query', 'query_pos', 'reference_points'}:
-            decoder_inputs[name] = decoder_inputs[name][:, self.decoded_rows]  # (bs, rows, dim)
-        return decoder_inputs, head_inputs
+        with decoding(self.decoded_groups):
+            return super().pre_decoder(*args, **kwargs)
 
-    def prepare_turns(self, batch_inputs: Tensor,
-                      batch_data_samples: SampleList) -> Tuple[Callable, Tensor]:
-        """Return what computes the losses from the memory, and the memory that all groups share.
-
-        Both are for :func:`losses_in_turns`; arguments as of ``loss``.
-        """
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Dict[str, Tensor]:
+        """Compute the losses of all groups, decoded at once or in turns, as the stock detector."""
+        if not self.training or self.groups_at_once is None:
+            return super().loss(batch_inputs, batch_data_samples)
         encoded, decoder_inputs = self.encode(batch_inputs, batch_data_samples)
-        projections = memory_projections(self.decoder, encoded['memory'],
-                                         decoder_inputs.get('memory_pos'))
 
-        @replaced_items(*projections)
-        def compute_losses(memory: Tensor) -> Dict[str, Tensor]:
-            queries, head_inputs = self.pre_decoder(**dict(encoded, memory=memory))
-            outputs = self.forward_decoder(**dict(decoder_inputs, **queries))
-            return self.bbox_head.loss(
-                **dict(head_inputs, **outputs), batch_data_samples=batch_data_samples)
+        def decode(groups: range, memory: Tensor) -> Dict[str, Any]:
+            with decoding(groups):
+                return self.predict_layers(dict(encoded, memory=memory), decoder_inputs)
 
-        return compute_losses, encoded['memory']
+        predictions = decode_in_turns(
+            decode, self.num_query_groups, self.groups_at_once, encoded['memory'])
+        return self.bbox_head.loss_by_feat(
+            **predictions, batch_gt_instances=[x.gt_instances for x in batch_data_samples],
+            batch_img_metas=[x.metainfo for x in batch_data_samples])
+
+    def predict_layers(self, encoded: Dict[str, Any],
+                       decoder_inputs: Dict[str, Any]) -> Dict[str, Any]:
+        """Predict by the decoded groups what the head's ``loss_by_feat`` supervises.
+
+        ``encoded`` and ``decoder_inputs`` are what :meth:`encode` returns.
+        """
+        queries, head_inputs = self.pre_decoder(**encoded)
+        outputs = dict(head_inputs, **self.forward_decoder(**dict(decoder_inputs, **queries)))
+        cls_scores, bbox_preds = self.bbox_head(
+            outputs.pop('hidden_states'), outputs.pop('references'))
+        return dict(all_layers_cls_scores=cls_scores, all_layers_bbox_preds=bbox_preds,
+                    **{LOSS_ARGUMENTS.get(name, name): x for name, x in outputs.items()})
 
     def encode(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Tuple[Dict, Dict]:
         """Compute the inputs of :meth:`pre_decoder`, and those of ``forward_decoder`` but queries.
@@ -106,7 +118,7 @@ class GroupQueries(GroupDetector):
         Backbone, encoder and decoder run once for all groups: the head is given each group as an
         image of its own, so that it selects a group's best detections as it selects an image's.
         """
-        with self.using_groups(ALL_GROUPS):
+        with decoding(range(self.num_query_groups)):
             features = self.extract_feat(batch_inputs)
             head_inputs = self.forward_transformer(features, batch_data_samples)
         num_groups = self.num_query_groups

@@ -13,9 +13,15 @@ different images and groups and raises no error.
 A tensor does not say how many groups it holds in training (K) or at inference (one): its rows
 divided by N do. Only the number of rows N of a group is therefore handed around.
 """
+import contextlib
+from contextvars import ContextVar
+from typing import Iterator, Optional
+
 from torch import Tensor
 
 from .errors import ConfigError
+
+_CHOSEN: ContextVar[Optional[range]] = ContextVar('chosen_groups', default=None)
 
 
 def fold_groups(x: Tensor, group_size: int) -> Tensor:
@@ -56,3 +62,27 @@ def check_num_query_groups(num_query_groups: int) -> int:
             f'num_query_groups={num_query_groups!r} must be an integer of at least 1: '
             'set model.num_query_groups=1 for the detector without groups.')
     return num_query_groups
+
+
+@contextlib.contextmanager
+def decoding(groups: range) -> Iterator[None]:
+    """Choose the groups that are decoded while the block runs, in this thread alone."""
+    token = _CHOSEN.set(groups)
+    try:
+        yield
+    finally:
+        _CHOSEN.reset(token)
+
+
+def chosen_groups() -> Optional[range]:
+    """Return the groups that :func:`decoding` chose, None outside of it."""
+    return _CHOSEN.get()
+
+
+def chosen_rows(x: Tensor, num_groups: int) -> Tensor:
+    """Take the chosen groups' blocks of rows, ``(K * n, ...) -> (chosen * n, ...)``.
+
+    Outside of :func:`decoding`, all rows are taken.
+    """
+    groups, size = chosen_groups(), len(x) // num_groups
+    return x if groups is None else x[groups.start * size:groups.stop * size]

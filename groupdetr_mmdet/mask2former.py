@@ -1,9 +1,8 @@
 """Mask2Former with groups of queries: instance and panoptic segmentation."""
-from functools import partial
 from operator import attrgetter
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
-from mmdet.models.dense_heads import Mask2FormerHead, mask2former_head
+from mmdet.models.dense_heads import Mask2FormerHead
 from mmdet.models.detectors import Mask2Former
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
@@ -12,7 +11,8 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 
 from .errors import ConfigError
-from .group_detector import DecodedGroups, GroupDetector, replaced_items, without_numbers
+from .group_detector import DecodedGroups, GroupDetector, without_numbers
+from .groups import decoding
 
 
 @MODELS.register_module()
@@ -28,9 +28,7 @@ class GroupMask2FormerHead(DecodedGroups, Mask2FormerHead):
     def forward(self, x: List[Tensor],
                 batch_data_samples: SampleList) -> Tuple[List[Tensor], List[Tensor]]:
         """Predict classes and masks as the stock head, by the groups that are decoded."""
-        rows = [(embedding._parameters, dict(weight=embedding.weight[self.decoded_rows]))
-                for embedding in (self.query_feat, self.query_embed)]
-        with replaced_items(*rows):
+        with decoding(self.decoded_groups):
             return super().forward(x, batch_data_samples)
 
     def preprocess_gt(self, batch_gt_instances: InstanceList,
@@ -46,21 +44,15 @@ class GroupMask2FormerHead(DecodedGroups, Mask2FormerHead):
                     gts: InstanceList, *args) -> tuple:
         """Make the targets as the stock head does, with the normalizer of K runs.
 
-        It counts matched queries, and an image that has no object as one: here as one a group,
-        and in all turns.
+        It counts matched queries, and an image that has no object as one: here as one a group.
         """
         *targets, num_matched = super().get_targets(cls_scores, mask_preds, gts, *args)
-        num_matched += sum(not len(x) for x in gts) * (len(self.decoded_groups) - 1)
-        return *targets, self.turn.in_all_turns(num_matched)
+        num_groups = len(cls_scores[0]) // self.group_size
+        return *targets, num_matched + sum(not len(x) for x in gts) * (num_groups - 1)
 
     def _get_targets_single(self, cls_score: Tensor, *args) -> tuple:
         self.num_queries = len(cls_score)  # as many labels does the stock head make
         return super()._get_targets_single(cls_score, *args)
-
-    def _loss_by_feat_single(self, *args) -> Tuple[Tensor, Tensor, Tensor]:
-        average = partial(self.turn.once_a_step, mask2former_head.reduce_mean)  # over ranks
-        with replaced_items((vars(mask2former_head), dict(reduce_mean=average))):
-            return super()._loss_by_feat_single(*args)
 
 
 @MODELS.register_module()
@@ -74,13 +66,13 @@ class GroupMask2Former(GroupDetector, Mask2Former):
     Args:
         num_query_groups (int): Groups in training, K. Defaults to 11, as in the paper.
         panoptic_head (dict): Config of the head, whose ``num_queries`` counts one group.
-        kwargs: As for ``Mask2Former``; what :class:`GroupQueries` knows of ``train_cfg``,
-            ``test_cfg`` and ``new_group_noise`` holds here. With ``groups_at_once`` every turn
-            runs the pixel decoder, too; ``each_group`` wants ``instance_on``.
+        kwargs: As for ``Mask2Former``; ``test_cfg`` and ``new_group_noise`` as for
+            :class:`GroupQueries`. ``test_cfg.each_group`` requires ``instance_on``.
 
     Raises:
-        ConfigError: As :class:`GroupQueries`, or if each group is asked for its instances, and
-            instances are off.
+        ConfigError: As :class:`GroupQueries`, if each group is asked for its instances and
+            instances are off, or if ``train_cfg.groups_at_once`` is set: the masks of all groups
+            are supervised together, and would take the memory that turns save.
     """
     query_parameter = 'panoptic_head.query_feat.weight'
     group_modules = ['panoptic_head.query_feat', 'panoptic_head.query_embed']
@@ -98,29 +90,21 @@ class GroupMask2Former(GroupDetector, Mask2Former):
         self.panoptic_head.group_size = self.num_queries
         self._limit_detections('max_per_image', self.num_classes)
         self.panoptic_fusion_head.test_cfg = self.test_cfg
+        if self.groups_at_once is not None:
+            raise ConfigError(
+                f'model.train_cfg.groups_at_once={self.groups_at_once} is for detectors of boxes; '
+                'GroupMask2Former supervises the masks of all groups together: leave it out, and '
+                'lower model.num_query_groups to save memory.')
         if self.test_cfg.get('each_group') and not self.test_cfg.get('instance_on'):
             raise ConfigError('model.test_cfg.each_group wants the instances of each group: set '
                               'model.test_cfg.instance_on=True, or leave each_group out.')
-
-    def prepare_turns(self, batch_inputs: Tensor,
-                      batch_data_samples: SampleList) -> Tuple[Callable, ...]:
-        """Compute the features of the levels; see :meth:`GroupQueries.prepare_turns`."""
-
-        def compute_losses(*features: Tensor) -> Dict[str, Tensor]:
-            losses = self.panoptic_head.loss(features, batch_data_samples)
-            # The mean over the rows of this turn; those of masks are the turn's part of a sum.
-            share = len(self.decoded_groups) / self.num_query_groups
-            return {name: share * loss if name.endswith('loss_cls') else loss
-                    for name, loss in losses.items()}
-
-        return compute_losses, *self.extract_feat(batch_inputs)
 
     def predict_groups(self, batch_inputs: Tensor, batch_data_samples: SampleList,
                        rescale: bool) -> Iterator[Sequence[InstanceData]]:
         """Segment by one group after the other; see :meth:`GroupQueries.predict_groups`."""
         features, found = self.extract_feat(batch_inputs), []
         for group in range(self.num_query_groups):
-            with self.using_groups(group):
+            with decoding(range(group, group + 1)):
                 masks = self.panoptic_head.predict(features, batch_data_samples)
             results = self.panoptic_fusion_head.predict(
                 *masks, batch_data_samples, rescale=rescale)

@@ -1,131 +1,62 @@
-"""Groups that take turns: a training step of K groups in the memory of a few.
+"""Groups in turns: a training step of K groups in the memory of a few.
 
-Groups meet in two places alone: in the encoder's memory, which is computed once, and in the
-normalizer of the losses, which counts all K groups. Between the two a step can decode, match and
-supervise some groups after the others, forget their activations, and compute them again in the
-backward pass (Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174).
-Losses and gradients are those of all groups at once.
+This is activation checkpointing, some groups at a time (Chen et al., Training Deep Nets with
+Sublinear Memory Cost, arXiv:1604.06174). The decoder runs on some groups after the others and
+keeps their predictions alone; the backward pass recomputes all else. The losses are computed once,
+from the predictions of all groups, by the ordinary criterion.
 """
-import contextlib
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .assigner import OneToManyHungarianAssigner
 from .errors import ConfigError
-from .ops.recompute import keep_outputs
+
+# Where the groups of a prediction are, by its name among the arguments of ``loss_by_feat``
+GROUP_DIMS = dict(all_layers_cls_scores=2, all_layers_bbox_preds=2, enc_cls_scores=0,
+                  enc_bbox_preds=0)
 
 
-class AllGroups:
-    """A step whose groups are computed all at once: the turn of those who take none."""
-    groups: Optional[range] = None  # those that are computed; None: all
-
-    def in_all_turns(self, count: int) -> int:
-        """Return how many there are in all turns, of what ``count`` are in this one."""
-        return count
-
-    def once_a_step(self, compute: Callable, *args) -> Any:
-        """Return ``compute(*args)``, computed in the first turn of a step alone.
-
-        For what does not depend on the turn and must not be computed again, such as an average
-        over ranks: in a backward pass it would meet the reduction of the gradients.
-        """
-        return compute(*args)
-
-    def once_a_turn(self, compute: Callable, *args) -> Any:
-        """Return ``compute(*args)``, not computed again in the backward pass.
-
-        For what has no gradient, is small and takes time, such as the matched pairs.
-        """
-        return compute(*args)
-
-
-ALL_AT_ONCE = AllGroups()
-
-
-class Turn(AllGroups):
-    """Some of all K groups, computed together, and in most turns again in the backward pass.
-
-    ``shared`` is what the turns of this step have computed for each other.
-    """
-
-    def __init__(self, groups: range, num_query_groups: int, shared: 'Results') -> None:
-        self.groups, self.num_query_groups = groups, num_query_groups
-        self.shared, self.own = shared, Results()
-        self.once_a_step, self.once_a_turn = self.shared.get, self.own.get
-
-    def in_all_turns(self, count: int) -> int:
-        """Return how many a count of this turn is in all turns together."""
-        return count * self.num_query_groups // len(self.groups)
-
-
-class Results:
-    """Results in the order in which they are asked for, which every turn asks for alike."""
-
-    def __init__(self) -> None:
-        self.results: List[Any] = []
-        self.asked = 0
-
-    def get(self, compute: Callable, *args) -> Any:
-        """Return the next result, computed if no turn before has asked for it."""
-        if self.asked == len(self.results):
-            self.results.append(compute(*args))
-        self.asked += 1
-        return self.results[self.asked - 1]
-
-
-@contextlib.contextmanager
-def taking(turn: Turn, modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Let a detector and its head compute the groups of a turn; it can decorate a function."""
-    turn.shared.asked = turn.own.asked = 0
-    for module in modules:
-        module.turn = turn
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.turn = ALL_AT_ONCE
-
-
-def losses_in_turns(modules: Sequence[nn.Module], groups_at_once: int, num_query_groups: int,
-                    compute_losses: Callable[..., Dict[str, Tensor]],
-                    *memory: Tensor) -> Dict[str, Tensor]:
-    """Add up the losses of all groups, some groups at a time.
+def decode_in_turns(decode: Callable[[range, Tensor], Dict[str, Any]], num_query_groups: int,
+                    groups_at_once: int, memory: Tensor) -> Dict[str, Any]:
+    """Decode all groups, some at a time, and join their predictions.
 
     Args:
-        modules (list[nn.Module]): Detector and head, given their ``turn``.
-        groups_at_once (int): Groups of a turn; the last one may have fewer.
+        decode (Callable): Computes the predictions of some groups from the memory, a dict of
+            arguments of ``loss_by_feat``.
         num_query_groups (int): Number of all groups, K.
-        compute_losses (Callable): Computes, from ``memory``, the part of the losses that the
-            groups of the turn have.
-        memory (Tensor): What all groups share. PyTorch asks these tensors on which devices the
-            state of the random generators must be kept.
+        groups_at_once (int): Groups of a turn; the last turn may have fewer.
+        memory (Tensor): What all groups share, shape (bs, num_keys, dim).
 
     Returns:
-        dict[str, Tensor]: The losses of all groups.
+        dict: The predictions of all groups, group after group.
     """
-    shared, totals = Results(), {}
+    turns = []
     for first in range(0, num_query_groups, groups_at_once):
         groups = range(first, min(first + groups_at_once, num_query_groups))
-        take_turn = taking(Turn(groups, num_query_groups, shared), modules)(compute_losses)
         if groups.stop < num_query_groups:
-            losses = checkpoint(take_turn, *memory, use_reentrant=False,
-                                context_fn=keep_outputs)
+            turns.append(checkpoint(decode, groups, memory, use_reentrant=False))
         else:  # the backward pass begins with this turn, so that its activations can stay
-            losses = take_turn(*memory)
-        for name, loss in losses.items():
-            totals[name] = totals[name] + loss if name in totals else loss
-    return totals
+            turns.append(decode(groups, memory))
+    return {name: join(name, [turn[name] for turn in turns]) for name in turns[0]}
+
+
+def join(name: str, turns: List[Any]) -> Any:
+    """Join what the turns have by one name: predictions, or numbers of denoising queries."""
+    if turns[0] is None:
+        return None
+    if name in GROUP_DIMS:
+        return torch.cat(turns, GROUP_DIMS[name])
+    return {key: sum(turn[key] for turn in turns) for key in turns[0]}
 
 
 def check_groups_at_once(groups_at_once: Optional[int], num_query_groups: int,
-                         separate_self_attn: bool, head: nn.Module) -> Optional[int]:
-    """Return how many groups a turn has, None where all groups are computed at once.
+                         separate_self_attn: bool) -> Optional[int]:
+    """Return how many groups a turn has, None where all groups are decoded at once.
 
     Raises:
-        ConfigError: If it is no number of groups, the groups see each other, or the head needs
-            the predictions of all of them.
+        ConfigError: If it is no number of groups, or the groups see each other.
     """
     if groups_at_once is None:
         return None
@@ -133,13 +64,9 @@ def check_groups_at_once(groups_at_once: Optional[int], num_query_groups: int,
         raise ConfigError(
             f'model.train_cfg.groups_at_once={groups_at_once!r} must be an integer from 1 to '
             f'model.num_query_groups={num_query_groups}, or None for all groups at once.')
-    for key, value, is_together in (
-        ('separate_self_attn', separate_self_attn, not separate_self_attn),
-        ('train_cfg.assigner.type', type(head.assigner).__name__,
-         isinstance(head.assigner, OneToManyHungarianAssigner)),
-        ('bbox_head.type', type(head).__name__, not hasattr(head, 'turn'))):
-        if is_together:
-            raise ConfigError(
-                f'model.train_cfg.groups_at_once={groups_at_once} lets groups take turns, and '
-                f'model.{key}={value} needs all groups together: leave groups_at_once out.')
+    if not separate_self_attn:
+        raise ConfigError(
+            f'model.train_cfg.groups_at_once={groups_at_once} decodes groups in turns, and '
+            'model.separate_self_attn=False lets all groups attend to each other: leave '
+            'groups_at_once out.')
     return groups_at_once if groups_at_once < num_query_groups else None

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..assigner import OneToManyHungarianAssigner
 from ..attention import group_self_attention
 from ..errors import ConfigError
-from ..group_detector import ALL_GROUPS, GroupDetector
+from ..group_detector import GroupDetector
+from ..groups import decoding
 from ..mask2former import GroupMask2Former
 
 
@@ -32,7 +33,7 @@ def decode_queries(model: GroupDetector, data: Any) -> DecodedQueries:
     data = model.data_preprocessor(data, False)
     if isinstance(model, GroupMask2Former):
         return decode_masks(model, data['inputs'], data['data_samples'])
-    with model.using_groups(ALL_GROUPS):
+    with decoding(range(model.num_query_groups)):
         head_inputs = model.forward_transformer(
             model.extract_feat(data['inputs']), data['data_samples'])
     cls_scores, bbox_preds = model.bbox_head(**head_inputs)
@@ -45,7 +46,7 @@ def decode_queries(model: GroupDetector, data: Any) -> DecodedQueries:
 
 def decode_masks(model: GroupMask2Former, inputs: Tensor, samples: SampleList) -> DecodedQueries:
     """Run a detector that segments, as :func:`decode_queries` does; a box is that of its mask."""
-    with model.using_groups(ALL_GROUPS):
+    with decoding(range(model.num_query_groups)):
         logits, padded = model.panoptic_head.predict(model.extract_feat(inputs), samples)
     masks = [x[:, :sample.img_shape[0], :sample.img_shape[1]]
              for x, sample in zip(padded, samples)]

@@ -1,6 +1,6 @@
 """Attention by PyTorch's fused kernels."""
 from functools import partial
-from typing import Callable, Dict, List, Optional, Tuple, Type
+from typing import Optional, Tuple, Type
 
 import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import MultiheadAttention
@@ -8,12 +8,10 @@ from mmdet.models.layers.transformer.utils import ConditionalAttention
 from torch import Tensor, nn
 
 from .dropout import dropout_attention, fuse_ffn, replace_dropout
-from .recompute import has_no_option
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int,
-                    keep_mask: Optional[Tensor] = None, dropout: float = 0.,
-                    keep_output: bool = False) -> Tensor:
+                    keep_mask: Optional[Tensor] = None, dropout: float = 0.) -> Tensor:
     """Multi-head attention, ``softmax(q k^T / sqrt(d)) v``, by PyTorch's fused kernels.
 
     Conditional cross-attention has queries and keys twice as wide as its values. The flash kernels
@@ -27,14 +25,13 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int,
         keep_mask (Tensor, optional): True where a query may look at a key, broadcastable to
             (bs, num_heads, num_queries, num_keys).
         dropout (float): Probability of dropping an attention weight.
-        keep_output (bool): Whether a pass that is computed again takes the output of the first.
 
     Returns:
         Tensor: Shape (bs, num_queries, d_v), the heads concatenated.
     """
     q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
     if dropout and query.device.type == 'cpu':
-        out = dropout_attention(q, k, v, keep_mask, dropout, keep_output)
+        out = dropout_attention(q, k, v, keep_mask, dropout)
     else:
         padded = F.pad(v, (0, q.size(-1) - v.size(-1)))
         out = F.scaled_dot_product_attention(q, k, padded, attn_mask=keep_mask, dropout_p=dropout)
@@ -63,34 +60,8 @@ class FusedConditionalAttention(ConditionalAttention):
         """Attend as mmdet's, but return None for the weights, which a fused kernel never holds."""
         dropout = self.attn_drop.p if self.training else 0.
         out = fused_attention(query, key, value, self.num_heads,
-                              keep_mask(attn_mask, key_padding_mask), dropout, self.cross_attn)
+                              keep_mask(attn_mask, key_padding_mask), dropout)
         return self.out_proj(out), None
-
-
-def memory_projections(decoder: nn.Module, memory: Tensor, memory_pos: Tensor
-                       ) -> List[Tuple[Dict[str, nn.Module], Dict[str, Callable]]]:
-    """Project the memory once for the conditional cross-attention of many passes.
-
-    Args:
-        decoder (nn.Module): The decoder. A layer that computes its activations again, or is
-            compiled, projects the memory itself.
-        memory (Tensor): Shape (bs, num_keys, dim).
-        memory_pos (Tensor): Its positional encoding, shape (bs, num_keys, dim).
-
-    Returns:
-        list[tuple[dict, dict]]: The modules of each cross-attention, and what is to replace some
-        of them: functions that return the projected memory.
-    """
-    projections = []
-    for layer in decoder.layers:
-        cross_attn = getattr(layer, 'cross_attn', None)
-        if isinstance(cross_attn, FusedConditionalAttention) and has_no_option(layer):
-            projected = dict(kcontent_proj=cross_attn.kcontent_proj(memory),
-                             v_proj=cross_attn.v_proj(memory),
-                             kpos_proj=cross_attn.kpos_proj(memory_pos))
-            projections.append((cross_attn._modules, {
-                name: lambda _, known=known: known for name, known in projected.items()}))
-    return projections
 
 
 def fuse_multihead_attention(attention: MultiheadAttention, on_cpu: bool = True) -> None:

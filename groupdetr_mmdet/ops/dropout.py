@@ -10,8 +10,6 @@ from mmcv.cnn.bricks.transformer import FFN
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from .recompute import computed_once
-
 CHUNK = 2**20  # attention weights held at a time: 4 MiB in float32, which a cache keeps
 
 
@@ -25,7 +23,7 @@ def announce_dropout_attention() -> None:
 
 @torch.compiler.disable
 def dropout_attention(query: Tensor, key: Tensor, value: Tensor, keep_mask: Optional[Tensor],
-                      dropout: float, keep_output: bool = False) -> Tensor:
+                      dropout: float) -> Tensor:
     """``dropout(softmax(q k^T / sqrt(d))) v``, a cacheful of attention weights at a time.
 
     The weights are made again in the backward pass, so that only one byte of each is kept: whether
@@ -33,16 +31,14 @@ def dropout_attention(query: Tensor, key: Tensor, value: Tensor, keep_mask: Opti
 
     The arguments are those of ``scaled_dot_product_attention``: queries, keys and values of shape
     (bs, num_heads, num_rows, dim), a mask that is True where a query may look at a key, and the
-    probability of dropping a weight, in steps of 2**-16. With ``keep_output``, a pass that is
-    computed again takes the output of the first pass, see :func:`computed_once`.
+    probability of dropping a weight, in steps of 2**-16.
     """
     announce_dropout_attention()
     bs, num_heads = query.shape[:2]
     if keep_mask is not None:
         keep_mask = keep_mask.expand(bs, num_heads, *keep_mask.shape[-2:]).flatten(0, 1)
     query, key, value = (x.flatten(0, 1) for x in (query * query.size(-1)**-.5, key, value))
-    attend = functools.partial(_DropoutAttention.apply, query, key, value, keep_mask, dropout)
-    out = computed_once(attend) if keep_output else attend(None)
+    out = _DropoutAttention.apply(query, key, value, keep_mask, dropout)
     return out.unflatten(0, (bs, num_heads))
 
 
@@ -85,17 +81,15 @@ class _DropoutAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, keep_mask: Optional[Tensor],
-                dropout: float, known: Optional[Tensor]) -> Tensor:
-        out = query.new_empty(*query.shape[:2], value.size(-1)) if known is None else known
+                dropout: float) -> Tensor:
+        out = query.new_empty(*query.shape[:2], value.size(-1))
         all_kept = []
         for heads, rows in chunks(query.size(0), query.size(1), key.size(1)):
             kept = draw_kept((*query[heads, rows].shape[:2], key.size(1)), dropout)
             all_kept.append(kept)
-            if known is None:
-                weights = softmax_scores(query, key, keep_mask, heads, rows).mul_(kept)
-                out[heads, rows] = torch.bmm(weights.to(value.dtype), value[heads])
-        if known is None:
-            out.mul_(1 / (1 - dropout))
+            weights = softmax_scores(query, key, keep_mask, heads, rows).mul_(kept)
+            out[heads, rows] = torch.bmm(weights.to(value.dtype), value[heads])
+        out.mul_(1 / (1 - dropout))
         ctx.save_for_backward(query, key, value, keep_mask, out, *all_kept)
         ctx.dropout = dropout
         return out
@@ -117,7 +111,7 @@ class _DropoutAttention(torch.autograd.Function):
             grad_value[heads] += torch.bmm(dropped.to(value.dtype).transpose(1, 2), grad_rows)
             grad_query[heads, rows] = torch.bmm(scores, key[heads])
             grad_key[heads] += torch.bmm(scores.transpose(1, 2), query[heads, rows])
-        return grad_query, grad_key, grad_value, None, None, None
+        return grad_query, grad_key, grad_value, None, None
 
 
 def relu_dropout(x: Tensor, dropout: float) -> Tensor:

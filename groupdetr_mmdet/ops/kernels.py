@@ -34,14 +34,6 @@ def attention_kernel() -> Optional[Callable]:
     return load_kernel('deformops', 'Deformable attention', load_deformops)
 
 
-@functools.cache
-def assignment_kernel() -> Optional[Callable]:
-    """Assignment problems by ``torch_linear_assignment``: costs (n, workers, tasks) on a GPU to
-    the task of each worker, shape (n, workers), -1 for none."""
-    return load_kernel('torch_linear_assignment', 'Large assignment problems',
-                       load_linear_assignment)
-
-
 def load_deformops(device: str = 'cuda') -> Callable:
     """Import deformable attention of deformops, and try it once."""
     from deformops.registry import msda
@@ -56,10 +48,3 @@ def load_deformops(device: str = 'cuda') -> Callable:
               for size in ((1, 8, 2, 8), (1, 3, 2, 2, 4, 2), (1, 3, 2, 2, 4))]
     attention(inputs[0], shapes, *inputs[1:]).sum().backward()
     return attention
-
-
-def load_linear_assignment(device: str = 'cuda') -> Callable:
-    """Import the solver of torch-linear-assignment, and try it once."""
-    from torch_linear_assignment import batch_linear_assignment
-    batch_linear_assignment(torch.eye(3, device=device)[None])
-    return batch_linear_assignment

@@ -12,10 +12,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..group_detector import GroupDetector, replaced_items
+from ..group_queries import GroupQueries
+from ..groups import decoding
 from ..processes import unwrapped
-from ..turns import Results, Turn, check_groups_at_once, taking
 from .progress import quiet_runner
 
 WARM_UP, TIMED = 1, 3  # steps
@@ -137,13 +136,10 @@ class Forecast(NamedTuple):
 
 def make_forecast(model: nn.Module, data: dict, peak: int) -> Optional[Forecast]:
     """Forecast from a peak in bytes and a batch; None where groups cannot take turns."""
-    if not isinstance(model, GroupDetector) or model.num_query_groups == 1:
+    if not isinstance(model, GroupQueries) or model.num_query_groups == 1 or \
+            not model.separate_self_attn:
         return None
     num_groups = model.num_query_groups
-    try:
-        check_groups_at_once(1, num_groups, model.separate_self_attn, model.bbox_head)
-    except ConfigError:
-        return None
     return Forecast(
         peak, model.groups_at_once or num_groups, bytes_of_a_group(model, data), num_groups)
 
@@ -152,11 +148,11 @@ def bytes_of_a_group(model: nn.Module, data: dict) -> int:
     """Count what a step keeps for the backward pass of one group more; arguments as above."""
     batch = model.data_preprocessor(data, True)
     kept = []
-    with replaced_items((vars(model), dict(groups_at_once=None))):
-        for num_groups in (1, 2):
-            turn = Turn(range(num_groups), model.num_query_groups, Results())
-            with taking(turn, (model, model.bbox_head)):
-                kept.append(kept_bytes(lambda: model.loss(batch['inputs'], batch['data_samples'])))
+    in_turns, model.groups_at_once = model.groups_at_once, None
+    for num_groups in (1, 2):
+        with decoding(range(num_groups)):
+            kept.append(kept_bytes(lambda: model.loss(batch['inputs'], batch['data_samples'])))
+    model.groups_at_once = in_turns
     return kept[1] - kept[0]
 
 
