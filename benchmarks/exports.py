@@ -21,6 +21,7 @@ from groupdetr_mmdet.commands.cli import end_in_one_line
 from groupdetr_mmdet.deploy.export import (CHECKED_BATCHES, check_onnx, detect, export_onnx,
                                            largest_differences, openvino_model, random_batch)
 from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.groups import decoding
 
 from .arguments import load_config, make_parser
 from .cases import build_random
@@ -65,7 +66,7 @@ def measure(model: ConfigDict) -> Dict[str, Optional[Differences]]:
         went = convert(dict(state_dict=detector.state_dict()), model, to='mmdet',
                        query_group=group)
         without.load_state_dict(went.state_dict)
-        with detector.using_groups(group):
+        with decoding(range(group, group + 1)):
             found['out'] = compare(without, detector)
     if model.type != 'GroupMask2Former':
         found.update(compare_exports(detector))

@@ -10,10 +10,7 @@ import torch
 from mmengine.config import Config
 
 from groupdetr_mmdet.commands.cli import end_in_one_line
-from groupdetr_mmdet.group_detector import replaced_items
 from groupdetr_mmdet.io import write_atomically
-from groupdetr_mmdet.ops import deformable
-from groupdetr_mmdet.ops.kernels import attention_kernel
 
 from .arguments import load_config, make_parser, positive, prepare
 from .cases import Case, Shapes, mmcv_attention
@@ -49,12 +46,8 @@ def make_jobs(num_groups: int, batch_sizes: List[int], ways: List[str]) -> List[
 
 
 def attention_by(way: str) -> ContextManager:
-    """Compute deformable attention by mmcv's PyTorch code, by ours in parts, or by deformops."""
-    if way == 'mmcv':
-        return mmcv_attention()
-    if way == 'parts':
-        return replaced_items((vars(deformable), dict(attention_kernel=lambda: None)))
-    return contextlib.nullcontext()
+    """Compute deformable attention by mmcv's PyTorch code, or by ours in parts."""
+    return mmcv_attention() if way == 'mmcv' else contextlib.nullcontext()
 
 
 def measure(job: Job, cfg: Config, image_size: tuple, device: torch.device,
@@ -108,8 +101,7 @@ def main() -> None:
     device = prepare(args)
     configs = {name: load_config(name) for name in args.configs}
     rows, machine = [], describe_machine(device)
-    ways = ['mmcv', 'parts', *['deformops'] * (attention_kernel() is not None)]
-    for job in make_jobs(args.groups, args.batch_sizes, ways):
+    for job in make_jobs(args.groups, args.batch_sizes, ['mmcv', 'parts']):
         if job.config not in configs:
             continue
         rows.append(measure(job, configs[job.config], tuple(args.image_size), device,

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..errors import warn_once
-from .kernels import attention_kernel
 
 SAMPLES_AT_ONCE = 2**20  # values sampled at a time: 4 MiB in float32, which a cache keeps
 
@@ -48,15 +47,11 @@ def deformable_attention(value: Tensor, value_spatial_shapes: Tensor, sampling_l
     if torch.jit.is_tracing() or is_compiling():
         return mmcv_module.multi_scale_deformable_attn_pytorch(
             value, value_spatial_shapes, sampling_locations, attention_weights)
-    kernel = attention_kernel() if value.is_cuda else None
-    if value.is_cuda and kernel is None:
+    if value.is_cuda:
         warn_once('Deformable attention runs as slower PyTorch code: install the full mmcv, built '
                   'for your torch and CUDA, for its compiled op.')
     dtype = torch.promote_types(value.dtype, sampling_locations.dtype)
     with torch.autocast(value.device.type, enabled=False):
-        if kernel is not None:
-            return kernel(value.to(dtype), value_spatial_shapes, sampling_locations.to(dtype),
-                          attention_weights.to(dtype))
         return _DeformableAttention.apply(
             value.to(dtype), sampling_locations.to(dtype), attention_weights.to(dtype),
             torch.as_tensor(value_spatial_shapes).tolist())

@@ -19,6 +19,7 @@ from groupdetr_mmdet.analysis.group_metrics import (GroupCocoMetric, choose_grou
                                                     evaluate_each_group, read_groups, record_file,
                                                     record_groups, split_groups, summarize_groups)
 from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.groups import decoding
 
 K = 3
 
@@ -103,7 +104,7 @@ def test_each_group_detects_what_it_detects_alone(family: str):
     model.test_cfg = dict(model.test_cfg, each_group=False)
     detections = []
     for group in range(K):
-        with model.using_groups(group):
+        with decoding(range(group, group + 1)):
             alone = model.predict(inputs, copy.deepcopy(samples), rescale=False)
         for sample, expected in zip(together, alone):
             instances = sample.group_instances

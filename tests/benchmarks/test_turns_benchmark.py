@@ -51,6 +51,6 @@ def test_a_row_of_the_gpu_table(monkeypatch, way):
 
 
 def test_the_gpu_table_covers_all_ways_in_few_jobs():
-    jobs = gpu_table.make_jobs(11, [2, 8], ['mmcv', 'deformops'])
+    jobs = gpu_table.make_jobs(11, [2, 8], ['mmcv', 'parts'])
     assert len(jobs) == len(set(jobs)) == 16 + 2 + 8 + 2
     assert {job.case.mode for job in jobs} == {'plain', 'ours', 'turns', 'stock'}
