@@ -255,13 +255,13 @@ class Benchmark:
             watch.lap(part)
             return result
 
-        def criterion(method: Callable, *args) -> object:
+        def criterion(method: Callable, *args, **kwargs) -> object:
             if self.case.part != 'criterion':
                 watch.lap('decoder')
             if self.case.mode not in OWN_MODES:  # numpy, which scipy wants, has no bfloat16
                 args = [x.float() if isinstance(x, Tensor) and x.is_floating_point() else x
                         for x in args]
-            return then_lap('criterion', method, *args)
+            return then_lap('criterion', method, *args, **kwargs)
 
         def matching(method: Callable, *args, **kwargs) -> object:
             with watch.within('matching'):

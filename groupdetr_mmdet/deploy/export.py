@@ -19,7 +19,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..group_queries import ALL_GROUPS, GroupQueries
+from ..group_detector import ALL_GROUPS
+from ..group_queries import GroupQueries
 from ..io import write_atomically
 
 INPUTS, OUTPUTS = ('images', 'image_sizes'), ('boxes', 'scores', 'labels')
