@@ -10,9 +10,8 @@ from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
 from groupdetr_mmdet.commands.common import CONFIG, add_cfg_options
-from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.io import check_output
 from groupdetr_mmdet.config import check_groups, merge_options, read_config
+from groupdetr_mmdet.io import check_output
 
 
 def positive(text: str) -> int:
@@ -36,8 +35,8 @@ RUNNING = '--rounds', '--device', '--threads', '--tf32'
 def make_parser(program: str, description: str, *names: str, **values) -> argparse.ArgumentParser:
     """Make the parser of a script that takes some of ``ARGUMENTS``, by their names.
 
-    With a config, it takes ``--cfg-options``, too. ``values`` are defaults, where they are others,
-    and values of those it does not take.
+    With a config, it takes ``--cfg-options``, too. ``values`` are other defaults, and the values
+    of arguments that it does not take.
     """
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.set_defaults(device='cpu', threads=None, tf32=False, json=None)
@@ -50,24 +49,21 @@ def make_parser(program: str, description: str, *names: str, **values) -> argpar
 
 
 def prepare(args: argparse.Namespace) -> torch.device:
-    """Check the file to write and the device, and set the number of threads and the precision."""
+    """Check the file to write, and set the number of threads and the precision."""
     if args.json:  # before minutes of measuring, not after
         check_output('--json', args.json)
-    device = torch.device(args.device)
-    if device.type == 'cuda' and not torch.cuda.is_available():
-        raise ConfigError('--device: torch finds no GPU; choose --device cpu.')
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
-    return device
+    return torch.device(args.device)
 
 
 def load_config(config: str, options: Optional[Dict[str, Any]] = None) -> Config:
-    """Read the config of a detector with groups, which says their number."""
+    """Read the config of a detector with groups; a default K is written into it."""
     cfg = read_config(config)
     merge_options(cfg, options)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     check_groups('CONFIG', cfg.model)
-    if 'num_query_groups' not in cfg.model:  # the detector knows its default
+    if 'num_query_groups' not in cfg.model:
         cfg.model.num_query_groups = MODELS.build(cfg.model).num_query_groups
     return cfg

@@ -18,7 +18,6 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.config import iter_dicts
 from groupdetr_mmdet.ops.deformable import MemorySavingAttention
 
 from . import plain  # noqa: F401, registers the baseline
@@ -29,7 +28,6 @@ MODES = (
     'ours',
     'turns',  # ours, its groups one after the other
     'stock')  # mmdet's detector, no groups, and mmcv's own deformable attention
-OWN_MODES = ('ours', 'turns')
 PARTS = dict(
     step='Training step',
     decoder='Decoder, head and criterion, forward and backward',
@@ -66,30 +64,33 @@ class Shapes:
     batch_size: int = 2
     image_size: Tuple[int, int] = (800, 1066)  # in pixels
     memory_size: Tuple[int, int] = (25, 34)  # of the memory that the decoder alone is given
-    padded: bool = False  # every second image is 3/4 as wide: there is padding, and a mask of it
 
 
 def build_model(cfg: Config, case: Case) -> nn.Module:
-    """Build the detector of a case with random weights.
-
-    Raises:
-        ConfigError: If the mode is plain and the config's detector is not GroupConditionalDETR.
-    """
+    """Build the detector of a case with random weights."""
     model = cfg.model.to_dict()
     model.update(num_queries=case.num_queries, num_query_groups=case.num_groups)
-    if case.mode not in OWN_MODES:
+    if case.mode in ('plain', 'stock'):
         write_as_baseline(model, case)
     if case.mode == 'turns':
         model['train_cfg']['groups_at_once'] = 1
-    for _, part in iter_dicts(model, 'model') if case.attn_drop is not None else ():
-        if 'attn_drop' in part:
-            part['attn_drop'] = case.attn_drop
+    if case.attn_drop is not None:
+        replace_key(model, 'attn_drop', case.attn_drop)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = build_random(model)
     for module in model.bbox_head.modules():
         if isinstance(module, nn.Linear) and module.out_features == 4:
             nn.init.normal_(module.weight, std=0.01)  # zero until trained
     return model
+
+
+def replace_key(part: dict, key: str, value: float) -> None:
+    """Set a key in every dict of a config that has it."""
+    for name, inner in part.items():
+        if name == key:
+            part[key] = value
+        elif isinstance(inner, dict):
+            replace_key(inner, key, value)
 
 
 def build_random(model: dict) -> nn.Module:
@@ -127,7 +128,7 @@ def write_as_baseline(model: dict, case: Case) -> None:
 def share_weights(models: Sequence[nn.Module]) -> None:
     """Give all models the weights of the one with most queries, of which others keep the first.
 
-    What each group has rows of is stacked group by group, so that the first rows are group 0.
+    The rows of a parameter with rows of each group are stacked group by group, group 0 first.
     """
     most = max(models, key=lambda model: sum(x.numel() for x in model.parameters()))
     state = most.state_dict()
@@ -142,18 +143,16 @@ def make_samples(shapes: Shapes, num_objects: int, num_classes: int,
                  device: torch.device) -> List[DetDataSample]:
     """Make the ground truth of a batch: random boxes inside each image."""
     generator = torch.Generator().manual_seed(0)
-    height, width = shapes.image_size
+    meta = dict(img_shape=shapes.image_size, ori_shape=shapes.image_size, scale_factor=(1., 1.),
+                batch_input_shape=shapes.image_size)
     samples = []
-    for i in range(shapes.batch_size):
-        img_shape = (height, width * 3 // 4) if shapes.padded and i % 2 else (height, width)
+    for _ in range(shapes.batch_size):
         size = torch.rand(num_objects, 2, generator=generator) * .4 + .02
         corner = torch.rand(num_objects, 2, generator=generator) * (1 - size)
-        bboxes = torch.cat([corner, corner + size], 1) * torch.tensor(img_shape[::-1] * 2)
+        bboxes = torch.cat([corner, corner + size], 1) * torch.tensor(shapes.image_size[::-1] * 2)
         labels = torch.randint(num_classes, (num_objects, ), generator=generator)
         samples.append(DetDataSample(
-            metainfo=dict(img_shape=img_shape, ori_shape=img_shape, scale_factor=(1., 1.),
-                          batch_input_shape=shapes.image_size),
-            gt_instances=InstanceData(bboxes=bboxes, labels=labels)).to(device))
+            metainfo=meta, gt_instances=InstanceData(bboxes=bboxes, labels=labels)).to(device))
     return samples
 
 
@@ -235,15 +234,13 @@ class Benchmark:
     def losses(self) -> Dict[str, Tensor]:
         if self.case.part == 'step':
             return self.model.loss(self.images, self.samples)
-        predictions = self.decode() if self.case.part == 'decoder' else self.given
+        predictions = self.given
+        if self.case.part == 'decoder':
+            queries, head_inputs = self.model.pre_decoder(memory=self.given[0])
+            decoded = self.model.forward_decoder(**self.decoder_inputs, **queries)
+            predictions = self.head(**head_inputs, **decoded)
         return self.head.loss_by_feat(*predictions, [x.gt_instances for x in self.samples],
                                       [x.metainfo for x in self.samples])
-
-    def decode(self) -> Tuple[Tensor, Tensor]:
-        """Compute the predictions of all layers from the given memory."""
-        queries, head_inputs = self.model.pre_decoder(memory=self.given[0])
-        decoded = self.model.forward_decoder(**self.decoder_inputs, **queries)
-        return self.head(**head_inputs, **decoded)
 
     @contextlib.contextmanager
     def timed(self, watch: Stopwatch) -> Iterator[None]:
@@ -258,7 +255,7 @@ class Benchmark:
         def criterion(method: Callable, *args, **kwargs) -> object:
             if self.case.part != 'criterion':
                 watch.lap('decoder')
-            if self.case.mode not in OWN_MODES:  # numpy, which scipy wants, has no bfloat16
+            if self.case.mode in ('plain', 'stock'):  # numpy, for scipy, has no bfloat16
                 args = [x.float() if isinstance(x, Tensor) and x.is_floating_point() else x
                         for x in args]
             return then_lap('criterion', method, *args, **kwargs)
@@ -278,18 +275,8 @@ class Benchmark:
                 stack.callback(delattr, owner, name)
             yield
 
-    @torch.no_grad()
-    def predict(self) -> Tuple[Tensor, Tensor]:
-        """Predict logits and normalized boxes of the first N queries.
-
-        Detections do not compare: a last digit changes the rank of equal scores.
-        """
-        self.model.eval()
-        with self.autocast():
-            predictions = self.model(self.images, self.samples, mode='tensor')
-        return tuple(x[-1, :, :self.case.num_queries].float() for x in predictions)
-
     def peak_memory(self) -> int:
+        """Measure the peak memory of a run, in bytes."""
         return peak_memory(self, self.device)
 
 

@@ -11,22 +11,21 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
 from mmdet.registry import HOOKS
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from groupdetr_mmdet.analysis.runs import AP, read_run
 from groupdetr_mmdet.checkpoints.named import find_checkpoint, last_checkpoint
 from groupdetr_mmdet.commands.cli import end_in_one_line
-from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.config import read_config
-from groupdetr_mmdet.io import write_atomically
 from groupdetr_mmdet.data.shapes import make_shapes
+from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.io import write_atomically
 from groupdetr_mmdet.training import options
 from groupdetr_mmdet.training.progress import run_training
 
@@ -34,11 +33,11 @@ RESULTS = Path(__file__).with_name('evidence.json')
 Results = Dict[str, Dict[str, Any]]
 SEEDS = (0, 1, 2)
 QUIET = 0.1  # part of the steps that other processes slow down least
-K_ON_SHAPES = (1, 2, 3, 6, 11)
-K_ON_CELLS = (1, 3, 11)
 SHAPES, CELLS = 'demo/group_cond_detr_demo', 'group_cond_detr_mbv2_bccd'
 SMALL_CELLS = 'demo/group_cond_detr_bccd_demo'
-EPOCHS = {SHAPES: 8, CELLS: 12, SMALL_CELLS: 30}
+NAIVE = 'ablation/group_cond_detr_naive_demo'
+JOINT = 'ablation/group_cond_detr_joint_attn_demo'
+EPOCHS = {SHAPES: 8, NAIVE: 8, JOINT: 8, CELLS: 12, SMALL_CELLS: 30}
 
 
 class Training(NamedTuple):
@@ -58,61 +57,42 @@ class Training(NamedTuple):
         return f'{self.study}/{self.label}/{self.seed}'
 
 
-def by_k(results: Results) -> List[Training]:
-    """Every K after the same epochs."""
-    return [Training('by-k', f'K = {k}', seed, k, EPOCHS[SHAPES])
-            for seed in SEEDS for k in K_ON_SHAPES]
+def several(study: str, num_groups: tuple, seeds: tuple, config: str = SHAPES, label: str = '',
+            **kwargs) -> List[Training]:
+    """Trainings of several K and seeds for the epochs of their config."""
+    return [Training(study, f'K = {k}{label}', seed, k, EPOCHS[config], config, **kwargs)
+            for seed in seeds for k in num_groups]
 
 
-def equal_time(results: Results) -> List[Training]:
-    """Every K for as long as K = 6 takes for the epochs of :func:`by_k`."""
-    def seconds(k: int) -> float:
-        runs = [results.get(run.name) for run in by_k(results) if run.num_groups == k]
-        return float(np.median([run['seconds_per_step'] for run in runs if run]))
-
-    return [Training('equal-time', f'K = {k}', seed, k,
-                     round(EPOCHS[SHAPES] * seconds(6) / seconds(k)))
-            for seed in SEEDS for k in (1, 3, 11)]
-
-
-def cells(results: Results) -> List[Training]:
-    """K on blood cells, from a backbone trained on ImageNet."""
-    return [Training('cells', f'K = {k}', seed, k, EPOCHS[CELLS], CELLS)
-            for seed in SEEDS[:2] for k in K_ON_CELLS]
-
-
-def fine_tuning(results: Results) -> List[Training]:
-    """A stock detector of shapes, fine-tuned on blood cells with and without groups."""
+def make_studies(results: Results) -> Dict[str, List[Training]]:
+    """Return the trainings of each study."""
+    by_k = several('by-k', (1, 2, 3, 6, 11), SEEDS)
     stock = Training('fine-tuning', 'pretraining', 0, 1, 20, settings={'model.num_queries': 40})
-    return [stock] + [
-        Training('fine-tuning', f'K = {k}', seed, k, EPOCHS[SMALL_CELLS], SMALL_CELLS,
-                 start=stock.name)
-        for seed in SEEDS[:2] for k in (1, 3, 6, 11)] + [
-        Training('fine-tuning', f'K = 6, new_group_noise={noise:g}', seed, 6,
-                 EPOCHS[SMALL_CELLS], SMALL_CELLS, {'model.new_group_noise': noise},
-                 start=stock.name)
-        for seed in SEEDS[:2] for noise in (.5, 1.)]
+    fine_tuning = [stock, *several('fine-tuning', (1, 3, 6, 11), SEEDS[:2], SMALL_CELLS,
+                                   start=stock.name)]
+    for noise in (.5, 1.):
+        fine_tuning += several('fine-tuning', (6, ), SEEDS[:2], SMALL_CELLS,
+                               f', new_group_noise={noise:g}', start=stock.name,
+                               settings={'model.new_group_noise': noise})
+    ablation = [Training('ablation', label, 0, k, 8, config) for label, k, config in (
+        ('naive, K = 6', 6, NAIVE), ('naive, K = 11', 11, NAIVE),
+        ('joint attention, K = 6', 6, JOINT))]
+    return {'by-k': by_k, 'fine-tuning': fine_tuning, 'ablation': ablation,
+            'equal-time': equal_time(by_k, results),
+            'bfloat16': several('bfloat16', (6, ), SEEDS[:2], amp=True),
+            'cells': several('cells', (1, 3, 11), SEEDS[:2], CELLS)}
 
 
-def ablation(results: Results) -> List[Training]:
-    """The paper's Table 7 on shapes, the naive detector with two K."""
-    naive = 'ablation/group_cond_detr_naive_demo'
-    joint = 'ablation/group_cond_detr_joint_attn_demo'
-    return [Training('ablation', label, seed, k, EPOCHS[SHAPES], config)
-            for seed in SEEDS[:1] for label, k, config in (
-                ('naive, K = 6', 6, naive), ('naive, K = 11', 11, naive),
-                ('joint attention, K = 6', 6, joint))]
-
-
-def bfloat16(results: Results) -> List[Training]:
-    """The demo in bfloat16."""
-    return [Training('bfloat16', 'K = 6', seed, 6, EPOCHS[SHAPES], amp=True)
-            for seed in SEEDS[:2]]
-
-
-STUDIES: Dict[str, Callable[[Results], List[Training]]] = {
-    'by-k': by_k, 'fine-tuning': fine_tuning, 'equal-time': equal_time, 'ablation': ablation,
-    'bfloat16': bfloat16, 'cells': cells}
+def equal_time(by_k: List[Training], results: Results) -> List[Training]:
+    """Every K for as long as K = 6 takes for the epochs of ``by_k``, once that was measured."""
+    seconds = {k: [results[x.name]['seconds_per_step'] for x in by_k
+                   if x.num_groups == k and x.name in results] for k in (1, 3, 6, 11)}
+    if not all(seconds.values()):
+        return []
+    epochs = {k: round(EPOCHS[SHAPES] * float(np.median(seconds[6]) / np.median(seconds[k])))
+              for k in (1, 3, 11)}
+    return [Training('equal-time', f'K = {k}', seed, k, epochs[k]) for seed in SEEDS
+            for k in epochs]
 
 
 @HOOKS.register_module()
@@ -128,7 +108,7 @@ class CpuTimeHook(Hook):
 
 
 def training_config(training: Training, args: argparse.Namespace) -> Config:
-    """Config of a training, with data, backbone and work directories as the arguments say."""
+    """Config of a training, with data, backbone and work directories as the arguments name."""
     cfg = read_config(training.config)
     root = args.cells if training.config in (CELLS, SMALL_CELLS) else args.shapes
     for mode in ('train', 'val', 'test'):
@@ -153,7 +133,7 @@ def training_config(training: Training, args: argparse.Namespace) -> Config:
 
 
 def train(training: Training, args: argparse.Namespace) -> Dict[str, Any]:
-    """Run a training in this process, or go on with it, and say what came out.
+    """Run a training in this process, or go on with it.
 
     Returns:
         dict: Its epochs, K, CPU seconds of a step, steps of an epoch, and a curve of
@@ -181,72 +161,53 @@ def run_alone(training: Training, args: argparse.Namespace) -> Dict[str, Any]:
         done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT,
                               env=dict(os.environ, OMP_NUM_THREADS='1'))
     if done.returncode:
-        raise ConfigError(f'{training.name} ended with status {done.returncode}; '
-                          f'{work_dir}/output.txt says why.')
+        raise ConfigError(f'{training.name} ended with status {done.returncode}: read '
+                          f'{work_dir}/output.txt.')
     return json.loads((work_dir / 'result.json').read_text())
 
 
-def run_job(args: argparse.Namespace) -> None:
-    """Do in a process what :func:`run_alone` asks of it."""
-    trainings = STUDIES[args.job.split('/')[0]](read_results(args.results))
-    result = train(next(x for x in trainings if x.name == args.job), args)
-    write_atomically(args.work_dir / args.job / 'result.json', json.dumps(result).encode())
-
-
-def cost(training: Training) -> float:
-    """Roughly how long a training takes, in any unit, for the time that remains."""
-    return training.epochs * (1 + training.num_groups / 4) * (4 if training.config == CELLS else 1)
-
-
-def run_study(trainings: List[Training], args: argparse.Namespace, progress: Progress) -> None:
+def run_study(trainings: List[Training], args: argparse.Namespace) -> None:
     """Run the trainings of a study that the file does not have, and add them to it."""
     missing = [x for x in trainings if x.name not in read_results(args.results)]
-    task = progress.add_task(trainings[0].study, total=sum(map(cost, missing)))
     first = [x for x in missing if any(x.name == other.start for other in missing)]
     for stage in (first, [x for x in missing if x not in first]):
         with ThreadPoolExecutor(args.jobs) as pool:
             for training, result in zip(stage, pool.map(lambda x: run_alone(x, args), stage)):
-                add_result(args.results, training.name, result)
-                progress.advance(task, cost(training))
+                results = dict(read_results(args.results), **{training.name: result})
+                lines = (f'{json.dumps(key)}: {json.dumps(results[key])}'
+                         for key in sorted(results))
+                write_atomically(args.results, ('{\n' + ',\n'.join(lines) + '\n}\n').encode())
+                print(f'{training.name}: AP {result["curve"][-1][1]:.3f}', flush=True)
 
 
 def read_results(file: Path) -> Results:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def add_result(file: Path, name: str, result: Dict[str, Any]) -> None:
-    results = dict(read_results(file), **{name: result})
-    lines = (f'{json.dumps(key)}: {json.dumps(results[key])}' for key in sorted(results))
-    write_atomically(file, ('{\n' + ',\n'.join(lines) + '\n}\n').encode())
-
-
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='benchmarks.evidence', description=__doc__)
-    parser.add_argument('--studies', nargs='+', choices=STUDIES, default=list(STUDIES))
-    parser.add_argument('--jobs', type=int, default=1, help='trainings at a time, a core each')
-    parser.add_argument('--shapes', type=Path, default=Path('data/shapes'),
-                        help='where the generated images go (default: %(default)s)')
-    parser.add_argument('--cells', type=Path, default=Path('data/bccd'),
-                        help='blood cells, see docs/blood-cells.md (default: %(default)s)')
-    parser.add_argument('--backbone', default='open-mmlab://mmdet/mobilenet_v2',
-                        help='weights for the blood cells (default: %(default)s)')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evidence'))
-    parser.add_argument('--results', type=Path, default=RESULTS,
-                        help='file of what came out, to which is added (default: %(default)s)')
-    parser.add_argument('--job', help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add('--studies', nargs='+', choices=make_studies({}), default=list(make_studies({})))
+    add('--jobs', type=int, default=1, help='trainings at a time, a core each')
+    add('--shapes', type=Path, default=Path('data/shapes'), help='folder of generated images')
+    add('--cells', type=Path, default=Path('data/bccd'), help='see docs/blood-cells.md')
+    add('--backbone', default='open-mmlab://mmdet/mobilenet_v2', help='weights for the cells')
+    add('--work-dir', type=Path, default=Path('work_dirs/evidence'))
+    add('--results', type=Path, default=RESULTS, help='JSON file to which results are added')
+    add('--job', help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    if args.job:
-        return run_job(args)
+    if args.job:  # in the process that run_alone started
+        trainings = make_studies(read_results(args.results))[args.job.split('/')[0]]
+        result = train(next(x for x in trainings if x.name == args.job), args)
+        write_atomically(args.work_dir / args.job / 'result.json', json.dumps(result).encode())
+        return
     make_shapes(str(args.shapes))
-    columns = (TextColumn('{task.description}'), BarColumn(), TextColumn('{task.percentage:.0f}%'),
-               TimeElapsedColumn(), TextColumn('eta'), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        for name in args.studies:
-            run_study(STUDIES[name](read_results(args.results)), args, progress)
+    for name in args.studies:
+        run_study(make_studies(read_results(args.results))[name], args)
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@ import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +12,6 @@ from matplotlib.ticker import MaxNLocator
 
 from groupdetr_mmdet.analysis.plots import line_style
 from groupdetr_mmdet.commands.cli import end_in_one_line
-from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.io import write_atomically
 
 from .evidence import RESULTS
@@ -31,23 +30,21 @@ class Curve(NamedTuple):
     ap: np.ndarray  # shape (seeds, evaluations)
     ap50: np.ndarray  # as ap
 
+    def row(self) -> Tuple:
+        """What the curve ends with: mean, and least to most where there are several seeds."""
+        return (self.label, f'{self.epochs[-1]:g}', f'{self.minutes[-1]:.1f}',
+                *(f'{x.mean():.3f}' + f' ({x.min():.3f} to {x.max():.3f})' * (len(x) > 1)
+                  for x in (self.ap[:, -1], self.ap50[:, -1])), len(self.ap))
+
 
 def read_curves(path: Path) -> Dict[str, List[Curve]]:
-    """Read the curves of each study, by rising K.
-
-    Raises:
-        ConfigError: If there is no such file.
-    """
-    if not path.is_file():
-        raise ConfigError(f'--results {path} is not there: run python -m benchmarks.evidence '
-                          'first.')
-    runs = defaultdict(list)
+    """Read the curves of each study, by rising K."""
+    runs, studies = defaultdict(list), defaultdict(list)
     for name, run in json.loads(path.read_text()).items():
         study, label, _ = name.split('/')
         runs[study, run['num_groups'], label].append(run)
-    studies = defaultdict(list)
     for (study, k, label), seeds in sorted(runs.items()):
-        if (study, k) == ('by-k', 6):  # whose time is that of the others, too
+        if (study, k) == ('by-k', 6):  # whose time is the time of all in the other study
             studies['equal-time'].append(to_curve(label, seeds))
         studies[study].append(to_curve(label, seeds))
     studies['equal-time'].sort(key=lambda curve: int(curve.label.split()[-1]))
@@ -61,32 +58,12 @@ def to_curve(label: str, seeds: List[Dict[str, Any]]) -> Curve:
     return Curve(label, epochs, epochs * seconds / 60, points[..., 1], points[..., 2])
 
 
-def spread(values: np.ndarray) -> str:
-    if len(values) == 1:
-        return f'{values[0]:.3f}'
-    return f'{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})'
-
-
-def to_rows(curves: List[Curve]) -> List[Tuple]:
-    """Say what curves end with: mean, and least to most where there are several seeds."""
-    return [(curve.label, f'{curve.epochs[-1]:g}', f'{curve.minutes[-1]:.1f}',
-             spread(curve.ap[:, -1]), spread(curve.ap50[:, -1]), len(curve.ap))
-            for curve in curves]
-
-
 def fill_page(text: str, studies: Dict[str, List[Curve]]) -> str:
-    """Write the table of each study between the two comments that name it.
-
-    Raises:
-        ConfigError: If the page has no such comments.
-    """
+    """Write the table of each study between the two comments that name it."""
     for study, curves in studies.items():
         begin, end = f'<!-- {study} -->\n\n', f'\n\n<!-- end of {study} -->'
-        if begin not in text or end not in text:
-            raise ConfigError(f'{PAGE} has no place for a table: write {begin.strip()} and '
-                              f'{end.strip()} where it goes.')
         before, rest = text.split(begin)
-        table = '\n'.join(markdown_lines(HEADER, to_rows(curves)))
+        table = '\n'.join(markdown_lines(HEADER, (x.row() for x in curves)))
         text = before + begin + table + rest[rest.index(end):]
     return text
 
@@ -126,22 +103,17 @@ def draw(panels: Panels, studies: Dict[str, List[Curve]], out_file: Path) -> Non
     plt.close(fig)
 
 
-def by_groups(curves: List[Curve]) -> Iterator[Curve]:
-    """Yield those that are told by K alone."""
-    return (curve for curve in curves if curve.label.startswith('K = '))
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog='benchmarks.evidence_report', description=__doc__)
-    parser.add_argument('--results', type=Path, default=RESULTS)
-    parser.add_argument('--docs', type=Path, default=DOCS, help='folder of the documentation')
-    return parser.parse_args()
+def by_groups(curves: List[Curve]) -> List[Curve]:
+    """Return the curves whose label is K."""
+    return [curve for curve in curves if curve.label.startswith('K = ')]
 
 
 def main() -> None:
-    args = parse_args()
-    studies = read_curves(args.results)
-    page = args.docs / PAGE
+    parser = argparse.ArgumentParser(prog='benchmarks.evidence_report', description=__doc__)
+    parser.add_argument('--results', type=Path, default=RESULTS)
+    parser.add_argument('--docs', type=Path, default=DOCS, help='folder of the documentation')
+    args = parser.parse_args()
+    studies, page = read_curves(args.results), args.docs / PAGE
     write_atomically(page, fill_page(page.read_text(), studies).encode())
     for name, panels in PICTURES.items():
         draw(panels, studies, args.docs / 'images' / name)

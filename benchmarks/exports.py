@@ -3,13 +3,12 @@ one that went out, and the ONNX file in onnxruntime and OpenVINO.
 
 Weights are random. Boxes and scores are compared on images of several sizes, alone and padded to
 one batch."""
-import argparse
 import sys
 import tempfile
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, Optional
 
 import torch
 from mmengine.config import ConfigDict
@@ -25,7 +24,7 @@ from groupdetr_mmdet.groups import decoding
 
 from .arguments import load_config, make_parser
 from .cases import build_random
-from .report import markdown_lines
+from .report import print_table
 
 CONFIGS = (
     'group_cond_detr_r50_12e', 'group_dab_detr_r50_12e', 'group_dn_detr_r50_12e',
@@ -69,17 +68,11 @@ def measure(model: ConfigDict) -> Dict[str, Optional[Differences]]:
         with decoding(range(group, group + 1)):
             found['out'] = compare(without, detector)
     if model.type != 'GroupMask2Former':
-        found.update(compare_exports(detector))
-    return found
-
-
-def compare_exports(detector: nn.Module) -> Dict[str, Differences]:
-    """Export a detector, and compare each runtime."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, 'detector.onnx')
-        found = {'onnxruntime': export_onnx(detector, path, {})}
-        if find_spec('openvino'):
-            found['OpenVINO'] = check_onnx(str(path), detector, load=openvino_model)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, 'detector.onnx')
+            found['onnxruntime'] = export_onnx(detector, path, {})
+            if find_spec('openvino'):
+                found['OpenVINO'] = check_onnx(str(path), detector, load=openvino_model)
     return found
 
 
@@ -98,16 +91,6 @@ def compare(first: nn.Module, second: nn.Module) -> Differences:
     return {key: max(x[key] for x in found) for key in found[0]}
 
 
-def table_row(config: str) -> List[str]:
-    """Say how far a detector is from each of its forms."""
-    try:
-        with redirect_stdout(sys.stderr):  # of logs, which have no place in the table
-            measured = measure(load_config(config).model)
-    except RuntimeError as error:
-        raise ConfigError(f'CONFIG {config}: {error}') from error
-    return [Path(config).stem, *map(cell, measured.values())]
-
-
 def cell(found: Optional[Differences]) -> str:
     if not found:
         return '-'
@@ -115,19 +98,17 @@ def cell(found: Optional[Differences]) -> str:
     return f'{found["pixels"]:.0e}, {found["score"]:.0e}{others}'
 
 
-def parse_args() -> argparse.Namespace:
+def main() -> None:
     parser = make_parser('benchmarks.exports', __doc__)
     parser.add_argument('configs', nargs='*', default=CONFIGS,
                         help='configs of our detectors, or shipped names (default: the table of '
                         'docs/checkpoints.md)')
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    print('Largest differences of boxes, in pixels, and of scores\n')
-    for line in markdown_lines(('config', *FORMS), map(table_row, args.configs)):
-        print(line, flush=True)
+    rows = []
+    for config in parser.parse_args().configs:
+        with redirect_stdout(sys.stderr):  # of logs, which have no place in the table
+            measured = measure(load_config(config).model)
+        rows.append((Path(config).stem, *map(cell, measured.values())))
+    print_table('Largest differences of boxes, in pixels, and of scores', ('config', *FORMS), rows)
 
 
 if __name__ == '__main__':

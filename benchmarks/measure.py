@@ -1,4 +1,4 @@
-"""How it is measured: time, peak memory, matrix-product rate and floating-point operations."""
+"""How it is measured: time, and peak memory."""
 import contextlib
 import ctypes
 import os
@@ -7,15 +7,11 @@ import re
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, Tuple, TypeVar
 
 import torch
-from rich.console import Console
-from rich.progress import track
-from torch.utils.flop_counter import FlopCounterMode
 
 T = TypeVar('T')
-GEMM_REPEATS = 10
 
 
 class Stopwatch:
@@ -58,55 +54,20 @@ class Stopwatch:
         return dict(seconds)
 
 
-def show_progress(items: Sequence[T], description: str) -> Iterator[T]:
-    """Show a bar with the time left, or a line for each item where no terminal redraws a bar."""
-    if Console().is_terminal:
-        yield from track(items, description)
-        return
-    start = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        left = (time.monotonic() - start) / done * (len(items) - done)
-        print(f'{description}: {done} of {len(items)}, {left:.0f} s left', flush=True)
-
-
 def take_turns(runs: Dict[Any, Callable[[], T]], rounds: int, warmup: int,
-               description: str) -> Dict[Any, List[T]]:
+               what: str) -> Dict[Any, List[T]]:
     """Run all once, then all again, and so on: what slows the machine slows all of them.
 
     Returns what each run returned in the rounds after the warm-up.
     """
     results: Dict[Any, List[T]] = {key: [] for key in runs}
-    for _ in show_progress(range(warmup + rounds), description):
+    start = time.monotonic()
+    for done in range(1, warmup + rounds + 1):
         for key, run in runs.items():
             results[key].append(run())
+        left = (time.monotonic() - start) / done * (warmup + rounds - done)
+        print(f'{what}: {done} of {warmup + rounds} rounds, {left:.0f} s left', flush=True)
     return {key: found[warmup:] for key, found in results.items()}
-
-
-def seconds_of(run: Callable[[], object]) -> float:
-    """Measure a run on the CPU."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def gemm_seconds(rows: int, width: int, hidden: int, dtype: torch.dtype,
-                 device: torch.device) -> Callable[[], float]:
-    """Prepare a measurement of the matrix product of an FFN's first layer.
-
-    It gives the seconds of one (rows, width) x (width, hidden) -> (rows, hidden).
-    """
-    x = torch.randn(rows, width, device=device, dtype=dtype)
-    weight = torch.randn(width, hidden, device=device, dtype=dtype)
-
-    def run() -> float:
-        watch = Stopwatch(device)
-        for _ in range(GEMM_REPEATS):
-            x @ weight
-        watch.lap('gemm')
-        return watch.seconds()['gemm'] / GEMM_REPEATS
-
-    return run
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int:
@@ -135,25 +96,14 @@ def resident_bytes(field: str) -> int:
     return int(re.search(rf'^{field}:\s*(\d+) kB', status, re.MULTILINE)[1]) * 1024
 
 
-def count_flops(run: Callable[[], object]) -> int:
-    """Count the floating-point operations of matrix products; a multiply-add is two."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
-
-
 def describe_machine(device: torch.device) -> Dict[str, Any]:
     """Name what was measured on."""
-    machine = dict(cpu=cpu_name(), cores=os.cpu_count(), threads=torch.get_num_threads(),
+    info = Path('/proc/cpuinfo')
+    name = re.search(r'model name\s*: (.*)', info.read_text()) if info.exists() else None
+    machine = dict(cpu=name[1] if name else platform.processor() or platform.machine(),
+                   cores=os.cpu_count(), threads=torch.get_num_threads(),
                    torch=torch.__version__, device=device.type)
     if device.type == 'cuda':
         machine.update(device=torch.cuda.get_device_name(device), cuda=torch.version.cuda,
-                       tf32_matmul=torch.backends.cuda.matmul.allow_tf32,
-                       tf32_cudnn=torch.backends.cudnn.allow_tf32)
+                       tf32=torch.backends.cuda.matmul.allow_tf32)
     return machine
-
-
-def cpu_name() -> str:
-    info = Path('/proc/cpuinfo')
-    name = re.search(r'model name\s*: (.*)', info.read_text()) if info.exists() else None
-    return name[1] if name else platform.processor() or platform.machine()

@@ -1,5 +1,4 @@
 """Runs cases side by side, and collects what was measured."""
-import math
 import multiprocessing
 import os
 import statistics
@@ -11,8 +10,8 @@ import torch
 from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
-from .cases import AMP, Benchmark, Case, Shapes, build_model, share_weights
-from .measure import count_flops, gemm_seconds, show_progress, take_turns
+from .cases import Benchmark, Case, Shapes, build_model, share_weights
+from .measure import take_turns
 
 CRITERION_ROUNDS = 4  # it is short, so that it can be run more often
 
@@ -22,16 +21,7 @@ class Results:
     """What was measured of each case."""
     # Seconds of each part in each round.
     runs: Dict[Case, List[Dict[str, float]]] = field(default_factory=dict)
-    # Of each autocast type (None: float32), seconds of an FFN's matrix product in the same rounds.
-    gemm: Dict[Optional[str], List[float]] = field(default_factory=dict)
-    gemm_flops: int = 0  # operations of that product
-    # Of the part 'decoder', operations of the matrix products in the plain way, whatever was saved
-    # or wasted since.
-    flops: Dict[Case, int] = field(default_factory=dict)
     peak: Dict[Case, int] = field(default_factory=dict)  # bytes above those in use before the run
-    # Of the part 'inference', the largest difference of logits and normalized boxes, query by
-    # query, to those of the first case.
-    difference: Dict[Case, float] = field(default_factory=dict)
 
     def seconds(self, case: Case) -> Dict[str, float]:
         """Return the median of each part over the rounds."""
@@ -46,15 +36,24 @@ class Results:
         return statistics.median(
             a['total'] / b['total'] for a, b in zip(self.runs[case], self.runs[other]))
 
-    def gemm_rate(self, amp: Optional[str]) -> float:
-        """Floating-point operations a second of the matrix product."""
-        return self.gemm_flops / statistics.median(self.gemm[amp])
 
-    def share(self, case: Case) -> Optional[float]:
-        """Share of the matrix-product rate that a case reached, if its operations are known."""
-        if case not in self.flops:
-            return None
-        return self.flops[case] / self.seconds(case)['total'] / self.gemm_rate(case.amp)
+@dataclass(frozen=True)
+class Row:
+    """A ratio of two cases and its bound."""
+    what: str  # in words, what is compared
+    case: Case  # numerator
+    other: Case  # denominator
+    bound: float  # what the ratio is to reach: at least that where more is better, else at most
+    more: bool = True  # is better
+    memory: bool = False  # peak memory is compared, and not time
+    factor: int = 1  # of the denominator
+
+    def record(self, results: Results) -> Dict[str, Any]:
+        """Return what was reached."""
+        value = (results.peak[self.case] / results.peak[self.other] if self.memory
+                 else results.ratio(self.case, self.other) / self.factor)
+        return dict(what=self.what, bound=self.bound, more_is_better=self.more, value=value,
+                    reached=value >= self.bound if self.more else value <= self.bound)
 
 
 class Suite:
@@ -69,24 +68,13 @@ class Suite:
                  own_processes: bool = False) -> None:
         self.cfg, self.cases, self.shapes, self.device = cfg, cases, shapes, device
         self.own_processes = own_processes and device.type == 'cpu'
-        self.results = Results()
 
     def measure(self, rounds: int, warmup: int, memory: Sequence[Case]) -> Results:
         """Measure memory, then time."""
-        results = self.results
-        for case in show_progress(memory, 'memory'):
-            results.peak[case] = self.peak_memory(case)
+        results = Results(peak={case: self.peak_memory(case) for case in memory})
         for part, benchmarks in self.prepare():
-            gemms = {}
-            if part == 'decoder':
-                gemms = self.gemms(benchmarks)
-                results.flops.update((case, self.decoder_flops(case)) for case in benchmarks)
             repeat = CRITERION_ROUNDS if part == 'criterion' else 1
-            runs = take_turns({**benchmarks, **gemms}, rounds * repeat, warmup, part)
-            results.gemm.update((amp, runs.pop(amp)) for amp in gemms)
-            results.runs.update(runs)
-            if part == 'inference':
-                self.compare(list(benchmarks.values()))
+            results.runs.update(take_turns(benchmarks, rounds * repeat, warmup, part))
         return results
 
     def prepare(self) -> Iterator[Tuple[str, Dict[Case, Callable]]]:
@@ -95,7 +83,7 @@ class Suite:
             for case in self.cases:
                 process = OwnProcess(self.cfg, case, self.shapes)
                 with process.pool:
-                    yield 'step', {case: process}
+                    yield f'{case.name}, K = {case.num_groups}', {case: process}
             return
         models = {case.model: build_model(self.cfg, case).to(self.device) for case in self.cases}
         for part in dict.fromkeys(case.part for case in self.cases):
@@ -105,22 +93,6 @@ class Suite:
 
     def benchmark(self, case: Case, model: Optional[torch.nn.Module] = None) -> Benchmark:
         return Benchmark(case, self.shapes, self.cfg, self.device, model)
-
-    def gemms(self, cases: Sequence[Case]) -> Dict[Optional[str], Callable[[], float]]:
-        """Prepare the matrix product of the decoder's FFN with the most queries."""
-        rows = self.shapes.batch_size * max(c.num_groups * c.num_queries for c in self.cases)
-        ffn = self.cfg.model.decoder.layer_cfg.ffn_cfg
-        size = rows, ffn.embed_dims, ffn.feedforward_channels
-        self.results.gemm_flops = 2 * math.prod(size)
-        return {amp: gemm_seconds(*size, AMP.get(amp, torch.float32), self.device)
-                for amp in dict.fromkeys(case.amp for case in cases)}
-
-    def decoder_flops(self, case: Case) -> int:
-        """Count what the plain way computes, on no device at all."""
-        mode = 'plain' if self.cfg.model.type == 'GroupConditionalDETR' else 'ours'
-        case = Case('decoder', mode, None, case.num_groups, case.num_queries, 1)
-        benchmark = Benchmark(case, self.shapes, self.cfg, torch.device('meta'))
-        return count_flops(lambda: sum(x.sum() for x in benchmark.decode()).backward())
 
     def peak_memory(self, case: Case) -> int:
         """Measure in a process of its own, whose memory nothing else has touched."""
@@ -135,13 +107,6 @@ class Suite:
             del os.environ['MALLOC_MMAP_THRESHOLD_']
         with process.pool:
             return process(Benchmark.peak_memory)
-
-    def compare(self, benchmarks: Sequence[Benchmark]) -> None:
-        """Compare the predictions of all cases to those of the first."""
-        first = benchmarks[0].predict()
-        for benchmark in benchmarks:
-            self.results.difference[benchmark.case] = max(
-                (a - b).abs().max().item() for a, b in zip(first, benchmark.predict()))
 
 
 class OwnProcess:

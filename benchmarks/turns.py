@@ -1,20 +1,17 @@
 """Measure what turns cost: memory and time of a training step by K, all groups at once and one
 after the other, and the bounds that the package is to keep."""
-import argparse
 from pathlib import Path
 from typing import List, Tuple
 
 from mmengine.config import Config
 
 from groupdetr_mmdet.commands.cli import end_in_one_line
-from groupdetr_mmdet.io import check_output
 
 from .arguments import RUNNING, load_config, make_parser, prepare
 from .cases import Case, Shapes
-from .plots import draw_costs, read_costs
-from .reach import Row
+from .plots import draw_costs
 from .report import report
-from .suite import Suite
+from .suite import Row, Suite
 
 GROUPS = (1, 2, 5, 11, 22)
 # family -> shipped config, channels of the backbone that its neck takes, and the image
@@ -52,19 +49,12 @@ def plan(family: str, cfg: Config) -> Tuple[List[Case], List[Row]]:
         row('memory, in turns, K = 22 / K = 11', step('turns', 22), turns, 1.25), time]
 
 
-def parse_args() -> argparse.Namespace:
+def main() -> None:
     parser = make_parser('benchmarks.turns', __doc__, *RUNNING)
     parser.add_argument('--families', nargs='+', choices=FAMILIES, default=list(FAMILIES))
-    parser.add_argument('--out', type=Path, default=Path('turns'),
-                        help='FAMILY.json is written there, and FAMILY.png where several K are '
-                        'measured (default: %(default)s)')
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    for family in args.families:
-        check_output('--out', args.out / f'{family}.json')
+    parser.add_argument('--out', type=Path, default=Path('turns'), help='folder of FAMILY.json, '
+                        'and FAMILY.png where several K are measured (default: %(default)s)')
+    args = parser.parse_args()
     device = prepare(args)
     for family in args.families:
         cfg, shapes = resnet18_config(family)
@@ -72,10 +62,9 @@ def main() -> None:
         results = Suite(cfg, cases, shapes, device, own_processes=True).measure(
             args.rounds, 1, cases)
         path = args.out / f'{family}.json'
-        print(cfg.model.type)
         report(results, shapes, device, bounds, path, 'benchmarks.turns')
         if family == 'conditional':  # of several K
-            draw_costs(*read_costs(path), path.with_suffix('.png'))
+            draw_costs(path, path.with_suffix('.png'))
 
 
 if __name__ == '__main__':

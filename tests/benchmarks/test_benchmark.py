@@ -2,7 +2,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Callable, Dict
 
@@ -12,18 +11,15 @@ from builders import detector_config
 from family_builders import family_config
 from mmengine.config import Config
 
-import benchmarks.__main__ as command
 from benchmarks import measure
 from benchmarks.cases import Benchmark, Case, Shapes, build_model, share_weights
-from benchmarks.measure import Stopwatch, count_flops, peak_memory
-from benchmarks.reach import Row
-from benchmarks.report import describe_shapes
-from benchmarks.suite import Results
+from benchmarks.measure import peak_memory
+from benchmarks.suite import Results, Row
 from groupdetr_mmdet.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device('cpu')
-SHAPES = Shapes(batch_size=2, image_size=(64, 96), memory_size=(4, 6), padded=True)
+SHAPES = Shapes(batch_size=2, image_size=(64, 96), memory_size=(4, 6))
 
 
 @pytest.fixture
@@ -70,11 +66,14 @@ def family_cfg(cfg: Config, family: str) -> Config:
         cfg, model=dict(model, data_preprocessor=dict(type='DetDataPreprocessor'))))
 
 
+@torch.no_grad()
 @pytest.mark.parametrize('family', ['conditional', 'dab', 'deformable', 'two_stage', 'dino'])
 def test_inference_of_groups_is_that_of_stock(cfg, family):
-    theirs, ours = make_benchmarks(
-        family_cfg(cfg, family), 'inference', ('stock', 1), ('ours', 3))
-    torch.testing.assert_close(ours.predict(), theirs.predict(), rtol=1e-5, atol=1e-5)
+    (scores, boxes), (expected_scores, expected_boxes) = (
+        x.model.eval()(x.images, x.samples, mode='tensor') for x in make_benchmarks(
+            family_cfg(cfg, family), 'inference', ('stock', 1), ('ours', 3)))
+    torch.testing.assert_close(scores[-1], expected_scores[-1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(boxes[-1], expected_boxes[-1], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('part', ['decoder', 'criterion'])
@@ -145,71 +144,15 @@ def test_parts_of_every_family_are_told_apart(cfg, clock, family, mode):
     assert seconds == dict(expected, total=sum(expected.values()))
 
 
-@pytest.mark.parametrize('part, laps', [
-    ('step', ['backbone', 'encoder', 'decoder', 'backward', 'optimizer', 'criterion']),
-    ('decoder', ['decoder', 'backward', 'criterion']),
-])
-@pytest.mark.parametrize('mode, match', [('plain', 'assign'), ('ours', 'match_layers')])
-def test_each_part_gets_its_own_time(cfg, clock, part, laps, mode, match):
-    benchmark, = make_benchmarks(cfg, part, (mode, 3))
-    times = let_parts_take(benchmark, clock, match)
-    seconds = benchmark()
-    expected = {lap: times[lap] for lap in laps}
-    expected['criterion'] += seconds.pop('matching')
-    assert seconds == dict(expected, total=sum(expected.values()))
-
-
-def test_what_turns_compute_again_counts_as_backward(cfg):
-    benchmark, = make_benchmarks(cfg, 'step', ('turns', 3))
-    watch = Stopwatch(CPU)
-    benchmark.run_training(watch)
-    names = [name for name, *_ in watch.spans if name != 'matching']
-    assert names == ['backbone', 'encoder', *['decoder', 'criterion'] * 3, 'backward', 'optimizer']
-
-
-def test_a_run_leaves_no_gradients_and_no_timer(cfg):
-    benchmark, = make_benchmarks(cfg, 'decoder', ('ours', 3))
-    benchmark()
-    assert all(p.grad is None for p in benchmark.model.parameters())
-    assert benchmark.given[0].grad is None
-    assert 'match_layers' not in vars(benchmark.head.assigner)
-
-
-def test_stopwatch_adds_what_comes_twice():
-    watch = Stopwatch(CPU)
-    for _ in range(2):
-        with watch.within('inner'):
-            pass
-        watch.lap('outer')
-    seconds = watch.seconds()
-    assert len(watch.spans) == 4 and seconds.keys() == {'inner', 'outer', 'total'}
-    assert 0 < seconds['inner'] < seconds['outer'] == pytest.approx(seconds['total'])
-
-
 def test_peak_memory_sees_what_is_freed_before_the_end():
     size = 64 * 2**20
     peak = peak_memory(lambda: torch.ones(size // 4).sum().item(), CPU)
     assert peak == pytest.approx(size, rel=.2)
 
 
-def test_flops_are_counted_forward_and_backward():
-    x, weight = torch.randn(4, 5), torch.randn(5, 6, requires_grad=True)
-    assert count_flops(lambda: (x @ weight).sum().backward()) == 2 * (2 * 4 * 5 * 6)
-
-
-@pytest.mark.parametrize('parts, memory', [
-    (['step', 'criterion', 'inference'], ''), (['step', 'decoder'], 'memory 4 x 6, ')])
-def test_the_memory_is_said_where_a_part_is_given_one(parts, memory):
-    assert describe_shapes(asdict(SHAPES), parts) == f'2 images of 64 x 96, {memory}with padding'
-
-
 def run_tool(*args: object) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, str(ROOT / 'tools/benchmark.py'), *map(str, args)],
                           capture_output=True, text=True, timeout=300)
-
-
-def set_arguments(monkeypatch, *args: object) -> None:
-    monkeypatch.setattr(sys, 'argv', ['benchmarks', *map(str, args)])
 
 
 @pytest.fixture
@@ -230,25 +173,8 @@ def test_command_measures_modes_side_by_side(config_file, tmp_path):
     assert set(cases) == {('plain', 2), ('ours:bf16', 2), ('plain', 3), ('ours:bf16', 3),
                           ('stock', 1)}
     assert all(len(case['runs']) == 2 and min(case['runs']) > 0 for case in cases.values())
-    assert cases['plain', 3]['ratio'] == 1
-    assert cases['plain', 3]['flops'] > cases['plain', 2]['flops'] > cases['stock', 1]['flops']
-    assert set(record['gemm_flops_per_second']) == {'float32', 'bf16'}
-    assert record['machine']['threads'] == 1
+    assert cases['plain', 2]['ratio'] == 1 and record['machine']['threads'] == 1
     assert 'ours:bf16' in result.stdout and 'matching' in result.stdout
-
-
-def test_the_detector_chooses_k(cfg, config_file):
-    cfg.model.pop('num_query_groups')
-    cfg.dump(config_file)
-    assert command.load_config(config_file).model.num_query_groups == 11
-
-
-def test_a_detector_without_groups(cfg, config_file, monkeypatch):
-    cfg.model.type = 'ConditionalDETR'
-    cfg.dump(config_file)
-    set_arguments(monkeypatch, config_file)
-    with pytest.raises(ConfigError, match='CONFIG: model.type=ConditionalDETR has no groups'):
-        command.main()
 
 
 @pytest.mark.slow
@@ -271,16 +197,3 @@ def test_a_bound_is_reached_from_its_side(seconds, more, reached):
     results = Results(runs={slow: [dict(total=2 * seconds)], quick: [dict(total=1.)]})
     row = Row('plain / (2 x ours)', slow, quick, bound=2., more=more, factor=2)
     assert row.record(results)['reached'] == reached
-
-
-@pytest.mark.parametrize('args, sentence', [
-    (['--modes', 'fast'], '--modes: fast is none'),
-    (['--modes', 'ours:int8'], '--modes: ours:int8 is none'),
-    (['--json', '.'], '--json . is a folder and must be a file'),
-    (['--table', '--groups', '1', '2'], '--groups: [1, 2] are several'),
-])
-def test_mistakes_get_one_sentence(config_file, monkeypatch, args, sentence):
-    set_arguments(monkeypatch, config_file, *args)
-    with pytest.raises(ConfigError) as error:
-        command.main()
-    assert str(error.value).startswith(sentence)

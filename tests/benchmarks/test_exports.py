@@ -3,12 +3,10 @@ import sys
 
 import pytest
 from family_builders import family_config
-from mask_builders import mask2former_config
 from mmengine.config import Config
 
 import benchmarks.exports as command
 from groupdetr_mmdet.commands.cli import end_in_one_line
-from groupdetr_mmdet.deploy import export
 
 
 def run(monkeypatch, *configs) -> None:
@@ -40,26 +38,3 @@ def test_every_form_of_a_detector_is_near(config, monkeypatch, capsys):
     for cell in found[:3] if found[3] == '-' else found:
         pixels, score = map(float, cell.split(','))
         assert pixels < 1e-2 and score < 1e-5
-
-
-def test_forms_that_there_are_not(tmp_path, monkeypatch, capsys):
-    """Masks are not exported, and mmdet has no DN-DETR."""
-    configs = {'masks': mask2former_config(3), 'dn': family_config('dn', 3)}
-    monkeypatch.setattr(command, 'compare_exports', lambda detector: dict.fromkeys(
-        ('onnxruntime', 'OpenVINO'), dict(pixels=1, score=2, swapped=.013)))
-    run(monkeypatch, *(write_config(tmp_path / f'{x}.py', model) for x, model in configs.items()))
-    said = capsys.readouterr().out
-    assert cells(said, 'masks')[2:] == ['-', '-'] and '-' not in cells(said, 'masks')[:2]
-    assert cells(said, 'dn')[1:] == ['-', *2 * ['1e+00, 2e+00 (1.3% others)']]
-
-
-def test_a_form_that_detects_something_else_fails(config, monkeypatch, capsys):
-    for module in (export, command):
-        monkeypatch.setattr(module, 'largest_differences', differ)
-    with pytest.raises(SystemExit):
-        run(monkeypatch, config)
-    assert 'mine.py: something else' in capsys.readouterr().err
-
-
-def differ(*args):
-    raise RuntimeError('something else')

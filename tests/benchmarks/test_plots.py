@@ -6,12 +6,10 @@ from typing import List, Optional, Sequence
 import cv2
 import matplotlib.pyplot as plt
 import pytest
-from matplotlib.axes import Axes
 from running import run_tool
 
 from benchmarks import plots
-from benchmarks.plots import draw_costs, read_costs
-from groupdetr_mmdet.errors import ConfigError
+from benchmarks.plots import draw_costs
 
 
 @pytest.fixture
@@ -20,10 +18,6 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> List[plt.Figure]:
     closed = []
     monkeypatch.setattr(plots.plt, 'close', closed.append)
     return closed
-
-
-def labels(ax: Axes) -> List[Optional[str]]:
-    return [ax.get_title(), ax.get_xlabel(), ax.get_ylabel()]
 
 
 def benchmark_json(path: Path, groups: Sequence[int] = (4, 1), memory: Optional[int] = 1) -> Path:
@@ -38,47 +32,16 @@ def benchmark_json(path: Path, groups: Sequence[int] = (4, 1), memory: Optional[
 
 
 def test_costs_are_drawn_against_k(tmp_path: Path, figures: list):
-    draw_costs(*read_costs(benchmark_json(tmp_path / 'b.json')), tmp_path / 'costs.png')
+    draw_costs(benchmark_json(tmp_path / 'b.json'), tmp_path / 'costs.png')
     time, memory = figures[0].axes
-    assert labels(time) == ['Training step: time', 'groups of queries K', 'time [s]']
-    assert labels(memory)[2] == 'peak memory [MiB]'
+    assert time.get_ylabel() == 'time [s]' and memory.get_ylabel() == 'peak memory [MiB]'
     assert {line.get_label(): line.get_xydata().tolist() for line in time.lines} == dict(
         plain=[[1, 2], [4, 8]], ours=[[1, 1], [4, 4]])
     assert memory.lines[0].get_ydata().tolist() == [1, 4]
     assert 'batch of 2 images of 800 x 1066, 300 queries' in figures[0].get_suptitle()
 
 
-def test_costs_of_unlike_cases_are_lines_of_their_own(tmp_path: Path, figures: list):
-    file = benchmark_json(tmp_path / 'b.json')
-    record = json.loads(file.read_text())
-    record['cases'] = [
-        dict(case, num_queries=n, attn_drop=drop, seconds=dict(total=n * case['num_groups']))
-        for case in record['cases'] if case['mode'] == 'ours'
-        for n, drop in ((100, None), (300, None), (300, 0.))]
-    file.write_text(json.dumps(record))
-    draw_costs(*read_costs(file), tmp_path / 'costs.png')
-    time, _ = figures[0].axes
-    assert {line.get_label(): line.get_xydata().tolist() for line in time.lines} == {
-        'ours, 100 queries in a group, attention dropout of the config': [[1, 100], [4, 400]],
-        'ours, 300 queries in a group, attention dropout of the config': [[1, 300], [4, 1200]],
-        'ours, 300 queries in a group, attention dropout 0.0': [[1, 300], [4, 1200]]}
-    title = figures[0].get_suptitle()
-    assert '800 x 1066, 7 objects in an image\n' in title and 'queries' not in title
-
-
 def test_costs_without_memory(tmp_path: Path, capfd: pytest.CaptureFixture):
     file = benchmark_json(tmp_path / 'b.json', memory=None)
     assert run_tool('plot_benchmark', file, '--out', tmp_path / 'made/costs.png') == 0
     assert cv2.imread(str(tmp_path / 'made/costs.png')).std() > 10
-
-
-@pytest.mark.parametrize('content, error', [
-    ('[]', 'is not what python -m benchmarks wrote to --json'),
-    (None, 'has a single K, which makes no curve; run python -m benchmarks with several'),
-])
-def test_costs_of_another_file(tmp_path: Path, content: Optional[str], error: str):
-    file = benchmark_json(tmp_path / 'b.json', groups=[4])
-    if content is not None:
-        file.write_text(content)
-    with pytest.raises(ConfigError, match=error):
-        read_costs(file)

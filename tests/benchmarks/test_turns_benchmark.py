@@ -1,14 +1,14 @@
 """The scripts that measure turns and a GPU run whole, on tiny models and a CPU."""
+import contextlib
 import json
 
-import pytest
 import torch
 from builders import detector_config
 from family_builders import family_config
 from mmengine.config import Config
 
 from benchmarks import gpu_table, turns
-from benchmarks.cases import Case, Shapes
+from benchmarks.cases import Benchmark, Case, Shapes
 
 OPTIM = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=.1))
 
@@ -22,7 +22,19 @@ def tiny(family: str) -> Config:
         optim_wrapper=OPTIM, default_scope='mmdet'))
 
 
-def test_turns_write_a_table_and_a_picture(monkeypatch, tmp_path, capsys):
+class InThisProcess:
+    """Spares the seconds that a process takes to start."""
+
+    def __init__(self, cfg: Config, case: Case, shapes: Shapes) -> None:
+        self.pool = contextlib.nullcontext()
+        self.run = Benchmark(case, shapes, cfg, torch.device('cpu'))
+
+    def __call__(self) -> dict:
+        return self.run()
+
+
+def test_turns_write_a_table_and_a_picture(monkeypatch, tmp_path):
+    monkeypatch.setattr('benchmarks.suite.OwnProcess', InThisProcess)
     monkeypatch.setattr(turns, 'resnet18_config',
                         lambda family: (tiny(family), Shapes(2, (64, 96))))
     monkeypatch.setattr(turns, 'GROUPS', (1, 11, 22))
@@ -36,21 +48,15 @@ def test_turns_write_a_table_and_a_picture(monkeypatch, tmp_path, capsys):
         (mode, k) for mode in ('ours', 'turns') for k in (1, 11, 22)}
     assert [x['value'] for x in record['reach']][:2] == [11, 2]  # of the memory that is told above
     assert (tmp_path / 'turns' / 'conditional.png').exists()
-    assert 'in turns, K = 22 / K = 11' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('way', ['mmcv', 'parts'])
-def test_a_row_of_the_gpu_table(monkeypatch, way):
+def test_a_row_of_the_gpu_table(monkeypatch):
     monkeypatch.setattr('benchmarks.suite.Suite.peak_memory', lambda self, case: 2**20)
-    job = gpu_table.Job(gpu_table.DINO, Case('step', 'turns', 'bf16', 3, 6, 2), 2, way)
+    job = gpu_table.DINO, Case('step', 'turns', 'bf16', 3, 6, 2), 2
     row = gpu_table.measure(job, tiny('dino'), (64, 96), torch.device('cpu'), 1)
-    assert row['seconds'] > 0 and row['mode'] == 'turns:bf16' and row['attention'] == way
-    last = gpu_table.make_page([dict(row, seconds=.5)], dict(cpu='one')).splitlines()[-1]
-    assert last == f'| {gpu_table.DINO} | {way} | 2 | turns:bf16 | 3 | 500 | 4.0 | 1 |'
-    assert 'out of memory' in gpu_table.make_page([dict(row, seconds=None)], {})
-
-
-def test_the_gpu_table_covers_all_ways_in_few_jobs():
-    jobs = gpu_table.make_jobs(11, [2, 8], ['mmcv', 'parts'])
-    assert len(jobs) == len(set(jobs)) == 16 + 2 + 8 + 2
-    assert {job.case.mode for job in jobs} == {'plain', 'ours', 'turns', 'stock'}
+    assert row['seconds'] > 0
+    assert gpu_table.table_row(dict(row, seconds=.5)) == (
+        gpu_table.DINO, 2, 'turns:bf16', 3, '500.0', '4.0', '1.0')
+    assert gpu_table.table_row(dict(row, seconds=None))[-3] == 'out of memory'
+    jobs = list(gpu_table.make_jobs(11, [2, 8]))
+    assert len(jobs) == len(set(jobs)) == 16 + 2 + 6
