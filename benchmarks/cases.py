@@ -17,6 +17,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from groupdetr_mmdet.config import iter_dicts
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.ops.deformable import MemorySavingAttention
 
@@ -74,23 +75,14 @@ def build_model(cfg: Config, case: Case) -> nn.Module:
         write_as_baseline(model, case)
     if case.mode == 'turns':
         model['train_cfg']['groups_at_once'] = 1
-    if case.attn_drop is not None:
-        replace_key(model, 'attn_drop', case.attn_drop)
+    for _, part in iter_dicts(model, 'model') if case.attn_drop is not None else ():
+        part.update(dict(attn_drop=case.attn_drop) if 'attn_drop' in part else {})
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = build_random(model)
     for module in model.bbox_head.modules():
         if isinstance(module, nn.Linear) and module.out_features == 4:
             nn.init.normal_(module.weight, std=0.01)  # zero until trained
     return model
-
-
-def replace_key(part: dict, key: str, value: float) -> None:
-    """Set a key in every dict of a config that has it."""
-    for name, inner in part.items():
-        if name == key:
-            part[key] = value
-        elif isinstance(inner, dict):
-            replace_key(inner, key, value)
 
 
 def build_random(model: dict) -> nn.Module:
