@@ -83,13 +83,17 @@ def table_rows(seconds: Dict[Variant, List[float]]) -> List[tuple]:
     return rows
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = make_parser('benchmarks.inference', __doc__, 'config', '--image-size', '--rounds',
                          '--threads', '--json', rounds=10)
     parser.add_argument('checkpoint', nargs='?', help='its checkpoint; random weights by default')
     parser.add_argument('--runtimes', nargs='+', choices=RUNTIMES, default=list(RUNTIMES))
     parser.add_argument('--batch-sizes', nargs='+', type=positive, default=[1, 8])
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     machine = describe_machine(prepare(args))
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         runs = make_runs(args, build_models(args), folder)

@@ -1,5 +1,6 @@
 """Draw time and memory against the number of groups K (the paper's Figure 7) from the JSON of the
 benchmark: ``python -m benchmarks.plots JSON``."""
+import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -75,13 +76,17 @@ def settings_of(case: dict, cases: Sequence[dict], shared: bool) -> Iterator[str
             yield text.format('of the config' if value is None else value)
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = make_parser('benchmarks.plots', __doc__)
     parser.add_argument('json', metavar='JSON', help='what the benchmark wrote to --json, of '
                         'several --groups, with --memory for the memory')
     parser.add_argument('--out', default='costs.png',
                         help='picture to write, .png, .svg, .pdf or .jpg (default: %(default)s)')
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     prepare_picture(args.out)
     draw_costs(args.json, args.out)
     print('Wrote', args.out)
