@@ -20,26 +20,19 @@ def is_number(value: Any) -> bool:
     return type(value) is float or type(value) is int and abs(value) < 2**63
 
 
-def is_box(value: Any) -> bool:
-    """Whether a value is a list of four numbers."""
-    return type(value) is list and len(value) == 4 and all(map(is_number, value))
-
-
-TEXT = 'a text', lambda value: type(value) is str
-FINITE = 'a finite number', lambda value: is_number(value) and math.isfinite(value)
-PIXELS = 'a number of pixels', lambda value: is_number(value) and 1 <= value < math.inf
-FILE = 'the name of a file', lambda value: (
-    type(value) is str and bool(value.strip()) and '\0' not in value)
-BOX = 'four numbers: left, top, width, height in pixels', is_box
+TEXT = 'a text', lambda x: type(x) is str
+FINITE = 'a finite number', lambda x: is_number(x) and math.isfinite(x)
+PIXELS = 'a number of pixels', lambda x: is_number(x) and 1 <= x < math.inf
+FILE = 'the name of a file', lambda x: type(x) is str and bool(x.strip()) and '\0' not in x
+BOX = 'four numbers, left, top, width, height in pixels', lambda x: (
+    type(x) is list and len(x) == 4 and all(map(is_number, x)))
 ID = None  # a text where the first one is a text, and else a finite number
 FIELDS = {  # of each part: the fields that are needed, what they are, and the test of it
     'images': dict(id=ID, file_name=FILE, width=PIXELS, height=PIXELS),
-    'annotations': dict(
-        image_id=ID, category_id=ID, bbox=BOX, area=('a number', is_number),
-        iscrowd=('0, or 1 for a crowd', lambda value: value in (0, 1))),
+    'annotations': dict(image_id=ID, category_id=ID, bbox=BOX, area=('a number', is_number),
+                        iscrowd=('0, or 1 for a crowd', lambda x: x in (0, 1))),
     'categories': dict(id=ID, name=TEXT),
 }
-ENTRIES = dict(images='image', annotations='annotation', categories='category')
 LARGEST = 10  # times its image: no annotation tool draws a wider box
 
 
@@ -67,13 +60,12 @@ def check_annotations(coco: dict, path: str, scored: bool, masks: bool = False) 
         ConfigError: If the file is not in COCO's format, or an annotation makes the result
             meaningless. The message names the entry.
     """
-    unlabeled = scored and 'annotations' not in coco  # as a public test set
     annotations = coco.get('annotations')
     for annotation in annotations if type(annotations) is list else ():
         if type(annotation) is dict and annotation.get('iscrowd') is None:
             annotation['iscrowd'] = 0
     for part in FIELDS:
-        if part != 'annotations' or not unlabeled:
+        if part in coco or part != 'annotations' or not scored:  # a public test set has none
             check_part(coco, part, path)
     if not coco['images']:
         raise ConfigError(f'ann_file {path} has no images: name the file of the whole data set.')
@@ -103,32 +95,23 @@ def check_part(coco: dict, part: str, path: str) -> None:
     """Check that a part of the file is a list of entries whose fields are what they must be."""
     entries = coco.get(part)
     if type(entries) is not list or not set(map(type, entries)) <= {dict}:
-        raise ConfigError(f'ann_file {path}: {part} must be a list of objects' +
-                          ('' if part in coco else ', and there is none') +
-                          ": write the file in COCO's format.")
-
-    def name(entry: dict) -> str:
-        return (f'the {ENTRIES[part]} with id {entry["id"]!r}' if 'id' in entry else
-                f'an entry of {part}')
-
+        raise ConfigError(f"ann_file {path}: {part} must be a list of objects: write the file in "
+                          "COCO's format.")
     for field, required in FIELDS[part].items():
-        lacking = [entry for entry in entries if field not in entry]
-        if lacking:
-            raise ConfigError(f"ann_file {path} lacks the field '{field}' in {name(lacking[0])} "
-                              f'({len(lacking)} in all): COCO requires the field.')
-        is_text = bool(entries) and type(entries[0][field]) is str
+        is_text = bool(entries) and type(entries[0].get(field)) is str
         what, fits = required or (TEXT if is_text else FINITE)
-        wrong = [entry for entry in entries if not fits(entry[field])]
+        wrong = [entry for entry in entries if not fits(entry.get(field))]
         if wrong:
+            shown = f'is {reprlib.repr(wrong[0][field])}' if field in wrong[0] else 'is missing'
             raise ConfigError(
-                f'ann_file {path}: {field} of {name(wrong[0])} is '
-                f'{reprlib.repr(wrong[0][field])} and must be {what} ({len(wrong)} in all): '
-                'correct the entry or leave it out.')
+                f'ann_file {path}: {field!r} must be {what}, and {shown} in {len(wrong)} of '
+                f'{len(entries)} {part}, first in the one with id {wrong[0].get("id")!r}: correct '
+                'them or leave them out.')
     ids = Counter(entry['id'] for entry in entries if part != 'annotations')
     for twice, times in ids.most_common(1):
         if times > 1:
-            raise ConfigError(f'ann_file {path} has {times} times the {ENTRIES[part]} with id '
-                              f'{twice!r}: give every entry of {part} an id of its own.')
+            raise ConfigError(f'ann_file {path} has {times} {part} with id {twice!r}: give each an '
+                              'id of its own.')
 
 
 def check_objects(coco: dict, path: str, scored: bool, masks: bool) -> None:

@@ -92,17 +92,14 @@ def check_whole(path: str) -> None:
 
 def check_size(results: dict, size: Tuple[int, int]) -> None:
     """Compare width and height of a decoded image with those in its annotations, if any."""
-    path = results['img_path']
     said = results.get('width', size[0]), results.get('height', size[1])
-    if said == tuple(size):
-        return
-    reason = 'its boxes would not fit: correct ann_file, or use the images that it was made for'
-    if said == tuple(size[::-1]):
-        reason = ('its EXIF data may turn it upright when it is read, but not its boxes: write the '
-                  'image upright without EXIF data, load it by '
-                  "color_type='color_ignore_orientation', or correct width and height in ann_file")
-    raise ConfigError(f'Image {path} is {size[0]} x {size[1]} pixels when it is read and '
-                      f'{said[0]} x {said[1]} in ann_file; {reason}.')
+    if said != tuple(size):
+        turned = (' (its EXIF data may turn it: write the image upright without EXIF data, or load '
+                  "it by color_type='color_ignore_orientation')" * (said == tuple(size[::-1])))
+        raise ConfigError(
+            f'Image {results["img_path"]} is {size[0]} x {size[1]} pixels when it is read and '
+            f'{said[0]} x {said[1]} in ann_file, so its boxes would not fit{turned}: correct '
+            'ann_file, or use the images that it was made for.')
 
 
 def is_cut_short(path: str) -> bool:
@@ -116,9 +113,9 @@ def is_cut_short(path: str) -> bool:
     with open(path, 'rb') as file:
         start = file.read(len(PNG_START))
         is_jpeg = start.startswith(JPEG_START)
+        end = JPEG_END if is_jpeg else PNG_END
         if not is_jpeg and start != PNG_START:
             return False
-        end = JPEG_END if is_jpeg else PNG_END
         file.seek(-len(end), os.SEEK_END)
         if file.read() == end:
             return False
@@ -221,7 +218,7 @@ def image_size(path: str, loader: Optional[LoadImageFromFile] = None) -> Tuple[i
                 tags = getattr(image, 'tag_v2', {})
                 size = tags.get(ExifTags.Base.ImageWidth), tags.get(ExifTags.Base.ImageLength)
                 size = size if all(size) else image.size
-                orientation = orientation_of(image) if turns(loader) else 1
+                orientation = orientation_of(image, loader)
                 if 1 < orientation < min(TURNED) or orientation in TURNED and size[0] == size[1]:
                     warn_once(f'Image {path} is turned when it is read, as its EXIF data asks: '
                               'its boxes must be those of the turned image.')
@@ -234,16 +231,12 @@ def image_size(path: str, loader: Optional[LoadImageFromFile] = None) -> Tuple[i
         raise OSError(fault(path, error)) from error
 
 
-def turns(loader: LoadImageFromFile) -> bool:
-    """Whether a loader turns images as their EXIF data ask."""
-    return (loader.imdecode_backend in (None, 'cv2', 'pillow') and loader.color_type != 'unchanged'
-            and 'ignore_orientation' not in loader.color_type)
-
-
-def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation of an image, 1 to 8; other values turn nothing, as 1."""
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return orientation if orientation in range(1, 9) else 1
+def orientation_of(image: Image.Image, loader: LoadImageFromFile) -> int:
+    """How a loader turns an image as its EXIF data ask, 1 to 8; 1 turns nothing."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    turns = (loader.imdecode_backend in (None, 'cv2', 'pillow')
+             and loader.color_type in ('color', 'grayscale'))
+    return orientation if turns and orientation in range(1, 9) else 1
 
 
 def check_depth(paths: Sequence[str], ann_file: str) -> None:

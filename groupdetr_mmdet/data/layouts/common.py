@@ -141,24 +141,21 @@ class Source:
             folder (Path): Folder of the labels.
             split (str, optional): Its split, if it is known.
         """
-        exact = [next((place for name in choice for place in places(name, folder, self.root)
-                       if os.path.isfile(place)), None) for choice in names]
-        alike = [next(filter(None, map(self.alike, choice)), []) for choice in names]
-        found = [path or self.choose(files, choice[0], folder, split)
-                 for path, files, choice in zip(exact, alike, names)]
-        meant = Counter(path.parent for path in {*found} - {None})
-        there = Counter(path.parent for path in {path for files in alike for path in files})
-        return [path if place or path and 2 * meant[path.parent] > there[path.parent] else None
-                for place, path in zip(exact, found)]
+        found = [self.find_image(choice, folder, split) for choice in names]
+        meant = Counter(path.parent for path in {path for path, _, _ in found if path})
+        there = Counter(path.parent for path in {path for _, alike, _ in found for path in alike})
+        return [path if exact or path and 2 * meant[path.parent] > there[path.parent] else None
+                for path, _, exact in found]
 
-    def alike(self, name: str) -> List[Path]:
-        """Images of the name, but for the folder and the suffix, and capitals or not."""
-        return self.by_stem.get(comparable(plain(name).stem), [])
-
-    def choose(self, files: Sequence[Path], name: str, folder: Path,
-               split: Optional[str]) -> Optional[Path]:
-        """Choose the image that a label names, of several that are called alike."""
-        wanted = plain(name)
+    def find_image(self, names: Sequence[str], folder: Path, split: Optional[str]
+                   ) -> Tuple[Optional[Path], List[Path], bool]:
+        """Find an image, all that are called alike, and whether it lies where a name says."""
+        wanted = [Path(name.replace('\\', '/')) for name in names]
+        alike = next(filter(None, (self.by_stem.get(comparable(x.stem)) for x in wanted)), [])
+        for place in (base / x for x in wanted for base in (folder, self.root)):
+            if os.path.isfile(place):
+                return place, alike, True
+        files, wanted = alike, wanted[0]
         near = {*wanted.parts, *folder.parts}
         for fit in (lambda x: comparable(x.name) == comparable(wanted.name),
                     lambda x: x.name == wanted.name, lambda x: len(near & {*x.parent.parts}),
@@ -167,8 +164,8 @@ class Source:
             files = [x for x in files if fit(x) == max(map(fit, files))]
         if len(files) > 1:
             self.faults['image'].append(LabelError('image', (
-                f'{folder} has labels for {name}, which is {files[0]} or {files[1]}')))
-        return files[0] if files else None
+                f'{folder} has labels for {wanted}, which is {files[0]} or {files[1]}')))
+        return files[0] if files else None, alike, False
 
     def read(self, items: Sequence[Any], paths: Sequence[Optional[Path]],
              read: Callable[[Any], Labels], missing: str) -> List[LabeledImage]:
@@ -193,8 +190,11 @@ class Source:
         except OSError as error:
             self.note('unreadable images, left out', f'{path} ({error.strerror or error})')
             return None
-        check_size(tuple(to_number(x or 0, labels.where) for x in labels.size), size, path,
-                   labels.where)
+        said = tuple(to_number(x or 0, labels.where) for x in labels.size)
+        if all(said) and said != size:
+            raise LabelError('size', (
+                f'{labels.where} has the size {said[0]:g} x {said[1]:g} for {path}, which is '
+                f'{size[0]} x {size[1]} when it is read (EXIF data may turn it)'))
         kept = []
         for box, place in labels.boxes:
             xyxy = box.xyxy
@@ -216,16 +216,6 @@ class Source:
         if len(boxes) < len(kept):
             self.note('images with the same box twice, which counts once', path)
         return LabeledImage(path, *size, boxes)
-
-
-def plain(name: str) -> Path:
-    """The path that a label file names, also one of Windows."""
-    return Path(name.replace('\\', '/'))
-
-
-def places(name: str, folder: Path, root: Path) -> Tuple[Path, Path]:
-    """Where an image that is named lies if nothing was moved."""
-    return folder / plain(name), root / plain(name)
 
 
 def visible_files(root: Path) -> Iterator[Path]:
@@ -258,25 +248,16 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMG_EXTENSIONS
 
 
-def check_size(declared: Tuple[float, ...], size: Tuple[int, int], path: Path, where: Any) -> None:
-    """Check that labels were made for the image that is loaded, if they say its size."""
-    if all(declared) and declared != size:
-        said, real = (' x '.join(f'{x:g}' for x in side) for side in (declared, size))
-        raise LabelError('size', f'{where} has the size {said} for {path}, whose pixels are '
-                         f'{real} when it is read (EXIF data may turn it)')
-
-
 def check_corners(xyxy: Sequence[float], size: Tuple[int, int], where: Any) -> None:
     """Refuse a box that is not finite or far larger than its image, or has swapped corners."""
-    shown = ', '.join(f'{x:g}' for x in xyxy)
-    if not all(map(math.isfinite, xyxy)):
-        raise LabelError('finite', f'{where} has the box {shown}, which is not finite')
-    if any(b - a > LARGEST * n for a, b, n in zip(xyxy, xyxy[2:], size)):
-        raise LabelError('large', f'{where} has the box {shown}, more than {LARGEST} times as wide '
-                         f'or high as its image of {size[0]} x {size[1]} pixels')
-    if xyxy[0] > xyxy[2] or xyxy[1] > xyxy[3]:
-        raise LabelError('swapped', f'{where} has a box with swapped corners, left {xyxy[0]:g}, '
-                         f'top {xyxy[1]:g}, right {xyxy[2]:g}, bottom {xyxy[3]:g}')
+    fault = ('that is not finite' if not all(map(math.isfinite, xyxy)) else
+             f'more than {LARGEST} times as wide or high as its image of {size[0]} x {size[1]}'
+             if any(b - a > LARGEST * n for a, b, n in zip(xyxy, xyxy[2:], size)) else
+             'with swapped corners' if xyxy[0] > xyxy[2] or xyxy[1] > xyxy[3] else '')
+    if fault:
+        raise LabelError(fault, (
+            f'{where} has a box {fault}, {", ".join(f"{x:g}" for x in xyxy)} (left, top, right, '
+            'bottom)'))
 
 
 def to_number(text: Optional[str], where: Any) -> float:
