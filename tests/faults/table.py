@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, Tuple
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS / room) for room in ('', 'faults', 'host', 'checkpoints')]
+sys.path[:0] = [str(TESTS / room) for room in ('', 'faults', 'data', 'checkpoints')]
 
 import test_annotations as data  # noqa: E402
 import test_config as config  # noqa: E402
