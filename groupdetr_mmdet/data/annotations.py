@@ -72,7 +72,7 @@ def check_annotations(coco: dict, path: str, scored: bool, masks: bool = False) 
     names = Counter(image['file_name'] for image in coco['images'])
     name, times = names.most_common(1)[0]
     if times > 1:
-        warn_once(f'{names.total() - len(names)} images of ann_file {path} are listed again under '
+        warn_once(f'{len(coco["images"]) - len(names)} images of ann_file {path} are listed again under '
                   f'another id, first {name} ({times} times): objects of one entry are background '
                   'in the other.')
     if annotations:
@@ -83,7 +83,7 @@ def check_annotations(coco: dict, path: str, scored: bool, masks: bool = False) 
 def number_annotations(annotations: Sequence[dict], path: str) -> None:
     """Number annotations from 1, in place, and warn of those that have the id of another."""
     ids = Counter(repr(annotation['id']) for annotation in annotations if 'id' in annotation)
-    if ids.total() > len(ids):
+    if sum(ids.values()) > len(ids):
         twice, times = ids.most_common(1)[0]
         warn_once(f'ann_file {path} has {times} annotations with id {twice}: each counts as an '
                   'object of its own.')

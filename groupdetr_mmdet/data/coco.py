@@ -75,7 +75,7 @@ class CheckedCOCO(COCO):
         if counts:
             names = [f'{self.cats[key]["name"] if key in self.cats else f"unlisted id {key}"} '
                      f'({count})' for key, count in counts.most_common()]
-            warn_once(f'{counts.total()} of {len(self.anns)} boxes in {self.name} are left out, '
+            warn_once(f'{sum(counts.values())} of {len(self.anns)} boxes in {self.name} are left out, '
                       'since metainfo.classes does not name their category: '
                       f'{quoted(names)}.')
 

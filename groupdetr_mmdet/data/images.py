@@ -159,7 +159,8 @@ def check_files(images: Sequence[dict], ann_file: str, pipeline: Compose, every:
             check_resize(images, transform)
     for image in images[::1 if every else max(1, len(images) // PROBED)]:
         try:
-            check_size(image, image_size(image['img_path'], loader))
+            said = image['width'], image['height']
+            check_size(image, image_size(image['img_path'], loader, said))
         except OSError as error:
             if not loader.ignore_empty:  # which leaves it out when its turn comes
                 raise unreadable(image['img_path'], error, not every) from error
@@ -201,10 +202,14 @@ def check_resize(images: Sequence[dict], resize: Resize) -> None:
                 'larger scale or keep_ratio=False.')
 
 
-def image_size(path: str, loader: Optional[LoadImageFromFile] = None) -> Tuple[int, int]:
+def image_size(path: str, loader: Optional[LoadImageFromFile] = None,
+               said: Optional[Tuple[int, int]] = None) -> Tuple[int, int]:
     """Width and height of an image as a loader gives it, read from the header where that will do.
 
-    ``loader`` is mmcv's by default.
+    Args:
+        path (str): The file.
+        loader (LoadImageFromFile, optional): mmcv's by default.
+        said (tuple, optional): The size in the labels; if it differs, the image is decoded.
 
     Raises:
         OSError: If the file is no whole image that can be loaded.
@@ -212,23 +217,31 @@ def image_size(path: str, loader: Optional[LoadImageFromFile] = None) -> Tuple[i
     check_whole(path)
     loader = loader or LoadImageFromFile()
     try:
-        with Image.open(path) as image:
-            if image.mode not in ('F', 'I'):  # which may have 32 bits
-                # Pillow turns the size of a TIFF, and of no other.
-                tags = getattr(image, 'tag_v2', {})
-                size = tags.get(ExifTags.Base.ImageWidth), tags.get(ExifTags.Base.ImageLength)
-                size = size if all(size) else image.size
-                orientation = orientation_of(image, loader)
-                if 1 < orientation < min(TURNED) or orientation in TURNED and size[0] == size[1]:
-                    warn_once(f'Image {path} is turned when it is read, as its EXIF data asks: '
-                              'its boxes must be those of the turned image.')
-                return size[::-1] if orientation in TURNED else size
+        size = header_size(path, loader)
+        if size and said in (None, size):
+            return size
     except Exception:  # a kind of image that the loader alone may know
         pass
     try:
         return LoadImageFromFile.transform(loader, dict(img_path=path))['ori_shape'][::-1]
     except Exception as error:
         raise OSError(fault(path, error)) from error
+
+
+def header_size(path: str, loader: LoadImageFromFile) -> Optional[Tuple[int, int]]:
+    """The size in an image's header, turned as by the loader; None where it may not be loaded."""
+    with Image.open(path) as image:
+        if image.mode in ('F', 'I'):  # which may have 32 bits
+            return None
+        # Pillow turns the size of a TIFF, and of no other.
+        tags = getattr(image, 'tag_v2', {})
+        size = tags.get(ExifTags.Base.ImageWidth), tags.get(ExifTags.Base.ImageLength)
+        size = size if all(size) else image.size
+        orientation = orientation_of(image, loader)
+    if 1 < orientation < min(TURNED) or orientation in TURNED and size[0] == size[1]:
+        warn_once(f'Image {path} is turned when it is read, as its EXIF data asks: its boxes must '
+                  'be those of the turned image.')
+    return size[::-1] if orientation in TURNED else size
 
 
 def orientation_of(image: Image.Image, loader: LoadImageFromFile) -> int:

@@ -62,7 +62,6 @@ def one_sentence(error, *parts):
 FAULTS = {
     'missing': (lambda path: path.unlink(), 'No such file'),
     'empty': (lambda path: path.write_bytes(b''), 'the file is empty'),
-    'garbage': (lambda path: path.write_bytes(bytes(range(256)) * 4), 'not an image'),
     'web page': (lambda path: path.write_text('<html>404 Not Found</html>'), 'not an image'),
     'cut in half': (lambda path: path.write_bytes(half(path)), 'cut short'),
     'directory': (lambda path: (path.unlink(), path.mkdir()), 'a folder'),
@@ -169,13 +168,6 @@ def test_a_class_that_the_file_lacks_is_refused(root, test_mode):
                         'metainfo')
 
 
-def test_coco_classes_on_own_data_are_refused_in_a_short_sentence(root):
-    with pytest.raises(ConfigError) as error:
-        build(root, classes=CocoDataset.METAINFO['classes'])
-    assert one_sentence(error, 'and 70 more', "'square', 'disc', 'cross'")
-    assert len(str(error.value)) < 600
-
-
 def test_two_categories_of_one_name_are_refused(root):
     data = read(root)
     data['categories'].append(dict(id=99, name='disc'))
@@ -207,7 +199,6 @@ NOTHING_LEFT = {
     'unknown category ids': lambda data: [a.update(category_id=1) for a in data['annotations']],
     'boxes outside of the image':
     lambda data: [a.update(bbox=[500, 500, 9, 9]) for a in data['annotations']],
-    'boxes without area': lambda data: [a.update(area=0) for a in data['annotations']],
     'crowds': lambda data: [a.update(iscrowd=1) for a in data['annotations']],
 }
 
@@ -239,26 +230,6 @@ def test_images_without_boxes_are_background(root):
     assert len(build(root, filter_cfg=None)) == NUM_IMAGES
     with pytest.raises(ConfigError, match='nothing to train on'):
         build(root)
-
-
-@pytest.mark.parametrize('part, field', [
-    ('images', 'height'), ('images', 'file_name'), ('annotations', 'area'),
-    ('annotations', 'bbox'), ('annotations', 'image_id'), ('categories', 'name')])
-def test_a_missing_field_is_named(root, part, field):
-    data = read(root)
-    del data[part][0][field]
-    write(root, data)
-    with pytest.raises(ConfigError) as error:
-        build(root)
-    assert one_sentence(error, root / 'train.json', f"'{field}'")
-
-
-def test_a_cut_annotation_file_is_named(root):
-    path = root / 'train.json'
-    path.write_bytes(half(path))
-    with pytest.raises(ConfigError) as error:
-        build(root)
-    assert one_sentence(error, path, 'JSON')
 
 
 CONFIGS = {file.stem: file for file in shipped_configs().values()

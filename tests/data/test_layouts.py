@@ -305,16 +305,11 @@ def test_a_test_split_serves_as_validation(tiny_coco, tmp_path):
 FAULTS = {
     'class beyond names': ('yolo', lambda r: set_line(r, '3 .5 .5 .1 .1'),
                            'train_0.txt line 1 has the class 3, and the classes are numbered'),
-    'a class between two': ('yolo', lambda r: set_line(r, '0.5 .5 .5 .1 .1'), 'has the class 0.5'),
     'pixels in YOLO': ('yolo', lambda r: set_line(r, '0 32 32 10 10'), 'numbers beyond 0 to 1'),
-    'NaN in YOLO': ('yolo', lambda r: set_line(r, '0 nan .5 .1 .1'), 'numbers beyond 0 to 1'),
-    'negative width': ('yolo', lambda r: set_line(r, '0 .5 .5 -.1 .1'), 'numbers beyond 0 to 1'),
     'a word': ('yolo', lambda r: set_line(r, '0 .5 .5 .1 wide'), "'wide' in the place"),
     'four numbers': ('yolo', lambda r: set_line(r, '0 .5 .5 .1'), 'has 4 numbers'),
     'names with a gap': ('yolo', lambda r: (r / 'data.yaml').write_text(
         'names: {0: a, 2: b}\ntrain: train/images'), 'numbered from 0 without a gap'),
-    'a number that is none': ('yolo', lambda r: set_yaml(r, names={'\xb2': 'a'}),
-                              'numbered from 0 without a gap'),
     'another number of names': ('yolo', lambda r: set_yaml(r, nc=2),
                                 'data.yaml: nc is 2, and names has 3 names'),
     'names in dicts': ('yolo', lambda r: set_yaml(r, names=[{0: 'red'}, {1: 'green'}]),
@@ -332,10 +327,6 @@ FAULTS = {
                            'train names ../trian/images, which does not exist'),
     'broken YAML': ('yolo', lambda r: (r / 'data.yaml').write_text('names: [a\ntrain: b'),
                     'data.yaml is not valid YAML'),
-    'deep JSON': ('coco', lambda r: first(r, '*.json').write_text('{"images": ' + '[' * 10**5),
-                  'all.json is not valid JSON'),
-    'JSON in UTF-16': ('coco', lambda r: edit_all(
-        r, '*.json', lambda x: x.decode().encode('utf-16')), 'all.json cannot be read'),
     'cut JSON': ('coco', lambda r: first(r, '*.json').write_text('{"images": ['),
                  'all.json is not valid JSON'),
     'no list': ('coco', lambda r: edit_json(r, lambda x: x.update(images={})), "no list 'images'"),
@@ -345,8 +336,6 @@ FAULTS = {
     'a box far too large': ('coco', lambda r: edit_json(
         r, lambda x: x['annotations'][0]['bbox'].__setitem__(2, 1e30)),
         'annotation 1 has a box more than 10 times'),
-    'negative size': ('coco', lambda r: edit_json(
-        r, lambda x: x['annotations'][0]['bbox'].__setitem__(2, -9)), 'swapped corners'),
     'three numbers': ('coco', lambda r: edit_json(
         r, lambda x: x['annotations'][0]['bbox'].pop()), 'annotation 1 has bbox='),
     'unknown category': ('coco', lambda r: edit_json(
@@ -355,10 +344,6 @@ FAULTS = {
         r, lambda x: x['categories'][1].update(name='red')), 'two categories of the name red'),
     'a list of categories': ('coco', lambda r: edit_json(
         r, lambda x: x['annotations'][0].update(category_id=[1])), 'category_id=.*in annotations'),
-    'a category of another type': ('coco', lambda r: edit_json(
-        r, lambda x: x['annotations'][0].update(category_id='1')), "of the category '1'"),
-    'a list of groups': ('coco', lambda r: edit_json(
-        r, lambda x: x['categories'][0].update(supercategory=['a'])), 'supercategory=.*a text'),
     'a number too large': ('coco', lambda r: edit_json(
         r, lambda x: x['annotations'][0]['bbox'].__setitem__(0, 10**400)),
         'annotation 1 has 1000.*0 in the place of a number'),
@@ -368,26 +353,15 @@ FAULTS = {
         r, lambda x: x['images'][0].update(width=65)), 'has the size 65 x 64 for .*64 x 64'),
     'swapped corners': ('voc', lambda r: replace(
         first(r, '*.xml'), '<xmax>', '<xmax>-'), 'a box with swapped corners'),
-    'NaN in XML': ('labelimg', lambda r: replace(first(r, '*.xml'), '<xmin>', '<xmin>nan</xmin>'
-                                                 '<xmin>'), 'that is not finite'),
     'cut XML': ('labelimg', lambda r: first(r, '*.xml').write_text('<annotation><object>'),
                 'train_0.xml is not valid XML'),
     'no box': ('labelimg', lambda r: first(r, '*.xml').write_text(
         '<annotation><object><name>a</name></object></annotation>'), 'a without bndbox'),
-    'NaN as size': ('voc', lambda r: replace(first(r, '*.xml'), '<width>64', '<width>nan'),
-                    'has the size nan x 64 for .*64 x 64'),
-    'another encoding than it can be': ('labelimg', lambda r: edit_all(
-        r, '*.xml', lambda x: b'<?xml version="1.0" encoding="gb2312"?>' + x), 'in UTF-8'),
     'difficult objects': ('voc', lambda r: edit_lines(r, '*.xml', lambda x: x.replace(
         '</name>', '</name><difficult>1</difficult>')), 'no image with an object to train on'),
     'XML that is listed': ('voc', lambda r: first(r, '*.xml').unlink(),
                            'train_0.xml does not exist, and .*train.txt names it'),
     'no labels': ('labelimg', lambda r: [x.unlink() for x in r.glob('*.xml')], 'has no labels'),
-    'no objects': ('yolo', lambda r: [x.write_text('') for x in r.rglob('*.txt')],
-                   'no image with an object'),
-    'no names': ('yolo', lambda r: (r / 'data.yaml').unlink(), 'has no labels: put into it'),
-    'two files of names': ('yolo', lambda r: (r / 'train/data.yaml').write_text('names: [a]'),
-                           'data.yaml and .*data.yaml: name the one that counts'),
     'names of several images': ('coco', lambda r: [
         first(r, '*.jpg').replace(r / 'photos/train_1.jpg'), (r / 'a').mkdir(), (r / 'b').mkdir(),
         *(shutil.copy(r / 'photos/train_2.jpg', r / x / 'train_0.jpg') for x in 'ab')],

@@ -161,7 +161,8 @@ class Source:
                     lambda x: x.name == wanted.name, lambda x: len(near & {*x.parent.parts}),
                     lambda x: self.split_of(x.parent) == split,
                     lambda x: not DRAWN.search(x.parent.name)):
-            files = [x for x in files if fit(x) == max(map(fit, files))]
+            if len(files) > 1:
+                files = [x for x in files if fit(x) == max(map(fit, files))]
         if len(files) > 1:
             self.faults['image'].append(LabelError('image', (
                 f'{folder} has labels for {wanted}, which is {files[0]} or {files[1]}')))
@@ -185,12 +186,12 @@ class Source:
 
     def labeled_image(self, path: Path, labels: Labels) -> Optional[LabeledImage]:
         """Check boxes, and clip them to their image; None for an image that cannot be read."""
+        said = tuple(to_number(x or 0, labels.where) for x in labels.size)
         try:
-            size = image_size(str(path))
+            size = image_size(str(path), said=said if all(said) else None)
         except OSError as error:
             self.note('unreadable images, left out', f'{path} ({error.strerror or error})')
             return None
-        said = tuple(to_number(x or 0, labels.where) for x in labels.size)
         if all(said) and said != size:
             raise LabelError('size', (
                 f'{labels.where} has the size {said[0]:g} x {said[1]:g} for {path}, which is '
