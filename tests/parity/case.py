@@ -16,6 +16,20 @@ def from_official(state_dict: dict) -> dict:
     return {rename(name, rules): tensor for name, tensor in state_dict.items()}
 
 
+def model_config(config: dict) -> dict:
+    """Config of our model for the configuration of a case or of a training."""
+    return detector_config(
+        num_queries=config['num_queries'],
+        num_query_groups=config['num_groups'],
+        num_classes=config['num_classes'],
+        width=256,
+        num_heads=8,
+        enc_layers=config['enc_layers'],
+        dec_layers=config['dec_layers'],
+        feedforward_channels=config['dim_feedforward'],
+        base_channels=config['base_channels'])
+
+
 class Case:
     """A case of the official code and our model with its weights.
 
@@ -26,17 +40,7 @@ class Case:
         self.spec, self.arrays = golden.load(stem)
         config = self.spec['config']
         self.config = config
-        self.model = build(
-            detector_config(
-                num_queries=config['num_queries'],
-                num_query_groups=config['num_groups'],
-                num_classes=config['num_classes'],
-                width=256,
-                num_heads=8,
-                enc_layers=config['enc_layers'],
-                dec_layers=config['dec_layers'],
-                feedforward_channels=config['dim_feedforward'],
-                base_channels=config['base_channels']))
+        self.model = build(model_config(config))
         self.model.test_cfg['max_per_img'] = self.model.bbox_head.test_cfg['max_per_img'] = 100
         official = golden.official_state_dict(self.spec)
         result = self.model.load_state_dict(from_official(official), strict=False)
