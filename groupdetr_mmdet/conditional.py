@@ -109,6 +109,7 @@ class GroupConditionalDETR(GroupQueries, ConditionalDETR):
     <https://arxiv.org/abs/2207.13085>`_. A checkpoint differs from one of ``ConditionalDETR`` in
     the rows of ``query_embedding.weight``, K * N instead of N, and nowhere else.
     """
+    head_class = ConditionalDETRHead
 
     def _init_layers(self) -> None:
         decoder = self.decoder

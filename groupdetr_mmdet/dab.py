@@ -4,7 +4,7 @@ mmdet has no DAB-Deformable-DETR: :class:`DABDeformableDETR` is the detector wit
 """
 from typing import Dict, Tuple
 
-from mmdet.models.dense_heads import DABDETRHead
+from mmdet.models.dense_heads import DABDETRHead, DeformableDETRHead
 from mmdet.models.detectors import DABDETR, DeformableDETR
 from mmdet.models.layers import DinoTransformerDecoder
 from mmdet.registry import MODELS
@@ -31,6 +31,7 @@ class GroupDABDETR(GroupQueries, DABDETR):
     anchor boxes instead of N, and nowhere else. With ``num_patterns`` P above 0 each anchor box
     makes P queries, and a group has P * N rows.
     """
+    head_class = DABDETRHead
 
     @property
     def group_size(self) -> int:
@@ -114,3 +115,4 @@ class GroupDABDeformableDETR(GroupQueries, DABDeformableDETR):
     A checkpoint differs from one of :class:`DABDeformableDETR` in the rows of
     ``query_embedding.weight``, K * N instead of N, and nowhere else.
     """
+    head_class = DeformableDETRHead

@@ -30,6 +30,11 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
     xavier_modules = ('memory_trans_fc', )  # of those that each group has in two stages
 
     @property
+    def head_class(self) -> type:
+        """In two stages a head that takes the encoder's predictions of every group."""
+        return GroupDeformableDETRHead if self.as_two_stage else DeformableDETRHead
+
+    @property
     def group_modules(self) -> List[str]:
         """The query embedding, or in two stages the encoder's head."""
         if not self.as_two_stage:

@@ -101,6 +101,7 @@ class GroupDINO(GroupDeformableDETR, DINO):
     denoising queries of its own. The rows of a group are ``[denoising | matching]``, so that the
     fold stays one reshape and the attention mask is that of a single group.
     """
+    head_class = GroupDINOHead
     xavier_modules = ('memory_trans_fc', 'query_embedding')
 
     @property

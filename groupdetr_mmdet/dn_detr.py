@@ -143,6 +143,7 @@ class GroupDNDETR(GroupDABDETR):
             which is DAB-DETR.
         kwargs: As for :class:`GroupDABDETR`.
     """
+    head_class = GroupDNDETRHead
 
     def __init__(self, *, dn_cfg: OptConfigType = None, **kwargs) -> None:
         self.dn_cfg = dn_cfg

@@ -4,7 +4,7 @@ import math
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import torch
-from mmdet.registry import MODELS, TASK_UTILS
+from mmdet.registry import TASK_UTILS
 from mmdet.structures import SampleList
 from mmdet.utils import ConfigType, OptConfigType
 from mmengine.config import ConfigDict
@@ -49,6 +49,7 @@ class GroupDetector(DecodedGroups):
     """
     query_parameter = 'query_embedding.weight'  # its rows are the queries, N of each group
     separate_self_attn = True
+    head_class: type = nn.Module  # of which the head must be an instance
 
     def __init__(self, *, num_query_groups: int = 11, train_cfg: OptConfigType = None,
                  test_cfg: OptConfigType = None, new_group_noise: float = 0.02, **kwargs) -> None:
@@ -64,7 +65,7 @@ class GroupDetector(DecodedGroups):
         test_cfg = dict(dict(query_group=0), **(test_cfg or {}))
         check_test_cfg(test_cfg, num_query_groups, self.separate_self_attn)
         super().__init__(train_cfg=train_cfg, test_cfg=test_cfg, **kwargs)
-        check_head(type(self), type(self.bbox_head))
+        check_head(self)
         save_memory(self)
         self.new_group_noise = check_noise(new_group_noise)
         self.groups_at_once = check_groups_at_once(
@@ -227,22 +228,20 @@ def assigner_config(assigner: OptConfigType, numbers: Dict[str, int]) -> ConfigD
     return without_numbers(assigner, 'train_cfg.assigner', numbers)
 
 
-def check_head(detector: type, head: type) -> None:
-    """Check that a head is of its detector's family: mmdet names both alike."""
-    heads = MODELS.module_dict
-    wanted = next(heads[f'{x.__name__}Head'] for x in detector.__mro__
-                  if f'{x.__name__}Head' in heads and
-                  (x.__module__.startswith('mmdet.') or x.__name__ == 'GroupDINO'))
-    if not issubclass(head, wanted):
-        raise ConfigError(f'model.bbox_head.type={head.__name__} is not the head of '
-                          f'{detector.__name__}: use {wanted.__name__}.')
+def check_head(detector: 'GroupDetector') -> None:
+    """Check that a detector has a head of its family, one with groups where it needs one."""
+    head, family = type(detector.bbox_head), detector.head_class
+    if not issubclass(head, family):
+        raise ConfigError(f'model.bbox_head.type={head.__name__} does not fit model.type='
+                          f'{type(detector).__name__}: set model.bbox_head.type to '
+                          f"'{family.__name__}'.")
 
 
 def check_test_cfg(test_cfg: dict, num_query_groups: int, separate_self_attn: bool) -> None:
     """Check which of the K groups detect, and that with ``each_group`` each detects alone."""
     query_group = test_cfg['query_group']
-    if query_group not in (*range(num_query_groups), ALL_GROUPS) or \
-            not isinstance(query_group, (int, str)) or query_group is True:
+    if type(query_group) not in (int, str) or \
+            query_group not in (*range(num_query_groups), ALL_GROUPS):
         raise ConfigError(f'model.test_cfg.query_group={query_group!r} is not one of the groups: '
                           f'choose 0 to {num_query_groups - 1}.')
     for key, value, together, fix in (

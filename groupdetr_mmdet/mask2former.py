@@ -74,6 +74,7 @@ class GroupMask2Former(GroupDetector, Mask2Former):
             instances are off, or if ``train_cfg.groups_at_once`` is set: the masks of all groups
             are supervised together, and would take the memory that turns save.
     """
+    head_class = GroupMask2FormerHead
     query_parameter = 'panoptic_head.query_feat.weight'
     group_modules = ['panoptic_head.query_feat', 'panoptic_head.query_embed']
 

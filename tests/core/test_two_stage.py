@@ -4,6 +4,8 @@ import torch
 from builders import build, make_batch
 from family_builders import family_config
 
+from groupdetr_mmdet.errors import ConfigError
+
 K, N = 3, 6
 
 
@@ -91,3 +93,14 @@ def test_denoising_queries_are_hidden_from_the_matching_queries():
     assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
     assert not torch.equal(before[2], after[2])
     assert before[0].shape[2] == K * N
+
+
+@pytest.mark.parametrize('family, head', [
+    ('two_stage', 'DeformableDETRHead'), ('dino', 'DINOHead'), ('dn', 'DABDETRHead'),
+    ('dab', 'ConditionalDETRHead'), ('conditional', 'DABDETRHead')])
+def test_a_head_that_does_not_fit_its_detector_is_refused(family, head):
+    """A stock head supervises the encoder's predictions of a single group."""
+    config = family_config(family)
+    config['bbox_head']['type'] = head
+    with pytest.raises(ConfigError, match=f'bbox_head.type={head} .* to .*Head'):
+        build(config)
