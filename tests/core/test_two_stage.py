@@ -97,7 +97,7 @@ def test_denoising_queries_are_hidden_from_the_matching_queries():
 
 @pytest.mark.parametrize('family, head', [
     ('two_stage', 'DeformableDETRHead'), ('dino', 'DINOHead'), ('dn', 'DABDETRHead'),
-    ('dab', 'ConditionalDETRHead'), ('conditional', 'DABDETRHead')])
+    ('dab', 'ConditionalDETRHead')])
 def test_a_head_that_does_not_fit_its_detector_is_refused(family, head):
     """A stock head supervises the encoder's predictions of a single group."""
     config = family_config(family)
