@@ -55,7 +55,8 @@ def few_steps(cfg: Config, work_dir: str) -> Config:
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=WARM_UP + TIMED,
                          val_interval=WARM_UP + TIMED + 1)
     cfg.update(val_dataloader=None, val_cfg=None, val_evaluator=None, test_dataloader=None,
-               test_cfg=None, test_evaluator=None, resume=False, work_dir=work_dir)
+               test_cfg=None, test_evaluator=None, visualizer=None, resume=False,
+               work_dir=work_dir)
     cfg.default_hooks.checkpoint = None
     cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
                         if hook['type'] != 'EarlyStoppingHook']

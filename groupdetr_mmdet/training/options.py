@@ -5,6 +5,7 @@ from typing import Optional
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
+from ..config import iter_dicts
 from ..errors import ConfigError
 
 AP = 'coco/bbox_mAP'
@@ -81,6 +82,11 @@ def stop_early(cfg: Config, patience: int) -> None:
     """End a training when that many validations in a row were not better than the best."""
     check_positive('--early-stop', patience)
     metric = (checkpoint_hook(cfg) or {}).get('save_best', 'auto')
+    kinds = [str(x.get('type')) for _, x in iter_dicts(cfg.get('val_evaluator'), '')]
+    if metric == 'auto' and not any('CocoMetric' in kind for kind in kinds):
+        raise ConfigError(f'--early-stop follows {AP}, and val_evaluator has {", ".join(kinds)}: '
+                          'name its metric as default_hooks.checkpoint.save_best, such as '
+                          'pascal_voc/mAP.')
     add_hook(cfg, type='EarlyStoppingHook', monitor=AP if metric == 'auto' else metric,
              rule='greater', min_delta=LEAST_GAIN, patience=patience)
 

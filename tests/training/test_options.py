@@ -86,3 +86,12 @@ def test_a_missing_package_gets_its_pip_command(cfg, backend, monkeypatch):
 def test_numbers_below_one_are_refused(cfg, option, name):
     with pytest.raises(ConfigError, match=f'{name} 0 must be at least 1'):
         option(cfg, 0)
+
+
+def test_an_early_stop_names_a_metric_that_it_cannot_follow(cfg):
+    cfg.val_evaluator = dict(type='VOCMetric')
+    with pytest.raises(ConfigError, match='--early-stop .* VOCMetric.*save_best'):
+        options.stop_early(cfg, 3)
+    cfg.default_hooks.checkpoint.save_best = 'pascal_voc/mAP'
+    options.stop_early(cfg, 3)
+    assert cfg.custom_hooks[-1]['monitor'] == 'pascal_voc/mAP'
