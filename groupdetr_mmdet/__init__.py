@@ -10,7 +10,8 @@ from .assigner import GroupHungarianAssigner, OneToManyHungarianAssigner
 from .checkpoints import named  # noqa: F401  the scheme groupdetr://
 from .checkpoints.exact import ExactResumeHook, ResumableBatchSampler, ResumableTrainLoop
 from .checkpoints.loading import CheckedPretrainedInit, CheckedWeightsHook, OtherClassesHook
-from .checkpoints.resume import AtomicCheckpointHook, PreemptionHook
+from .checkpoints.preemption import PreemptionHook
+from .checkpoints.resume import AtomicCheckpointHook
 from .conditional import (GroupConditionalDETR, GroupConditionalDETRHead,
                           GroupConditionalDetrTransformerDecoder,
                           GroupConditionalDetrTransformerDecoderLayer)

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import checkpoint
 from mmengine.utils import digit_version
-from torch import Tensor
+from torch import Tensor, nn
 
 NO_COMPILED_OPS = (
     f'mmcv {mmcv.__version__} is installed without its compiled ops; to get them, install the '
@@ -119,3 +120,10 @@ def history_buffer_method(owner: Any, name: str) -> Callable:
     if owner is not HistoryBuffer or name.startswith('_'):
         raise UnpicklingError(f'A checkpoint may not read the attribute {name} of {owner}.')
     return getattr(owner, name)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The detector inside a distributed model, or inside one that detects in several views."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model

@@ -1,12 +1,16 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and directories that one training uses at a time."""
 import os
 import stat
 from pathlib import Path
-from typing import Optional, Sequence, Union
+from typing import ContextManager, Optional, Sequence, Union
+
+from filelock import FileLock, Timeout
 
 from .errors import ConfigError
 
 INCOMPLETE = '.incomplete'  # suffix of a file that is being written
+LOCK = '.groupdetr.lock'
+LOCK_SECONDS = 10.  # loading workers of a training that was killed end 5 seconds after it
 
 
 def write_atomically(path: Union[str, Path], data: bytes) -> None:
@@ -114,3 +118,21 @@ def check_output(key: str, path: Union[str, Path], kind: str = 'a file',
     if not os.access(folder, os.W_OK):
         raise ConfigError(f'{key} {path} cannot be written, because {folder} is read-only: name '
                           'another path, or correct its permissions.')
+
+
+def lock_work_dir(work_dir: Union[str, Path]) -> ContextManager:
+    """Keep a work directory, which is made, for this training until the block ends.
+
+    The system gives the lock back when the process ends, however it ends.
+
+    Raises:
+        ConfigError: If another training uses the directory.
+    """
+    path = Path(work_dir, LOCK)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(path).acquire(timeout=LOCK_SECONDS)
+    except Timeout as error:
+        raise ConfigError(
+            f'--work-dir {work_dir} is in use by another training: wait for its end, or name '
+            f'another --work-dir. If no training runs there, remove {path}.') from error

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..group_detector import GroupDetector
-from ..processes import unwrapped
+from ..compat import unwrapped
 from .queries import count_changes, decode_queries, match_queries
 
 # In the message hub, and so in checkpoints: the matches, and in which images they are.

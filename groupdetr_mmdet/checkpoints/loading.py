@@ -22,7 +22,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..errors import ConfigError
 from ..group_detector import GroupDetector, repeat_groups
-from ..processes import unwrapped
+from ..compat import unwrapped
 from .reading import read_checkpoint
 
 # DETR's and Conditional DETR's, the later ones', Mask2Former's, and the embedding of noisy labels

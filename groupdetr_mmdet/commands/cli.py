@@ -7,7 +7,6 @@ from typing import Optional, Sequence
 
 import matplotlib
 
-from ..processes import check_environment
 from .errors import end_in_one_line
 
 # Of each a module of this room, with - for _: its docstring is the help, its `add_arguments` and
@@ -47,7 +46,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 def run(command: str, argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> None:
     """Run one of ``COMMANDS``, with the arguments and the name of the process by default."""
     def import_and_run() -> None:
-        check_environment()
         module = importlib.import_module(f'.{command.replace("-", "_")}', __package__)
         parser = argparse.ArgumentParser(prog=prog, description=module.__doc__)
         module.add_arguments(parser)

@@ -26,7 +26,8 @@ from torch import nn
 
 from ..config import hint, iter_dicts
 from ..errors import ConfigError, first_line
-from ..processes import launched_rank, unwrapped
+from ..compat import unwrapped
+from ..training.processes import launched_rank
 
 ERROR, INTERRUPTED, UNREAD = 2, 130, 141  # statuses; the last are those of Ctrl+C and SIGPIPE
 TRACEBACK = 'GROUPDETR_TRACEBACK'  # environment variable: 1 shows the traceback above the line
@@ -42,7 +43,7 @@ EVERY_DAY = (  # by class and text; {} is the first line of the text
      'use, maybe by another run: set PORT (or MASTER_PORT, --master_port) to another one.'),
     ((torch.cuda.OutOfMemoryError, MemoryError), '', MEMORY),
     (RuntimeError, "can't allocate memory", MEMORY),
-    (RuntimeError, r'\ADataLoader worker \(pid', '{}: the system killed a process that loads data,'
+    (RuntimeError, r'\ADataLoader worker \(pid.*(Killed|Bus error)', '{}: the system killed a process that loads data,'
      ' mostly for lack of memory; lower num_workers or batch_size of the dataloader, and continue '
      'by --resume.'))
 PEER_LOST = 'Connection (closed|reset|refused)|Broken pipe|[Tt]imed? ?out|peer|NCCL|store'

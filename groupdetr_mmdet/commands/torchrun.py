@@ -14,7 +14,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
-from ..checkpoints.resume import STOPPED_STATUS
+from ..checkpoints.preemption import STOPPED_STATUS
 from ..errors import ConfigError, first_line
 from .errors import ERROR, INTERRUPTED, TOLD, end_in_one_line
 

@@ -16,9 +16,9 @@ from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoin
 from ..checkpoints.resume import announce_new_start
 from ..data.layouts import is_data
 from ..errors import ConfigError
-from ..io import check_path
-from ..processes import WorkDirLock, end_with_parent, launched_rank
+from ..io import check_path, lock_work_dir
 from ..training import dry_run, options
+from ..training.processes import end_with_launcher, launched_rank
 from ..training.progress import run_training
 from . import prepare
 from .common import add_runner_arguments, load_config, print_table
@@ -128,10 +128,10 @@ def main(args: argparse.Namespace) -> None:
         print_table((f'{dry_run.TIMED} steps on {get_device()}', ''), dry_run.measure(cfg))
         return
     if args.launcher == 'pytorch':
-        end_with_parent()
+        end_with_launcher()
     with ExitStack() as stack:
         if launched_rank() == 0:
-            stack.callback(WorkDirLock(cfg.work_dir).release)
+            stack.enter_context(lock_work_dir(cfg.work_dir))
             if not cfg.get('resume'):
                 announce_new_start(cfg.work_dir)
         runner = run_training(cfg)

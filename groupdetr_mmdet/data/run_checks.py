@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
 from ..errors import ConfigError, warn_once
-from ..processes import unwrapped
+from ..compat import unwrapped
 
 COMPARED = 100  # images of a data set that are looked up in the annotations of the metric
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..group_queries import GroupQueries
 from ..groups import decoding
-from ..processes import unwrapped
+from ..compat import unwrapped
 from .progress import quiet_runner
 
 WARM_UP, TIMED = 1, 3  # steps

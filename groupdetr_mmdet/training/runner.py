@@ -17,6 +17,7 @@ from mmengine.registry import MODEL_WRAPPERS, RUNNERS, WEIGHT_INITIALIZERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..checkpoints.loading import CheckedPretrainedInit, CheckedWeightsHook
+from ..checkpoints.preemption import shield_workers
 from ..config import iter_dicts
 from .options import add_hook, checkpoint_hook
 
@@ -55,6 +56,8 @@ def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
     if hasattr(runner, '_init_model_weights'):
         runner._init_model_weights = with_strict_weights(runner._init_model_weights)
     runner.register_hook(CheckedWeightsHook())
+    if cfg.get('train_cfg'):
+        shield_workers(runner)
     return runner
 
 

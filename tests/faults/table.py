@@ -27,7 +27,7 @@ import torch  # noqa: E402
 from layout_builders import write_layout  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 
-from groupdetr_mmdet.processes import WorkDirLock  # noqa: E402
+from groupdetr_mmdet.io import lock_work_dir  # noqa: E402
 
 COCO, CHECKPOINT = Path('coco'), Path('work/epoch_2.pth')
 TRAIN = 'train tiny.py --work-dir new --cfg-options train_cfg.max_epochs=1'
@@ -234,7 +234,7 @@ def link_to_full() -> None:
 
 
 def lock() -> None:
-    globals().update(held=WorkDirLock('new'))
+    globals().update(held=lock_work_dir('new'))
 
 
 LABELS = ('$', '$$', '$x$', '$\\frac$', 'K=$11', 'a_b^c', '<b>&', '%s {0}')
@@ -277,7 +277,7 @@ def system_faults() -> Iterator[Fault]:
             yield Fault(f'arguments/{command.split()[0]} {arguments}', f'{start} {arguments}',
                         arguments.split()[-1])
     yield Fault('system/full disk', TRAIN, 'No space left', damage=fill_the_disk)
-    yield Fault('system/in use', TRAIN, 'is in use by the training', damage=lock)
+    yield Fault('system/in use', TRAIN, 'is in use by another training', damage=lock)
     yield Fault('system/used before', TRAIN.replace('new', 'work'), 'starts anew', True)
     yield Fault('system/data gone', TRAIN, 'does not exist', damage=lambda: shutil.rmtree(COCO))
     for command in ('plot-runs work work --out a.png', 'report work --compare work'):

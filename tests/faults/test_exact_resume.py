@@ -15,7 +15,7 @@ from mmengine.registry import HOOKS
 from tiny import tiny_config
 
 from groupdetr_mmdet.checkpoints.exact import PROGRESS, SeededBatch, seed_generators
-from groupdetr_mmdet.checkpoints.resume import SIGNALS, STOPPED_STATUS
+from groupdetr_mmdet.checkpoints.preemption import SIGNALS, STOPPED_STATUS
 from groupdetr_mmdet.training.runner import build_runner
 
 EPOCHS, STEPS = 2, 4

@@ -18,7 +18,7 @@ from running import free_port, run_tool
 from tiny import tiny_config, write_tiny_coco
 
 import groupdetr_mmdet.commands.train  # noqa: F401  so that a forked process has it
-from groupdetr_mmdet.checkpoints.resume import STOPPED_STATUS
+from groupdetr_mmdet.checkpoints.preemption import STOPPED_STATUS
 from groupdetr_mmdet.checkpoints.reading import is_whole
 
 pytestmark = [pytest.mark.long, pytest.mark.slow]

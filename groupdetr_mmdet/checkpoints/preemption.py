@@ -1,0 +1,208 @@
+"""A training that has to stop finishes its step, writes a checkpoint, and ends.
+
+SLURM (``scancel``, preemption, a time limit), ``timeout``, a container that stops and Ctrl+C send
+their signal to every process of a training. The processes that load data go on until the
+checkpoint is written, and end with the training.
+"""
+import contextlib
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any, Callable, Iterator, Optional
+
+import torch
+from mmengine.dist import all_reduce, barrier, is_distributed, is_main_process
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import EMAHook, Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from .resume import AtomicCheckpointHook
+
+STOPPED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: start the command again
+INTERRUPTED_STATUS = 130  # what shells report after Ctrl+C
+SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1', 'SIGINT')
+           if hasattr(signal, name)]
+# `timeout` sends its signal twice, and a launcher sends it on to processes that have it already:
+# seconds in which another signal counts as the first one.
+ECHO, LAUNCHED_ECHO = 0.5, 5.
+BATCHES = 5  # of a validation, after which several processes compare whether to stop
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """On SIGTERM, SIGUSR1 or Ctrl+C, finish the step, write a checkpoint and end.
+
+    The status is 75, or 130 after Ctrl+C. All processes of a run end after the same step, even if
+    only one of them received the signal. A second signal ends a process at once. In a validation
+    the run ends after a batch, or at once while metrics are computed; the validation is not
+    repeated. An ``AtomicCheckpointHook`` writes the checkpoint.
+    """
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self.received: Optional[int] = None
+        self._since = 0.
+        self._before: dict = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Listen for the signals; Python can do that in the main thread only."""
+        self._runner = runner
+        reset_in_children()
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+
+    def after_train(self, runner: Runner) -> None:
+        """Listen no more."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _receive(self, number: int, frame: Optional[FrameType]) -> None:
+        """Note the first signal; end the process at a later one."""
+        if self.received is None:
+            self.received, self._since = number, time.monotonic()
+            if number == signal.SIGINT and is_main_process():
+                os.write(2, b'\nCtrl+C: writing a checkpoint after this step. Press it again to '
+                         b'end at once, without a checkpoint.\n')
+            if computes_metrics(frame) and not is_distributed():
+                # The signal may have ended workers of the metric's pool, and the training would
+                # wait for them for ever. The training's state is that of the last step.
+                self._end(self._runner, self._runner.iter, in_validation=True)
+        elif time.monotonic() - self._since > (LAUNCHED_ECHO if is_distributed() else ECHO):
+            end_by(number)
+
+    def after_train_iter(self, runner: Runner, **kwargs: Any) -> None:
+        """End the run after this step if any process received a signal."""
+        self._end_if_told(runner, runner.iter + 1)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Count the batches that every process has."""
+        if is_distributed():
+            batches = torch.tensor(len(runner.val_dataloader))
+            all_reduce(batches, 'min')
+            self._common_batches = int(batches)
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, **kwargs: Any) -> None:
+        """End the run after this batch; several processes compare after some common ones."""
+        if not is_distributed() or (
+                batch_idx % BATCHES == 0 and batch_idx < self._common_batches):
+            self._end_if_told(runner, runner.iter, in_validation=True)  # the step is counted
+
+    def _end_if_told(self, runner: Runner, step: int, in_validation: bool = False) -> None:
+        told = torch.tensor(self.received or 0)
+        all_reduce(told, 'max')
+        if told:
+            self.received = int(told)
+            self._end(runner, step, in_validation)
+
+    def _end(self, runner: Runner, step: int, in_validation: bool) -> None:
+        for hook in runner.hooks if in_validation else ():
+            if isinstance(hook, EMAHook):  # a validation runs with the averaged weights
+                hook.after_val_epoch(runner)
+        saver = next((x for x in runner.hooks if isinstance(x, AtomicCheckpointHook)), None)
+        path = saver.save_now(runner, step) if saver else None
+        barrier()
+        if is_main_process():
+            kept = f'wrote {path}' if path else 'no AtomicCheckpointHook writes a checkpoint'
+            print(f'Stopped by {signal.Signals(self.received).name} after step {step}: {kept}. '
+                  'Run the same command with --resume to continue.', file=sys.stderr, flush=True)
+        sys.exit(INTERRUPTED_STATUS if self.received == signal.SIGINT else STOPPED_STATUS)
+
+
+@functools.cache
+def reset_in_children() -> None:
+    """Let processes that are forked, such as those of a metric's pool, end by a signal.
+
+    Where they had the training's handler, ``Pool.terminate`` would wait for them for ever.
+    """
+    before = threading.local()
+
+    def block() -> None:  # else a signal could come between the fork and the reset
+        before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def restore() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before.mask)
+
+    def reset() -> None:
+        for number in SIGNALS:
+            if isinstance(getattr(signal.getsignal(number), '__self__', None), PreemptionHook):
+                # Ctrl+C reaches the training as well, and the training ends its processes.
+                signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else
+                              signal.SIG_DFL)
+        restore()
+
+    if hasattr(os, 'register_at_fork'):
+        os.register_at_fork(before=block, after_in_parent=restore, after_in_child=reset)
+
+
+def end_by(number: int) -> None:
+    """End this process as a signal does that nobody handles."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def computes_metrics(frame: Optional[FrameType]) -> bool:
+    """Whether a call is inside an evaluator that computes its metrics."""
+    while frame is not None:
+        if frame.f_code.co_name == 'evaluate' and \
+                isinstance(frame.f_locals.get('self'), Evaluator):
+            return True
+        frame = frame.f_back
+    return False
+
+
+# Processes that load data
+
+
+def shield_workers(runner: Runner) -> None:
+    """Let the loading workers of a runner's data loaders outlive the signals. Linux only."""
+    build = runner.build_dataloader
+
+    @functools.wraps(build)
+    def build_shielded(*args: Any, **kwargs: Any) -> DataLoader:
+        loader = build(*args, **kwargs)
+        make_workers = loader._get_iterator
+
+        def make_shielded() -> Iterator:
+            with blocked_signals():  # which a worker inherits, until its own function starts
+                return make_workers()
+
+        loader._get_iterator = make_shielded
+        loader.worker_init_fn = functools.partial(start_worker, loader.worker_init_fn)
+        return loader
+
+    if hasattr(signal, 'sigwaitinfo'):
+        runner.build_dataloader = build_shielded
+
+
+@contextlib.contextmanager
+def blocked_signals() -> Iterator[None]:
+    """Let signals wait while the block runs."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_worker(start: Optional[Callable], worker_id: int) -> None:
+    """Ignore signals, save those of the training's process, in a worker that starts."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    if start is not None:
+        start(worker_id)
+
+
+def end_with_parent() -> None:
+    """Wait for a signal of the parent, such as ``Process.terminate``, and end the process."""
+    parent = multiprocessing.parent_process().pid
+    while signal.sigwaitinfo(SIGNALS).si_pid != parent:
+        pass
+    os._exit(0)

@@ -1,0 +1,24 @@
+"""What a process of a training is to its launcher."""
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1  # of prctl
+RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK', 'LOCAL_RANK')
+
+
+def launched_rank() -> int:
+    """Number of this process among those that its launcher started, 0 without a launcher."""
+    ranks = (os.environ.get(name, '') for name in RANKS)
+    return next((int(rank) for rank in ranks if rank.isdigit()), 0)
+
+
+def end_with_launcher() -> None:
+    """Let the system send this process SIGTERM when its launcher has ended. Linux only."""
+    if not sys.platform.startswith('linux'):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it has ended in between
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,258 @@
+"""A signal to every process of a training, its loading workers too, as SLURM and a terminal send
+it: the training writes its step, ends, and resumes from it as if it had not been stopped."""
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import TRANSFORMS
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, METRICS
+from running import free_port, run_tool
+from tiny import tiny_config, write_tiny_coco
+
+from groupdetr_mmdet.checkpoints.preemption import INTERRUPTED_STATUS, STOPPED_STATUS
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(
+    map(str, [ROOT, ROOT / 'tests', ROOT / 'tests/faults'])))
+LAUNCHER = ['-m', 'groupdetr_mmdet.commands.torchrun', '--nproc_per_node=2']
+STEP, PATIENCE = 2, 60
+
+
+# Parts of the config, which the training imports
+
+
+def wait_here(work_dir, place):
+    """Tell the test that the training is here, once, and wait until a signal has come."""
+    path = Path(work_dir, place)
+    rank = os.environ.get('RANK', '0')
+    if os.environ.get('WAIT_AT') == place:
+        path.mkdir(exist_ok=True)
+        (path / rank).touch()
+        handler, end = signal.getsignal(signal.SIGTERM), time.time() + PATIENCE
+        while handler.__self__.received is None and time.time() < end:
+            time.sleep(0.01)
+
+
+@HOOKS.register_module()
+class WaitHook(Hook):
+    def before_train_iter(self, runner, **kwargs):
+        if runner.iter + 1 == STEP:
+            wait_here(runner.work_dir, 'train')
+
+    def before_val_iter(self, runner, batch_idx, **kwargs):
+        if batch_idx == 1:
+            wait_here(runner.work_dir, 'val')
+
+
+@METRICS.register_module()
+class WaitMetric(BaseMetric):
+    """Computes nothing in a pool, and waits."""
+
+    def __init__(self, work_dir):
+        super().__init__()
+        self.work_dir = work_dir
+
+    def process(self, data_batch, data_samples):
+        self.results += data_samples
+
+    def compute_metrics(self, results):
+        with torch.multiprocessing.get_context('fork').Pool(2) as pool:
+            if os.environ.get('WAIT_AT') == 'metric':
+                Path(self.work_dir, 'metric').mkdir(exist_ok=True)
+                Path(self.work_dir, 'metric/0').touch()
+                pool.map(time.sleep, [PATIENCE] * 2)
+        return {}
+
+
+@TRANSFORMS.register_module()
+class Slow:
+    """Takes a while, so that the training waits for its workers."""
+
+    def __call__(self, results):
+        time.sleep(0.05)
+        return results
+
+
+@TRANSFORMS.register_module()
+class NoCrowds:
+    """Adds what the instances of Open Images have."""
+
+    def __call__(self, results):
+        for instance in results['instances']:
+            instance['is_group_of'] = False
+        return results
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp('signals')
+    cfg = tiny_config(write_tiny_coco(folder / 'coco', num_val=16))
+    cfg.custom_imports.imports.append('test_signals')
+    for mode in ('train', 'val'):
+        cfg[f'{mode}_dataloader'].update(num_workers=2, batch_size=1)
+        cfg[f'{mode}_dataloader'].dataset.pipeline.insert(1, dict(type='Slow'))
+    cfg.train_cfg.max_epochs = 1
+    cfg.custom_hooks = [dict(type='WaitHook'), dict(type='EMAHook')]
+    cfg.val_evaluator = [cfg.val_evaluator, dict(type='WaitMetric', work_dir='')]
+    cfg.dump(folder / 'mine.py')
+    return folder / 'mine.py'
+
+
+class Training:
+    """``groupdetr train`` in a session of its own: forked from this process, or launched twice."""
+
+    def __init__(self, config: Path, work_dir: Path, *more, processes=1, wait_at='') -> None:
+        self.file = work_dir.with_suffix('.txt')
+        words = [config, '--work-dir', work_dir, *more,
+                 *(['--launcher', 'pytorch'] if processes > 1 else []),
+                 '--cfg-options', f'val_evaluator.1.work_dir={work_dir}']
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.setsid()
+            sys.stdout = sys.stderr = self.file.open('a', buffering=1)
+            for said in (1, 2):
+                os.dup2(sys.stdout.fileno(), said)
+            os.environ.update(ENVIRONMENT, WAIT_AT=wait_at)
+            if processes == 1:
+                os._exit(run_tool('train', *words))
+            os.execv(sys.executable, [*map(str, (
+                sys.executable, *LAUNCHER, f'--master_port={free_port()}',
+                ROOT / 'tools/train.py', *words))])
+
+    def wait_for(self, folder: Path, count: int) -> None:
+        """Wait until so many processes are at a place."""
+        end = time.time() + PATIENCE
+        while len(list(folder.glob('*'))) < count:
+            assert not os.waitpid(self.pid, os.WNOHANG)[0], self.file.read_text()
+            assert time.time() < end, 'it does not come there'
+            time.sleep(0.05)
+
+    def end(self) -> int:
+        """Wait for the status."""
+        end = time.time() + PATIENCE
+        while time.time() < end:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.05)
+        os.killpg(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        raise AssertionError(f'it hangs: {self.file.read_text()}')
+
+
+def final_weights(work_dir: Path) -> dict:
+    checkpoint = torch.load((work_dir / 'last_checkpoint').read_text(), weights_only=False)
+    return dict(checkpoint['state_dict'], **checkpoint['ema_state_dict'])
+
+
+@pytest.fixture(scope='module')
+def whole(config, tmp_path_factory):
+    """Final weights of a training by its number of processes."""
+    found = {}
+
+    def train(processes):
+        if processes not in found:
+            work_dir = tmp_path_factory.mktemp('whole')
+            assert Training(config, work_dir, processes=processes).end() == 0
+            found[processes] = final_weights(work_dir)
+        return found[processes]
+
+    return train
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number, place, processes, times', [
+    ('SIGTERM', 'train', 1, 2),  # as `timeout` sends it
+    ('SIGTERM', 'val', 1, 1), ('SIGTERM', 'metric', 1, 1), ('SIGUSR1', 'train', 1, 1),
+    ('SIGINT', 'train', 1, 1), ('SIGINT', 'val', 1, 1),
+    ('SIGTERM', 'train', 2, 2), ('SIGTERM', 'val', 2, 1), ('SIGINT', 'train', 2, 1)])
+def test_a_signal_to_all_processes_keeps_the_step(config, whole, tmp_path, number, place,
+                                                  processes, times):
+    work_dir = tmp_path / 'work'
+    training = Training(config, work_dir, processes=processes, wait_at=place)
+    training.wait_for(work_dir / place, processes)
+    for _ in range(times):
+        os.killpg(training.pid, getattr(signal, number))
+    status, said = training.end(), training.file.read_text()
+    assert status == (INTERRUPTED_STATUS if number == 'SIGINT' else STOPPED_STATUS), said
+    step = STEP if place == 'train' else 8 // processes
+    stopped, = [line for line in said.splitlines() if 'Stopped by' in line]
+    assert f'after step {step}: wrote {work_dir}' in stopped and '--resume' in stopped
+    assert 'Traceback' not in said and 'lack of memory' not in said
+    assert Training(config, work_dir, '--resume', processes=processes).end() == 0
+    torch.testing.assert_close(final_weights(work_dir), whole(processes), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_later_signal_ends_a_training_at_once_and_its_workers_with_it(config, tmp_path):
+    cfg = Config.fromfile(config)
+    cfg.custom_hooks.append(dict(type='StuckHook'))
+    cfg.dump(tmp_path / 'mine.py')
+    training = Training(tmp_path / 'mine.py', tmp_path / 'work', wait_at='train')
+    training.wait_for(tmp_path / 'work/train', 1)
+    for _ in range(2):
+        os.killpg(training.pid, signal.SIGINT)
+        time.sleep(1)
+    assert training.end() == -signal.SIGINT
+    end = time.time() + PATIENCE
+    while group_is_alive(training.pid):
+        assert time.time() < end, 'workers are left'
+        time.sleep(0.1)
+
+
+@HOOKS.register_module()
+class StuckHook(Hook):
+    """A step that never ends."""
+
+    def after_train_iter(self, runner, **kwargs):
+        while runner.iter + 1 == STEP:
+            time.sleep(0.1)
+
+
+def group_is_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# Metrics that compute in a pool of processes, which SIGTERM ends
+
+
+def coco(cfg):
+    cfg.val_evaluator.use_mp_eval = True
+
+
+def voc(cfg):
+    cfg.val_evaluator = dict(type='VOCMetric', metric='mAP')
+
+
+def open_images(cfg):
+    cfg.val_evaluator = dict(type='OpenImagesMetric', get_supercategory=False)
+    pipeline = cfg.val_dataloader.dataset.pipeline
+    pipeline.insert(-1, dict(type='NoCrowds'))
+    pipeline[-1].meta_keys += ('instances', )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('change', [coco, voc, open_images])
+def test_a_metric_with_a_pool_of_processes_ends(change, tiny_coco, tmp_path):
+    cfg = tiny_config(tiny_coco)
+    cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval = 1, 1
+    change(cfg)
+    cfg.dump(tmp_path / 'mine.py')
+    process = multiprocessing.get_context('fork').Process(
+        target=run_tool, args=['train', tmp_path / 'mine.py', '--work-dir', tmp_path / 'work'])
+    process.start()
+    process.join(PATIENCE)
+    process.kill()  # where it hangs
+    assert process.exitcode == 0
