@@ -43,9 +43,9 @@ EVERY_DAY = (  # by class and text; {} is the first line of the text
      'use, maybe by another run: set PORT (or MASTER_PORT, --master_port) to another one.'),
     ((torch.cuda.OutOfMemoryError, MemoryError), '', MEMORY),
     (RuntimeError, "can't allocate memory", MEMORY),
-    (RuntimeError, r'\ADataLoader worker \(pid.*(Killed|Bus error)', '{}: the system killed a process that loads data,'
-     ' mostly for lack of memory; lower num_workers or batch_size of the dataloader, and continue '
-     'by --resume.'))
+    (RuntimeError, r'\ADataLoader worker \(pid.*(Killed|Bus error)', '{}: the system killed a '
+     'process that loads data, mostly for lack of memory; lower num_workers or batch_size of the '
+     'dataloader, and continue by --resume.'))
 PEER_LOST = 'Connection (closed|reset|refused)|Broken pipe|[Tt]imed? ?out|peer|NCCL|store'
 
 

@@ -146,14 +146,16 @@ def test_memory_is_flat_over_10000_steps(tmp_path):
     assert len(memory) == 10 and memory[-1] < 1.03 * memory[0], memory
 
 
-@pytest.mark.parametrize('to', ['launcher', 'one process'])
+@pytest.mark.parametrize('to', ['launcher', 'one process', 'all processes'])
 def test_two_processes_stop_together_and_continue(config, tmp_path, to):
     whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
     assert start(config, whole, processes=2).wait() == 0
     process = start(config, stopped, processes=2)
     wait_for(lambda: list(stopped.glob('iter_*.pth')))
-    pid = process.pid if to == 'launcher' else children(process.pid)[-1]
-    os.kill(pid, signal.SIGTERM)
+    if to == 'all processes':
+        os.killpg(process.pid, signal.SIGTERM)
+    else:
+        os.kill(process.pid if to == 'launcher' else children(process.pid)[-1], signal.SIGTERM)
     out = process.communicate(timeout=120)[0]
     assert process.returncode == STOPPED_STATUS, out
     assert out.count('Stopped by SIGTERM') == 1 and 'Traceback' not in out

@@ -1,10 +1,14 @@
-"""A signal to every process of a training, its loading workers too, as SLURM and a terminal send
-it: the training writes its step, ends, and resumes from it as if it had not been stopped."""
+"""A signal to every process of a training, to its loading workers too.
+
+SLURM and a terminal send it so. The training writes its step, ends, and resumes from the step as
+if it had not been stopped.
+"""
 import multiprocessing
 import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -17,13 +21,9 @@ from mmengine.registry import HOOKS, METRICS
 from running import free_port, run_tool
 from tiny import tiny_config, write_tiny_coco
 
-from groupdetr_mmdet.checkpoints.preemption import INTERRUPTED_STATUS, STOPPED_STATUS
+from groupdetr_mmdet.checkpoints.preemption import INTERRUPTED_STATUS, SIGNALS, STOPPED_STATUS
 
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(
-    map(str, [ROOT, ROOT / 'tests', ROOT / 'tests/faults'])))
-LAUNCHER = ['-m', 'groupdetr_mmdet.commands.torchrun', '--nproc_per_node=2']
-STEP, PATIENCE = 2, 60
+STEP, PATIENCE = 2, 240  # seconds, for a machine that is busy
 
 
 # Parts of the config, which the training imports
@@ -106,26 +106,45 @@ def config(tmp_path_factory) -> Path:
     return folder / 'mine.py'
 
 
+def train_and_exit(words, **environ) -> None:
+    """The end of a forked process."""
+    try:
+        torch.set_num_threads(1)  # the threads of OpenMP are not forked
+        os.environ.update(environ)
+        os._exit(run_tool('train', *words))
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def launch_and_exit(words) -> None:
+    """The end of a forked process that starts two, and sends signals on, as torchrun does."""
+    ranks, port = [], free_port()
+    for rank in '01':
+        ranks.append(os.fork())
+        if ranks[-1] == 0:
+            train_and_exit([*words, '--launcher', 'pytorch'], RANK=rank, LOCAL_RANK=rank,
+                           WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+    for number in SIGNALS:
+        signal.signal(number, lambda number, _: [os.kill(pid, number) for pid in ranks])
+    os._exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in ranks))
+
+
 class Training:
-    """``groupdetr train`` in a session of its own: forked from this process, or launched twice."""
+    """``groupdetr train`` in a process that is forked from this one, in a session of its own."""
 
     def __init__(self, config: Path, work_dir: Path, *more, processes=1, wait_at='') -> None:
         self.file = work_dir.with_suffix('.txt')
-        words = [config, '--work-dir', work_dir, *more,
-                 *(['--launcher', 'pytorch'] if processes > 1 else []),
-                 '--cfg-options', f'val_evaluator.1.work_dir={work_dir}']
+        words = ['--work-dir', work_dir, '--cfg-options',
+                 f'val_evaluator.1.work_dir={work_dir}', *more]
         self.pid = os.fork()
         if self.pid == 0:
             os.setsid()
             sys.stdout = sys.stderr = self.file.open('a', buffering=1)
             for said in (1, 2):
                 os.dup2(sys.stdout.fileno(), said)
-            os.environ.update(ENVIRONMENT, WAIT_AT=wait_at)
-            if processes == 1:
-                os._exit(run_tool('train', *words))
-            os.execv(sys.executable, [*map(str, (
-                sys.executable, *LAUNCHER, f'--master_port={free_port()}',
-                ROOT / 'tools/train.py', *words))])
+            os.environ['WAIT_AT'] = wait_at
+            (train_and_exit if processes == 1 else launch_and_exit)([config, *words])
 
     def wait_for(self, folder: Path, count: int) -> None:
         """Wait until so many processes are at a place."""
@@ -251,7 +270,7 @@ def test_a_metric_with_a_pool_of_processes_ends(change, tiny_coco, tmp_path):
     change(cfg)
     cfg.dump(tmp_path / 'mine.py')
     process = multiprocessing.get_context('fork').Process(
-        target=run_tool, args=['train', tmp_path / 'mine.py', '--work-dir', tmp_path / 'work'])
+        target=train_and_exit, args=[[tmp_path / 'mine.py', '--work-dir', tmp_path / 'work']])
     process.start()
     process.join(PATIENCE)
     process.kill()  # where it hangs

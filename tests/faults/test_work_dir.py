@@ -1,4 +1,4 @@
-"""One training, one folder: a work directory in use is refused, one that a dead run left is not."""
+"""A work directory in use is refused, and one that a dead training left is not."""
 import multiprocessing
 import os
 import time
