@@ -104,6 +104,8 @@ class AtomicCheckpointHook(CheckpointHook):
     checkpoint, both may stay. What ``published_keys`` asks for is written by the parent.
     """
 
+    _default_greater_keys = [*CheckpointHook._default_greater_keys, 'AP']  # OpenImagesMetric's
+
     def before_run(self, runner: Runner) -> None:
         """Make sure that a run resumes from a whole checkpoint, or raise a ConfigError."""
         if not runner._resume:

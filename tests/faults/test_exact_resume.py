@@ -15,7 +15,8 @@ from mmengine.registry import HOOKS
 from tiny import tiny_config
 
 from groupdetr_mmdet.checkpoints.exact import PROGRESS, SeededBatch, seed_generators
-from groupdetr_mmdet.checkpoints.preemption import SIGNALS, STOPPED_STATUS
+from groupdetr_mmdet.checkpoints.preemption import (INTERRUPTED_STATUS, SIGNALS,
+                                                    STOPPED_STATUS)
 from groupdetr_mmdet.training.runner import build_runner
 
 EPOCHS, STEPS = 2, 4
@@ -144,12 +145,12 @@ class SignalHook(Hook):
 
 
 def stopped(cfg, **hook):
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     with pytest.raises(SystemExit) as end:
         train(dict(cfg.to_dict(),
                    custom_hooks=[*cfg.custom_hooks, dict(type='SignalHook', **hook)]))
-    for number in SIGNALS:
-        signal.signal(number, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     return end.value.code
 
 
@@ -157,7 +158,8 @@ def stopped(cfg, **hook):
 def test_a_signal_ends_a_run_after_its_step_and_it_continues(coco, whole, tmp_path, capsys,
                                                              number):
     cfg = config(coco, tmp_path, by_epoch=True)
-    assert stopped(cfg, number=int(number), step=6) == STOPPED_STATUS
+    assert stopped(cfg, number=int(number), step=6) == (
+        INTERRUPTED_STATUS if number == signal.SIGINT else STOPPED_STATUS)
     said = capsys.readouterr().err
     assert f'Stopped by {number.name} after step 6' in said and '--resume' in said
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'iter_6.pth')

@@ -257,6 +257,7 @@ def voc(cfg):
 
 def open_images(cfg):
     cfg.val_evaluator = dict(type='OpenImagesMetric', get_supercategory=False)
+    cfg.val_dataloader.dataset.metainfo.RELATION_MATRIX = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
     pipeline = cfg.val_dataloader.dataset.pipeline
     pipeline.insert(-1, dict(type='NoCrowds'))
     pipeline[-1].meta_keys += ('instances', )
