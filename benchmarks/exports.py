@@ -18,12 +18,13 @@ from groupdetr_mmdet.checkpoints.convert import convert
 from groupdetr_mmdet.checkpoints.stock import stock_model
 from groupdetr_mmdet.commands.cli import end_in_one_line
 from groupdetr_mmdet.deploy.export import (CHECKED_BATCHES, check_onnx, detect, export_onnx,
-                                           largest_differences, openvino_model, random_batch)
+                                           largest_differences, random_batch)
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.groups import decoding
 
 from .arguments import load_config, make_parser
 from .cases import build_random
+from .inference import openvino_model
 from .report import print_table
 
 CONFIGS = (

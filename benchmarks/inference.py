@@ -5,6 +5,7 @@ import functools
 import statistics
 import tempfile
 import time
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
@@ -14,8 +15,8 @@ from torch import nn
 from groupdetr_mmdet.checkpoints.loading import load_weights
 from groupdetr_mmdet.checkpoints.reading import read_checkpoint
 from groupdetr_mmdet.commands.cli import end_in_one_line
-from groupdetr_mmdet.deploy.export import (OnnxDetector, detect, export_onnx,
-                                           onnxruntime_model, openvino_model, random_batch)
+from groupdetr_mmdet.deploy.export import (INPUTS, OUTPUTS, OnnxDetector, detect, export_onnx,
+                                           onnxruntime_model, random_batch)
 
 from .arguments import load_config, make_parser, positive, prepare
 from .cases import Case, build_model
@@ -25,6 +26,29 @@ from .report import print_table, write_record
 MODELS, RUNTIMES = ('stock', 'ours'), ('pytorch', 'torch.compile', 'onnxruntime', 'openvino')
 HEADER = ('runtime', 'batch', 'model', 'latency ms', 'images/s', 'time / stock')
 Variant = Tuple[str, int, str]  # runtime, batch size, model
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """The one core of this process.
+
+    OpenVINO gives the main thread a stack for its signals, and frees it with the last core: if
+    another thread collects that core as garbage, the next signal ends Python.
+    """
+    import openvino
+    return openvino.Core()
+
+
+def openvino_model(path: str, num_threads: int = 0) -> Callable:
+    """Load an ONNX file in OpenVINO, to compute in float32 as PyTorch does.
+
+    Left alone, OpenVINO computes in bfloat16 where the processor can. Arguments and result are as
+    of ``onnxruntime_model``.
+    """
+    model = openvino_core().compile_model(path, 'CPU', {
+        'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': num_threads})
+    pick = itemgetter(*OUTPUTS)
+    return lambda *inputs: pick(model(dict(zip(INPUTS, inputs))))
 
 
 def build_models(args: argparse.Namespace) -> Dict[str, nn.Module]:

@@ -34,13 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def demo_config(args: argparse.Namespace) -> Config:
-    """Config of the demo, its paths and length as the arguments say."""
+    """Config of the demo, with the paths and the length of the arguments."""
     cfg = read_config(args.config)
-    cfg.work_dir = args.work_dir
+    cfg.work_dir, ann_file = args.work_dir, str(Path(args.data_root, 'val.json'))
     for mode in ('train', 'val', 'test'):
-        cfg.merge_from_dict({f'{mode}_dataloader.dataset.data_root': args.data_root})
-    for mode in ('val', 'test'):
-        cfg.merge_from_dict({f'{mode}_evaluator.ann_file': str(Path(args.data_root, 'val.json'))})
+        cfg[f'{mode}_dataloader'].dataset.data_root = args.data_root
+    cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = ann_file
     if args.quick:
         cfg.train_cfg.max_epochs = 1
     return cfg
@@ -65,20 +64,20 @@ def training_beside(args: argparse.Namespace) -> Iterator[List[Path]]:
     try:
         yield [work_dir]
         if process.poll() is None:
-            print(f'Waiting for the baseline; {output} says how far it is.', flush=True)
+            print(f'Waiting for the baseline, whose log is {output}.', flush=True)
         if process.wait():
             raise ConfigError(f'--baseline: {args.baseline} ended with status '
-                              f'{process.returncode}; {output} says why.')
+                              f'{process.returncode}; read {output}.')
     finally:
         process.terminate()
 
 
 def reached(work_dir: Path) -> str:
-    """Say the AP of the last validation of a run, and that of the masks where there are any."""
+    """The AP of the last validation of a run, of the masks, too, where there are any."""
     metrics = read_run(work_dir).val[-1]
-    masks = metrics.get('coco/segm_mAP')
-    return (f'AP {metrics["coco/bbox_mAP"]:.3f}, AP50 {metrics["coco/bbox_mAP_50"]:.3f}' +
-            (f', mask AP {masks:.3f}' if masks is not None else ''))
+    names = dict(bbox_mAP='AP', bbox_mAP_50='AP50', segm_mAP='mask AP')
+    return ', '.join(f'{name} {metrics[f"coco/{key}"]:.3f}' for key, name in names.items()
+                     if f'coco/{key}' in metrics)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -98,7 +97,6 @@ def main(args: argparse.Namespace) -> None:
           f'{(time.time() - start) / 60:.1f} minutes in all.')
     print(f'{reached(folder)} on {len(runner.val_dataloader.dataset)} images that it has never '
           'seen.')
-    for baseline in compare:
-        print(f'{reached(baseline)} with the baseline.')
+    print(*(f'{reached(baseline)} with the baseline.\n' for baseline in compare), end='')
     print(f'Open\n  {page}: curves, groups, detections and queries on a page\n'
           f'  {os.path.relpath(runner.log_dir)}: log of the training')

@@ -26,28 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='images, folders of images, or patterns such as "photos/**/*.jpg"')
     add_inference_arguments(parser)
     add('--out', required=True, metavar='DIR', help='directory for the results')
-    add('--score-thr', type=float, default=0.3, metavar='SCORE', help='leave out what scores '
-        'less, in pictures and results; 0 keeps all, as an evaluation wants it (default: '
-        '%(default)s)')
+    add('--score-thr', type=float, default=0.3, metavar='SCORE', help='leave out detections of a '
+        'lower score, in pictures and results; for an evaluation set 0 (default: %(default)s)')
     add('--classes', nargs='+', default=[], metavar='NAME', help='classes to keep, all by default')
     add('--device', help='such as cpu or cuda:0, the best one by default')
     add('--batch-size', type=int, default=1, help='images of a batch')
-    add('--ann-file',
-        help='COCO annotations that say the ids of these images and of the categories')
+    add('--ann-file', help='COCO annotations with the ids of these images and of the categories')
     add('--no-vis', action='store_true', help='draw no pictures')
-
-
-def check_args(args: argparse.Namespace) -> None:
-    """Refuse arguments that cannot be meant."""
-    if not 0 <= args.score_thr <= 1:
-        raise ConfigError(f'--score-thr {args.score_thr} is no score: choose 0 to 1.')
-    if args.batch_size < 1:
-        raise ConfigError(f'--batch-size {args.batch_size} must be at least 1.')
-    try:
-        torch.zeros(1, device=args.device).item()
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f'--device {args.device} is not here ({str(error).splitlines()[0]}): '
-                          'choose another, such as cpu.') from error
 
 
 def picture_names(paths: List[str], folder: Path) -> Dict[str, str]:
@@ -65,7 +50,13 @@ def picture_names(paths: List[str], folder: Path) -> Dict[str, str]:
 
 
 def main(args: argparse.Namespace) -> None:
-    check_args(args)
+    if not 0 <= args.score_thr <= 1 or args.batch_size < 1:
+        raise ConfigError(f'--score-thr {args.score_thr} must be 0 to 1, and --batch-size '
+                          f'{args.batch_size} at least 1.')
+    try:
+        torch.zeros(1, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f'--device {args.device}: {str(error).splitlines()[0]}') from error
     paths = find_images(args.inputs)
     out, results = Path(args.out), []
     pictures = {} if args.no_vis else picture_names(paths, out / 'vis')
@@ -83,18 +74,10 @@ def main(args: argparse.Namespace) -> None:
             if not args.no_vis:
                 inferencer.draw(path, sample, pictures[path])
     write_atomically(out / 'results.json', json.dumps(results).encode())
-    report(args, len(paths), len(results), inferencer.failed)
-
-
-def report(args: argparse.Namespace, num_images: int, num_results: int,
-           failed: Dict[str, str]) -> None:
-    """Print what was found, and which images failed; exit with status 1 if one did."""
-    num_done = num_images - len(failed)
-    has_pictures = num_done and not args.no_vis
-    print(f'Found {num_results} objects in {num_done} images; wrote '
-          f'{osp.join(args.out, "results.json")}' +
-          (f' and pictures in {osp.join(args.out, "vis")}' if has_pictures else ''))
-    for path, reason in failed.items():
+    num_done = len(paths) - len(inferencer.failed)
+    print(f'Found {len(results)} objects in {num_done} images; wrote {out / "results.json"}' +
+          (f' and pictures in {out / "vis"}' if num_done and not args.no_vis else ''))
+    for path, reason in inferencer.failed.items():
         print(f'skipped {path}: {reason}', file=sys.stderr)
-    if failed:
+    if inferencer.failed:
         sys.exit(1)

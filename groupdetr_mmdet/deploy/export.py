@@ -1,10 +1,8 @@
 """Export a trained detector to ONNX, and compare the two."""
 import copy
-import functools
 import io
 import json
 import warnings
-from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, List, Sequence, Tuple, Union
@@ -32,22 +30,19 @@ SCORE_TOLERANCE = 1e-3
 # proposals, and two proposals of nearly equal score change their ranks by a rounding.
 SWAPPED_TOLERANCE = 0.02
 Size = Tuple[int, int]
+Run = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]  # from INPUTS to OUTPUTS
 # (height, width) of the images of two batches: one alone, and one with padding in both directions.
 CHECKED_BATCHES: Sequence[Sequence[Size]] = (((320, 416), ), ((250, 441), (379, 318)))
 
 
 class OnnxDetector(nn.Module):
-    """A DETR of mmdet in evaluation mode, from tensors to tensors.
+    """A DETR of mmdet in evaluation mode, stock or with groups, from tensors to tensors.
 
     The detector does everything but two steps that ask for each image's size in Python: the
     padding masks and the scaling of the boxes. They are tensor operations here.
 
-    Args:
-        detector (nn.Module): A DETR, Conditional DETR, DAB-DETR, Deformable DETR or DINO, the
-            stock one or one with groups, which uses the group of its ``test_cfg``.
-
     Raises:
-        ConfigError: If it is another detector, or one that detects by all groups together.
+        ConfigError: If :func:`check_exportable` refuses the detector.
     """
 
     def __init__(self, detector: nn.Module) -> None:
@@ -87,11 +82,11 @@ class OnnxDetector(nn.Module):
 
     def masked_inputs(self, feats: Sequence[Tensor], image_sizes: Tensor,
                       batch_size: Size) -> Dict[str, Tensor]:
-        """Compute what the padding changes of the inputs of a transformer for feature maps.
+        """Compute what the padding changes of a transformer's inputs, by mmdet's names of them.
 
-        By the names of mmdet's arguments they are the padding masks, True at padding, shape
-        (bs, num_feat_points), the positional encodings, shape (bs, num_feat_points, dim), and the
-        share of each map that is no padding, (w, h), shape (bs, num_levels, 2).
+        They are the padding masks, True at padding, shape (bs, num_feat_points), the positional
+        encodings, (bs, num_feat_points, dim), and the share of each map that is no padding,
+        (w, h), shape (bs, num_levels, 2).
         """
         detector = self.detector
         y, x = (torch.arange(size, device=image_sizes.device) for size in batch_size)
@@ -150,15 +145,14 @@ def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any],
     Args:
         detector (nn.Module): On the CPU, with its weights.
         path (Path): File to write.
-        metadata (dict): What the file says of the model, one JSON value an entry.
+        metadata (dict): Entries of the file, text or what becomes JSON.
         opset (int): Version of ONNX's operators, 16 to 20. Defaults to 18.
 
     Returns:
-        dict[str, float]: As of :func:`largest_differences`.
+        dict[str, float]: See :func:`largest_differences`, which raises RuntimeError.
 
     Raises:
         ConfigError: If the detector cannot be exported, or the packages are not installed.
-        RuntimeError: If the ONNX model detects something else.
     """
     try:
         import onnx
@@ -182,8 +176,8 @@ def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any],
 def trace(module: OnnxDetector, opset: int) -> bytes:
     """Make the file of the graph, with the number and size of the images left open.
 
-    PyTorch's exporter by TorchScript follows sizes through mmdet's deformable attention, where
-    they are elements of tensors; the one by ``torch.export`` stops at them.
+    The exporter by TorchScript follows sizes through mmdet's deformable attention, where they are
+    elements of tensors; ``torch.export`` stops at them.
     """
     batch, file = {0: 'batch'}, io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
@@ -196,9 +190,6 @@ def trace(module: OnnxDetector, opset: int) -> bytes:
     return file.getvalue()
 
 
-# Comparing
-
-
 def random_batch(sizes: Sequence[Size], seed: int = 0) -> Tuple[Tensor, Tensor]:
     """Random images of the given (height, width), padded with zeros, and their sizes."""
     generator = torch.Generator().manual_seed(seed)
@@ -208,14 +199,8 @@ def random_batch(sizes: Sequence[Size], seed: int = 0) -> Tuple[Tensor, Tensor]:
     return images, torch.tensor(sizes)
 
 
-Run = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
-
-
 def onnxruntime_model(path: Union[str, bytes], num_threads: int = 0) -> Run:
-    """Load an ONNX file, or its content, in onnxruntime: from ``INPUTS`` to ``OUTPUTS``.
-
-    It uses ``num_threads`` of the CPU, and with 0 as many as it likes.
-    """
+    """Load an ONNX file, or its content, in onnxruntime, by default with all threads."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
@@ -223,42 +208,13 @@ def onnxruntime_model(path: Union[str, bytes], num_threads: int = 0) -> Run:
     return lambda *inputs: session.run(OUTPUTS, dict(zip(INPUTS, inputs)))
 
 
-@functools.cache
-def openvino_core() -> Any:
-    """The one core of this process.
-
-    OpenVINO gives the main thread a stack for its signals, and frees it with the last core: if
-    another thread collects that core as garbage, the next signal ends Python.
-    """
-    import openvino
-    return openvino.Core()
-
-
-def openvino_model(path: str, num_threads: int = 0) -> Run:
-    """Load an ONNX file in OpenVINO, to compute in float32 as PyTorch does.
-
-    Left alone, OpenVINO computes in bfloat16 where the processor can. Arguments and result are
-    those of :func:`onnxruntime_model`.
-    """
-    model = openvino_core().compile_model(path, 'CPU', {
-        'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': num_threads})
-    pick = itemgetter(*OUTPUTS)
-    return lambda *inputs: pick(model(dict(zip(INPUTS, inputs))))
-
-
 def check_onnx(path: Union[str, bytes], detector: nn.Module,
                batches: Sequence[Sequence[Size]] = CHECKED_BATCHES,
                load: Callable[[Any], Run] = onnxruntime_model) -> Dict[str, float]:
-    """Run an ONNX file, or its content, and the detector in PyTorch on the same random images.
+    """Run an ONNX file, or its content, and the detector on the same random images.
 
-    Args:
-        detector (nn.Module): The detector, on the CPU.
-        batches (Sequence): (height, width) in pixels of the images of each batch.
-        load (Callable): What runs the file, :func:`onnxruntime_model` or :func:`openvino_model`.
-
-    Returns:
-        dict[str, float]: The largest of all images, see :func:`largest_differences`, which raises
-        RuntimeError if they do not agree.
+    ``batches`` are the (height, width) in pixels of the images of each batch, and ``load`` makes
+    of the file what runs it. Returns the largest :func:`largest_differences` of all images.
     """
     run, found = load(path), []
     swapped = SWAPPED_TOLERANCE if isinstance(detector, DINO) else 0.
@@ -293,19 +249,17 @@ def largest_differences(actual: InstanceData, expected: InstanceData, side: int,
                         swapped: float = 0.) -> Dict[str, float]:
     """Compare the detections of two runtimes in an image whose longer side has ``side`` pixels.
 
-    They are ``bboxes`` (n, 4), xyxy in pixels, ``scores`` (n, ) and ``labels`` (n, ).
-
-    Predictions of equal score may come in any order, and any of them may have just missed the
-    limit of detections. Therefore the scores are compared in order, and every one of ``actual`` is
-    looked for among all of its label in ``expected``: as many or more, of falling scores.
+    They are ``bboxes`` (n, 4), xyxy in pixels, ``scores`` (n, ) and ``labels`` (n, ). Predictions
+    of equal score may come in any order, and any of them may have just missed the limit of
+    detections. Therefore the scores are compared in order, and each of ``actual`` is looked for
+    among all of its label in ``expected``: as many or more, of falling scores.
 
     Returns:
         dict[str, float]: ``pixels``, largest difference of a coordinate of those found;
-        ``score``, that of the scores in order; ``swapped``, the share that was not found, of which
-        the argument is the most that is allowed.
+        ``score``, of the scores in order; ``swapped``, the share that was not found.
 
     Raises:
-        RuntimeError: If the scores differ, or more detections are not found.
+        RuntimeError: If the scores differ, or a larger share than ``swapped`` is not found.
     """
     score = (actual.scores - expected.scores[:len(actual.scores)]).abs().max().item()
     pixels = torch.cdist(actual.bboxes, expected.bboxes, p=float('inf'))

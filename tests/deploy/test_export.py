@@ -19,6 +19,7 @@ from running import run_tool
 from tiny import CLASSES
 
 import groupdetr_mmdet.deploy.export as export
+from benchmarks.inference import openvino_model
 from groupdetr_mmdet.deploy.export import (OnnxDetector, check_onnx, largest_differences,
                                            predict, random_batch)
 from groupdetr_mmdet.errors import ConfigError
@@ -130,7 +131,7 @@ def test_every_family_in_every_runtime(family, tmp_path):
     found = [export.export_onnx(detector, path, {}),
              check_onnx(str(path), detector, sizes)]
     if find_spec('openvino'):
-        found.append(check_onnx(str(path), detector, sizes, export.openvino_model))
+        found.append(check_onnx(str(path), detector, sizes, openvino_model))
     for differences in found:
         assert differences['pixels'] < 1e-2 and differences['score'] < 1e-5
     detector.test_cfg['query_group'] = 0
@@ -214,7 +215,7 @@ def test_a_signal_after_openvino_does_not_end_python(exported):
     code = f"""
 import faulthandler, os, signal, threading
 faulthandler.enable()
-from groupdetr_mmdet.deploy.export import openvino_model
+from benchmarks.inference import openvino_model
 models = [openvino_model({str(exported)!r})]
 thread = threading.Thread(target=models.clear)
 thread.start()
