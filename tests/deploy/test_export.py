@@ -1,8 +1,6 @@
 """The ONNX model finds what the detector finds, for any number and size of images."""
 import copy
 import json
-import subprocess
-import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Optional
@@ -60,16 +58,6 @@ def test_any_number_and_size_of_images(sizes, exported, files):
 def test_the_file_holds_the_group_that_was_asked_for(exported, files):
     with pytest.raises(RuntimeError, match='does not find what PyTorch finds'):
         check_onnx(str(exported), detector_of(files, 0), [[(64, 64)]])
-
-
-def test_the_padding_is_masked(exported):
-    session = onnxruntime.InferenceSession(str(exported))
-    images, sizes = random_batch([(64, 64), (160, 160)])
-    masked, unmasked = (
-        session.run(['scores'], dict(images=images.numpy(), image_sizes=x.numpy()))[0]
-        for x in (sizes, torch.tensor([[160, 160]] * 2)))
-    assert abs(masked[0] - unmasked[0]).max() > 1e-4
-    assert abs(masked[1] - unmasked[1]).max() < 1e-6
 
 
 def test_the_file_says_what_a_user_must_know(exported, files):
@@ -209,73 +197,18 @@ def test_a_share_of_others_is_counted_where_ranks_may_swap():
         largest_differences(swapped, expected, 100, swapped=0.02)
 
 
-def test_a_signal_after_openvino_does_not_end_python(exported):
-    """Whichever thread drops the model."""
-    pytest.importorskip('openvino')
-    code = f"""
-import faulthandler, os, signal, threading
-faulthandler.enable()
-from benchmarks.inference import openvino_model
-models = [openvino_model({str(exported)!r})]
-thread = threading.Thread(target=models.clear)
-thread.start()
-thread.join()
-signal.signal(signal.SIGUSR1, lambda *_: print('goes on'))
-os.kill(os.getpid(), signal.SIGUSR1)
-"""
-    ended = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert ended.returncode == 0 and ended.stdout.endswith('goes on\n'), ended.stderr
-
-
-def test_what_cannot_be_exported_gets_a_sentence(files, tmp_path, capsys, monkeypatch):
-    assert run_tool('export_onnx', files.config, files.checkpoint, tmp_path / 'out.pth') == 2
-    assert 'let it end in .onnx' in capsys.readouterr().err
-    stock = write_detector(tmp_path / 'stock', num_query_groups=None, width=256)
-    assert run_tool('export_onnx', stock.config, stock.checkpoint, tmp_path / 'out.onnx',
-                    '--query-group', 2) == 2
-    assert '--query-group 2: model.type=ConditionalDETR has no' in capsys.readouterr().err
-    for out, reason in ((files.config / 'out.onnx', f'because {files.config} is n'),
-                        (tmp_path / 'a.onnx', 'is a folder')):
-        (tmp_path / 'a.onnx').mkdir(exist_ok=True)
-        assert run_tool('export_onnx', files.config, files.checkpoint, out) == 2
-        assert f'OUT {out} ' in (error := capsys.readouterr().err) and reason in error
+def test_what_cannot_be_exported_is_refused(files, tmp_path, capsys):
     for detector in (torch.nn.Linear(1, 1), build(mask2former_config())):
         with pytest.raises(ConfigError, match=f'model.type={type(detector).__name__} cannot be'):
             OnnxDetector(detector)
-    for options, sentence in {
-            '--opset 13': '--opset 13 is not possible: GridSample',
-            '--cfg-options model.bbox_head.num_classes=4': 'error: ',
-            '--cfg-options model.test_cfg.query_group=all': 'query_group=all cannot be exported',
-    }.items():
-        assert run_tool('export_onnx', files.config, files.checkpoint, tmp_path / 'out.onnx',
-                        *options.split()) == 2
-        assert sentence in (error := capsys.readouterr().err) and error.count('\n') == 1
-    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
-    out = tmp_path / 'out.onnx'
-    assert run_tool('export_onnx', files.config, files.checkpoint, out) == 2
-    assert 'onnxruntime is not installed' in capsys.readouterr().err and not out.exists()
-
-
-def test_names_of_other_classes_get_a_sentence(files, tmp_path, capsys):
     weights = torch.load(files.checkpoint)
     weights['meta']['dataset_meta'] = dict(classes=('one', 'two'))
     torch.save(weights, tmp_path / 'two.pth')
-    assert run_tool('export_onnx', files.config, tmp_path / 'two.pth', tmp_path / 'a.onnx') == 2
-    assert 'num_classes=3, and there are 2 class names (one, two, ...)' in capsys.readouterr().err
-
-
-def test_a_checkpoint_without_encoder_heads_gets_a_sentence(files, tmp_path, capsys):
-    config = Config.fromfile(files.config)
-    model = family_config('two_stage', 3)
-    model['bbox_head']['num_classes'] = len(CLASSES)
-    weights = {key: x for key, x in build(model).state_dict().items()
-               if not key.startswith('memory_trans')}
-    config.model = dict(model, data_preprocessor=config.model.data_preprocessor)
-    config.dump(tmp_path / 'config.py')
-    torch.save(dict(meta={}, state_dict=weights), tmp_path / 'lacking.pth')
-    for checkpoint in (tmp_path / 'lacking.pth', files.checkpoint):
-        assert run_tool('export_onnx', tmp_path / 'config.py', checkpoint,
-                        tmp_path / 'a.onnx') == 2
-        error = capsys.readouterr().err
-        assert 'memory_trans_fc' in error or checkpoint == files.checkpoint
-        assert error.count('\n') == 1 and error.startswith('error: ')
+    for checkpoint, options, words in (
+            (files.checkpoint, '--opset 13', '--opset 13'),
+            (files.checkpoint, '--cfg-options model.test_cfg.query_group=all', 'query_group=all'),
+            (tmp_path / 'two.pth', '', 'num_classes=3')):
+        out = tmp_path / 'out.onnx'
+        assert run_tool('export_onnx', files.config, checkpoint, out, *options.split()) == 2
+        assert words in (error := capsys.readouterr().err) and error.count('\n') == 1
+        assert not out.exists()

@@ -102,14 +102,6 @@ def test_training_to_stock_detector_and_onnx(folder, onnx_file):
         assert (other[name].scores - ours[name].scores).abs().max() > 1e-5
 
 
-def test_an_output_that_lies_under_a_file_is_refused_before_the_work(folder, capsys):
-    file = folder / 'ours.py'
-    assert run_tool('convert_checkpoint', file, folder / 'epoch_2.pth', file / 'o.pth') == 2
-    said = capsys.readouterr()
-    assert f'OUT {file / "o.pth"} cannot be written, because {file} is no' in said.err
-    assert 'Tensors' not in said.out
-
-
 def test_the_python_of_the_guide_runs(folder, monkeypatch):
     """And finds the best object that the example finds in the ONNX file."""
     monkeypatch.chdir(folder)
