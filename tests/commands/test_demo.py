@@ -37,20 +37,6 @@ def test_same_seed_same_files(dataset: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / 'again') == contents(dataset)
 
 
-def test_no_image_comes_twice(dataset: Path, tmp_path: Path) -> None:
-    shapes.make_shapes(tmp_path / 'other', **SIZES, seed=1)
-    images = [data for root in (dataset, tmp_path / 'other')
-              for name, data in contents(root).items() if name.endswith('.jpg')]
-    assert len(images) == 2 * (SIZES['num_train'] + SIZES['num_val'])
-    assert len(set(images)) == len(images)
-
-
-def test_an_image_does_not_depend_on_their_number(dataset: Path, tmp_path: Path) -> None:
-    shapes.make_shapes(tmp_path / 'fewer', **dict(SIZES, num_train=2))
-    fewer, more = contents(tmp_path / 'fewer'), contents(dataset)
-    assert all(fewer[name] == more[name] for name in fewer if name.endswith('.jpg'))
-
-
 @pytest.mark.parametrize('split', shapes.SPLITS)
 def test_boxes_are_tight_and_inside(dataset: Path, split: str) -> None:
     coco = COCO(dataset / f'{split}.json')
@@ -62,20 +48,6 @@ def test_boxes_are_tight_and_inside(dataset: Path, split: str) -> None:
         ys, xs = np.nonzero(coco.annToMask(ann))
         drawn = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
         np.testing.assert_allclose(drawn, [x, y, x + w, y + h], atol=1.5)
-
-
-def test_shapes_are_painted_where_the_annotations_say() -> None:
-    rng = np.random.default_rng(0)
-    before = np.full((64, 64, 3), 100.)
-    for label in range(len(shapes.CLASSES)):
-        image = before.copy()
-        polygon = shapes.outline(label, np.array([30., 35.]), 15., angle=0.3)
-        shapes.paint(rng, image, polygon)
-        ys, xs = np.nonzero((image != before).any(axis=2))
-        x, y, w, h = shapes.xywh(polygon)
-        painted = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
-        touched = [np.floor(x), np.floor(y), np.ceil(x + w), np.ceil(y + h)]
-        np.testing.assert_allclose(painted, touched, atol=1)
 
 
 def test_a_folder_that_holds_something_else_is_kept(tmp_path: Path) -> None:
@@ -98,29 +70,12 @@ def test_color_does_not_tell_the_class(tmp_path: Path) -> None:
     assert (np.abs(means - means.mean(axis=0)) < 4 * errors).all()
 
 
-def test_the_config_names_the_classes_of_the_generator() -> None:
-    cfg = Config.fromfile(ROOT / 'configs/demo/group_cond_detr_demo.py')
-    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        assert tuple(loader.dataset.metainfo.classes) == shapes.CLASSES
-    assert len(cfg.metainfo.palette) == cfg.model.bbox_head.num_classes == len(shapes.CLASSES)
-    assert cfg.model.num_queries >= shapes.MAX_OBJECTS
-
-
 def test_the_baseline_differs_in_groups_alone() -> None:
     groups, baseline = (Config.fromfile(ROOT / 'configs' / name).to_dict() for name in
                         ('demo/group_cond_detr_demo.py', 'demo/cond_detr_demo.py'))
     assert groups['model'].pop('num_query_groups') > 1
     assert baseline['model'].pop('num_query_groups') == 1
     assert baseline == groups
-
-
-def test_a_complete_data_set_is_kept(dataset: Path) -> None:
-    def times() -> dict:
-        return {path: path.stat().st_mtime_ns for path in dataset.rglob('*')}
-
-    before = times()
-    assert not shapes.make_shapes(dataset, **SIZES)
-    assert times() == before
 
 
 def test_other_settings_replace_it(tmp_path: Path) -> None:
@@ -154,13 +109,6 @@ def interrupted(write_split: Callable) -> Callable:
         write_split(root, split, *args)
 
     return wrapper
-
-
-def test_files_of_others_are_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / 'photo.jpg').touch()
-    with pytest.raises(ConfigError, match='are not a generated data set'):
-        shapes.make_shapes(tmp_path, **SIZES)
-    assert [path.name for path in tmp_path.iterdir()] == ['photo.jpg']
 
 
 def run_demo(folder: Path, *args) -> subprocess.CompletedProcess:
