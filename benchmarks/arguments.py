@@ -35,8 +35,7 @@ RUNNING = '--rounds', '--device', '--threads', '--tf32'
 def make_parser(program: str, description: str, *names: str, **values) -> argparse.ArgumentParser:
     """Make the parser of a script that takes some of ``ARGUMENTS``, by their names.
 
-    With a config, it takes ``--cfg-options``, too. ``values`` are other defaults, and the values
-    of arguments that it does not take.
+    ``values`` are other defaults, and the values of arguments that it does not take.
     """
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.set_defaults(device='cpu', threads=None, tf32=False, json=None)

@@ -49,7 +49,6 @@ class Training(NamedTuple):
     epochs: int
     config: str = SHAPES  # name of a shipped config
     settings: Dict[str, Any] = {}  # what else is set in the config
-    amp: bool = False  # computes in bfloat16
     start: Optional[str] = None  # name of the training whose last weights it begins with
 
     @property
@@ -79,7 +78,8 @@ def make_studies(results: Results) -> Dict[str, List[Training]]:
         ('joint attention, K = 6', 6, JOINT))]
     return {'by-k': by_k, 'fine-tuning': fine_tuning, 'ablation': ablation,
             'equal-time': equal_time(by_k, results),
-            'bfloat16': several('bfloat16', (6, ), SEEDS[:2], amp=True),
+            'bfloat16': several('bfloat16', (6, ), SEEDS[:2], settings={
+                'optim_wrapper.type': 'BFloat16OptimWrapper'}),
             'cells': several('cells', (1, 3, 11), SEEDS[:2], CELLS)}
 
 
@@ -124,8 +124,6 @@ def training_config(training: Training, args: argparse.Namespace) -> Config:
     if training.start:
         cfg.load_from = find_checkpoint('last', str(args.work_dir / training.start))
     options.set_epochs(cfg, training.epochs)
-    if training.amp:
-        options.set_amp(cfg)
     for hook in ('CpuTimeHook', 'OtherClassesHook'):
         options.add_hook(cfg, type=hook)
     cfg.resume = last_checkpoint(Path(cfg.work_dir)) is not None
@@ -133,12 +131,7 @@ def training_config(training: Training, args: argparse.Namespace) -> Config:
 
 
 def train(training: Training, args: argparse.Namespace) -> Dict[str, Any]:
-    """Run a training in this process, or go on with it.
-
-    Returns:
-        dict: Its epochs, K, CPU seconds of a step, steps of an epoch, and a curve of
-        ``[epoch, AP, AP50]``.
-    """
+    """Run a training in this process, or go on with it; ``curve`` is of (epoch, AP, AP50)."""
     run_training(training_config(training, args))
     run = read_run(args.work_dir / training.name)
     return dict(
@@ -149,11 +142,7 @@ def train(training: Training, args: argparse.Namespace) -> Dict[str, Any]:
 
 
 def run_alone(training: Training, args: argparse.Namespace) -> Dict[str, Any]:
-    """Run a training in a process of its own, of one thread; its output goes into a file.
-
-    Raises:
-        ConfigError: If it fails.
-    """
+    """Run a training in a process of its own, of one thread; its output goes into a file."""
     work_dir = args.work_dir / training.name
     work_dir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, '-m', 'benchmarks.evidence', *sys.argv[1:], '--job', training.name]

@@ -125,8 +125,7 @@ def evaluate_each_group(cfg: Config, key: str = '--all-groups') -> None:
     """Change a config so that its test evaluates the boxes of every group.
 
     Raises:
-        ConfigError: If the detector has no groups, or the test does not have one ``CocoMetric``;
-            ``key`` is the argument that asks for it.
+        ConfigError: If the detector has no groups, or the test does not have one ``CocoMetric``.
     """
     check_groups(key, cfg.model)
     coco = coco_metrics(cfg)

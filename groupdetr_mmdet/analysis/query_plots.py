@@ -25,16 +25,12 @@ def draw_queries(model: GroupDetector, dataset: BaseDataset, out_file: Union[str
                  max_objects: int = 4) -> None:
     """Draw what the queries of every group do in images, a row each.
 
-    On the left are the K queries that are matched with each object, by their boxes, a color for
-    each group, and by their reference points, if they have any. In the middle are the detections
-    of the group that is kept. On the right are the detections of all groups with joint
-    self-attention: what would be left without groups, each object found many times.
+    Left: the K queries that are matched with each of the ``max_objects`` largest objects, by their
+    boxes, a color for each group, and their reference points, if they have any. Middle: the
+    detections of the group that is kept. Right: those of all groups with joint self-attention,
+    what would be left without groups. Detections of a score below ``score_thr`` are left out.
 
-    Args:
-        dataset (BaseDataset): In test mode, with annotations in its pipeline.
-        images (Sequence[int]): Indices in it.
-        score_thr (float): Detections of a lower score are left out.
-        max_objects (int): Objects on the left, the largest ones.
+    The data set is in test mode, with annotations in its pipeline; ``images`` are indices in it.
     """
     model.eval()
     infos = [dataset.get_data_info(index) for index in images]

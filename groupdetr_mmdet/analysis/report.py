@@ -36,19 +36,17 @@ SCORE_THR = 0.3
 
 def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[str] = (),
                  checkpoint: Optional[str] = None, out_file: Optional[Path] = None) -> Path:
-    """Write the report of a training, and return its file.
+    """Write the report of a training, and return its file, by default ``work_dir/report.html``.
 
     Args:
         work_dir (Path): Work directory of the training.
-        compare (Sequence[Path]): Work directories of other trainings, the baseline first.
+        compare (Sequence[Path]): Work directories of others, the baseline first.
         labels (Sequence[str]): Names of these, and then of ``work_dir``.
-        checkpoint (str, optional): A file of weights, 'best' or 'last'. Defaults to the best
+        checkpoint (str, optional): A file of weights, 'best' or 'last'; by default the best
             weights, or the last ones where none were kept as best.
-        out_file (Path, optional): Defaults to ``work_dir/report.html``.
 
     Raises:
-        ConfigError: If the directories have no log by epoch with validations, config, or
-            checkpoint.
+        ConfigError: If a log by epoch with validations, config or checkpoint is missing.
     """
     folders = [*compare, work_dir]
     if labels and len(labels) != len(folders):
@@ -99,8 +97,8 @@ def read_config(work_dir: Path) -> Config:
     if not files:
         raise ConfigError(f'WORK_DIR {work_dir} has no */vis_data/config.py; name the --work-dir '
                           'of groupdetr train.')
-    logs = {file: file.with_name('scalars.json') for file in files}
-    trained = [file for file, log in logs.items()  # and not evaluated
+    logs = [(file, file.with_name('scalars.json')) for file in files]
+    trained = [file for file, log in logs  # and not evaluated
                if log.is_file() and any('loss' in entry for entry in read_log(log))]
     cfg = configs.read_config(str((trained or files)[-1]), f'WORK_DIR {work_dir}')
     check_groups(f'WORK_DIR {work_dir}', cfg.get('model'))
@@ -112,8 +110,7 @@ def evaluate(cfg: Config, checkpoint: str,
              work_dir: Path) -> Tuple[GroupDetector, BaseDataset, Optional[Dict[str, Any]]]:
     """Evaluate every group, or read what was recorded: the model, its test images, the record.
 
-    The record is None where no COCO metric ranks the groups, and in an ablation, whose groups do
-    not detect alone.
+    There is none without a COCO metric, and in an ablation, whose groups do not detect alone.
     """
     cfg = copy.deepcopy(cfg)  # the page has the one of the training
     ranked = cfg.model.get('separate_self_attn', True) and len(coco_metrics(cfg)) == 1

@@ -25,11 +25,8 @@ class Run(NamedTuple):
 
 
 def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
-    """Read what mmengine's local visualization backend wrote in a work directory.
-
-    Args:
-        work_dir (str or Path): The directory, or in it the folder of one run.
-        label (str, optional): Defaults to the name of the directory.
+    """Read what mmengine's local visualization backend wrote in a work directory, or one run's
+    folder in it; the label is by default the name of the directory.
 
     Raises:
         ConfigError: If there is no log of a training by epoch.
@@ -39,20 +36,18 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
         work_dir.glob('*/vis_data/scalars.json'))
     logs = [read_log(file) for file in files]
     metric = next((name for log in logs for entry in log if (name := main_metric(entry))), AP)
-    train, val, stability = (
+    run = Run(label or work_dir.resolve().name, metric, *(
         join_logs([[entry for entry in log if key in entry and entry['step']] for log in logs])
-        for key in ('loss', metric, INSTABILITY))
-    if not work_dir.exists():
-        raise ConfigError(f'WORK_DIR {work_dir} does not exist; name that of a training.')
-    if not train:
-        raise ConfigError(f'WORK_DIR {work_dir} has no */vis_data/scalars.json of a training; '
-                          'name the --work-dir of groupdetr train, with LocalVisBackend among '
-                          'vis_backends.')
-    if any('epoch' not in entry for entry in train):
+        for key in ('loss', metric, INSTABILITY)))
+    if not run.train:
+        reason = 'has no */vis_data/scalars.json of a training' if work_dir.exists() else \
+            'does not exist'
+        raise ConfigError(f'WORK_DIR {work_dir} {reason}; name the --work-dir of groupdetr train, '
+                          'with LocalVisBackend among vis_backends.')
+    if any('epoch' not in entry for entry in run.train):
         raise ConfigError(f'WORK_DIR {work_dir} has the log of a training by iteration, and runs '
                           'are compared by epoch: train with log_processor.by_epoch=True and '
                           'train_cfg.type=EpochBasedTrainLoop.')
-    run = Run(label or work_dir.resolve().name, metric, train, val, stability)
     add_hours(run)
     return run
 
@@ -79,11 +74,6 @@ def main_metric(entry: dict) -> Optional[str]:
                 names[0])
 
 
-def is_training(log: Path) -> bool:
-    """Whether a ``scalars.json`` is that of a training, and not of an evaluation."""
-    return log.is_file() and any('loss' in entry for entry in read_log(log))
-
-
 def join_logs(logs: Sequence[List[dict]]) -> List[dict]:
     """Continue each log by the log of the resumed run, which may repeat its last part."""
     joined: List[dict] = []
@@ -93,10 +83,7 @@ def join_logs(logs: Sequence[List[dict]]) -> List[dict]:
 
 
 def add_hours(run: Run) -> None:
-    """Add the hours of training, without validation, to all entries of training and validation.
-
-    Entries of training get their place among the epochs, too.
-    """
+    """Add the hours of training, without validation, to all entries, and epochs to training's."""
     epoch_length = max(entry['step'] / entry['epoch'] for entry in run.train)  # as far as logged
     hours, step = [0.], [0]
     for entry in run.train:
@@ -107,11 +94,6 @@ def add_hours(run: Run) -> None:
     for entry in run.val:  # the last iterations of the run need not be in the log
         done = entry['step'] * epoch_length
         entry['hours'] = float(np.interp(done, step, hours)) + max(done - step[-1], 0) * per_step
-
-
-def short_name(metric: str) -> str:
-    """Return what tables and pictures call a metric."""
-    return 'AP' if metric == AP else metric
 
 
 def comparison(runs: Sequence[Run]) -> Tuple[List[str], List[List[str]]]:
@@ -125,7 +107,7 @@ def comparison(runs: Sequence[Run]) -> Tuple[List[str], List[List[str]]]:
         if not run.val or run.metric != metric:
             raise ConfigError(f'WORK_DIR: the run {run.label} has no {metric} in its log; leave '
                               'it out, or wait for its first validation.')
-    target, name = runs[0].val[-1][metric], short_name(metric)
+    target, name = runs[0].val[-1][metric], 'AP' if metric == AP else metric
     header = ['run', 'epochs', 'hours', f'final {name}', f'best {name}',
               f'epochs to {name} {target:.3f}', f'hours to {name} {target:.3f}']
     rows = []
@@ -139,10 +121,9 @@ def comparison(runs: Sequence[Run]) -> Tuple[List[str], List[List[str]]]:
 
 
 def draw_runs(runs: Sequence[Run], out_file: Union[str, Path]) -> None:
-    """Draw AP by epoch and by hour and the loss of runs with validations (the paper's Figure 1).
+    """Draw AP by epoch and by hour, losses, the instability where it was logged, and a table.
 
-    Below is the table of :func:`comparison`. Runs with ``MatchingStabilityHook`` get a picture of
-    their instability, too (Figure 5).
+    They are the paper's Figures 1 and 5; the table is that of :func:`comparison`.
     """
     header, rows = comparison(runs)
     panels = panels_of(runs)

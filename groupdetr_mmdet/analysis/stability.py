@@ -25,10 +25,9 @@ class MatchingStabilityHook(Hook):
     After each epoch the queries of all groups are matched with the objects of validation images,
     without augmentation. Scalars, of which the visualizer's backends get all:
 
-    - ``instability/group0``, ...: DN-DETR's score, see :func:`count_changes`, of each group;
-    - ``instability/mean``: its mean over the groups;
-    - ``changed_matches/group0``, ..., ``changed_matches/mean``: the share of objects that are
-      matched with another query than before.
+    - ``instability/group0``, ..., ``/mean``: DN-DETR's score, see :func:`count_changes`;
+    - ``changed_matches/group0``, ..., ``/mean``: the share of objects that are matched with
+      another query than before.
 
     Args:
         num_images (int): Images, evenly taken from the validation data set; each epoch takes as
