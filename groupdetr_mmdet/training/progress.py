@@ -109,7 +109,7 @@ def run_training(cfg: Config) -> Runner:
         return runner
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn(), TextColumn('eta'), TimeRemainingColumn())
-    console = Console(file=sys.__stdout__)
+    console = Console(file=sys.__stdout__, markup=False)  # a path may hold [brackets]
     with quiet_runner(cfg) as runner:
         console.print(f'Training; the log is {os.path.relpath(runner.logger.log_file)}',
                       highlight=False, soft_wrap=True)
