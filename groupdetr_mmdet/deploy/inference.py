@@ -24,7 +24,7 @@ from ..checkpoints.convert import COCO_IDS
 from ..checkpoints.loading import load_weights
 from ..checkpoints.reading import read_checkpoint
 from ..data.images import check_whole, fault
-from ..errors import ConfigError
+from ..errors import ConfigError, first_line
 from ..io import check_path
 
 
@@ -123,13 +123,15 @@ class Inferencer(DetInferencer):
         if not batch:
             return
         readable, data = self.collate_fn(batch)
+        reason = None
         try:
             found = list(zip(readable, self.forward(data)))
         except Exception as error:  # such as fewer feature points than queries
-            if len(batch) == 1:
-                self.failed[readable[0]] = str(error) or repr(error)
-                return
-            found = [x for path in readable for x in self.detect([path])]
+            found, reason = [], first_line(error)
+        if reason and len(batch) == 1:
+            self.failed[readable[0]] = reason
+        for path in readable if reason and len(batch) > 1 else ():  # in less memory, too
+            yield from self.detect([path])
         yield from found
 
     def _load(self, path: str) -> Optional[dict]:

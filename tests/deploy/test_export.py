@@ -47,19 +47,6 @@ def detector_of(files, group: int):
     return detector
 
 
-@pytest.mark.parametrize('sizes', [
-    [(64, 64)], [(33, 97)], [(160, 90), (90, 160)], [(50, 70), (51, 69), (96, 33)]
-])
-def test_any_number_and_size_of_images(sizes, exported, files):
-    differences = check_onnx(str(exported), detector_of(files, 1), [sizes])
-    assert differences['pixels'] < 1e-2 and differences['score'] < 1e-5
-
-
-def test_the_file_holds_the_group_that_was_asked_for(exported, files):
-    with pytest.raises(RuntimeError, match='does not find what PyTorch finds'):
-        check_onnx(str(exported), detector_of(files, 0), [[(64, 64)]])
-
-
 def test_the_file_says_what_a_user_must_know(exported, files):
     model = onnx.load(exported)
     onnx.checker.check_model(model)

@@ -8,7 +8,6 @@ import pytest
 from deploy_models import write_detector
 from mmdet.apis import DetInferencer
 from mmdet.datasets import CocoDataset
-from mmengine.config import Config
 from pycocotools.coco import COCO
 from running import run_tool
 from tiny import CLASSES
@@ -181,19 +180,6 @@ def test_ids_of_annotations_are_checked(tmp_path):
     ann_file.write_text('[]')
     with pytest.raises(ConfigError, match='not in COCO format'):
         CocoIds(['cat'], ['a.jpg'], str(ann_file))
-
-
-def test_a_detector_that_has_groups_by_default_is_asked_for_one(files, tmp_path):
-    config = Config.fromfile(files.config)
-    del config.model.num_query_groups
-    config.dump(tmp_path / 'default.py')
-    image = files.data / 'images/val_0.jpg'
-    results = []
-    for path in (files.config, tmp_path / 'default.py'):  # 3 groups, and 3 of 11
-        assert run_tool('predict', image, path, files.checkpoint, '--out', tmp_path,
-                        '--query-group', 1, '--score-thr', 0, '--no-vis') == 0
-        results.append(json.loads((tmp_path / 'results.json').read_text()))
-    assert results[0] == results[1] != []
 
 
 @pytest.mark.parametrize(('options', 'words'), [
