@@ -1,4 +1,1 @@
-"""What is installed and what comes in: libraries, configs, files, images and annotations.
-
-Checks here turn a mistake into one sentence before it costs time.
-"""
+"""What comes in: COCO annotations and their metric, images, folders in other layouts."""

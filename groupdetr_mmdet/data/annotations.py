@@ -44,7 +44,7 @@ class Fault(NamedTuple):
     effect: str = ''  # the end of the warning
 
 
-def check_annotations(coco: dict, path: str, scored: bool, masks: bool = False) -> None:
+def check_annotations(coco: dict, path: str, scored: bool, masks: str = '') -> None:
     """Check the content of an annotation file, and number its annotations from 1, in place.
 
     pycocotools never counts an annotation with id 0 as found and needs numbers. Annotations
@@ -54,7 +54,8 @@ def check_annotations(coco: dict, path: str, scored: bool, masks: bool = False) 
         coco (dict): Content of the JSON file.
         path (str): Name of the file, for the message.
         scored (bool): Whether the file is evaluated on, and not trained on.
-        masks (bool): Whether segmentations are used. Defaults to False.
+        masks (str): 'loaded' if a pipeline loads segmentations, 'scored' if a metric compares
+            them. Defaults to '', for segmentations that are not used.
 
     Raises:
         ConfigError: If the file is not in COCO's format, or an annotation makes the result
@@ -114,7 +115,7 @@ def check_part(coco: dict, part: str, path: str) -> None:
                               'id of its own.')
 
 
-def check_objects(coco: dict, path: str, scored: bool, masks: bool) -> None:
+def check_objects(coco: dict, path: str, scored: bool, masks: str) -> None:
     """Refuse annotations with a fault, or warn of them, each with its first fault alone."""
     annotations = coco['annotations']
     boxes = np.array([annotation['bbox'] for annotation in annotations], np.float64)
@@ -129,7 +130,7 @@ def check_objects(coco: dict, path: str, scored: bool, masks: bool) -> None:
     rest = np.ones(len(annotations), bool)
     with np.errstate(invalid='ignore', over='ignore', divide='ignore'):
         of_boxes = list(box_faults(boxes, areas, sizes, scored))
-    of_masks = mask_faults(annotations, sizes, scored) if masks else []
+    of_masks = mask_faults(annotations, sizes, masks == 'scored') if masks else []
     for fault in of_masks + of_boxes if scored else of_boxes + of_masks:
         found = fault.found & rest
         if not found.any():

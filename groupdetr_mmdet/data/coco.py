@@ -26,13 +26,13 @@ class CheckedCOCO(COCO):
         file (str): Local path of the JSON file.
         name (str): Name of the file in messages.
         scored (bool): Whether it is evaluated on, and not trained on.
-        masks (bool): Whether segmentations are used. Defaults to False.
+        masks (str): How segmentations are used, as for :func:`check_annotations`.
 
     Raises:
         ConfigError: If the content is not in COCO's format or makes the result meaningless.
     """
 
-    def __init__(self, file: str, name: str, scored: bool, masks: bool = False) -> None:
+    def __init__(self, file: str, name: str, scored: bool, masks: str = '') -> None:
         self.name, self.scored, self.masks = name, scored, masks
         try:
             super().__init__(file)
@@ -97,8 +97,8 @@ class CheckedCocoDataset(CocoDataset):
         return self._read_annotations
 
     def _read_annotations(self, path: str) -> CheckedCOCO:
-        masks = any(getattr(x, 'with_mask', False) for x in self.pipeline.transforms)
-        coco = CheckedCOCO(path, self.ann_file, self.test_mode, masks)
+        loads = any(getattr(x, 'with_mask', False) for x in self.pipeline.transforms)
+        coco = CheckedCOCO(path, self.ann_file, self.test_mode, 'loaded' if loads else '')
         self._has_annotations = 'annotations' in coco.dataset
         return coco
 
@@ -164,7 +164,7 @@ class CheckedCocoMetric(CocoMetric):
         self.by_name = by_name
         if ann_file is not None:
             with get_local_path(ann_file, backend_args=self.backend_args) as path:
-                self._coco_api = CheckedCOCO(path, ann_file, True, 'segm' in self.metrics)
+                self._coco_api = CheckedCOCO(path, ann_file, True, 'scored' if 'segm' in self.metrics else '')
             if kwargs.get('sort_categories'):
                 self._coco_api.dataset['categories'].sort(key=lambda category: category['id'])
 

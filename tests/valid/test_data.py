@@ -209,6 +209,7 @@ def test_a_polygon_without_corners_is_left_out_of_a_training(root, polygons, war
     assert sum(len(x['data_samples'].gt_instances) for x in build(root, with_mask=True)) \
         == objects - 1
     assert 'polygon' in warnings_logged()[0]
+    build(root, 'val', with_mask=True)
     with pytest.raises(ConfigError, match='polygon'):
         CheckedCocoMetric(str(root / 'val.json'), metric='segm')
 

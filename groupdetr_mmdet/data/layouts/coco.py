@@ -10,7 +10,7 @@ from ...errors import ConfigError
 from .common import (Dataset, LabelError, LabeledBox, LabeledImage, Labels, Source, has_pattern,
                      read_text, to_number)
 
-PARTS = 'images', 'annotations', 'categories'
+PARTS = dict(images=['id'], annotations=[], categories=['id', 'name'])  # what is required
 KEYS = 'id', 'image_id', 'category_id', 'supercategory'  # what is compared
 # An object with such a key, also one that is cut short, after marks of an encoding or blanks.
 START = rb'\A[\xef\xbb\xbf\xff\xfe \t\r\n]*\{[\s\S]*"(images|annotations)"'
@@ -82,9 +82,7 @@ def load(file: Path, split: str) -> Dict[str, List[dict]]:
                               'correct it.')
         for entry in entries:
             wrong = [name for name in KEYS if isinstance(entry.get(name), (list, dict))]
-            wrong += [name for name in ('id', 'name') if name not in entry
-                      and (part == 'categories' or part == 'images' and name == 'id')]
-            if wrong:
+            if wrong := wrong + [name for name in PARTS[part] if name not in entry]:
                 raise ConfigError(f'{file} has {wrong[0]}={entry.get(wrong[0])} in {part}, which '
                                   'must be a number or a text: correct it.')
     return content
