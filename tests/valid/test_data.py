@@ -14,8 +14,10 @@ import pytest
 import torch
 from mmdet.datasets import ConcatDataset
 from mmdet.evaluation import CocoMetric
+from mmdet.models.detectors import BaseDetector
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from PIL import Image
 from pycocotools import mask as mask_utils
@@ -23,7 +25,7 @@ from tiny import CLASSES, change_coco, tiny_config, write_tiny_coco
 
 from groupdetr_mmdet import CheckedCocoDataset, CheckedCocoMetric, GroupCocoMetric
 from groupdetr_mmdet.errors import ConfigError, warn_once
-from groupdetr_mmdet.training.runner import check_data
+from groupdetr_mmdet.training.runner import build_runner, check_data
 
 
 @pytest.fixture
@@ -304,3 +306,34 @@ def test_what_a_transform_of_ones_own_raises_is_shown_as_it_is(root):
     dataset.pipeline.transforms.insert(1, lambda results: results['no such key'])
     with pytest.raises(KeyError, match='no such key'):
         dataset[0]
+
+
+class Oracle(BaseDetector):
+    """Finds what the sound file says, with labels by the names of the classes."""
+
+    def __init__(self, found, data_preprocessor):
+        super().__init__(data_preprocessor)
+        self.found = found
+
+    def predict(self, batch_inputs, batch_data_samples):
+        return self.add_pred_to_datasample(
+            batch_data_samples, [self.found[x.img_path] for x in batch_data_samples])
+
+    loss = extract_feat = _forward = predict
+
+
+@pytest.mark.parametrize('name', [*SAME_AP][:3])
+def test_a_config_of_mmdets_classes_gets_the_ap_of_the_sound_file(root, tmp_path, name):
+    found, cfg = detections(root), tiny_config(root)
+    sound = evaluate(root, found, CocoMetric)
+    change_coco(root, SAME_AP[name], 'val')
+    cfg.work_dir = str(tmp_path / 'work')
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler',
+                'val_dataloader', 'val_cfg', 'val_evaluator', 'auto_scale_lr', 'default_hooks'):
+        cfg.pop(key)
+    cfg.test_dataloader.dataset.pipeline[1].scale = (96, 96)
+    model, cfg.model = cfg.model, dict(type='Oracle')
+    runner_type = type('OracleRunner', (Runner, ), dict(build_model=lambda self, _: Oracle(
+        found, model.data_preprocessor)))
+    metrics = build_runner(cfg, runner_type).test()
+    assert metrics['coco/bbox_mAP'] == sound['coco/bbox_mAP']
