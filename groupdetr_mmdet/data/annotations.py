@@ -73,9 +73,9 @@ def check_annotations(coco: dict, path: str, scored: bool, masks: str = '') -> N
     names = Counter(image['file_name'] for image in coco['images'])
     name, times = names.most_common(1)[0]
     if times > 1:
-        warn_once(f'{len(coco["images"]) - len(names)} images of ann_file {path} are listed again under '
-                  f'another id, first {name} ({times} times): objects of one entry are background '
-                  'in the other.')
+        warn_once(f'{len(coco["images"]) - len(names)} images of ann_file {path} are listed again '
+                  f'under another id, first {name} ({times} times): objects of one entry are '
+                  'background in the other.')
     if annotations:
         check_objects(coco, path, scored, masks)
         number_annotations(annotations, path)
