@@ -1,6 +1,6 @@
 """Read checkpoints, from wherever they are, without running code of whoever made them.
 
-The readers take the places of mmengine's own in its ``CheckpointLoader``, so that ``load_from``,
+In a run of this package the readers replace mmengine's in its ``CheckpointLoader``: ``load_from``,
 ``--resume`` and ``init_cfg=dict(type='Pretrained', ...)`` read as the commands do.
 """
 import argparse
@@ -16,7 +16,7 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any, Dict, Iterator, Optional, Union
+from typing import IO, Any, Callable, Dict, Iterator, Optional, Union
 
 import mmengine
 import numpy as np
@@ -32,6 +32,7 @@ from ..io import check_path
 from ..compat import history_buffer_method, mmengine_globals
 
 SAFETENSORS = '.safetensors'
+READERS: Dict[str, Callable] = {}  # by the start of the address, as mmengine's schemes
 # Before, PyTorch's own way to read weights alone has holes, and refuses what mmengine saves.
 READS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6.0')
 # Beside what mmengine's checkpoints hold: the official code's arguments, all numpy scalars.
@@ -53,13 +54,34 @@ def read_checkpoint(path: Union[str, Path], trust_pickle: bool = False) -> Any:
     if trust_pickle:
         path = fetch(path) if path.startswith(('http://', 'https://')) else path
         return load_from_local(path, 'cpu', trust_pickle=True)
-    return CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+    with checked_readers():
+        return CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+
+
+@contextlib.contextmanager
+def checked_readers() -> Iterator[None]:
+    """Let mmengine's ``CheckpointLoader`` read by the functions of this module for a while."""
+    stock = CheckpointLoader._schemes
+    CheckpointLoader._schemes = {**stock, **READERS}  # the same keys, in the same order
+    try:
+        yield
+    finally:
+        CheckpointLoader._schemes = stock
+
+
+def reads(*prefixes: str) -> Callable[[Callable], Callable]:
+    """Let a function read the addresses that start in some way."""
+    def register(reader: Callable) -> Callable:
+        READERS.update(dict.fromkeys(prefixes, reader))
+        return reader
+
+    return register
 
 
 # mmengine's schemes
 
 
-@CheckpointLoader.register_scheme(prefixes='', force=True)
+@reads('')
 def load_from_local(path: str, map_location: Any = None, trust_pickle: bool = False,
                     mmap: bool = False) -> Any:
     """Read a local file; ``mmap`` leaves the tensors on the disk until they are used."""
@@ -73,7 +95,7 @@ def load_from_local(path: str, map_location: Any = None, trust_pickle: bool = Fa
         return unpickle(path, map_location, trust_pickle, mmap=mmap)
 
 
-@CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), force=True)
+@reads('http://', 'https://')
 def load_from_http(address: str, map_location: Any = None) -> Any:
     """Read what is behind an address, and keep it as ``torch.hub`` keeps its files."""
     path = fetch(address)
@@ -84,9 +106,7 @@ def load_from_http(address: str, map_location: Any = None) -> Any:
         raise ConfigError(f'{address}: {error}') from error
 
 
-@CheckpointLoader.register_scheme(
-    prefixes=('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://'),
-    force=True)
+@reads('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://')
 def load_from_zoo(name: str, map_location: Any = None) -> Any:
     """Read weights by a name of mmengine's tables; of mmcls those of the backbone."""
     scheme, _, model = name.partition('://')
@@ -110,8 +130,7 @@ def torchvision_models() -> Dict[str, str]:
     return mmengine.load(Path(mmengine.__path__[0], 'hub', 'torchvision_0.12.json'))
 
 
-@CheckpointLoader.register_scheme(
-    prefixes=(r'(\S+\:)?s3://', r'(\S+\:)?petrel://'), force=True)
+@reads(r'(\S+\:)?s3://', r'(\S+\:)?petrel://')
 def load_from_ceph(address: str, map_location: Any = None) -> Any:
     """Read from a store that mmengine's petrel backend reaches."""
     backend = get_file_backend(address, backend_args=dict(backend='petrel'))

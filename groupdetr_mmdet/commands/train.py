@@ -15,6 +15,7 @@ from mmengine.dist import is_main_process
 from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..checkpoints.resume import announce_new_start
 from ..data.layouts import is_data
+from ..config import WEIGHTS
 from ..errors import ConfigError
 from ..io import check_path, lock_work_dir
 from ..training import dry_run, options
@@ -51,7 +52,7 @@ def config_of_data(args: argparse.Namespace) -> str:
     """Name of the config: CONFIG, or for a folder or label file the config that is prepared."""
     given = [f'--{name.replace("_", "-")}' for name in prepare.DEFAULTS
              if getattr(args, name) is not None]
-    if not is_data(args.config):
+    if not is_data(args.config) or args.config.endswith(WEIGHTS):
         if given:
             raise ConfigError(f'{given[0]} is for a folder of images or a label file, and CONFIG '
                               f'{args.config} is a config: leave {given[0]} out.')

@@ -18,6 +18,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..checkpoints.loading import CheckedPretrainedInit, CheckedWeightsHook
 from ..checkpoints.preemption import shield_workers
+from ..checkpoints.reading import checked_readers
 from ..config import iter_dicts
 from .options import add_hook, checkpoint_hook
 
@@ -53,26 +54,27 @@ def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
     if cfg.get('train_cfg'):
         make_resumable(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else default.from_cfg(cfg)
-    if hasattr(runner, '_init_model_weights'):
-        runner._init_model_weights = with_strict_weights(runner._init_model_weights)
+    for name in {'_init_model_weights', 'load_or_resume'} & {*dir(runner)}:
+        setattr(runner, name, with_checked_weights(getattr(runner, name)))
     runner.register_hook(CheckedWeightsHook())
     if cfg.get('train_cfg'):
         shield_workers(runner)
     return runner
 
 
-def with_strict_weights(init: Callable[[], None]) -> Callable[[], None]:
-    """Let ``Pretrained`` mean this package's initializer while a function runs."""
-    def init_strictly() -> None:
+def with_checked_weights(load: Callable[[], None]) -> Callable[[], None]:
+    """Let a function read safely, and let ``Pretrained`` refuse weights that do not fit."""
+    def load_checked() -> None:
         initializers = WEIGHT_INITIALIZERS.module_dict
         stock = initializers['Pretrained']
         initializers['Pretrained'] = CheckedPretrainedInit
         try:
-            init()
+            with checked_readers():
+                load()
         finally:
             initializers['Pretrained'] = stock
 
-    return init_strictly
+    return load_checked
 
 
 @MODEL_WRAPPERS.register_module()

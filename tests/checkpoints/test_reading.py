@@ -30,7 +30,8 @@ class Payload:
         return os.mkdir, (str(self.path), )
 
 
-READERS = dict(ours=read_checkpoint, mmengine=CheckpointLoader.load_checkpoint)
+READERS = dict(ours=read_checkpoint,
+               mmengine=reading.checked_readers()(CheckpointLoader.load_checkpoint))
 
 
 @pytest.fixture(params=[True, False], ids=['torch 2.6 or later', 'before'])
@@ -118,7 +119,7 @@ def test_a_damaged_file_gets_a_sentence(damage, remote, tmp_path, server):
     path.write_bytes(DAMAGES[damage](data))
     src = f'{server}/x.pth' if remote else str(path)
     with pytest.raises(ConfigError, match='x.pth.*(be read as|is not) a checkpoint') as error:
-        CheckpointLoader.load_checkpoint(src)
+        read_checkpoint(src)
     assert '\n' not in str(error.value)
     path.write_bytes(data)
     assert len(read_checkpoint(src)['state_dict']['x']) == 1000  # and it is fetched again

@@ -19,7 +19,7 @@ from running import run_tool
 from groupdetr_mmdet.analysis import report
 from groupdetr_mmdet.checkpoints.loading import check_optimizer
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.training.runner import build_runner
+from groupdetr_mmdet.training.runner import build_runner, with_checked_weights
 
 
 class Bomb:
@@ -110,7 +110,9 @@ def run_init_cfg(files: Files, checkpoint: Path) -> torch.nn.Module:
     config = detector_config()
     config['backbone']['init_cfg'] = dict(
         type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.')
-    return build(config)
+    built = []  # as in a runner
+    with_checked_weights(lambda: built.append(build(config)))()
+    return built[0]
 
 
 def command(name: str, *args: str):

@@ -129,7 +129,7 @@ def test_package_works_in_a_spawned_worker():
 
 # torch >= 2.6 unpickles only what it is told to trust
 
-load_checkpoint = CheckpointLoader.load_checkpoint
+load_checkpoint = reading.checked_readers()(CheckpointLoader.load_checkpoint)
 
 
 class Loss(BaseModel):
@@ -240,19 +240,22 @@ def test_importing_leaves_initializers_launchers_and_attention_as_they_are():
         'from mmengine.model import MMDistributedDataParallel as DDP, PretrainedInit\n'
         'before = dist._init_dist_pytorch, dist._init_dist_slurm, DDP.__init__\n'
         'import groupdetr_mmdet, mmdet.registry\n'
+        'from mmengine.runner import CheckpointLoader\n'
         'from mmcv.ops import multi_scale_deform_attn as attention\n'
         'after = dist._init_dist_pytorch, dist._init_dist_slurm, DDP.__init__\n'
         'print(before == after,\n'
         '      mmdet.registry.WEIGHT_INITIALIZERS.get("Pretrained") is PretrainedInit,\n'
-        '      attention.multi_scale_deformable_attn_pytorch.__module__)')
-    assert out.split() == ['True', 'True', 'mmcv.ops.multi_scale_deform_attn']
+        '      attention.multi_scale_deformable_attn_pytorch.__module__,\n'
+        '      CheckpointLoader._schemes[""].__module__)')
+    assert out.split() == ['True', 'True', 'mmcv.ops.multi_scale_deform_attn',
+                           'mmengine.runner.checkpoint']
 
 
 def test_another_detector_takes_pretrained_weights_as_mmengine_does(tmp_path: Path):
     """Here a ResNet-18 that the file fills in part."""
     from mmdet.registry import MODELS
     resnet = MODELS.build(dict(type='ResNet', depth=18))
-    torch.save({'conv1.weight': resnet.conv1.weight + 1}, tmp_path / 'part.pth')
+    torch.save({'conv1.weight': resnet.conv1.weight.detach() + 1}, tmp_path / 'part.pth')
     other = MODELS.build(dict(type='ResNet', depth=18, init_cfg=dict(
         type='Pretrained', checkpoint=str(tmp_path / 'part.pth'))))
     other.init_weights()
@@ -268,6 +271,6 @@ def test_torchvision_backbones_are_found_without_torchvision(monkeypatch, tmp_pa
     served = {f'https://download.pytorch.org/models/{file.name}': str(file)}
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     monkeypatch.setattr(reading, 'fetch', served.__getitem__)
-    assert CheckpointLoader.load_checkpoint('torchvision://resnet50')['weight'] == 1
+    assert load_checkpoint('torchvision://resnet50')['weight'] == 1
     with pytest.raises(ConfigError, match='torchvision://resnet50.imagenet1k_v2'):
-        CheckpointLoader.load_checkpoint('torchvision://resnet50.imagenet1k_v2')
+        load_checkpoint('torchvision://resnet50.imagenet1k_v2')

@@ -25,7 +25,7 @@ LINES = {  # --cfg-options of a training: words of the line, the key or the part
     'train_dataloader.dataset.anno_file=x': (
         'train_dataloader.dataset: ', 'nearest name is ann_file'),
     'val_dataloader.dataset.ann_file=no.json': ('val_dataloader.dataset: ', 'no.json'),
-    'train_dataloader.dataset.pipeline.1.with_mask=True': ('LoadAnnotations: ', 'mask'),
+    'train_dataloader.dataset.pipeline.1.with_mask=True': ('train.json', 'segmentation'),
     'val_evaluator.type=CocoMetrics': ('val_evaluator: ', 'nearest name is CocoMetric'),
     'optim_wraper.optimizer.lr=1': ('optim_wraper.optimizer.lr', 'nearest name is optim_wrapper'),
     'param_scheduler.0.milestone=3': ('param_scheduler[0]: ', 'nearest name is milestones'),
