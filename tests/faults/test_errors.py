@@ -45,7 +45,7 @@ LINES = {
     'quota': (raising(OSError(errno.EDQUOT, 'Disk quota exceeded', 'a.pth')), 'a.pth: Disk quota'),
     'port': (raising(RuntimeError('The server socket failed to listen: EADDRINUSE')), 'PORT'),
     'memory': (raising(torch.cuda.OutOfMemoryError('CUDA out of memory. Tried ...')), 'num_cp'),
-    'loader': (raising(RuntimeError('DataLoader worker (pid(s) 7) exited unexpectedly')),
+    'loader': (raising(RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.')),
                'num_workers'),
     'package': (raising(ModuleNotFoundError("No module named 'wandb'", name='wandb')),
                 'run pip install wandb'),
@@ -128,14 +128,6 @@ def test_ctrl_c_and_an_output_that_nobody_reads_end_without_a_traceback(capsys, 
     with pytest.raises(SystemExit, match=str(status)):
         end_in_one_line(raising(error))
     assert 'Traceback' not in capsys.readouterr().err
-
-
-@pytest.mark.parametrize('name', ['LOCAL_RANK', 'RANK', 'WORLD_SIZE'])
-def test_a_rank_that_is_no_number_is_refused(tiny_config_file, tmp_path, monkeypatch, capfd, name):
-    monkeypatch.setenv(name, 'abc')
-    assert run_tool('train', tiny_config_file, '--work-dir', tmp_path / 'work') == 2
-    assert f'{name}=abc' in capfd.readouterr().err
-    assert not (tmp_path / 'work').exists()
 
 
 @pytest.mark.parametrize('place', ['file', 'file/work'])
