@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
     metadata = dict(
         classes=class_names(cfg, checkpoint),
         **describe_preprocessing(cfg, detector.data_preprocessor), **TENSORS,
-        model=cfg.model.type, query_group=detector.test_cfg.get('query_group', 0),
+        model=type(detector).__name__, query_group=detector.test_cfg.get('query_group', 0),
         opset=args.opset)
     print('[1/2] Tracing the detector', flush=True)
     differences = export_onnx(detector, Path(args.out), metadata, args.opset)
