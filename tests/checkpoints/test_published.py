@@ -8,12 +8,12 @@ from family_builders import family_config
 from mask_builders import mask2former_config
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
-from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_state_dict
 
 from groupdetr_mmdet.checkpoints import named
 from groupdetr_mmdet.checkpoints.loading import CLASS_LAYERS, keep_class_layers
 from groupdetr_mmdet.checkpoints.named import resolve_weights
+from groupdetr_mmdet.checkpoints.reading import read_checkpoint
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.config import read_config
 from groupdetr_mmdet.training.recipe import MODELS as RECIPES
@@ -22,7 +22,7 @@ NAME = 'groupdetr://group_cond_detr_r50_12e'
 
 
 def load() -> dict:
-    return CheckpointLoader.load_checkpoint(NAME, 'cpu', logger='silent')
+    return read_checkpoint(NAME)
 
 
 def test_published_weights_are_fetched_once_and_fit_their_config(server, tmp_path, monkeypatch):
@@ -48,7 +48,7 @@ def test_without_network_a_sentence_says_where_to_put_what(server, tmp_path, mon
 
 def test_an_unknown_name_says_the_known():
     with pytest.raises(ConfigError, match=f'no weights .* there are {NAME}'):
-        CheckpointLoader.load_checkpoint('groupdetr://else', 'cpu', logger='silent')
+        read_checkpoint('groupdetr://else')
 
 
 def test_every_model_has_the_weights_of_its_own_config():
