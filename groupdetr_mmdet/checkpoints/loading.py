@@ -14,7 +14,6 @@ from mmdet.registry import WEIGHT_INITIALIZERS
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit, update_init_info
-from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
@@ -28,9 +27,6 @@ from .reading import read_checkpoint
 # DETR's and Conditional DETR's, the later ones', Mask2Former's, and the embedding of noisy labels
 CLASS_LAYERS = re.compile(r'(^|\.)(fc_cls|cls_branches|cls_embed|label_embedding)\.')
 CLASS_BIAS = re.compile(r'(bbox_head\.(fc_cls|cls_branches\.0)|panoptic_head\.cls_embed)\.bias$')
-# Settings that one kind of optimizer has and others have not
-OPTIMIZER_MARKS = {'betas', 'momentum', 'alpha', 'rho', 'etas', 'lambd'}
-AVERAGES = ('exp_avg', 'momentum_buffer', 'square_avg')  # have the shape of their parameter
 FIX = 'use the config that it was trained with, or convert it by groupdetr convert.'
 
 
@@ -125,8 +121,6 @@ class CheckedWeightsHook(Hook):
             tensors = weights_of(checkpoint, f'--resume: {path}')
             check_training(model, tensors, checkpoint.get('meta'), path)
             announce_rest(checkpoint, runner, path)
-            if all(x.shape == tensors[name].shape for name, x in model.state_dict().items()):
-                check_optimizer(checkpoint.get('optimizer'), runner.optim_wrapper, path)
             return
         load_weights(model, checkpoint, path, runner.cfg.get('allow_missing', False))
         checkpoint['state_dict'] = model.state_dict()
@@ -157,24 +151,6 @@ def announce_rest(checkpoint: Dict[str, Any], runner: Runner, path: str) -> None
     if not checkpoint.get('optimizer'):
         runner.logger.warning(f'{path} has no state of the optimizer, as the best checkpoints '
                               'have none: the optimizer starts anew.')
-
-
-def check_optimizer(saved: Any, wrapper: Any, path: str) -> None:
-    """Refuse to go on with the state of another optimizer; several of them are not checked."""
-    if not isinstance(wrapper, OptimWrapper) or not saved or 'param_groups' not in saved:
-        return
-    groups = wrapper.optimizer.param_groups
-    old, new = ((set(x[0]) & OPTIMIZER_MARKS, [len(group['params']) for group in x])
-                for x in (saved['param_groups'], groups))
-    parameters = [parameter for group in groups for parameter in group['params']]
-    fits = old == new and all(
-        state[key].shape == parameters[index].shape
-        for index, state in saved.get('state', {}).items()
-        for key in AVERAGES if isinstance(state.get(key), Tensor))
-    if not fits:
-        raise ConfigError(f'--resume: {path} has the state of another optimizer, or of other '
-                          'parameters: resume with the optim_wrapper and the model that it was '
-                          'trained with, or begin a new training with load_from.')
 
 
 @WEIGHT_INITIALIZERS.register_module()  # build_runner puts it in the place of `Pretrained`

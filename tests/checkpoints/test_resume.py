@@ -32,7 +32,7 @@ import groupdetr_mmdet  # noqa: F401
 from groupdetr_mmdet.checkpoints.resume import (POINTER, is_whole, latest_whole_checkpoint,
                                                 repair_pointer)
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.io import INCOMPLETE, write_atomically
+from groupdetr_mmdet.io import INCOMPLETE
 
 EPOCHS, ITERS = 2, 4
 BATCH_SIZE = 4
@@ -435,19 +435,6 @@ def test_a_damaged_checkpoint_that_the_user_names_is_refused(finished):
     with pytest.raises(ConfigError) as error:
         build(finished, resume=True, load_from=path).train()
     assert path in str(error.value) and str(finished) in str(error.value)
-
-
-def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / 'epoch_1.pth'
-    write_atomically(path, b'old')
-
-    def full(file):
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(os, 'fsync', full)
-    with pytest.raises(OSError, match='No space left'):
-        write_atomically(path, b'new')
-    assert path.read_bytes() == b'old' and os.listdir(tmp_path) == ['epoch_1.pth']
 
 
 @pytest.mark.parametrize('options', [

@@ -1,7 +1,6 @@
 """Wherever weights come in, damaged ones and those of another model are refused."""
 import copy
 import functools
-import json
 import re
 from pathlib import Path
 
@@ -11,13 +10,11 @@ from builders import build, detector_config
 from deploy_models import Files, write_detector
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from running import run_tool
 
 from groupdetr_mmdet.analysis import report
-from groupdetr_mmdet.checkpoints.loading import check_optimizer
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.training.runner import build_runner, with_checked_weights
 
@@ -242,16 +239,6 @@ def test_hooks_before_the_check_can_change_what_was_loaded(files, tmp_path):
     runner.load_or_resume()
 
 
-def test_a_damaged_record_of_groups_is_named(files, tmp_path, capsys):
-    checkpoint = tmp_path / 'w.pth'
-    checkpoint.write_bytes(files.checkpoint.read_bytes())
-    for text in ('{', '[]', json.dumps(dict(best_query_group=0))):
-        (tmp_path / 'w.groups.json').write_text(text)
-        assert run_tool('export_onnx', files.config, checkpoint, tmp_path / 'x.onnx',
-                        '--query-group', 'best') == 2
-        assert 'w.groups.json is damaged' in capsys.readouterr().err
-
-
 @pytest.mark.parametrize('way', ['predict', 'export'])
 def test_class_names_of_another_number_are_refused(way, files, tmp_path, capsys):
     checkpoint = tmp_path / 'two.pth'
@@ -270,25 +257,6 @@ def test_weights_alone_are_nothing_to_resume(meta, files, tmp_path):
     torch.save(torch.load(files.checkpoint)['state_dict'], checkpoint)
     with pytest.raises(ConfigError, match='--resume: .*weights.pth holds weights and no training'):
         load(files, checkpoint, resume=True)
-
-
-def stepped(optimizer: type, rows: int = 3, layers: int = 1) -> torch.optim.Optimizer:
-    model = torch.nn.Sequential(*[torch.nn.Linear(2, rows) for _ in range(layers)])
-    made = optimizer(model.parameters(), lr=.1)
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    made.step()
-    return made
-
-
-def test_the_state_of_another_optimizer_is_refused():
-    wrapper = OptimWrapper(stepped(torch.optim.AdamW))
-    check_optimizer(stepped(torch.optim.AdamW).state_dict(), wrapper, 'x.pth')
-    check_optimizer(None, wrapper, 'x.pth')
-    for other in (stepped(torch.optim.SGD), stepped(torch.optim.AdamW, rows=4),
-                  stepped(torch.optim.AdamW, layers=2)):
-        with pytest.raises(ConfigError, match='x.pth has the state of another optimizer'):
-            check_optimizer(other.state_dict(), wrapper, 'x.pth')
 
 
 @pytest.mark.parametrize('way', ['load_from', 'init_cfg', 'resume'])
