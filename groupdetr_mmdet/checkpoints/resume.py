@@ -126,15 +126,17 @@ class AtomicCheckpointHook(CheckpointHook):
         A run whose config says no seed drew one. mmengine goes on with it, but for the sampler,
         which was made before the checkpoint was read.
         """
-        if not runner._resume or 'optimizer' not in checkpoint:
+        if not runner._resume:
             return
-        loader = runner.train_dataloader
-        sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
         meta = checkpoint['meta']
         if meta.get('seed') is not None:
             meta['seed'] = int(meta['seed'])  # Python's own generator takes no integer of NumPy
-            if hasattr(sampler, 'seed'):
-                sampler.seed = meta['seed']
+        if 'optimizer' not in checkpoint:
+            return
+        loader = runner.train_dataloader
+        sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
+        if hasattr(sampler, 'seed') and meta.get('seed') is not None:
+            sampler.seed = meta['seed']
         model = unwrapped(runner.model)
         for name, parameter in model.named_parameters():
             saved = checkpoint['state_dict'].get(name, parameter)
