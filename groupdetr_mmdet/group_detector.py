@@ -239,38 +239,34 @@ def check_head(detector: 'GroupDetector') -> None:
 
 def check_test_cfg(test_cfg: dict, num_query_groups: int, separate_self_attn: bool) -> None:
     """Check which of the K groups detect, and that with ``each_group`` each detects alone."""
-    query_group = test_cfg['query_group']
-    if type(query_group) not in (int, str) or \
-            query_group not in (*range(num_query_groups), ALL_GROUPS):
-        raise ConfigError(f'model.test_cfg.query_group={query_group!r} is not one of the groups: '
+    group = test_cfg['query_group']
+    if type(group) not in (int, str) or group not in (*range(num_query_groups), ALL_GROUPS):
+        raise ConfigError(f'model.test_cfg.query_group={group!r} is not one of the groups: '
                           f'choose 0 to {num_query_groups - 1}.')
-    for key, value, together, fix in (
-        ('test_cfg.query_group', query_group, ALL_GROUPS, 'one of them'),
-        ('separate_self_attn', separate_self_attn, False, 'True')):
-        if test_cfg.get('each_group') and value == together:
-            raise ConfigError(f'model.{key}={value} lets all groups detect together, and '
-                              'model.test_cfg.each_group asks for each alone: set '
-                              f'model.{key} to {fix}, or leave each_group out.')
+    if test_cfg.get('each_group') and (group == ALL_GROUPS or not separate_self_attn):
+        key = f'test_cfg.query_group={group}' if separate_self_attn else 'separate_self_attn=False'
+        raise ConfigError('model.test_cfg.each_group=True evaluates each group alone, and '
+                          f'model.{key} lets all groups detect together: remove one of them.')
 
 
 def check_noise(noise: float) -> float:
     """Return ``new_group_noise`` if it is a number of at least 0."""
-    if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < math.inf:
-        raise ConfigError(f'model.new_group_noise={noise} must be a number of at least 0: it is '
-                          'the relative noise on groups that a checkpoint does not have.')
+    if type(noise) not in (int, float) or not 0 <= noise < math.inf:
+        raise ConfigError(f'model.new_group_noise={noise!r} must be a number of at least 0: the '
+                          'relative noise on groups that a checkpoint does not have.')
     return noise
 
 
 def announce_groups(old: int, new: int, noise: float, names: Iterable[str]) -> None:
     """Log what becomes of a checkpoint's groups in a model of another number of them."""
-    level, done = logging.INFO, 'first groups are kept'
+    level, what = logging.INFO, 'the first groups are kept'
     if new > old:
-        how = 'without noise (model.new_group_noise=0): equal groups may stay equal'
-        if noise:
-            how = f'with noise of {noise} of their standard deviation (model.new_group_noise)'
-        level, done = logging.WARNING, f'groups are repeated, {how}'
-    print_log(f'{", ".join(names)}: the checkpoint has num_query_groups={old}, the model {new}; '
-              f'the {done}.', logger='current', level=level)
+        level, what = logging.WARNING, (
+            f'groups are repeated with noise of {noise} standard deviations' if noise else
+            'groups are repeated without noise, and equal groups may stay equal')
+        what += f' (model.new_group_noise={noise})'
+    print_log(f'{", ".join(names)}: num_query_groups={old} in the checkpoint, {new} in the model; '
+              f'{what}.', logger='current', level=level)
 
 
 def repeat_groups(rows: Tensor, old: int, new: int, noise: float, seed: int) -> Tensor:

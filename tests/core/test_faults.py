@@ -136,7 +136,7 @@ def test_a_checkpoint_of_another_k_loads(old, new, caplog):
     source = build(detector_config(num_query_groups=old))
     target = build(detector_config(num_query_groups=new), seed=1)
     line, = logged(caplog, lambda: target.load_state_dict(source.state_dict(), strict=True))
-    assert f'num_query_groups={old}, the model {new}' in line
+    assert f'num_query_groups={old} in the checkpoint, {new} in' in line
     rows, found = (m.query_embedding.weight.detach() for m in (source, target))
     for group in range(new):
         expected = rows[group % old * 10:(group % old + 1) * 10]

@@ -133,5 +133,5 @@ def test_one_warning_names_the_tensors(family, caplog):
 
 @pytest.mark.parametrize('noise', [-1, 'abc', None, True, float('nan'), float('inf')])
 def test_a_noise_that_is_no_number_is_refused(noise):
-    with pytest.raises(ConfigError, match=f'new_group_noise={re.escape(str(noise))} must be'):
+    with pytest.raises(ConfigError, match=f'new_group_noise={re.escape(repr(noise))} must be'):
         make('dab', new_group_noise=noise)
