@@ -3,8 +3,6 @@
 Bit for bit, on the CPU with one thread, with dropout, random augmentation and averaged weights.
 """
 import logging
-import os
-import signal
 
 import pytest
 import torch
@@ -15,8 +13,6 @@ from mmengine.registry import HOOKS
 from tiny import tiny_config
 
 from groupdetr_mmdet.checkpoints.exact import PROGRESS, SeededBatch, seed_generators
-from groupdetr_mmdet.checkpoints.preemption import (INTERRUPTED_STATUS, SIGNALS,
-                                                    STOPPED_STATUS)
 from groupdetr_mmdet.training.runner import build_runner
 
 EPOCHS, STEPS = 2, 4
@@ -126,51 +122,6 @@ def test_a_run_that_is_killed_after_a_step_ends_as_one_that_is_not(coco, whole, 
     runner = train(cfg, resume=True)
     assert runner.train_loop.iter == EPOCHS * STEPS
     assert_equal(state(runner), whole)
-
-
-@HOOKS.register_module()
-class SignalHook(Hook):
-    """Sends this process a signal in a step or a validation, as a cluster does."""
-
-    def __init__(self, number, step=None):
-        self.number, self.step = number, step
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter + 1 == self.step:
-            os.kill(os.getpid(), self.number)
-
-    def before_val_iter(self, runner, batch_idx, data_batch=None):
-        if self.step is None:
-            os.kill(os.getpid(), self.number)
-
-
-def stopped(cfg, **hook):
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    with pytest.raises(SystemExit) as end:
-        train(dict(cfg.to_dict(),
-                   custom_hooks=[*cfg.custom_hooks, dict(type='SignalHook', **hook)]))
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    return end.value.code
-
-
-@pytest.mark.parametrize('number', SIGNALS)
-def test_a_signal_ends_a_run_after_its_step_and_it_continues(coco, whole, tmp_path, capsys,
-                                                             number):
-    cfg = config(coco, tmp_path, by_epoch=True)
-    assert stopped(cfg, number=int(number), step=6) == (
-        INTERRUPTED_STATUS if number == signal.SIGINT else STOPPED_STATUS)
-    said = capsys.readouterr().err
-    assert f'Stopped by {number.name} after step 6' in said and '--resume' in said
-    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'iter_6.pth')
-    assert_equal(state(train(cfg, resume=True)), whole)
-    assert sorted(x.name for x in tmp_path.glob('*.pth')) == ['epoch_1.pth', 'epoch_2.pth']
-
-
-def test_a_signal_during_a_validation_ends_the_run(coco, whole, tmp_path):
-    cfg = config(coco, tmp_path, by_epoch=True, validated=True)
-    assert stopped(cfg, number=int(signal.SIGTERM)) == STOPPED_STATUS
-    assert_equal(state(train(cfg, resume=True)), whole)
 
 
 @pytest.mark.parametrize('workers, persistent', [(1, False), (2, True)])
