@@ -293,7 +293,7 @@ def check_tensors(tensors: Dict[str, Tensor], done: Dict[str, List[str]], target
                   found: Found) -> None:
     """Check that all tensors are there, fit, and are no others; add BatchNorm's counters."""
     expected = target.state_dict()
-    for name in expected.keys() - tensors.keys():
+    for name in [x for x in expected if x not in tensors]:
         if name.endswith('.num_batches_tracked'):
             tensors[name] = torch.tensor(0)  # frozen statistics have none, and it is never read
             done[name] = ['-', 'added, zero']
