@@ -1,4 +1,5 @@
 """What detectors with K groups of queries have in common, whatever they predict."""
+import difflib
 import logging
 import math
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 
 from .assigner import GroupHungarianAssigner
 from .attention import group_self_attention
-from .errors import ConfigError
+from .errors import ConfigError, warn_once
 from .group_layers import give_each_group
 from .groups import check_num_query_groups, chosen_groups
 from .ops.deformable import save_memory
 from .turns import check_groups_at_once
 
 ALL_GROUPS = 'all'  # as test_cfg.query_group
+OUR_KEYS = dict(train_cfg=('assigner', 'groups_at_once'), test_cfg=('query_group', 'each_group'))
 
 
 class DecodedGroups:
@@ -59,6 +61,7 @@ class GroupDetector(DecodedGroups):
                               'least 1: it is the number of queries of one group.')
         for part in kwargs.keys() & {'decoder', 'bbox_head'}:
             kwargs[part] = without_numbers(kwargs[part], part, self.numbers)
+        warn_of_typos(train_cfg=train_cfg, test_cfg=test_cfg)
         if train_cfg is not None:
             train_cfg = dict(
                 train_cfg, assigner=assigner_config(train_cfg.get('assigner'), self.numbers))
@@ -204,6 +207,14 @@ def save_numbers(module: GroupDetector, state_dict: dict, prefix: str,
                  local_metadata: dict) -> None:
     """Say N and K in the metadata of a state dict, as one of its hooks."""
     local_metadata.update(module.numbers)
+
+
+def warn_of_typos(**parts: OptConfigType) -> None:
+    """Warn of keys that are nearly keys of ours, such as ``test_cfg.query_groups``."""
+    for part, cfg in parts.items():
+        for key in set(cfg or ()) - {*OUR_KEYS[part]}:
+            for near in difflib.get_close_matches(key, OUR_KEYS[part], n=1, cutoff=0.8):
+                warn_once(f'model.{part}.{key} is not used; the nearest name is {near}.')
 
 
 def without_numbers(cfg: ConfigType, key: str, numbers: Dict[str, int]) -> ConfigDict:

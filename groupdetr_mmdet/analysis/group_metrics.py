@@ -18,7 +18,7 @@ from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
 from ..data.coco import CheckedCocoMetric
-from ..errors import ConfigError
+from ..errors import ConfigError, first_line
 from ..config import check_groups
 from ..io import write_atomically
 from .plots import COLORS
@@ -172,8 +172,12 @@ def read_groups(checkpoint: Union[str, Path]) -> Optional[Dict[str, Any]]:
     file = record_file(checkpoint)
     if '://' in str(checkpoint) or not file.is_file():
         return None
-    record = json.loads(file.read_text())
-    return record if record['sha256'] == sha256(checkpoint) else None
+    try:
+        record = json.loads(file.read_text())
+        return record if record['sha256'] == sha256(checkpoint) else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f'{file} is damaged ({first_line(error)}): remove it, and run groupdetr '
+                          'test --all-groups again.') from error
 
 
 def sha256(path: Union[str, Path]) -> str:

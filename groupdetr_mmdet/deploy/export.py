@@ -16,7 +16,7 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, first_line
 from ..group_detector import ALL_GROUPS
 from ..group_queries import GroupQueries
 from ..io import write_atomically
@@ -149,10 +149,11 @@ def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any],
         opset (int): Version of ONNX's operators, 16 to 20. Defaults to 18.
 
     Returns:
-        dict[str, float]: See :func:`largest_differences`, which raises RuntimeError.
+        dict[str, float]: See :func:`largest_differences`.
 
     Raises:
-        ConfigError: If the detector cannot be exported.
+        ConfigError: If the detector cannot be exported, or the file finds something else. No file
+            is written then.
     """
     import onnx
     import onnxruntime  # noqa: F401, missing before the minutes of tracing, and not after
@@ -164,7 +165,11 @@ def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any],
                                         for key, value in metadata.items()})
     onnx.checker.check_model(model)
     print('[2/2] Comparing onnxruntime with PyTorch', flush=True)
-    differences = check_onnx(model.SerializeToString(), detector)
+    try:
+        differences = check_onnx(model.SerializeToString(), detector)
+    except RuntimeError as error:
+        raise ConfigError(f'{path} is not written: {first_line(error)}; try another --opset.'
+                          ) from error
     write_atomically(path, model.SerializeToString())
     return differences
 

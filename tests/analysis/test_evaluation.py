@@ -180,6 +180,14 @@ def test_the_best_group_is_recorded_beside_its_weights(tmp_path: Path):
         choose_group('best', str(checkpoint))
 
 
+@pytest.mark.parametrize('text', ['{', '[]', '{}'])
+def test_a_damaged_record_is_named(tmp_path: Path, text: str):
+    (tmp_path / 'a.pth').write_bytes(b'weights')
+    (tmp_path / 'a.groups.json').write_text(text)
+    with pytest.raises(ConfigError, match='a.groups.json is damaged'):
+        choose_group('best', str(tmp_path / 'a.pth'))
+
+
 def test_test_command_evaluates_all_groups(tiny_coco: Path, tmp_path: Path,
                                            capfd: pytest.CaptureFixture):
     tiny_config(tiny_coco).dump(tmp_path / 'tiny.py')

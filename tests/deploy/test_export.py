@@ -144,12 +144,13 @@ def test_what_the_padding_changes_is_what_the_detector_computes(family):
 
 
 def test_a_model_that_detects_something_else_is_not_written(exported, files, tmp_path,
-                                                            monkeypatch):
+                                                            monkeypatch, capsys):
     monkeypatch.setattr(export, 'trace', lambda module, opset: exported.read_bytes())
     out = tmp_path / 'out.onnx'
     out.write_text('from before')
-    with pytest.raises(RuntimeError, match='does not find'):
-        export.export_onnx(detector_of(files, 0), out, {})
+    assert run_tool('export_onnx', files.config, files.checkpoint, out, '--query-group', 0) == 2
+    line = capsys.readouterr().err
+    assert f'{out} is not written' in line and 'PyTorch finds' in line and line.count('\n') == 1
     assert [path.read_text() for path in tmp_path.iterdir()] == ['from before']
     export.export_onnx(detector_of(files, 1), out, {})
     assert onnx.load(out).graph.output

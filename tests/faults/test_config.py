@@ -7,7 +7,7 @@ from mmengine.config import Config, ConfigDict
 from running import run_tool
 from tiny import tiny_config
 
-from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.errors import ConfigError, warn_once
 
 LINES = {  # --cfg-options of a training: words of the line, the key or the part first
     'model.num_query_group=3': ('model: ', 'nearest name is num_query_groups'),
@@ -100,6 +100,19 @@ def test_a_wrong_value_of_the_groups_is_refused_in_every_family(family):
             model.merge_from_dict({f'model.{"panoptic_head." * in_head}{key}': value})
             with pytest.raises(ConfigError, match=key.rsplit('.', 1)[-1]):
                 MODELS.build(model.model)
+
+
+@pytest.mark.parametrize(('key', 'near'), [('test_cfg.query_groups', 'query_group'),
+                                           ('train_cfg.groups_at_one', 'groups_at_once')])
+def test_a_nearly_right_key_of_the_groups_is_announced(warnings_logged, key, near):
+    warn_once.cache_clear()
+    model = Config(dict(model=family_config('dab')))
+    MODELS.build(model.model)
+    assert not warnings_logged()
+    model.merge_from_dict({f'model.{key}': 1})
+    MODELS.build(model.model)
+    warning, = warnings_logged()
+    assert f'model.{key} ' in warning and f'is {near}.' in warning
 
 
 def test_dino_with_groups_needs_its_head():
