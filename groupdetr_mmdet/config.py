@@ -34,7 +34,10 @@ def find_config(config: str, key: str = 'CONFIG') -> str:
 
     Args:
         config (str): Path or name, such as ``demo/cond_detr_demo`` or ``cond_detr_demo``.
-        key (str): What a message calls the argument. Defaults to 'CONFIG'.
+        key (str): Name of the argument, for the message. Defaults to 'CONFIG'.
+
+    Raises:
+        ConfigError: If there is none.
     """
     if osp.isfile(config):
         return config
@@ -46,10 +49,9 @@ def find_config(config: str, key: str = 'CONFIG') -> str:
     name = name if name in shipped else by_stem.get(name)
     if name:
         return str(shipped[name])
-    near = nearest(Path(config).stem, by_stem)
-    raise ConfigError(f'{key}: {config} does not exist; put it there, correct the path, or name '
-                      'a shipped config' + (f': the nearest name is {by_stem[near]}.' if near else
-                                            '.'))
+    near = by_stem.get(nearest(Path(config).stem, by_stem))
+    raise ConfigError(f'{key}: {config} does not exist; correct the path, or name a shipped config'
+                      + (f': the nearest name is {near}.' if near else '.'))
 
 
 def read_config(config: str, key: str = 'CONFIG') -> Config:
@@ -61,28 +63,22 @@ def read_config(config: str, key: str = 'CONFIG') -> Config:
     path = find_config(config, key)
     try:
         return Config.fromfile(path)
-    except ConfigError:
-        raise
     except Exception as error:
-        fix = ('; are CONFIG and CHECKPOINT swapped?' if path.endswith(WEIGHTS) else
-               ': correct the file or name another.')
+        swapped = '; are CONFIG and CHECKPOINT swapped?' if path.endswith(WEIGHTS) else '.'
         raise ConfigError(f'{key}: {path} is not a config ({type(error).__name__}: '
-                          f'{first_line(error)}){fix}') from error
+                          f'{first_line(error)}){swapped}') from error
 
 
 class Options(DictAction):
-    """``--cfg-options`` of a command, with a sentence for one that is not ``key=value``."""
+    """``--cfg-options`` of a command: ``key=value`` pairs, as of mmengine."""
 
     def __call__(self, parser: ArgumentParser, namespace: Namespace, values: List[str],
                  option_string: Optional[str] = None) -> None:
         """Parse the options."""
-        for value in values:
-            if not value.partition('=')[0] or '=' not in value:
-                parser.error(f'{option_string}: {value} is not key=value')
         try:
             super().__call__(parser, namespace, values, option_string)
-        except AssertionError as error:
-            parser.error(f'{option_string}: {error}')
+        except (AssertionError, ValueError):
+            parser.error(f'{option_string} {" ".join(values)}: write key=value pairs')
 
 
 def merge_options(cfg: Config, options: Optional[Dict[str, Any]]) -> None:
@@ -101,58 +97,55 @@ def merge_options(cfg: Config, options: Optional[Dict[str, Any]]) -> None:
 
 
 def check_option(cfg: Config, key: str) -> None:
-    """Refuse an option that would only make a variable which nobody reads."""
+    """Refuse an option whose name is nearly a part of the config; warn of other new names."""
     part = key.split('.')[0]
     if part == 'custom_imports':
         raise ConfigError(f'--cfg-options {key}: mmengine imports while it reads the file: write '
                           'custom_imports into the file.')
     if part not in PARTS and part not in cfg:
-        near = nearest(part, {*PARTS, *cfg})
-        if near:
+        if near := nearest(part, {*PARTS, *cfg}):
             raise ConfigError(f'--cfg-options {key}: the config has no {part}; the nearest name '
                               f'is {near}: correct it.')
-        warn_once(f'--cfg-options {key}: the config has no {part}, and nobody may read it.')
+        warn_once(f'--cfg-options {key}: the config has no {part}.')
 
 
 def nearest(name: Any, known: Iterable[str]) -> Optional[str]:
-    """The known name that was probably meant, None where none is near."""
+    """Return the known name that was probably meant, None where none is near."""
     return next(iter(difflib.get_close_matches(str(name), sorted(set(known)), n=1)), None)
 
 
 def hint(words: str, stack: Sequence[FrameType]) -> str:
-    """The end of a library's message about an unknown key or type: the nearest known name.
+    """Return the nearest known name for a library's message about an unknown key or type.
+
+    For a key of this package in a stock detector it is the detector with groups.
 
     Args:
         words (str): The message.
         stack (Sequence[FrameType]): The calls that led to it, the innermost last.
 
     Returns:
-        str: '' where no name is near. For a key of this package in a stock detector, the detector
-        with groups.
+        str: Words to add to the message, '' where no name is near.
     """
     builds = [frame.f_locals for frame in stack if frame.f_code.co_name == 'build_from_cfg']
-    built = builds[-1].get('obj_cls') if builds else None
-    if key := re.search(r"([\w.]+)\(\) got an unexpected keyword argument '(\w+)'", words):
+    built, known = builds[-1].get('obj_cls') if builds else None, set()
+    if match := re.search(r"(\w+)[.\w]*\(\) got an unexpected keyword argument '(\w+)'", words):
         grouped = MODELS.module_dict.get(f'Group{getattr(built, "__name__", "")}')
-        if key[2] in parameters(grouped):
+        if match[2] in parameters(grouped):
             return f"; set model.type='{grouped.__name__}'"
         seen = (*stack[-1].f_globals.values(), *stack[-1].f_locals.values(), built)
         known = {name for x in seen if inspect.isclass(x) for base in x.__mro__
-                 if base.__name__ == key[1].split('.')[0] for name in parameters(x)}
-        near = nearest(key[2], known)
-    elif (kind := re.search(r"'?(\S+) is not in the \S+ registry", words)) and builds:
+                 if base.__name__ == match[1] for name in parameters(x)}
+    elif (match := re.search(r"()'?(\S+) is not in the \S+ registry", words)) and builds:
         root = builds[-1]['registry']
         while root.parent is not None:
             root = root.parent
-        near = nearest(kind[1], (name for x in (root, *root.children.values())
-                                 for name in x.module_dict))
-    else:
-        return ''
+        known = {name for x in (root, *root.children.values()) for name in x.module_dict}
+    near = known and nearest(match[2], known)
     return f'; the nearest name is {near}' if near else ''
 
 
 def parameters(cls: Optional[type]) -> Set[str]:
-    """Names of the parameters of a class and of the classes it inherits from."""
+    """Return the names of the parameters of a class and of the classes it inherits from."""
     inits = (vars(base).get('__init__') for base in getattr(cls, '__mro__', ()))
     return {name for init in inits if inspect.isfunction(init)
             for name in inspect.signature(init).parameters}
@@ -173,7 +166,7 @@ def check_groups(key: str, model: Optional[dict]) -> None:
     """Check that a model is a detector with groups of queries, of whatever K.
 
     Args:
-        key (str): Argument that asks for groups, for the message.
+        key (str): Argument that needs groups, for the message.
         model (dict, optional): Config of the model.
 
     Raises:

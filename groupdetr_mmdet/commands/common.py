@@ -1,4 +1,4 @@
-"""What several commands share: arguments, config, detector."""
+"""Arguments and configs of several commands."""
 import argparse
 import os
 from pathlib import Path
@@ -12,13 +12,17 @@ from rich.table import Table
 
 from ..analysis.group_metrics import choose_group, query_group
 from ..checkpoints.named import find_checkpoint
-from ..errors import ConfigError
 from ..config import Options, check_groups, merge_options, read_config
-from ..training.options import set_amp
 
-LAUNCHED = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_LOCAL_RANK')
 CONFIG = 'config file, or the name of a shipped config'
 CHECKPOINT = 'checkpoint file, or best or last of the training of CONFIG'
+
+
+def positive(text: str) -> int:
+    """Parse an integer of at least 1, as the type of an argument."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text} must be at least 1')
+    return int(text)
 
 
 def add_runner_arguments(parser: argparse.ArgumentParser, config: str = CONFIG) -> None:
@@ -55,12 +59,6 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = read_config(args.config)
     cfg.launcher = args.launcher
     merge_options(cfg, args.cfg_options)
-    if vars(args).get('amp'):
-        set_amp(cfg)
-    variable = LAUNCHED.get(cfg.launcher)
-    if variable and variable not in os.environ:
-        raise ConfigError(f'--launcher {cfg.launcher}: {variable} is not set, as that launcher '
-                          'sets it: start by tools/dist_train.sh, or leave --launcher out.')
     cfg.work_dir = args.work_dir or default_work_dir(cfg, args.config)
     return cfg
 
@@ -74,7 +72,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def default_work_dir(cfg: Config, config: str) -> str:
-    """Where a training of a config goes unless it is told otherwise."""
+    """Return the work directory of a config, without ``--work-dir``."""
     return cfg.get('work_dir') or str(Path('work_dirs', Path(config).stem))
 
 

@@ -15,7 +15,7 @@ from ..deploy.inference import class_names
 from ..errors import ConfigError
 from ..config import check_groups, merge_options, read_config
 from ..io import check_output, check_path, write_atomically
-from .common import CONFIG, add_cfg_options
+from .common import CONFIG, add_cfg_options, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='where SRC comes from; recognized by the names of its tensors')
     add('--to', choices=['ours', 'mmdet'], default='ours', help='what to write: for this package, '
         "or for mmdet's own detector, with its config beside it")
-    add('--num-queries', type=int, metavar='N',
+    add('--num-queries', type=positive, metavar='N',
         help='queries of one group in SRC, where it says another number')
     add('--query-group', type=query_group, metavar='I', help='group that --to mmdet keeps, 0 by '
         'default; best: the one that groupdetr test --all-groups found')
@@ -49,8 +49,6 @@ def check_args(args: argparse.Namespace) -> None:
     if args.query_group is not None and args.to != 'mmdet':
         raise ConfigError(f'--query-group {args.query_group}: only --to mmdet keeps one group; '
                           'add it, or leave --query-group out.')
-    if args.num_queries is not None and args.num_queries < 1:
-        raise ConfigError(f'--num-queries {args.num_queries} must be at least 1.')
     if osp.exists(args.out) and osp.exists(args.src) and osp.samefile(args.src, args.out):
         raise ConfigError(f'OUT {args.out} is SRC itself, which would be lost: name another file.')
     check_output('OUT', args.out)

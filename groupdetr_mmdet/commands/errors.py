@@ -1,8 +1,8 @@
-"""How a command ends: an error in one line with status 2, or its traceback.
+"""End a command: with an error in one line and status 2, or with its traceback.
 
 One line: what this package refuses (:class:`ConfigError`), what a library refuses before the first
-step of a run, in the library's words, and what people meet every day (memory, disk, port). A
-traceback: an exception out of the user's own code, and whatever else fails after the first step.
+step of a run, and what people meet every day (memory, disk, port). A traceback: an exception in
+the user's own code, and everything else that fails after the first step.
 """
 import errno
 import logging
@@ -24,33 +24,36 @@ from mmengine.dist import is_distributed
 from mmengine.runner import Runner
 from torch import nn
 
+from ..compat import unwrapped
 from ..config import hint, iter_dicts
 from ..errors import ConfigError, first_line
-from ..compat import unwrapped
 from ..training.processes import launched_rank
 
-ERROR, INTERRUPTED, UNREAD = 2, 130, 141  # statuses; the last are those of Ctrl+C and SIGPIPE
+ERROR, INTERRUPTED, UNREAD = 2, 130, 141  # statuses; the last two are those of Ctrl+C and SIGPIPE
 TRACEBACK = 'GROUPDETR_TRACEBACK'  # environment variable: 1 shows the traceback above the line
-TOLD = 'GROUPDETR_TOLD'  # another: the file that the first process with an error makes
+TOLD = 'GROUPDETR_TOLD'  # environment variable: a file that the first process with an error makes
 LIBRARIES = {'groupdetr_mmdet', 'site-packages', 'dist-packages', 'mmengine', 'mmcv', 'mmdet'}
 STDLIB = sysconfig.get_path('stdlib')
 BEGINNINGS = {'build_from_cfg', 'build_runner', 'load_config', 'load_inference_config',
               'apply_options'}  # functions in which a run has not begun
 MEMORY = ('The memory is full ({}): lower train_dataloader.batch_size, model.num_query_groups or '
           'the image scale, or set model.decoder.num_cp.')
-EVERY_DAY = (  # by class and text; {} is the first line of the text
+EVERY_DAY = (  # class, text, and the line, where {} is the first line of the text
     (Exception, f'EADDRINUSE|{os.strerror(errno.EADDRINUSE)}', 'The port of the launcher is in '
      'use, maybe by another run: set PORT (or MASTER_PORT, --master_port) to another one.'),
     ((torch.cuda.OutOfMemoryError, MemoryError), '', MEMORY),
     (RuntimeError, "can't allocate memory", MEMORY),
     (RuntimeError, r'\ADataLoader worker \(pid.*(Killed|Bus error)', '{}: the system killed a '
      'process that loads data, mostly for lack of memory; lower num_workers or batch_size of the '
-     'dataloader, and continue by --resume.'))
+     'dataloader, and continue by --resume.'),
+    (OSError, f'{os.strerror(errno.ENOSPC)}|{os.strerror(errno.EDQUOT)}', '{}: free space, or '
+     'name another --work-dir or --out.'),
+    (ModuleNotFoundError, '', '{}: install it with pip.'))
 PEER_LOST = 'Connection (closed|reset|refused)|Broken pipe|[Tt]imed? ?out|peer|NCCL|store'
 
 
 def end_in_one_line(command: Callable[[], None]) -> None:
-    """Run a command; an error that is told in one line ends the process with status 2."""
+    """Run a command; end the process with status 2 after an error that fits into one line."""
     logging.raiseExceptions = False  # or a full disk prints a traceback for each line of the log
     try:
         command()
@@ -67,14 +70,16 @@ def end_in_one_line(command: Callable[[], None]) -> None:
             raise
         keep_traceback(error)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the launcher may end this process now
-        time.sleep(waiting_time(error))
+        rank = 0 if TOLD in os.environ else launched_rank()
+        # Another process may print the reason, and the launcher end this one.
+        time.sleep(30 if lost_peer(error) else 10 + min(rank, 20) / 2 if rank else 0)
         if tells_first():
             print('error:', line, file=sys.stderr, flush=True)
         end(ERROR)
 
 
 def end(status: int) -> NoReturn:
-    """End the process; output that nobody reads any more is dropped."""
+    """End the process; drop output that nobody reads any more."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -93,16 +98,8 @@ def keep_traceback(error: Exception) -> None:
             handler.handle(logging.makeLogRecord(dict(msg=text, levelname='ERROR')))
 
 
-def waiting_time(error: Exception) -> float:
-    """Seconds in which another process may tell the reason and the launcher may end all."""
-    if peer(error):
-        return 30
-    rank = 0 if TOLD in os.environ else launched_rank()
-    return 10 + min(rank, 20) / 2 if rank else 0
-
-
 def tells_first() -> bool:
-    """Whether no other process of this launcher has told an error."""
+    """Whether no other process of this launcher has printed an error."""
     try:
         os.close(os.open(os.environ[TOLD], os.O_CREAT | os.O_EXCL))
     except FileExistsError:
@@ -113,40 +110,33 @@ def tells_first() -> bool:
 
 
 def one_line(error: BaseException) -> Optional[str]:
-    """The line that tells an error, None where the traceback is shown."""
+    """Return the line for an error, None where its traceback is shown."""
+    line, first = None, first_line(error)
     if 'ConfigError: ' in str(error):  # out of a process that loads data, below its traceback
         line = str(error).rsplit('ConfigError: ')[-1]
     elif isinstance(error, (ConfigError, FloatingPointError)):
         line = str(error)
+    elif lost_peer(error):
+        line = (f'Another process of this run has ended or hangs ({first}): its error is above; '
+                'continue by --resume.')
     else:
-        line = peer(error) or every_day(error) or refusal(error)
+        lines = (line.format(first) for kind, text, line in EVERY_DAY
+                 if isinstance(error, kind) and re.search(text, str(error)))
+        line = next(lines, None) or refusal(error)
     return line and ' '.join(line.split())
 
 
-def peer(error: BaseException) -> Optional[str]:
-    """The line where another process of a distributed run has ended or hangs."""
+def lost_peer(error: BaseException) -> bool:
+    """Whether another process of a distributed run has ended or hangs."""
     in_dist = any({'distributed', 'autograd'} & {*Path(frame.f_code.co_filename).parts}
                   for frame in frames(error))
-    lost = isinstance(error, getattr(torch.distributed, 'DistError', ())) or \
-        isinstance(error, RuntimeError) and in_dist and re.search(PEER_LOST, str(error))
-    return (f'Another process of this run has ended or hangs ({first_line(error)}): its error is '
-            'above; continue by --resume.') if is_distributed() and lost else None
-
-
-def every_day(error: BaseException) -> Optional[str]:
-    """The line for what no config can help: memory, disk, port, a missing package."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f'{error.filename or "A file of the run"}: {error.strerror}; free space, or name ' \
-            'another --work-dir or --out.'
-    if isinstance(error, ImportError) and not (error.name or '').startswith('groupdetr_mmdet'):
-        package = (error.name or '').split('.')[0]
-        return first_line(error) + (f': run pip install {package}.' if package else '.')
-    return next((line.format(first_line(error)) for kind, text, line in EVERY_DAY
-                 if isinstance(error, kind) and re.search(text, str(error))), None)
+    return is_distributed() and (
+        isinstance(error, getattr(torch.distributed, 'DistError', ())) or
+        isinstance(error, RuntimeError) and in_dist and bool(re.search(PEER_LOST, str(error))))
 
 
 def refusal(error: BaseException) -> Optional[str]:
-    """What a library refuses before the first step, with the part that was being built."""
+    """Return what a library refuses before the first step, with the part that was being built."""
     stack, text = frames(error), str(error)
     in_worker = ' in DataLoader worker process ' in text
     file = ([stack[-1].f_code.co_filename] + re.findall('File "(.+?)", line', text))[-1]
@@ -161,12 +151,12 @@ def refusal(error: BaseException) -> Optional[str]:
 
 
 def frames(error: BaseException) -> List[FrameType]:
-    """The calls that led to an exception, the innermost last."""
+    """Return the calls that led to an exception, the innermost last."""
     return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
 
 
 def runner_of(stack: List[FrameType]) -> Optional[Runner]:
-    """The runner among the owners of some calls."""
+    """Return the runner among the owners of some calls."""
     return next((x for x in (frame.f_locals.get('self') for frame in stack)
                  if isinstance(x, Runner)), None)
 
@@ -181,26 +171,28 @@ def has_stepped(error: BaseException, stack: List[FrameType]) -> bool:
 
 
 def part_of(stack: List[FrameType]) -> str:
-    """Config key of the innermost part that was being built or computed, '' if unknown."""
-    runner, calls = runner_of(stack), [frame.f_code.co_name for frame in stack]
-    configs = [x for frame in stack for x in frame.f_locals.values() if isinstance(x, Config)]
-    cfg = getattr(runner, 'cfg', None) or next(iter(configs), {})
-    parts = [pair for name in cfg for pair in iter_dicts(cfg[name], name)]
-    model = getattr(runner, 'model', None)
-    names = {x: name for name, x in unwrapped(model).named_modules()} \
-        if isinstance(model, nn.Module) else {}
+    """Return the config key of the innermost part that was being built or run, '' if unknown."""
+    runner, calls = runner_of(stack), {frame.f_code.co_name for frame in stack}
+    configs = (x for frame in stack for x in frame.f_locals.values() if isinstance(x, Config))
+    cfg = getattr(runner, 'cfg', None) or next(configs, {})
     mode = next((x for x in ('test', 'val', 'train') if f'build_{x}_loop' in calls), '')
-    for call, values in zip(reversed(calls), (frame.f_locals for frame in reversed(stack))):
-        owner, built = values.get('self'), values.get('cfg')
+    parts = sorted((pair for name in cfg for pair in iter_dicts(cfg[name], name)),
+                   key=lambda pair: not pair[0].startswith(mode))
+    model = getattr(runner, 'model', None)
+    children = unwrapped(model).named_children() if isinstance(model, nn.Module) else ()
+    children = [(name, {*module.modules()}) for name, module in children]
+    for frame in reversed(stack):
+        owner, built = frame.f_locals.get('self'), frame.f_locals.get('cfg')
         if isinstance(owner, BaseTransform):
             return type(owner).__name__
-        if isinstance(owner, nn.Module) and names.get(owner):
-            return f'model.{names[owner].split(".")[0]}'
-        if call == 'build_dataloader':
+        for name, modules in children:
+            if isinstance(owner, nn.Module) and owner in modules:
+                return f'model.{name}'
+        if frame.f_code.co_name == 'build_dataloader':
             return f'{mode}_dataloader'
-        same = [(part != built, not key.startswith(mode), i, key)
-                for i, (key, part) in enumerate(parts if call == 'build_from_cfg' else ())
-                if part.get('type', 0) == built.get('type')]
-        if same:
-            return min(same)[-1]
+        if frame.f_code.co_name == 'build_from_cfg':
+            same = [key for key, part in parts if part.get('type', 0) == built.get('type')]
+            if same:
+                equal = [key for key, part in parts if part == built]
+                return (equal or same)[0]
     return ''

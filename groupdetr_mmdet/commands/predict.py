@@ -12,9 +12,9 @@ from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from rich.progress import track
 
 from ..deploy.inference import CocoIds, Inferencer, filtered, find_images, find_labels
-from ..errors import ConfigError
+from ..errors import ConfigError, first_line
 from ..io import check_output, write_atomically
-from .common import add_inference_arguments, load_inference_config
+from .common import add_inference_arguments, load_inference_config, positive
 
 # What OpenCV reads and, in color, also writes.
 PICTURE_SUFFIXES = set(IMG_EXTENSIONS) - {'.pgm'}
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'lower score, in pictures and results; for an evaluation set 0 (default: %(default)s)')
     add('--classes', nargs='+', default=[], metavar='NAME', help='classes to keep, all by default')
     add('--device', help='such as cpu or cuda:0, the best one by default')
-    add('--batch-size', type=int, default=1, help='images of a batch')
+    add('--batch-size', type=positive, default=1, help='images of a batch')
     add('--ann-file', help='COCO annotations with the ids of these images and of the categories')
     add('--no-vis', action='store_true', help='draw no pictures')
 
@@ -50,13 +50,12 @@ def picture_names(paths: List[str], folder: Path) -> Dict[str, str]:
 
 
 def main(args: argparse.Namespace) -> None:
-    if not 0 <= args.score_thr <= 1 or args.batch_size < 1:
-        raise ConfigError(f'--score-thr {args.score_thr} must be 0 to 1, and --batch-size '
-                          f'{args.batch_size} at least 1.')
+    if not 0 <= args.score_thr <= 1:
+        raise ConfigError(f'--score-thr {args.score_thr} must be 0 to 1.')
     try:
         torch.zeros(1, device=args.device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f'--device {args.device}: {str(error).splitlines()[0]}') from error
+        raise ConfigError(f'--device {args.device}: {first_line(error)}.') from error
     paths = find_images(args.inputs)
     out, results = Path(args.out), []
     pictures = {} if args.no_vis else picture_names(paths, out / 'vis')

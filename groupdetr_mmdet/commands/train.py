@@ -1,7 +1,5 @@
-"""Train a detector on the data of a config, of a folder of images and labels or of a label file.
-
-For the latter two this writes a config first, as ``prepare`` does.
-"""
+"""Train a detector on the data of a config, or on a folder of images and labels or a label file,
+for which a config is written first, as by `groupdetr prepare`."""
 import argparse
 import os
 from contextlib import ExitStack
@@ -22,7 +20,7 @@ from ..training import dry_run, options
 from ..training.processes import end_with_launcher, launched_rank
 from ..training.progress import run_training
 from . import prepare
-from .common import add_runner_arguments, load_config, print_table
+from .common import add_runner_arguments, load_config, positive, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,14 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                          'images and labels, or a label file')
     prepare.add_choices(parser)
     add = parser.add_argument
-    add('--dry-run', action='store_true',
-        help='time a few steps, and say what the whole training will take')
-    add('--epochs', type=int, metavar='N',
-        help='how long to train; the learning rate falls at the same part of it')
-    add('--batch-size', type=int, metavar='N', help='images of a process at a time; gradients are '
-        'added up until an update has as many images as the config says')
+    add('--dry-run', action='store_true', help='time a few steps and forecast the whole training')
+    add('--epochs', type=positive, metavar='N',
+        help='length of the training; the learning rate falls at the same fraction of it')
+    add('--batch-size', type=positive, metavar='N', help='images of a step in each process; '
+        'gradients are accumulated until an update has the number of images in the config')
     add('--ema', action='store_true', help='average the weights of all steps')
-    add('--early-stop', type=int, metavar='N', help='end after N validations that were not better')
+    add('--early-stop', type=positive, metavar='N',
+        help='end after N validations without a better result')
     add('--tensorboard', action='store_true', help='write TensorBoard logs, too')
     add('--wandb', action='store_true', help='log to Weights & Biases, too')
     add('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on a CPU')
@@ -49,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def config_of_data(args: argparse.Namespace) -> str:
-    """Name of the config: CONFIG, or for a folder or label file the config that is prepared."""
+    """Return CONFIG; for a folder or label file, write its config first and return its name."""
     given = [f'--{name.replace("_", "-")}' for name in prepare.DEFAULTS
              if getattr(args, name) is not None]
     if not is_data(args.config) or args.config.endswith(WEIGHTS):
@@ -58,37 +56,35 @@ def config_of_data(args: argparse.Namespace) -> str:
                               f'{args.config} is a config: leave {given[0]} out.')
         return args.config
     out = prepare.default_out(args.config)
-    if not out.exists() and args.launcher != 'none':
-        raise ConfigError(f'CONFIG {args.config} is data, and several processes need a config:'
-                          f' run groupdetr prepare {args.config} first.')
     if not out.exists():
+        if args.launcher != 'none':
+            raise ConfigError(f'CONFIG {args.config} is data, and several processes need a config:'
+                              f' run groupdetr prepare {args.config} first.')
         prepare.prepare(args, args.config, out)
-    elif given:
-        raise ConfigError(f'{given[0]} would change {out}, which is there already: leave it out, '
-                          'or remove the file.')
-    elif not prepare.was_prepared(out, args.config):
-        raise ConfigError(f'CONFIG {args.config}: {out} is there already, and was prepared for '
-                          f'other data: train {out}, or remove it.')
+    elif given or not prepare.was_prepared(out, args.config):
+        why = f'{given[0]} would change it' if given else 'was prepared for other data'
+        raise ConfigError(f'{out} is there already, and {why}: train {out}, or remove it.')
     else:
-        print(f'Going on with {out}, which an earlier run wrote for {args.config}.')
+        print(f'Using {out}, which an earlier run wrote for {args.config}.')
     return str(out)
 
 
 def apply_options(cfg: Config, args: argparse.Namespace) -> None:
-    """Change the config as the arguments ask."""
+    """Change the config by the arguments."""
     options.keep_best(cfg)
     options.add_hook(cfg, type='OtherClassesHook')
-    if args.epochs is not None:
-        options.set_epochs(cfg, args.epochs)
-    if args.batch_size is not None:
-        options.set_batch_size(cfg, args.batch_size)
+    for value, change in ((args.epochs, options.set_epochs),
+                          (args.batch_size, options.set_batch_size),
+                          (args.early_stop, options.stop_early)):
+        if value:
+            change(cfg, value)
     if args.auto_scale_lr:
-        options.set_auto_scale_lr(cfg)
+        cfg.auto_scale_lr = dict(cfg.get('auto_scale_lr') or {}, enable=True)
     options.scale_for_accumulation(cfg)
+    if args.amp:
+        options.set_amp(cfg)
     if args.ema:
         options.average_weights(cfg)
-    if args.early_stop is not None:
-        options.stop_early(cfg, args.early_stop)
     for backend in ('Tensorboard', 'Wandb'):
         if getattr(args, backend.lower()):
             options.log_to(cfg, backend)
@@ -103,12 +99,12 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def show_next(args: argparse.Namespace, work_dir: Path) -> None:
-    """Say where the result is, and what to do with it."""
+    """Print where the result is, and the next commands."""
     best = best_checkpoint(work_dir)
     written = best or last_checkpoint(work_dir)
     if written is None:
         return
-    # These names mean the work directory that the config says.
+    # best and last are looked for in the config's own work directory.
     name = quote(str(written)) if args.work_dir else 'best' if best else 'last'
     config = quote(args.config)
     print(f'Wrote {written}.\n'
@@ -122,9 +118,9 @@ def main(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     apply_options(cfg, args)
     if dry_run.is_slow(cfg):
-        print(f'There is no GPU, and {args.config} takes long without one: groupdetr train '
-              f'{quote(args.config)} --dry-run says how long, {dry_run.SMALL_CONFIG} is a small '
-              'config, and groupdetr prepare DATA --model small writes one.')
+        print(f'There is no GPU, and {args.config} takes long without one. --dry-run forecasts '
+              f'the time; {dry_run.SMALL_CONFIG} is a small config, and groupdetr prepare DATA '
+              '--model small writes one.')
     if args.dry_run:
         print_table((f'{dry_run.TIMED} steps on {get_device()}', ''), dry_run.measure(cfg))
         return

@@ -12,12 +12,12 @@ from torch import nn
 class BFloat16OptimWrapper(OptimWrapper):
     """``OptimWrapper`` whose forward passes run under autocast to bfloat16 on the CPU.
 
-    mmengine's ``AmpOptimWrapper`` wants a GPU. bfloat16 has the range of float32, so that no loss
-    has to be scaled; weights, gradients, losses and boxes stay in float32.
+    mmengine's ``AmpOptimWrapper`` needs a GPU. bfloat16 has the range of float32, so no loss is
+    scaled; weights, gradients, losses and boxes stay in float32.
     """
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Compute in bfloat16 where PyTorch does so on a CPU."""
+        """Run the forward pass under autocast."""
         with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
             yield

@@ -1,5 +1,4 @@
-"""What people set of a training without writing a config: each is one change of the config."""
-import importlib.util
+"""Options of a training that need no config of one's own: each function changes a config."""
 from typing import Optional
 
 from mmengine.config import Config, ConfigDict
@@ -17,25 +16,13 @@ def set_amp(cfg: Config) -> None:
     if get_device() != 'cpu':
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
         return
-    dtype = cfg.optim_wrapper.pop('dtype', 'bfloat16')
-    if dtype != 'bfloat16':
-        raise ConfigError(f'optim_wrapper.dtype={dtype} needs a GPU and there is none: leave it '
-                          'out, and --amp means bfloat16.')
-    cfg.optim_wrapper.pop('loss_scale', None)
+    for key in ('dtype', 'loss_scale'):
+        cfg.optim_wrapper.pop(key, None)
     cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
 
 
-def set_auto_scale_lr(cfg: Config) -> None:
-    """Scale the learning rate with the batch size."""
-    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-        raise ConfigError('--auto-scale-lr: the config does not say auto_scale_lr.base_batch_size;'
-                          ' set it to the batch size that the learning rate was chosen for.')
-    cfg.auto_scale_lr.enable = True
-
-
 def set_epochs(cfg: Config, epochs: int) -> None:
-    """Train for a number of epochs; the learning rate changes at the same parts of them."""
-    check_positive('--epochs', epochs)
+    """Train for a number of epochs; the learning rate changes at the same fractions of them."""
     if 'max_epochs' not in cfg.train_cfg:
         raise ConfigError('--epochs: train_cfg of the config counts no epochs; set its max_iters '
                           'with --cfg-options train_cfg.max_iters=N.')
@@ -46,7 +33,7 @@ def set_epochs(cfg: Config, epochs: int) -> None:
             for key in ('begin', 'end', 'T_max'):
                 if scheduler.get(key):
                     scheduler[key] = max(1, round(scheduler[key] * ratio))
-            if 'begin' in scheduler:  # a schedule has an epoch at least
+            if 'begin' in scheduler:  # a schedule needs one epoch
                 scheduler.begin = min(scheduler.begin, epochs - 1)
             if 'milestones' in scheduler:
                 scheduler.milestones = sorted({max(1, round(x * ratio))
@@ -54,80 +41,68 @@ def set_epochs(cfg: Config, epochs: int) -> None:
 
 
 def set_batch_size(cfg: Config, batch_size: int) -> None:
-    """Give a process a number of images at a time, and keep the images of an update.
+    """Set the images of a step in each process, and keep the images of an update.
 
-    Gradients of as many steps are added up as make the config's number; a larger number of images
-    makes an update larger, and ``auto_scale_lr`` follows it where it is on.
+    Gradients are accumulated until an update has the config's number of images. A larger step
+    makes a larger update.
     """
-    check_positive('--batch-size', batch_size)
     images = cfg.train_dataloader.batch_size * cfg.optim_wrapper.get('accumulative_counts', 1)
     cfg.train_dataloader.batch_size = batch_size
     cfg.optim_wrapper.accumulative_counts = max(1, round(images / batch_size))
 
 
 def scale_for_accumulation(cfg: Config) -> None:
-    """Let ``auto_scale_lr`` see the images of an update: mmengine sees those of a step."""
-    steps = cfg.optim_wrapper.get('accumulative_counts', 1)
-    if steps > 1 and (cfg.get('auto_scale_lr') or {}).get('enable'):
-        cfg.auto_scale_lr.base_batch_size /= steps
+    """Let ``auto_scale_lr``, which counts the images of a step, count those of an update."""
+    steps, scale = cfg.optim_wrapper.get('accumulative_counts', 1), cfg.get('auto_scale_lr') or {}
+    if scale.get('enable') and 'base_batch_size' in scale:
+        scale.base_batch_size /= steps
 
 
 def average_weights(cfg: Config) -> None:
-    """Average the weights of all steps (EMA), and evaluate the averaged ones."""
+    """Average the weights of all steps (EMA), and evaluate the averaged weights."""
     add_hook(cfg, type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.0002, update_buffers=True,
              priority=49)
 
 
 def stop_early(cfg: Config, patience: int) -> None:
-    """End a training when that many validations in a row were not better than the best."""
-    check_positive('--early-stop', patience)
+    """End a training after that many validations in a row that were not better than the best."""
     metric = (checkpoint_hook(cfg) or {}).get('save_best', 'auto')
     kinds = [str(x.get('type')) for _, x in iter_dicts(cfg.get('val_evaluator'), '')]
     if metric == 'auto' and not any('CocoMetric' in kind for kind in kinds):
         raise ConfigError(f'--early-stop follows {AP}, and val_evaluator has {", ".join(kinds)}: '
-                          'name its metric as default_hooks.checkpoint.save_best, such as '
+                          'set default_hooks.checkpoint.save_best to its metric, such as '
                           'pascal_voc/mAP.')
     add_hook(cfg, type='EarlyStoppingHook', monitor=AP if metric == 'auto' else metric,
              rule='greater', min_delta=LEAST_GAIN, patience=patience)
 
 
 def log_to(cfg: Config, backend: str) -> None:
-    """Write curves with TensorBoard or Weights & Biases, too, if it is installed."""
-    package = backend.lower()
-    if importlib.util.find_spec(package) is None:
-        raise ConfigError(f'--{package}: the package {package} is not installed: run pip install '
-                          f'{package}, or leave --{package} out.')
+    """Write curves with 'Tensorboard' or 'Wandb', too."""
     visualizer = cfg.setdefault('visualizer', dict(
         type='DetLocalVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')]))
     visualizer.vis_backends = [*visualizer.vis_backends, dict(type=f'{backend}VisBackend')]
 
 
 def keep_best(cfg: Config) -> None:
-    """Keep the best checkpoint, where the config does not say which ones."""
+    """Keep the best checkpoint, unless the config sets ``save_best``."""
     hook = checkpoint_hook(cfg)
     if hook and cfg.get('val_dataloader'):
         hook.setdefault('save_best', 'auto')
 
 
 def checkpoint_hook(cfg: Config) -> Optional[ConfigDict]:
-    """Config of the hook that writes checkpoints, which a config may not want (None)."""
+    """Return the config of the hook that writes checkpoints; None where the config has none."""
     cfg.default_hooks = cfg.get('default_hooks') or {}
     return cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
 
 
 def fetch_once(cfg: Config) -> None:
-    """Load no weights into the backbone where ``load_from`` brings those of the whole model."""
+    """Load no weights of the backbone where ``load_from`` has those of the whole model."""
     backbone = cfg.model.get('backbone')
     if backbone and cfg.get('load_from') and not (cfg.get('resume') or cfg.allow_missing):
         backbone.init_cfg = None
 
 
 def add_hook(cfg: Config, **hook) -> None:
-    """Add a hook to those of the config."""
+    """Add a hook to the custom hooks of a config."""
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
-
-
-def check_positive(name: str, value: int) -> None:
-    """Refuse an argument of less than 1."""
-    if value < 1:
-        raise ConfigError(f'{name} {value} must be at least 1.')

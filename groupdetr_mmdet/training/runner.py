@@ -1,8 +1,9 @@
-"""The runner that a config asks for, with the data, loops and weights of this package."""
+"""Build the runner of a config, with the data, loops and weights of this package."""
 import atexit
 import gc
 import time
 from typing import Any, Callable, Iterator, Type
+from unittest.mock import patch
 
 import torch
 from mmcv.transforms import LoadImageFromFile
@@ -22,7 +23,7 @@ from ..checkpoints.reading import checked_readers
 from ..config import iter_dicts
 from .options import add_hook, checkpoint_hook
 
-TYPES = {  # what a config says, and what it gets
+TYPES = {  # what stands in a config -> what the run gets
     name: ours for theirs, ours in ((CocoDataset, 'CheckedCocoDataset'),
                                     (LoadImageFromFile, 'CheckedLoadImageFromFile'),
                                     (CocoMetric, 'CheckedCocoMetric'),
@@ -36,9 +37,8 @@ FROZEN = 600  # seconds after which processes that wait for another one end the 
 def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
     """Build the runner that ``runner_type`` names, mmengine's ``Runner`` by default.
 
-    The runner takes the classes of this package in the place of those in ``TYPES``: data and, in
-    training, images are checked, pretrained weights must fit, and a training is resumable, see
-    :func:`make_resumable`. A test pipeline keeps the loader that mmdet's inferencer looks for.
+    The runner takes the classes of this package in the place of those in ``TYPES``: data and
+    pretrained weights are checked, and a training is resumable.
 
     Args:
         cfg (Config): The whole config; it is changed.
@@ -47,10 +47,8 @@ def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
     check_data(cfg)
     dist_cfg = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', dict(backend='nccl'))
     dist_cfg.setdefault('timeout', FROZEN)
-    if cfg.get('launcher', 'none') != 'none':
-        collect_by_messages(cfg)
-        if get_device() == 'cpu':
-            use_gloo(cfg, dist_cfg)
+    if cfg.get('launcher', 'none') != 'none' and get_device() == 'cpu':
+        use_gloo(cfg, dist_cfg)
     if cfg.get('train_cfg'):
         make_resumable(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else default.from_cfg(cfg)
@@ -66,13 +64,8 @@ def with_checked_weights(load: Callable[[], None]) -> Callable[[], None]:
     """Let a function read safely, and let ``Pretrained`` refuse weights that do not fit."""
     def load_checked() -> None:
         initializers = WEIGHT_INITIALIZERS.module_dict
-        stock = initializers['Pretrained']
-        initializers['Pretrained'] = CheckedPretrainedInit
-        try:
-            with checked_readers():
-                load()
-        finally:
-            initializers['Pretrained'] = stock
+        with patch.dict(initializers, Pretrained=CheckedPretrainedInit), checked_readers():
+            load()
 
     return load_checked
 
@@ -93,11 +86,8 @@ def use_gloo(cfg: Config, dist_cfg: dict) -> None:
             find_unused_parameters=cfg.get('find_unused_parameters', False))
     if is_distributed():
         return
-    set_device, torch.cuda.set_device = torch.cuda.set_device, lambda device: None
-    try:
+    with patch.object(torch.cuda, 'set_device'):
         init_dist(cfg.launcher, **dict(dist_cfg, backend='gloo'))
-    finally:
-        torch.cuda.set_device = set_device
     atexit.register(leave_process_group)
 
 
@@ -109,19 +99,8 @@ def leave_process_group() -> None:
         time.sleep(0.1)  # for the threads of a model that outlives this call
 
 
-def collect_by_messages(cfg: Config) -> None:
-    """Let processes send each other their detections, on a CPU, too.
-
-    mmengine's other way writes them into a folder ``.dist_test``, which stays when a run fails.
-    """
-    for mode in ('val', 'test'):
-        for _, metric in iter_dicts(cfg.get(f'{mode}_evaluator'), ''):
-            if metric.get('type') in METRICS:
-                metric.setdefault('collect_device', 'gpu')
-
-
 def check_data(cfg: Config) -> None:
-    """Let a config take the checked data sets and metrics, and for training the image loader."""
+    """Put the checked data sets and metrics into a config, and for training the image loader."""
     for mode in ('train', 'val', 'test'):
         datasets = list(datasets_of(cfg.get(f'{mode}_dataloader') or {}))
         for dataset in datasets:
@@ -132,24 +111,22 @@ def check_data(cfg: Config) -> None:
             replace_type(metric)
             if metric.get('type') in METRICS:
                 metric['by_name'] = all(x.get('type') == 'CheckedCocoDataset' for x in datasets)
+                # 'cpu' writes into a folder .dist_test, which stays where a run fails.
+                metric.setdefault('collect_device', 'gpu')
     add_missing_hook(cfg, 'RunCheckHook')
 
 
 def datasets_of(cfg: dict) -> Iterator[dict]:
     """Yield the config of every data set inside a loader or a wrapper of data sets."""
     inner = [x for x in (cfg.get('dataset'), *cfg.get('datasets', ())) if isinstance(x, dict)]
-    if not inner:
-        yield cfg
     for part in inner:
         yield from datasets_of(part)
+    if not inner:
+        yield cfg
 
 
 def make_resumable(cfg: Config) -> None:
-    """Let a training that is killed continue as if it had not been.
-
-    In the place of mmengine's ``CheckpointHook``, ``EpochBasedTrainLoop`` and batches it gets
-    ``AtomicCheckpointHook``, ``ResumableTrainLoop`` and ``ResumableBatchSampler``.
-    """
+    """Let a killed training continue as if it had not been: replace hook, loop and batches."""
     replace_type(checkpoint_hook(cfg))
     loop = cfg.train_cfg
     if 'type' not in loop and loop.get('by_epoch', True):

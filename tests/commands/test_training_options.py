@@ -104,12 +104,12 @@ def test_a_dry_run_says_what_a_training_takes(tiny_config_file, tmp_path, capfd)
     out = capfd.readouterr().out
     rows = dict(re.findall(r'│ (\S.*?) +│ (\S.*?) +│', out))
     assert rows['steps'] == '80, 8 an epoch'
-    assert rows['images an update'] == '2 = 1 x 1 processes x 2 steps added up'
+    assert rows['images an update'] == '2 = 1 x 1 processes x 2 accumulated steps'
     seconds = float(rows['seconds a step'])
     assert seconds > 0
     assert float(rows['hours in all'].split(',')[0]) == pytest.approx(
         seconds * 80 / 3600, abs=.01)
-    assert rows['learning rate'] == '0.0001' and rows['of the recipe'].startswith('0.0001 for 2 ')
+    assert rows['learning rate'] == '0.0001' and rows['by groups at once'].startswith('0.')
     assert not (tmp_path / 'work').exists()
 
 

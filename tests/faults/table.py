@@ -249,7 +249,7 @@ OUTPUTS = {
 }
 ARGUMENTS = {
     'train': '--epochs 0, --epochs -1, --batch-size 0, --early-stop 0, --resume nowhere.pth, '
-    '--launcher pytorch, --launcher slurm, --model small, --foo, --cfg-options a, '
+    '--model small, --foo, --cfg-options a, '
     '--cfg-options a=, --cfg-options model.num_queries',
     TEST: '--out a.txt, --out coco/train.json/x.pkl, --query-group 3',
     PREDICT: '--score-thr nan, --score-thr 2, --classes foo, --batch-size 0, --device abc, '

@@ -118,5 +118,5 @@ def test_a_nearly_right_key_of_the_groups_is_announced(warnings_logged, key, nea
 def test_dino_with_groups_needs_its_head():
     model = ConfigDict(family_config('dino'))
     model.bbox_head.type = 'DINOHead'
-    with pytest.raises(ConfigError, match='DINOHead .* use GroupDINOHead'):
+    with pytest.raises(ConfigError, match='DINOHead .*GroupDINOHead'):
         MODELS.build(model)

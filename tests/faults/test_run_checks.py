@@ -81,6 +81,7 @@ def test_stock_classes_of_a_config_are_checked_too(cfg):
     check_data(cfg)
     train_data, val_data = cfg.train_dataloader.dataset.dataset, cfg.val_dataloader.dataset
     assert train_data.type == val_data.type == 'CheckedCocoDataset'
+    assert cfg.val_evaluator.collect_device == 'gpu'  # no folder .dist_test
     assert train_data.pipeline[0].type == 'CheckedLoadImageFromFile'
     assert val_data.pipeline[0].type == 'LoadImageFromFile'
     assert [hook.type for hook in cfg.custom_hooks] == ['RunCheckHook']

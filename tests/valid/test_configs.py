@@ -16,7 +16,7 @@ from tiny import CLASSES, tiny_config, write_tiny_coco
 from groupdetr_mmdet.commands.common import add_runner_arguments, load_config
 from groupdetr_mmdet.data.run_checks import check_compared
 from groupdetr_mmdet.training import options
-from groupdetr_mmdet.training.runner import check_data, collect_by_messages, make_resumable
+from groupdetr_mmdet.training.runner import check_data, make_resumable
 
 CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
 FOLDERS = sorted(x for x in CONFIGS.iterdir() if x.is_dir() and x.name != '_base_')
@@ -31,7 +31,6 @@ def refused(files):
         try:
             cfg = load_config(parser.parse_args([str(file), '--launcher', 'none']))
             check_data(cfg)
-            collect_by_messages(cfg)
             if cfg.get('train_cfg'):
                 options.keep_best(cfg)
                 make_resumable(cfg)
