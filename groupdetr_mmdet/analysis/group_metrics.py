@@ -4,8 +4,8 @@ import hashlib
 import io
 import json
 import re
-import statistics
 from pathlib import Path
+from statistics import median
 from typing import Any, Dict, List, Optional, Sequence, Union
 
 import matplotlib.pyplot as plt
@@ -17,9 +17,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
+from ..config import check_groups
 from ..data.coco import CheckedCocoMetric
 from ..errors import ConfigError, first_line
-from ..config import check_groups
 from ..io import write_atomically
 from .plots import COLORS
 
@@ -54,8 +54,7 @@ class GroupCocoMetric(CheckedCocoMetric):
         num_groups = 1 + max(int(result['query_groups'].max(initial=0)) for _, result in results)
         groups = []
         for group in range(num_groups):
-            if prefix is not None:
-                self.outfile_prefix = f'{prefix}.group{group}'
+            self.outfile_prefix = prefix and f'{prefix}.group{group}'
             with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints a page
                 groups.append(super().compute_metrics(
                     [(gt, one_group(result, group)) for gt, result in results]))
@@ -84,11 +83,10 @@ def summarize_groups(groups: Sequence[Dict[str, float]], kept: int) -> Dict[str,
         metrics.update((f'group{group}/{name}', value) for name, value in values.items())
     for name in groups[kept]:
         values = [group[name] for group in groups if name in group]
-        metrics[f'median/{name}'] = statistics.median(values)
+        metrics[f'median/{name}'] = median(values)
         metrics[f'spread/{name}'] = round(max(values) - min(values), 3)
     if MAIN in groups[kept]:
-        ranking = [group.get(MAIN, -1.) for group in groups]
-        metrics['best_query_group'] = ranking.index(max(ranking))
+        metrics['best_query_group'] = int(np.argmax([group.get(MAIN, -1.) for group in groups]))
     return metrics
 
 
@@ -105,11 +103,10 @@ def groups_table(groups: Sequence[Dict[str, float]]) -> List[List[str]]:
     """Make a table of every group's metrics, their median and their spread, header first."""
     columns = [['group', *map(str, range(len(groups))), 'median', 'spread']]
     for name in groups[0]:
-        values = [group.get(name, -1.) for group in groups]
-        # -1: the data set has no such objects.
+        values = [group.get(name, -1.) for group in groups]  # -1: no such objects
         spread = -1. if -1 in values else max(values) - min(values)
         columns.append([name, *('-' if x == -1 else f'{x:.3f}'
-                                for x in (*values, statistics.median(values), spread))])
+                                for x in (*values, median(values), spread))])
     return [list(row) for row in zip(*columns)]
 
 
@@ -122,11 +119,7 @@ def coco_metrics(cfg: Config) -> List[ConfigDict]:
 
 
 def evaluate_each_group(cfg: Config, key: str = '--all-groups') -> None:
-    """Change a config so that its test evaluates the boxes of every group.
-
-    Raises:
-        ConfigError: If the detector has no groups, or the test does not have one ``CocoMetric``.
-    """
+    """Change a config so that its test evaluates the boxes of every group."""
     check_groups(key, cfg.model)
     coco = coco_metrics(cfg)
     if len(coco) != 1:
@@ -142,12 +135,12 @@ def evaluate_each_group(cfg: Config, key: str = '--all-groups') -> None:
 def draw_groups(groups: Sequence[Dict[str, float]]) -> Figure:
     """Draw the AP of every group and their median (the paper's Figure 4)."""
     aps = [group.get(MAIN, -1.) for group in groups]
-    median, best = statistics.median(aps), aps.index(max(aps))
+    best = aps.index(max(aps))
     fig, ax = plt.subplots(figsize=(max(4.5, .55 * len(aps)), 3.4), layout='constrained')
     bars = ax.bar(range(len(aps)), aps, color=[COLORS[group == best] for group in range(len(aps))])
-    ax.bar_label(bars, [f'{ap:.3f}' for ap in aps], label_type='center', color='w', fontsize=8)
-    ax.axhline(median, color='k', linestyle='--', linewidth=1)
-    ax.set_title(f'AP of every group: median {median:.3f}, spread {max(aps) - min(aps):.3f}, '
+    ax.bar_label(bars, fmt='%.3f', label_type='center', color='w', fontsize=8)
+    ax.axhline(median(aps), color='k', linestyle='--', linewidth=1)
+    ax.set_title(f'AP of every group: median {median(aps):.3f}, spread {max(aps) - min(aps):.3f}, '
                  f'best {best}', fontsize=10)
     ax.set(xlabel='group of queries', ylabel='AP (IoU 0.50:0.95)', xticks=range(len(aps)))
     return fig
@@ -170,7 +163,7 @@ def record_groups(checkpoint: Union[str, Path], metrics: Dict[str, float]) -> Pa
 def read_groups(checkpoint: Union[str, Path]) -> Optional[Dict[str, Any]]:
     """Read what :func:`record_groups` wrote; None where there is no record of these weights."""
     file = record_file(checkpoint)
-    if '://' in str(checkpoint) or not file.is_file():
+    if not file.is_file():
         return None
     try:
         record = json.loads(file.read_text())
@@ -181,7 +174,7 @@ def read_groups(checkpoint: Union[str, Path]) -> Optional[Dict[str, Any]]:
 
 
 def sha256(path: Union[str, Path]) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
+    """SHA-256 of a file in hexadecimal digits."""
     return hashlib.sha256(np.memmap(path, mode='r')).hexdigest()
 
 
@@ -194,9 +187,9 @@ def choose_group(group: Union[int, str, None], checkpoint: str) -> Optional[int]
     """Return the number of the group that ``--query-group`` names, by a number or as the best."""
     if group != BEST:
         return group
-    record = read_groups(checkpoint)
-    if record is None or record['best_query_group'] is None:
+    best = (read_groups(checkpoint) or {}).get('best_query_group')
+    if best is None:
         raise ConfigError(f'--query-group best: {record_file(checkpoint).name} beside the '
                           'checkpoint has no metrics of these weights; run groupdetr test CONFIG '
                           f'{checkpoint} --all-groups first, or name a number.')
-    return record['best_query_group']
+    return best

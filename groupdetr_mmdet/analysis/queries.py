@@ -31,17 +31,17 @@ class DecodedQueries(NamedTuple):
 def decode_queries(model: GroupDetector, data: Any) -> DecodedQueries:
     """Run a detector in evaluation mode, on a batch, with the queries of all groups."""
     data = model.data_preprocessor(data, False)
+    inputs, samples = data['inputs'], data['data_samples']
     if isinstance(model, GroupMask2Former):
-        return decode_masks(model, data['inputs'], data['data_samples'])
+        return decode_masks(model, inputs, samples)
     with decoding(range(model.num_query_groups)):
-        head_inputs = model.forward_transformer(
-            model.extract_feat(data['inputs']), data['data_samples'])
+        head_inputs = model.forward_transformer(model.extract_feat(inputs), samples)
     cls_scores, bbox_preds = model.bbox_head(**head_inputs)
     references = head_inputs.get('references')
     if references is not None:  # of the queries, or of the queries at each layer
         is_of_queries = isinstance(references, Tensor) and references.dim() == 3
         references = (references if is_of_queries else references[0])[..., :2]
-    return DecodedQueries(cls_scores[-1], bbox_preds[-1], references, data['data_samples'])
+    return DecodedQueries(cls_scores[-1], bbox_preds[-1], references, samples)
 
 
 def decode_masks(model: GroupMask2Former, inputs: Tensor, samples: SampleList) -> DecodedQueries:
@@ -64,13 +64,11 @@ def match_queries(model: GroupDetector, decoded: DecodedQueries) -> List[Tensor]
     """Match what :func:`decode_queries` returns with the ground truth, as training does.
 
     Returns:
-        list[Tensor]: Of each image, the query of group g that object i is matched with, from 0 to
-        N - 1, or -1 if there are more objects than queries, shape (K, G).
-
-    Raises:
-        ConfigError: If an image has no ground truth, or groups are not matched one by one.
+        list[Tensor]: The query of each object in each group, 0 to N - 1, or -1 where there are
+        more objects than queries; shape (K, num_objects) for each image.
     """
-    if isinstance(model.bbox_head.assigner, OneToManyHungarianAssigner):
+    assigner, size, k = model.bbox_head.assigner, model.group_size, model.num_query_groups
+    if isinstance(assigner, OneToManyHungarianAssigner):
         raise ConfigError('model.train_cfg.assigner.type=OneToManyHungarianAssigner matches an '
                           'object with many queries of a group: choose a config with '
                           "type='GroupHungarianAssigner'.")
@@ -79,12 +77,11 @@ def match_queries(model: GroupDetector, decoded: DecodedQueries) -> List[Tensor]
         return [match_masks(model, *x) for x in zip(decoded.cls_scores, decoded.masks, gts)]
     # Test pipelines load the annotations last, so that boxes are those of the original image.
     metas = [dict(sample.metainfo, img_shape=sample.ori_shape) for sample in decoded.samples]
-    pairs = model.bbox_head.assigner.match_layers(
-        decoded.cls_scores[None], decoded.bbox_preds[None], gts, metas,
-        model.bbox_head.num_classes)
-    rows, columns = pairs.rows[0], pairs.gts[0]
-    matched = rows.new_full((model.num_query_groups, sum(map(len, gts))), -1)
-    matched[rows // model.group_size % model.num_query_groups, columns] = rows % model.group_size
+    pairs = assigner.match_layers(decoded.cls_scores[None], decoded.bbox_preds[None], gts, metas,
+                                  model.bbox_head.num_classes)
+    rows = pairs.rows[0]
+    matched = rows.new_full((k, sum(map(len, gts))), -1)
+    matched[rows // size % k, pairs.gts[0]] = rows % size
     return list(matched.split([len(x) for x in gts], 1))
 
 
@@ -100,7 +97,7 @@ def match_masks(model: GroupMask2Former, logits: Tensor, masks: Tensor,
 
 def ground_truth(sample: DetDataSample) -> InstanceData:
     """Return what a test pipeline must have loaded, with ``bboxes`` as xyxy in pixels."""
-    if 'gt_instances' not in sample or 'bboxes' not in sample.gt_instances:
+    if 'bboxes' not in sample.get('gt_instances', ()):
         raise ConfigError('the test pipeline loads no ground truth: add '
                           "dict(type='LoadAnnotations', with_bbox=True) before its last step.")
     return sample.gt_instances
@@ -108,22 +105,15 @@ def ground_truth(sample: DetDataSample) -> InstanceData:
 
 def to_pixels(sample: DetDataSample, boxes: Tensor) -> Tensor:
     """Turn normalized cxcywh boxes into xyxy in pixels of the original image."""
-    height, width = sample.ori_shape
-    return bbox_cxcywh_to_xyxy(boxes) * boxes.new_tensor([width, height, width, height])
+    return bbox_cxcywh_to_xyxy(boxes) * boxes.new_tensor(sample.ori_shape[::-1] * 2)
 
 
 def count_changes(before: Sequence[Tensor], after: Sequence[Tensor], num_queries: int) -> Tensor:
-    """Count the queries of each group whose matched object is another one than before.
+    """Count the queries of each group that have another object than before, shape (K, ).
 
     This is the instability of `DN-DETR <https://arxiv.org/abs/2203.01305>`_, Section 3, averaged
-    over the images. An object that goes to another query counts twice, for both queries.
-
-    Args:
-        before, after (Sequence[Tensor]): Of each image what :func:`match_queries` returned.
-        num_queries (int): Queries of a group, N.
-
-    Returns:
-        Tensor: Shape (K, ).
+    over the images; ``before`` and ``after`` are what :func:`match_queries` returned. An object
+    that goes to another query counts for both queries.
     """
     changes = [(inverted(a, num_queries) != inverted(b, num_queries)).sum(1)
                for a, b in zip(before, after)]
@@ -160,12 +150,11 @@ def detections(model: GroupDetector, decoded: DecodedQueries, image: int,
     logits, sample = decoded.cls_scores[image], decoded.samples[image]
     is_sigmoid = model.bbox_head.loss_cls.use_sigmoid  # a softmax has the background's score, too
     scores, labels = (logits.sigmoid() if is_sigmoid else logits.softmax(-1)[:, :-1]).max(-1)
-    instances = InstanceData(
+    found = InstanceData(
         bboxes=to_pixels(sample, decoded.bbox_preds[image]), labels=labels, scores=scores,
         query_groups=torch.arange(len(scores), device=scores.device) // model.group_size)
     if decoded.masks is not None:
-        instances.masks = decoded.masks[image] > 0
+        found.masks = decoded.masks[image] > 0
     if decoded.references is not None:
-        size = scores.new_tensor(sample.ori_shape[::-1])
-        instances.references = decoded.references[image] * size
-    return instances[scores >= score_thr].cpu()
+        found.references = decoded.references[image] * scores.new_tensor(sample.ori_shape[::-1])
+    return found[scores >= score_thr].cpu()

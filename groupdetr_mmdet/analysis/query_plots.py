@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.structures import InstanceData
+from mmengine.visualization import Visualizer
 
 from ..group_detector import ALL_GROUPS, GroupDetector
 from .plots import enlarged, line_style, save_picture
-from .queries import (DecodedQueries, decode_queries, detections, ground_truth, has_references,
+from .queries import (decode_queries, detections, ground_truth, has_references,
                       joint_self_attention, match_queries)
 
 SIZE = 480  # pixels of the longer side of each image in a picture
@@ -23,23 +24,16 @@ SIZE = 480  # pixels of the longer side of each image in a picture
 def draw_queries(model: GroupDetector, dataset: BaseDataset, out_file: Union[str, Path],
                  images: Sequence[int] = (0, 1), score_thr: float = 0.3,
                  max_objects: int = 4) -> None:
-    """Draw what the queries of every group do in images, a row each.
-
-    Left: the K queries that are matched with each of the ``max_objects`` largest objects, by their
-    boxes, a color for each group, and their reference points, if they have any. Middle: the
-    detections of the group that is kept. Right: those of all groups with joint self-attention,
-    what would be left without groups. Detections of a score below ``score_thr`` are left out.
+    """Draw what the queries of every group do in images, a row of :func:`query_pictures` each.
 
     The data set is in test mode, with annotations in its pipeline; ``images`` are indices in it.
     """
-    model.eval()
-    infos = [dataset.get_data_info(index) for index in images]
-    aspect = max(info['height'] / info['width'] for info in infos)
-    fig, grid = plt.subplots(len(images), 3, squeeze=False, layout='constrained',
-                             figsize=(12, 1 + 4 * len(images) * aspect))
-    for axes, index in zip(grid, images):
-        pictures = query_pictures(model, dataset, index, score_thr, max_objects)
-        for ax, (title, picture) in zip(axes, pictures):
+    rows = [query_pictures(model, dataset, index, score_thr, max_objects) for index in images]
+    aspect = max(picture.shape[0] / picture.shape[1] for row in rows for _, picture in row)
+    fig, grid = plt.subplots(len(rows), 3, squeeze=False, layout='constrained',
+                             figsize=(12, 1 + 4 * len(rows) * aspect))
+    for axes, row in zip(grid, rows):
+        for ax, (title, picture) in zip(axes, row):
             ax.imshow(picture)
             ax.set_title(title, fontsize=11)
             ax.axis('off')
@@ -50,27 +44,36 @@ def draw_queries(model: GroupDetector, dataset: BaseDataset, out_file: Union[str
 
 def query_pictures(model: GroupDetector, dataset: BaseDataset, index: int, score_thr: float,
                    max_objects: int) -> List[Tuple[str, np.ndarray]]:
-    """Titles and RGB pictures of an image, three as :func:`draw_queries` says."""
+    """Draw an image of a data set three times; return titles and RGB pictures.
+
+    First the K queries that are matched with each of the ``max_objects`` largest objects: their
+    boxes, a color for each group, and reference points, if they have any. Then the detections of
+    the kept group. Last those of all groups with joint self-attention: what would be left without
+    groups. Detections of a score below ``score_thr`` are left out.
+    """
     data = pseudo_collate([dataset[index]])
-    decoded = decode_queries(model, data)
+    decoded = decode_queries(model.eval(), data)
     with joint_self_attention(model):
         together = detections(model, decode_queries(model, data), 0, score_thr)
     kept, kept_name = model.test_cfg['query_group'], 'all groups'
     alone = detections(model, decoded, 0, score_thr)
     if kept != ALL_GROUPS:
         alone, kept_name = alone[alone.query_groups == kept], f'group {kept} alone'
-    num_objects = len(ground_truth(decoded.samples[0]))
-    titles = (f'queries matched with {min(num_objects, max_objects)} objects',
-              f'{kept_name}: {len(alone)} detections of {num_objects} objects',
-              f'all groups, joint self-attention: {len(together)} detections')
-    matched = matched_instances(model, decoded, max_objects)
+    boxes = ground_truth(decoded.samples[0]).bboxes
+    largest = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(descending=True)[:max_objects]
+    queries = match_queries(model, decoded)[0][:, largest]  # (K, objects)
+    groups = torch.arange(len(queries), device=queries.device)[:, None]
+    rows = (groups * model.group_size + queries)[queries >= 0]
+    matched = detections(model, decoded, 0, score_thr=0)[rows.cpu()]
     image = mmcv.imread(decoded.samples[0].img_path, channel_order='rgb')
-    return [(title, draw_instances_of_groups(image, instances, lines=instances is matched))
-            for title, instances in zip(titles, (matched, alone, together))]
+    return [(f'queries matched with {len(largest)} objects', draw(image, matched, lines=True)),
+            (f'{kept_name}: {len(alone)} detections of {len(boxes)} objects', draw(image, alone)),
+            (f'all groups, joint self-attention: {len(together)} detections',
+             draw(image, together))]
 
 
 def add_legend(fig: Figure, model: GroupDetector) -> None:
-    """Say below which color is which group."""
+    """Add the color of each group below a figure."""
     handles = [Line2D([], [], label=f'group {group}', linewidth=2, **line_style(group))
                for group in range(model.num_query_groups)]
     if has_references(model):
@@ -79,31 +82,19 @@ def add_legend(fig: Figure, model: GroupDetector) -> None:
     fig.legend(handles=handles, loc='outside lower center', ncols=min(len(handles), 8))
 
 
-def matched_instances(model: GroupDetector, decoded: DecodedQueries,
-                      max_objects: int) -> InstanceData:
-    """Take the queries that each group matches with the largest objects of the first image."""
-    boxes = ground_truth(decoded.samples[0]).bboxes
-    largest = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(descending=True)[:max_objects]
-    matched = match_queries(model, decoded)[0][:, largest]  # (K, objects)
-    groups = torch.arange(len(matched), device=matched.device)[:, None]
-    rows = (groups * model.group_size + matched)[matched >= 0]
-    return detections(model, decoded, 0, score_thr=0)[rows.cpu()]
-
-
-def draw_instances_of_groups(image: np.ndarray, instances: InstanceData,
-                             lines: bool) -> np.ndarray:
+def draw(image: np.ndarray, instances: InstanceData, lines: bool = False) -> np.ndarray:
     """Draw what :func:`detections` returns on an RGB image, in the groups' colors.
 
     With ``lines`` a line joins each reference point with the center of its box.
     """
-    visualizer, factor = enlarged(image, SIZE)
+    image, factor = enlarged(image, SIZE)
     if not len(instances):
-        return visualizer.get_image()
+        return image
+    visualizer = Visualizer(image=image)
     styles = [line_style(group) for group in instances.query_groups.tolist()]
     colors = [style['color'] for style in styles]
     if 'masks' in instances:
-        size = visualizer.height, visualizer.width
-        masks = F.interpolate(instances.masks[None].float(), size, mode='nearest')[0]
+        masks = F.interpolate(instances.masks[None].float(), image.shape[:2], mode='nearest')[0]
         visualizer.draw_binary_masks(masks.bool(), colors=colors, alphas=.3)
     corner = torch.tensor([visualizer.width - 1, visualizer.height - 1] * 2)  # xyxy, in pixels
     boxes = (instances.bboxes * factor).clamp(min=0).minimum(corner)
@@ -112,8 +103,7 @@ def draw_instances_of_groups(image: np.ndarray, instances: InstanceData,
     if 'references' in instances:
         points = (instances.references * factor).clamp(min=0).minimum(corner[:2])
         if lines:
-            centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-            ends = torch.stack([points, centers], 2)  # (num_instances, 2 coordinates, 2 ends)
+            ends = torch.stack([points, (boxes[:, :2] + boxes[:, 2:]) / 2], 2)  # (n, xy, 2 ends)
             visualizer.draw_lines(ends[:, 0], ends[:, 1], colors=colors, line_widths=1)
         visualizer.draw_points(points, colors=colors, marker='o', sizes=np.full(len(points), 30))
     return visualizer.get_image()

@@ -22,6 +22,7 @@ class Run(NamedTuple):
     train: List[dict]  #: with ``loss``, ``step`` (iterations done), ``epochs`` (done), ``hours``
     val: List[dict]  #: with ``metric``, ``step`` (epochs done), ``hours`` (of training)
     stability: List[dict]  #: of ``MatchingStabilityHook``, with ``step`` (epochs done)
+    folder: Path  #: of the last log of a training, beside its ``config.py``
 
 
 def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
@@ -34,16 +35,17 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
     work_dir = Path(work_dir)
     files = sorted(work_dir.glob('vis_data/scalars.json')) or sorted(
         work_dir.glob('*/vis_data/scalars.json'))
-    logs = [read_log(file) for file in files]
-    metric = next((name for log in logs for entry in log if (name := main_metric(entry))), AP)
+    logs = {file.parent: read_log(file) for file in files}
+    trained = [folder for folder, log in logs.items() if any('loss' in entry for entry in log)]
+    if not trained:
+        raise ConfigError(f'WORK_DIR {work_dir} has no */vis_data/scalars.json of a training; '
+                          'name the --work-dir of groupdetr train, with LocalVisBackend among '
+                          'vis_backends.')
+    metric = next((x for log in logs.values() for entry in log if (x := main_metric(entry))), AP)
     run = Run(label or work_dir.resolve().name, metric, *(
-        join_logs([[entry for entry in log if key in entry and entry['step']] for log in logs])
-        for key in ('loss', metric, INSTABILITY)))
-    if not run.train:
-        reason = 'has no */vis_data/scalars.json of a training' if work_dir.exists() else \
-            'does not exist'
-        raise ConfigError(f'WORK_DIR {work_dir} {reason}; name the --work-dir of groupdetr train, '
-                          'with LocalVisBackend among vis_backends.')
+        join_logs([[entry for entry in log if key in entry and entry['step']]
+                   for log in logs.values()])
+        for key in ('loss', metric, INSTABILITY)), trained[-1])
     if any('epoch' not in entry for entry in run.train):
         raise ConfigError(f'WORK_DIR {work_dir} has the log of a training by iteration, and runs '
                           'are compared by epoch: train with log_processor.by_epoch=True and '
@@ -60,8 +62,7 @@ def read_log(file: Path) -> List[dict]:
             entries.append(dict(json.loads(line)))
         except (ValueError, TypeError) as error:
             if number < len(lines):
-                raise ConfigError(f'{file} is damaged in line {number}: remove this line.'
-                                  ) from error
+                raise ConfigError(f'{file} is damaged in line {number}: remove it.') from error
     return entries
 
 
@@ -97,11 +98,7 @@ def add_hours(run: Run) -> None:
 
 
 def comparison(runs: Sequence[Run]) -> Tuple[List[str], List[List[str]]]:
-    """Header and rows of what it took each run to reach the final AP of the first, the baseline.
-
-    Raises:
-        ConfigError: If a run has no validation by the metric of the first.
-    """
+    """Make a table of what each run took to reach the final AP of the first, the baseline."""
     metric = runs[0].metric
     for run in runs:
         if not run.val or run.metric != metric:
@@ -113,36 +110,24 @@ def comparison(runs: Sequence[Run]) -> Tuple[List[str], List[List[str]]]:
     rows = []
     for run in runs:
         last, best = run.val[-1], max(entry[metric] for entry in run.val)
-        reached = next(([str(entry['step']), f'{entry["hours"]:.3g}']
-                        for entry in run.val if entry[metric] >= target), ['never', 'never'])
+        reached = [[str(entry['step']), f'{entry["hours"]:.3g}']
+                   for entry in run.val if entry[metric] >= target] or [['never', 'never']]
         rows.append([run.label, str(last['step']), f'{last["hours"]:.3g}', f'{last[metric]:.3f}',
-                     f'{best:.3f}', *reached])
+                     f'{best:.3f}', *reached[0]])
     return header, rows
 
 
 def draw_runs(runs: Sequence[Run], out_file: Union[str, Path]) -> None:
-    """Draw AP by epoch and by hour, losses, the instability where it was logged, and a table.
-
-    They are the paper's Figures 1 and 5; the table is that of :func:`comparison`.
-    """
-    header, rows = comparison(runs)
+    """Draw AP by epoch and by hour, losses, and the instability where it was logged."""
     panels = panels_of(runs)
-    fig, axes = plt.subplot_mosaic(
-        [panels, ['table'] * len(panels)],
-        figsize=(4.2 * len(panels), 4.1 + .3 * len(runs)),
-        height_ratios=[10, 1.2 + len(runs)], layout='constrained')
-    for panel in panels:
-        draw_panel(axes[panel], panel, runs)
-    axes['table'].axis('off')
-    table = axes['table'].table(
-        [header, *rows], loc='center', cellLoc='center', edges='horizontal')
-    table.auto_set_font_size(False)
-    table.set_fontsize(10)
-    table.scale(1, 1.4)
+    fig, axes = plt.subplots(1, len(panels), squeeze=False, layout='constrained',
+                             figsize=(4.2 * len(panels), 3.8))
+    for ax, panel in zip(axes[0], panels):
+        draw_panel(ax, panel, runs)
     save_picture(fig, out_file, dpi=110)
 
 
-# title -> entries of a run, their key on the x axis, labels of the axes
+# title (the paper's Figures 1 and 5) -> entries of a run, key on the x axis, labels of the axes
 PANELS = {
     'AP by epoch': ('val', 'step', 'epoch', 'AP (IoU 0.50:0.95)'),
     'AP by time': ('val', 'hours', 'hours of training', 'AP (IoU 0.50:0.95)'),

@@ -2,16 +2,14 @@
 from typing import List, Sequence
 
 import torch
-from mmengine.dataset import DefaultSampler
-from mmengine.dist import broadcast_object_list, collect_results
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..errors import ConfigError
-from ..group_detector import GroupDetector
 from ..compat import unwrapped
+from ..config import check_groups
+from ..errors import ConfigError
 from .queries import count_changes, decode_queries, match_queries
 
 # In the message hub, and so in checkpoints: the matches, and in which images they are.
@@ -30,8 +28,7 @@ class MatchingStabilityHook(Hook):
       another query than before.
 
     Args:
-        num_images (int): Images, evenly taken from the validation data set; each epoch takes as
-            long as it takes to detect objects in them. Defaults to 100.
+        num_images (int): Images, evenly taken from the validation data set. Defaults to 100.
     """
     priority = 'LOW'  # before the checkpoint is saved
 
@@ -41,13 +38,10 @@ class MatchingStabilityHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Match with the initial queries, unless a resumed run has the last epoch's matches."""
         name = type(unwrapped(runner.model)).__name__
-        if not isinstance(unwrapped(runner.model), GroupDetector):
-            raise ConfigError(f'custom_hooks: MatchingStabilityHook knows no {name}; take it out, '
-                              'or choose a config of a detector with groups.')
+        check_groups('custom_hooks: MatchingStabilityHook', dict(type=name))
         if runner.val_loop is None:
-            raise ConfigError('custom_hooks: MatchingStabilityHook matches validation images, and '
-                              "val_cfg is None: set val_cfg=dict(type='ValLoop') with "
-                              'val_dataloader and val_evaluator, or take the hook out.')
+            raise ConfigError('custom_hooks: MatchingStabilityHook needs validation images: set '
+                              'val_cfg, val_dataloader and val_evaluator, or remove the hook.')
         total = len(runner.val_dataloader.dataset)
         self.images = torch.linspace(0, total - 1, min(self.num_images, total)).long().tolist()
         if runner.message_hub.runtime_info.get(IMAGES) != self.images:
@@ -63,30 +57,21 @@ class MatchingStabilityHook(Hook):
             f'Matching: {scalars["changed_matches/mean"]:.1%} of the objects have another query '
             f'than an epoch ago, instability {scalars["instability/mean"]:.3f}')
 
+    @torch.no_grad()
     def _match(self, runner: Runner) -> List[Tensor]:
-        matches = match_data_set(runner, self.images)
+        """Match the queries of the images on every rank, and keep the matches for the next."""
+        model, loader = unwrapped(runner.model), runner.val_dataloader
+        was_training, matches = model.training, []
+        model.eval()
+        for first in range(0, len(self.images), loader.batch_size):
+            batch = [loader.dataset[i] for i in self.images[first:first + loader.batch_size]]
+            decoded = decode_queries(model, loader.collate_fn(batch))
+            matches += [x.cpu() for x in match_queries(model, decoded)]
+        model.train(was_training)
         runner.message_hub.update_info(IMAGES, self.images)
         # Lists, which need no code to be read from a checkpoint
         runner.message_hub.update_info(MATCHES, [x.tolist() for x in matches])
         return matches
-
-
-def match_data_set(runner: Runner, images: Sequence[int]) -> List[Tensor]:
-    """Match the queries of validation images, see :func:`match_queries`; every rank gets all."""
-    model, loader = unwrapped(runner.model), runner.val_dataloader
-    # Every rank takes as many images, because mmengine cuts all results to the shortest; the
-    # surplus goes. A seed, without effect here, lets the sampler draw none.
-    mine = [images[i] for i in DefaultSampler(images, shuffle=False, seed=0)]
-    was_training, matches = model.training, []
-    model.eval()
-    for first in range(0, len(mine), loader.batch_size):
-        batch = [loader.dataset[i] for i in mine[first:first + loader.batch_size]]
-        decoded = decode_queries(model, loader.collate_fn(batch))
-        matches += [x.cpu() for x in match_queries(model, decoded)]
-    model.train(was_training)
-    gathered = [collect_results(matches, len(images), 'cpu')]
-    broadcast_object_list(gathered)
-    return gathered[0]
 
 
 def stability_scalars(before: Sequence[Tensor], after: Sequence[Tensor], num_queries: int) -> dict:

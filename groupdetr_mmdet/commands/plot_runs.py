@@ -24,6 +24,6 @@ def main(args: argparse.Namespace) -> None:
                           'each run one.')
     prepare_picture(args.out)
     runs = [read_run(*x) for x in zip(args.work_dirs, labels)]
-    draw_runs(runs, args.out)
     print_table(*comparison(runs))
+    draw_runs(runs, args.out)
     print('Wrote', args.out)

@@ -59,7 +59,7 @@ def test_it_holds_all_that_it_shows(report: Path):
     html = report.read_text()
     page = Page(html)
     # four curves, groups, 4 pairs of detections, 2 times 3 pictures of queries and their legend
-    assert len(page.images) == 4 + 1 + 2 * 4 + 2 * 3 + 1
+    assert len(page.images) == 4 + 1 + 4 + 2 * 3 + 1
     assert all(re.match('data:image/(jpeg|svg.xml);base64,', image) for image in page.images)
     assert not re.search(r'(src|href)="(?!data:)', html)
     assert 'script' not in page.tags and 'link' not in page.tags
@@ -83,16 +83,13 @@ def test_what_was_recorded_is_not_evaluated_again(report: Path, work_dir: Path, 
     assert 'K &amp; 3' in (tmp_path / 'again.html').read_text()
 
 
-@pytest.mark.parametrize('changes', [
-    {'model.separate_self_attn': False},
-    {'model.separate_self_attn': False, 'model.test_cfg.query_group': 'all',
-     'model.train_cfg.assigner.type': 'OneToManyHungarianAssigner'},
-])
-def test_an_ablation_has_no_groups_to_show(tmp_path: Path, changes: dict):
-    folder = train(tmp_path, **changes)
+def test_an_ablation_has_no_groups_to_show(tmp_path: Path):
+    folder = train(tmp_path, **{
+        'model.separate_self_attn': False, 'model.test_cfg.query_group': 'all',
+        'model.train_cfg.assigner.type': 'OneToManyHungarianAssigner'})
     assert run_tool('report', folder) == 0
     page = Page((folder / 'report.html').read_text())
-    assert len(page.images) == 3 + 2 * 4, 'three curves and 4 pairs of detections'
+    assert len(page.images) == 3 + 4, 'three curves and 4 pairs of detections'
     assert 'Every group of queries' not in page.texts and 'Queries' not in page.texts
 
 
