@@ -38,11 +38,8 @@ CHECKED_BATCHES: Sequence[Sequence[Size]] = (((320, 416), ), ((250, 441), (379, 
 class OnnxDetector(nn.Module):
     """A DETR of mmdet in evaluation mode, stock or with groups, from tensors to tensors.
 
-    The detector does everything but two steps that ask for each image's size in Python: the
-    padding masks and the scaling of the boxes. They are tensor operations here.
-
-    Raises:
-        ConfigError: If :func:`check_exportable` refuses the detector.
+    The detector does everything but two steps for which mmdet reads each image's size in Python:
+    the padding masks and the scaling of the boxes. They are tensor operations here.
     """
 
     def __init__(self, detector: nn.Module) -> None:
@@ -84,9 +81,8 @@ class OnnxDetector(nn.Module):
                       batch_size: Size) -> Dict[str, Tensor]:
         """Compute what the padding changes of a transformer's inputs, by mmdet's names of them.
 
-        They are the padding masks, True at padding, shape (bs, num_feat_points), the positional
-        encodings, (bs, num_feat_points, dim), and the share of each map that is no padding,
-        (w, h), shape (bs, num_levels, 2).
+        They are the padding masks, True at padding, (bs, num_feat_points), the positional
+        encodings, (bs, num_feat_points, dim), and the valid share (w, h), (bs, num_levels, 2).
         """
         detector = self.detector
         y, x = (torch.arange(size, device=image_sizes.device) for size in batch_size)
@@ -119,7 +115,7 @@ class OnnxDetector(nn.Module):
 
 
 def check_exportable(detector: nn.Module) -> None:
-    """Check that :class:`OnnxDetector` knows a detector, and that it detects by one group."""
+    """Check that :class:`OnnxDetector` can run a detector, and that it detects by one group."""
     # Detectors that derive from DINO, such as DDQ and Grounding DINO, select in ways of their own.
     of_mmdet = (base for base in type(detector).__mro__ if base.__module__.startswith('mmdet.'))
     if next(of_mmdet, None) not in (DETR, ConditionalDETR, DABDETR, DeformableDETR, DINO):
@@ -152,8 +148,7 @@ def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any],
         dict[str, float]: See :func:`largest_differences`.
 
     Raises:
-        ConfigError: If the detector cannot be exported, or the file finds something else. No file
-            is written then.
+        ConfigError: If the file finds something else. No file is written then.
     """
     import onnx
     import onnxruntime  # noqa: F401, missing before the minutes of tracing, and not after
@@ -250,10 +245,9 @@ def largest_differences(actual: InstanceData, expected: InstanceData, side: int,
                         swapped: float = 0.) -> Dict[str, float]:
     """Compare the detections of two runtimes in an image whose longer side has ``side`` pixels.
 
-    They are ``bboxes`` (n, 4), xyxy in pixels, ``scores`` (n, ) and ``labels`` (n, ). Predictions
-    of equal score may come in any order, and any of them may have just missed the limit of
-    detections. Therefore the scores are compared in order, and each of ``actual`` is looked for
-    among all of its label in ``expected``: as many or more, of falling scores.
+    Predictions of equal score may come in any order, and any of them may have just missed the
+    limit of detections. Therefore the scores are compared in order, and each of ``actual`` is
+    looked for among all of its label in ``expected``: as many or more, of falling scores.
 
     Returns:
         dict[str, float]: ``pixels``, largest difference of a coordinate of those found;

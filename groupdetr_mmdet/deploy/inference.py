@@ -31,13 +31,8 @@ from ..io import check_path
 def find_images(inputs: Sequence[str]) -> List[str]:
     """Find the images that a user names, each once, in the order of ``inputs``, sorted in each.
 
-    Args:
-        inputs (Sequence[str]): Files, whether they exist or not, folders (their image files or,
-            where there are none, those of folders inside) and glob patterns, where ``**`` is any
-            number of folders.
-
-    Raises:
-        ConfigError: If a folder or a pattern has no image.
+    ``inputs`` are files, folders (their image files or, where there are none, the image files of
+    folders inside) and glob patterns, where ``**`` is any number of folders.
     """
     images: Dict[str, str] = {}
     for name in inputs:
@@ -88,11 +83,7 @@ class Inferencer(DetInferencer):
 
     Attributes:
         classes (list[str]): Class names by label.
-        failed (dict[str, str]): Why each image was skipped: it cannot be read, or the detector
-            cannot process it.
-
-    Raises:
-        ConfigError: If the checkpoint cannot be read or does not fit.
+        failed (dict[str, str]): Why each image was skipped.
     """
 
     def __init__(self, cfg: Config, weights: str, device: Optional[str] = None) -> None:
@@ -119,28 +110,27 @@ class Inferencer(DetInferencer):
 
     def detect(self, paths: Sequence[str]) -> Iterator[Tuple[str, DetDataSample]]:
         """Yield path and detections of each image of a batch; ``failed`` has the others."""
-        batch = [(path, data) for path in paths if (data := self._load(path)) is not None]
+        batch = []
+        for path in paths:
+            try:
+                check_whole(path)
+                batch.append((path, self.pipeline(path)))
+            except Exception as error:
+                self.failed[path] = fault(path, error)
         if not batch:
             return
         readable, data = self.collate_fn(batch)
-        reason = None
         try:
-            found = list(zip(readable, self.forward(data)))
+            found = self.forward(data)
         except Exception as error:  # such as fewer feature points than queries
-            found, reason = [], first_line(error)
-        if reason and len(batch) == 1:
-            self.failed[readable[0]] = reason
-        for path in readable if reason and len(batch) > 1 else ():  # in less memory, too
-            yield from self.detect([path])
-        yield from found
-
-    def _load(self, path: str) -> Optional[dict]:
-        try:
-            check_whole(path)
-            return self.pipeline(path)
-        except Exception as error:
-            self.failed[path] = fault(path, error)
-            return None
+            found = None
+            if len(batch) == 1:
+                self.failed[readable[0]], readable = first_line(error), []
+        if found is None:
+            for path in readable:  # alone, in less memory
+                yield from self.detect([path])
+        else:
+            yield from zip(readable, found)
 
     def draw(self, path: str, sample: DetDataSample, out_file: str) -> None:
         """Draw detections into a copy of their image."""
@@ -166,19 +156,16 @@ def find_labels(wanted: Sequence[str], classes: Sequence[str]) -> List[int]:
 
 
 class CocoIds:
-    """The ids of images and categories in COCO's results format.
+    """The ids of images, by path, and of categories, by label, in COCO's results format.
+
+    Without ``ann_file``, an image's id is the number that its name is, as in COCO, or its
+    position from 1 where not all names are different numbers; a category's id is COCO's own for
+    COCO's classes, and otherwise its label plus 1.
 
     Args:
         classes (Sequence[str]): Class names by label.
         paths (Sequence[str]): All images.
-        ann_file (str, optional): COCO annotations with the ids of images, by their file names, and
-            of categories, by their names. Without it, an image's id is the number that its name
-            is, as in COCO, or its position from 1 where not all names are different numbers; a
-            category's id is COCO's own for COCO's classes, and otherwise its label plus 1.
-
-    Raises:
-        ConfigError: If the annotations lack an image or a class, or one of their images fits two
-            of ``paths``.
+        ann_file (str, optional): COCO annotations with the ids of images and categories.
     """
 
     def __init__(self, classes: Sequence[str], paths: Sequence[str],
@@ -187,10 +174,8 @@ class CocoIds:
             self.images, self.categories = annotated_ids(classes, paths, ann_file)
             return
         stems = [Path(path).stem for path in paths]
-        numbers = {int(stem) for stem in stems if re.fullmatch(r'[0-9]+', stem)}
-        is_number = len(numbers) == len(stems)
-        self.images = {path: int(stem) if is_number else i + 1
-                       for i, (path, stem) in enumerate(zip(paths, stems))}
+        is_number = len({int(x) for x in stems if re.fullmatch(r'[0-9]+', x)}) == len(stems)
+        self.images = dict(zip(paths, map(int, stems) if is_number else range(1, len(paths) + 1)))
         is_coco = tuple(classes) == CocoDataset.METAINFO['classes']
         self.categories = COCO_IDS if is_coco else range(1, len(classes) + 1)
 
@@ -198,10 +183,10 @@ class CocoIds:
         """Detections of an image, boxes as (x, y, width, height) in pixels."""
         boxes = instances.bboxes.cpu()
         boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+        columns = (x.tolist() for x in (instances.labels, boxes, instances.scores))
         return [dict(image_id=self.images[path], category_id=self.categories[label], bbox=box,
                      score=score, file_name=Path(path).name)
-                for label, box, score in zip(*map(torch.Tensor.tolist, (
-                    instances.labels, boxes, instances.scores)))]
+                for label, box, score in zip(*columns)]
 
 
 def annotated_ids(classes: Sequence[str], paths: Sequence[str],
@@ -227,15 +212,14 @@ def annotated_ids(classes: Sequence[str], paths: Sequence[str],
         raise ConfigError(f'--ann-file {ann_file} has no {lacking[0]}: name the annotations '
                           'of these images and classes, or leave it out.')
     images: Dict[str, int] = {}
-    taken: Dict[int, str] = {}
+    taken = set()
     for path in paths:
         *folders, name = PurePath(osp.abspath(path)).parts
-        shared = [(len(osp.commonprefix([own, folders[::-1]])), i) for own, i in named[name]]
-        best = [i for count, i in shared if count == max(n for n, _ in shared)]
+        shared = {i: len(osp.commonprefix([own, folders[::-1]])) for own, i in named[name]}
+        best = [i for i, count in shared.items() if count == max(shared.values())]
         if len(best) > 1 or best[0] in taken:
-            other = f'and {taken[best[0]]} are' if best[0] in taken else 'is'
-            raise ConfigError(f'--ann-file {ann_file} does not tell which image {path} {other}: '
-                              'keep the folders of file_name, or leave it out.')
+            raise ConfigError(f'--ann-file {ann_file} does not tell which image {path} '
+                              'is: keep the folders of file_name, or leave it out.')
         images[path] = best[0]
-        taken[best[0]] = path
+        taken.add(best[0])
     return images, [categories[name] for name in classes]

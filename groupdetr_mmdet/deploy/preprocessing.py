@@ -23,9 +23,6 @@ def describe_preprocessing(cfg: Config, preprocessor: nn.Module) -> Dict[str, An
     Returns:
         dict: ``mean`` and ``std`` of the channels, ``channels``, which is 'RGB' or 'BGR', and
         ``resize``, a dict of ``scale``, (width, height) or None, and ``keep_ratio``.
-
-    Raises:
-        ConfigError: If they do something else to an image.
     """
     steps = Compose(cfg.test_dataloader.dataset.pipeline)
     steps.transforms = [x for x in steps.transforms if not isinstance(

@@ -120,7 +120,8 @@ def test_backbone_and_encoder_run_once():
     assert calls == dict(backbone=1, encoder=1, decoder=1)
 
 
-@pytest.mark.parametrize('change', [{'test_cfg.query_group': 'all'}, {'separate_self_attn': False}])
+@pytest.mark.parametrize('change', [
+    {'test_cfg.query_group': 'all'}, {'separate_self_attn': False}])
 def test_groups_that_detect_together_are_not_told_apart(change: dict):
     config = Config(detector_config())
     config.merge_from_dict(dict({'test_cfg.each_group': True}, **change))
