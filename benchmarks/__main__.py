@@ -13,15 +13,16 @@ from typing import List, Optional, Tuple
 from groupdetr_mmdet.commands.cli import end_in_one_line
 from groupdetr_mmdet.errors import ConfigError
 
-from .arguments import RUNNING, load_config, make_parser, positive, prepare
+from .arguments import add_config, add_running, load_config, positive, prepare
 from .cases import AMP, MODES, PARTS, STRIDE, Case, Shapes
 from .report import report
-from .suite import Row, Suite
+from .suite import Row, measure
 
 
 def parse_args() -> argparse.Namespace:
-    parser = make_parser('benchmarks', __doc__, 'config', '--image-size', *RUNNING, '--json',
-                         rounds=5)
+    parser = argparse.ArgumentParser(prog='benchmarks', description=__doc__)
+    add_config(parser)
+    add_running(parser, rounds=5)
     add = parser.add_argument
     add('--table', action='store_true', help='measure every row of the table in '
         'benchmarks/README.md, in the place of --parts, --modes, --attn-drop and --memory')
@@ -54,8 +55,8 @@ def parse_mode(text: str) -> Tuple[str, Optional[str]]:
 def make_cases(args: argparse.Namespace) -> List[Case]:
     """Combine all that the arguments name; stock has one group, whatever they name."""
     if any(mode == 'turns' for mode, _ in args.modes) and args.parts != ['step']:
-        raise ConfigError('--modes: turns are of a whole step, in which backbone and encoder run '
-                          'once; choose --parts step.')
+        raise ConfigError('--modes turns: backbone and encoder run once in a step of turns; '
+                          'choose --parts step.')
     return list(dict.fromkeys(
         Case(part, mode, amp, 1 if mode == 'stock' else k, n, objects, args.attn_drop)
         for part, n, objects, k, (mode, amp) in itertools.product(
@@ -88,19 +89,21 @@ def reach_table(num_groups: int, num_queries: int, num_objects: int) -> List[Row
 
 def main() -> None:
     args = parse_args()
-    cfg, device = load_config(args.config, args.cfg_options), prepare(args)
+    prepare(args)
+    cfg = load_config(args.config, args.cfg_options)
     args.groups = args.groups or [cfg.model.num_query_groups]
     args.queries = args.queries or [cfg.model.num_queries]
     memory_size = args.memory_size or [-(-x // STRIDE) for x in args.image_size]
     shapes = Shapes(args.batch_size, tuple(args.image_size), tuple(memory_size))
-    reach = reach_table(args.groups[0], args.queries[0], args.objects[0]) if args.table else []
-    cases = list(dict.fromkeys(case for row in reach for case in (row.case, row.other)))
-    memory = [case for row in reach if row.memory for case in (row.case, row.other)]
-    if not args.table:
-        cases = make_cases(args)
+    if args.table:
+        reach = reach_table(args.groups[0], args.queries[0], args.objects[0])
+        cases = list(dict.fromkeys(case for row in reach for case in (row.case, row.other)))
+        memory = [case for row in reach if row.memory for case in (row.case, row.other)]
+    else:
+        reach, cases = [], make_cases(args)
         memory = cases if args.memory else []
-    results = Suite(cfg, cases, shapes, device).measure(args.rounds, args.warmup, memory)
-    report(results, shapes, device, reach, args.json, 'benchmarks')
+    results = measure(cfg, cases, shapes, args.device, args.rounds, args.warmup, memory)
+    report(results, shapes, args.device, reach, args.json, 'benchmarks')
 
 
 if __name__ == '__main__':

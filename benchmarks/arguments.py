@@ -20,41 +20,28 @@ def positive(text: str) -> int:
     return int(text)
 
 
-ARGUMENTS: Dict[str, Dict[str, Any]] = {
-    'config': dict(help=CONFIG),
-    '--image-size': dict(nargs=2, type=positive, default=[800, 1066], metavar=('H', 'W')),
-    '--rounds': dict(type=positive, default=3, help='timed runs of each (default: %(default)s)'),
-    '--device': dict(default=get_device()),
-    '--threads': dict(type=positive, help='of the CPU'),
-    '--tf32': dict(action='store_true', help='let a GPU multiply float32 as TF32'),
-    '--json': dict(type=Path, metavar='FILE', help='write everything there'),
-}
-RUNNING = '--rounds', '--device', '--threads', '--tf32'
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help=CONFIG)
+    add_cfg_options(parser)
 
 
-def make_parser(program: str, description: str, *names: str, **values) -> argparse.ArgumentParser:
-    """Make the parser of a script that takes some of ``ARGUMENTS``, by their names.
-
-    ``values`` are other defaults, and the values of arguments that it does not take.
-    """
-    parser = argparse.ArgumentParser(prog=program, description=description)
-    parser.set_defaults(device='cpu', threads=None, tf32=False, json=None)
-    for name in names:
-        parser.add_argument(name, **ARGUMENTS[name])
-    if 'config' in names:
-        add_cfg_options(parser)
-    parser.set_defaults(**values)
-    return parser
+def add_running(parser: argparse.ArgumentParser, rounds: int) -> None:
+    add = parser.add_argument
+    add('--image-size', nargs=2, type=positive, default=[800, 1066], metavar=('H', 'W'))
+    add('--rounds', type=positive, default=rounds, help='timed runs of each (%(default)s)')
+    add('--device', type=torch.device, default=get_device())
+    add('--threads', type=positive, help='of the CPU')
+    add('--tf32', action='store_true', help='let a GPU multiply float32 as TF32')
+    add('--json', type=Path, metavar='FILE', help='write everything there')
 
 
-def prepare(args: argparse.Namespace) -> torch.device:
+def prepare(args: argparse.Namespace) -> None:
     """Check the file to write, and set the number of threads and the precision."""
     if args.json:  # before minutes of measuring, not after
         check_output('--json', args.json)
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
-    return torch.device(args.device)
 
 
 def load_config(config: str, options: Optional[Dict[str, Any]] = None) -> Config:

@@ -12,7 +12,7 @@ from mmcv.ops import multi_scale_deform_attn
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.ops.deformable import MemorySavingAttention
 
 from . import plain  # noqa: F401, registers the baseline
-from .measure import Stopwatch, peak_memory
+from .measure import Stopwatch
 
 MODES = (
     'plain',  # see plain.py
@@ -92,29 +92,27 @@ def build_random(model: dict) -> nn.Module:
     torch.manual_seed(0)
     model = MODELS.build(model)
     logging.disable(logging.INFO)
-    try:
-        model.init_weights()
-    finally:
-        logging.disable(logging.NOTSET)
+    model.init_weights()
+    logging.disable(logging.NOTSET)
     return model
 
 
 def write_as_baseline(model: dict, case: Case) -> None:
     """Turn our detector's config into one of the baselines."""
-    head, assigner = model['bbox_head'], model['train_cfg']['assigner']
     detector = model['type'].removeprefix('Group')
-    head['type'] = head['type'].removeprefix('Group')
+    model['bbox_head']['type'] = model['bbox_head']['type'].removeprefix('Group')
     model['test_cfg'].pop('query_group', None)
     if case.mode == 'stock':
-        model['type'] = detector
         model.pop('num_query_groups')
-        assigner.update(type='HungarianAssigner')
-        return
-    if detector != 'ConditionalDETR':
+        assigner = dict(type='HungarianAssigner')
+    elif detector == 'ConditionalDETR':
+        detector = 'PlainGroupConditionalDETR'
+        assigner = dict(type='PlainGroupAssigner', num_query_groups=case.num_groups)
+    else:
         raise ConfigError(f'model.type={model["type"]} has no mode {case.mode}: '
                           'choose --modes ours stock, or a config of GroupConditionalDETR.')
-    model['type'] = 'PlainGroupConditionalDETR'
-    assigner.update(type='PlainGroupAssigner', num_query_groups=case.num_groups)
+    model['type'] = detector
+    model['train_cfg']['assigner'].update(assigner)
 
 
 def share_weights(models: Sequence[nn.Module]) -> None:
@@ -149,79 +147,76 @@ def make_samples(shapes: Shapes, num_objects: int, num_classes: int,
 
 
 class Benchmark:
-    """A case, its inputs and its model, which :func:`build_model` may have built, ready to run.
-
-    Raises:
-        ConfigError: If the detector's decoder or criterion cannot be measured alone.
-    """
+    """A case, its inputs and its model, ready to run."""
 
     def __init__(self, case: Case, shapes: Shapes, cfg: Config, device: torch.device,
-                 model: Optional[nn.Module] = None) -> None:
-        self.model = model or build_model(cfg, case).to(device)
-        if case.part in ('decoder', 'criterion') and hasattr(self.model, 'num_feature_levels'):
-            raise ConfigError(f'--parts {case.part}: a {type(self.model).__name__} needs more '
-                              'than one memory; choose --parts step inference.')
-        self.case, self.device, self.head = case, device, self.model.bbox_head
+                 model: nn.Module) -> None:
+        if case.part in ('decoder', 'criterion') and hasattr(model, 'num_feature_levels'):
+            raise ConfigError(f'--parts {case.part}: a {type(model).__name__} needs more than one '
+                              'memory; choose --parts step inference.')
+        self.case, self.device, self.model, self.head = case, device, model, model.bbox_head
         self.samples = make_samples(shapes, case.num_objects, self.head.num_classes, device)
         self.given: Tuple[Tensor, ...] = ()  # inputs that have gradients
         if case.part == 'decoder':
-            feat = self.randn(shapes.batch_size, self.model.embed_dims, *shapes.memory_size)
-            inputs, self.decoder_inputs = self.model.pre_transformer((feat, ), self.samples)
+            feat = self.randn(shapes.batch_size, model.embed_dims, *shapes.memory_size)
+            inputs, self.decoder_inputs = model.pre_transformer((feat, ), self.samples)
             self.given = (inputs['feat'].contiguous().requires_grad_(), )
         elif case.part == 'criterion':
-            num_rows = case.num_groups * case.num_queries
-            size = self.model.decoder.num_layers, shapes.batch_size, num_rows
+            size = (model.decoder.num_layers, shapes.batch_size,
+                    case.num_groups * case.num_queries)
             cls_scores = self.randn(*size, self.head.cls_out_channels) - 4
             bbox_preds = self.randn(*size, 4).sigmoid()
             self.given = cls_scores.requires_grad_(), bbox_preds.requires_grad_()
         else:
             self.images = self.randn(shapes.batch_size, 3, *shapes.image_size)
         if case.part == 'step':
-            optim_cfg = dict(cfg.optim_wrapper)
-            if case.amp and device.type == 'cuda':
-                optim_cfg.update(type='AmpOptimWrapper', dtype=str(AMP[case.amp])[6:])
-            self.optim = build_optim_wrapper(self.model, optim_cfg)
+            self.optim = self.build_optimizer(cfg)
 
     def randn(self, *size: int) -> Tensor:
         return torch.randn(size, generator=torch.Generator().manual_seed(0)).to(self.device)
 
+    def build_optimizer(self, cfg: Config) -> OptimWrapper:
+        """Build the optimizer with its state, which is not part of the memory of a step."""
+        optim_cfg = dict(cfg.optim_wrapper)
+        if self.case.amp and self.device.type == 'cuda':
+            optim_cfg.update(type='AmpOptimWrapper', dtype=str(AMP[self.case.amp])[6:])
+        optim = build_optim_wrapper(self.model, optim_cfg)
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        optim.optimizer.step()
+        optim.zero_grad()
+        return optim
+
     def __call__(self) -> Dict[str, float]:
         """Run once; return seconds of each part, of all as 'total', and of 'matching' within."""
         self.model.train(self.case.part != 'inference')
-        run = self.run_inference if self.case.part == 'inference' else self.run_training
         # Or the criterion pays for fetching again the memory that the case before gave back.
         for _ in range(2 if self.case.part == 'criterion' else 1):
             watch = Stopwatch(self.device)
             with mmcv_attention() if self.case.mode == 'stock' else contextlib.nullcontext():
-                run(watch)
+                self.run(watch)
             seconds = watch.seconds()
             self.model.zero_grad(set_to_none=True)
             for x in self.given:
                 x.grad = None
         return seconds
 
-    def run_training(self, watch: Stopwatch) -> None:
-        is_step = self.case.part == 'step'
-        with self.autocast(), self.timed(watch):  # and not what is computed again in backward
+    def run(self, watch: Stopwatch) -> None:
+        case = self.case
+        autocast = (torch.autocast(self.device.type, AMP[case.amp]) if case.amp
+                    else contextlib.nullcontext())
+        with autocast, self.timed(watch):  # and not what is computed again in backward
+            if case.part == 'inference':
+                with torch.no_grad():
+                    self.model.predict(self.images, self.samples, rescale=False)
+                return watch.lap('decoder')
             loss = sum(self.losses().values())
-        backward = self.optim.backward if is_step else Tensor.backward
-        backward(loss)
+        (self.optim.backward if case.part == 'step' else Tensor.backward)(loss)
         watch.lap('backward')
-        if is_step:
+        if case.part == 'step':
             self.optim.step()
             self.optim.zero_grad()
             watch.lap('optimizer')
-
-    @torch.no_grad()
-    def run_inference(self, watch: Stopwatch) -> None:
-        with self.autocast(), self.timed(watch):
-            self.model.predict(self.images, self.samples, rescale=False)
-        watch.lap('decoder')
-
-    def autocast(self) -> ContextManager:
-        if self.case.amp is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, AMP[self.case.amp])
 
     def losses(self) -> Dict[str, Tensor]:
         if self.case.part == 'step':
@@ -266,10 +261,6 @@ class Benchmark:
                 setattr(owner, name, functools.partial(wrapper, getattr(owner, name)))
                 stack.callback(delattr, owner, name)
             yield
-
-    def peak_memory(self) -> int:
-        """Measure the peak memory of a run, in bytes."""
-        return peak_memory(self, self.device)
 
 
 def mmcv_attention() -> ContextManager:

@@ -1,6 +1,6 @@
 """How it is measured: time, and peak memory."""
 import contextlib
-import ctypes
+import itertools
 import os
 import platform
 import re
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple, TypeVar
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 T = TypeVar('T')
 
@@ -54,8 +55,7 @@ class Stopwatch:
         return dict(seconds)
 
 
-def take_turns(runs: Dict[Any, Callable[[], T]], rounds: int, warmup: int,
-               what: str) -> Dict[Any, List[T]]:
+def take_turns(runs: Dict[Any, Callable[[], T]], rounds: int, warmup: int) -> Dict[Any, List[T]]:
     """Run all once, then all again, and so on: what slows the machine slows all of them.
 
     Returns what each run returned in the rounds after the warm-up.
@@ -66,34 +66,24 @@ def take_turns(runs: Dict[Any, Callable[[], T]], rounds: int, warmup: int,
         for key, run in runs.items():
             results[key].append(run())
         left = (time.monotonic() - start) / done * (warmup + rounds - done)
-        print(f'{what}: {done} of {warmup + rounds} rounds, {left:.0f} s left', flush=True)
+        print(f'{done} of {warmup + rounds} rounds, {left:.0f} s left', flush=True)
     return {key: found[warmup:] for key, found in results.items()}
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int:
-    """Measure the peak memory of a run above what was in use before it, in bytes.
-
-    On a GPU this is what PyTorch's allocator handed out. On the CPU it is resident memory of this
-    process, as Linux keeps its high-water mark.
-    """
-    run()  # buffers that stay, such as an optimizer's state, are not part of the peak
+    """Measure the peak of PyTorch's tensors in a run above those alive before it, in bytes."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
-    ctypes.CDLL(None).malloc_trim(0)
-    Path('/proc/self/clear_refs').write_text('5')  # resets the high-water mark
-    before = resident_bytes('VmRSS')
-    run()
-    return resident_bytes('VmHWM') - before
-
-
-def resident_bytes(field: str) -> int:
-    """Read 'VmRSS' (resident memory now) or 'VmHWM' (its high-water mark) of this process."""
-    status = Path('/proc/self/status').read_text()
-    return int(re.search(rf'^{field}:\s*(\d+) kB', status, re.MULTILINE)[1]) * 1024
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    changes = sorted((event.start_ns(), event.nbytes())  # allocated, or negative: freed
+                     for event in profiler.profiler.kineto_results.events()
+                     if event.name() == '[memory]')
+    return max(itertools.accumulate(nbytes for _, nbytes in changes), default=0)
 
 
 def describe_machine(device: torch.device) -> Dict[str, Any]:

@@ -1,17 +1,13 @@
 """Runs cases side by side, and collects what was measured."""
-import multiprocessing
-import os
 import statistics
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence
 
 import torch
 from mmengine.config import Config
-from mmengine.utils import import_modules_from_strings
 
 from .cases import Benchmark, Case, Shapes, build_model, share_weights
-from .measure import take_turns
+from .measure import peak_memory, take_turns
 
 CRITERION_ROUNDS = 4  # it is short, so that it can be run more often
 
@@ -56,78 +52,17 @@ class Row:
                     reached=value >= self.bound if self.more else value <= self.bound)
 
 
-class Suite:
-    """Cases of our detector's config that are measured side by side.
-
-    With ``own_processes``, each case, all of them steps, is timed alone in a process of its own,
-    as a training runs: on a CPU, what other cases did with memory changes what it costs to fetch.
-    A GPU's allocator keeps memory anyway.
-    """
-
-    def __init__(self, cfg: Config, cases: Sequence[Case], shapes: Shapes, device: torch.device,
-                 own_processes: bool = False) -> None:
-        self.cfg, self.cases, self.shapes, self.device = cfg, cases, shapes, device
-        self.own_processes = own_processes and device.type == 'cpu'
-
-    def measure(self, rounds: int, warmup: int, memory: Sequence[Case]) -> Results:
-        """Measure memory, then time."""
-        results = Results(peak={case: self.peak_memory(case) for case in memory})
-        for part, benchmarks in self.prepare():
-            repeat = CRITERION_ROUNDS if part == 'criterion' else 1
-            results.runs.update(take_turns(benchmarks, rounds * repeat, warmup, part))
-        return results
-
-    def prepare(self) -> Iterator[Tuple[str, Dict[Case, Callable]]]:
-        """Yield each part and what runs its cases."""
-        if self.own_processes:
-            for case in self.cases:
-                process = OwnProcess(self.cfg, case, self.shapes)
-                with process.pool:
-                    yield f'{case.name}, K = {case.num_groups}', {case: process}
-            return
-        models = {case.model: build_model(self.cfg, case).to(self.device) for case in self.cases}
-        for part in dict.fromkeys(case.part for case in self.cases):
-            share_weights(list(models.values()))  # the optimizer may have stepped
-            yield part, {case: self.benchmark(case, models[case.model])
-                         for case in self.cases if case.part == part}
-
-    def benchmark(self, case: Case, model: Optional[torch.nn.Module] = None) -> Benchmark:
-        return Benchmark(case, self.shapes, self.cfg, self.device, model)
-
-    def peak_memory(self, case: Case) -> int:
-        """Measure in a process of its own, whose memory nothing else has touched."""
-        if self.device.type == 'cuda':
-            return self.benchmark(case).peak_memory()
-        # With large blocks mapped alone, memory that is freed leaves the process at once, and
-        # the peak is that of the tensors alive, not of the allocator's leftovers.
-        os.environ['MALLOC_MMAP_THRESHOLD_'] = str(1 << 16)
-        try:
-            process = OwnProcess(self.cfg, case, self.shapes)
-        finally:  # processes that are timed must not have it
-            del os.environ['MALLOC_MMAP_THRESHOLD_']
-        with process.pool:
-            return process(Benchmark.peak_memory)
-
-
-class OwnProcess:
-    """A benchmark in a process of its own, with the threads of this one."""
-
-    def __init__(self, cfg: Config, case: Case, shapes: Shapes) -> None:
-        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'))
-        self.pool.submit(prepare_process, torch.get_num_threads(), cfg, case, shapes).result()
-
-    def __call__(self, method: Callable[[Benchmark], Any] = Benchmark.__call__) -> Any:
-        return self.pool.submit(call_in_process, method).result()
-
-
-def prepare_process(num_threads: int, cfg: Config, case: Case, shapes: Shapes) -> None:
-    """Build the benchmark of this process."""
-    global benchmark
-    if cfg.get('custom_imports'):  # in a new process nothing of the config is imported yet
-        import_modules_from_strings(**cfg.custom_imports)
-    torch.set_num_threads(num_threads)
-    benchmark = Benchmark(case, shapes, cfg, torch.device('cpu'))
-
-
-def call_in_process(method: Callable[[Benchmark], Any]) -> Any:
-    return method(benchmark)
+def measure(cfg: Config, cases: Sequence[Case], shapes: Shapes, device: torch.device, rounds: int,
+            warmup: int, memory: Sequence[Case]) -> Results:
+    """Measure the time of cases of our detector's config, and the memory of some of them."""
+    results = Results()
+    models = {case.model: build_model(cfg, case).to(device) for case in cases}
+    for part in dict.fromkeys(case.part for case in cases):
+        share_weights(list(models.values()))  # the optimizer may have stepped
+        runs = {case: Benchmark(case, shapes, cfg, device, models[case.model])
+                for case in cases if case.part == part}
+        results.peak.update((case, peak_memory(run, device)) for case, run in runs.items()
+                            if case in memory)
+        repeat = CRITERION_ROUNDS if part == 'criterion' else 1
+        results.runs.update(take_turns(runs, rounds * repeat, warmup))
+    return results

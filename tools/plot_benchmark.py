@@ -1,4 +1,4 @@
-"""The same as ``python -m benchmarks.plots`` in the clone, from any folder."""
+"""The same as ``python -m benchmarks.report`` in the clone, from any folder."""
 import os
 import subprocess
 import sys
@@ -6,5 +6,5 @@ from pathlib import Path
 
 if __name__ == '__main__':
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get('PYTHONPATH', '')])
-    sys.exit(subprocess.call([sys.executable, '-m', 'benchmarks.plots', *sys.argv[1:]],
+    sys.exit(subprocess.call([sys.executable, '-m', 'benchmarks.report', *sys.argv[1:]],
                              env=dict(os.environ, PYTHONPATH=path)))

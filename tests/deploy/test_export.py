@@ -17,7 +17,7 @@ from running import run_tool
 from tiny import CLASSES
 
 import groupdetr_mmdet.deploy.export as export
-from benchmarks.inference import openvino_model
+from benchmarks.forms import openvino_model
 from groupdetr_mmdet.deploy.export import (OnnxDetector, check_onnx, largest_differences,
                                            predict, random_batch)
 from groupdetr_mmdet.errors import ConfigError

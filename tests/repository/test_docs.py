@@ -23,7 +23,7 @@ from groupdetr_mmdet.config import find_config, read_config
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md')),
          ROOT / 'benchmarks/README.md']
-BENCHMARKS = dict(benchmark='benchmarks.__main__', plot_benchmark='benchmarks.plots')
+BENCHMARKS = dict(benchmark='benchmarks.__main__', plot_benchmark='benchmarks.report')
 # script -> its command, how many arguments are its own, and which of these are the command's
 SCRIPTS = dict(dist_train=('train', 2, [0]), dist_test=('test', 3, [0, 1]),
                slurm_train=('train', 4, [2]), slurm_test=('test', 4, [2, 3]))
