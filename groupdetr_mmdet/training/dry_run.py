@@ -61,7 +61,8 @@ def describe(cfg: Config, runner: Runner, peak: int) -> List[Tuple[str, str]]:
     return [('seconds a step', f'{seconds:.2f}'),
             ('steps', f'{steps}, {epoch} an epoch'),
             ('hours in all', f'{seconds * steps / 3600:.2f}, without validation'),
-            ('peak memory', f'{peak / GIB:.1f} GiB'),
+            ('peak memory', f'{peak / GIB:.1f} GiB of the ' + (
+                'GPU' if torch.cuda.is_available() else 'process')),
             ('images an update', '{} = {} x {} processes x {} accumulated steps'.format(
                 math.prod(numbers), *numbers)),
             ('learning rate', f'{lr:.3g}')]

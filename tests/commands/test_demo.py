@@ -5,12 +5,9 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable
 
-import cv2
 import numpy as np
 import pytest
-from mmengine.config import Config
 from pycocotools.coco import COCO
 
 import groupdetr_mmdet.data.shapes as shapes
@@ -58,26 +55,6 @@ def test_a_folder_that_holds_something_else_is_kept(tmp_path: Path) -> None:
         assert (tmp_path / 'settings.json').read_text() == settings
 
 
-def test_color_does_not_tell_the_class(tmp_path: Path) -> None:
-    shapes.make_shapes(tmp_path / 'shapes', num_train=150, num_val=1, size=64)
-    coco = COCO(tmp_path / 'shapes' / 'train.json')
-    colors = [[] for _ in shapes.CLASSES]
-    for ann in coco.anns.values():
-        image = cv2.imread(str(tmp_path / 'shapes/train' / f'{ann["image_id"]:06d}.jpg'))
-        colors[ann['category_id'] - 1].append(image[coco.annToMask(ann) > 0].mean(axis=0))
-    means = np.array([np.mean(c, axis=0) for c in colors])
-    errors = np.array([np.std(c, axis=0) / len(c)**0.5 for c in colors])
-    assert (np.abs(means - means.mean(axis=0)) < 4 * errors).all()
-
-
-def test_the_baseline_differs_in_groups_alone() -> None:
-    groups, baseline = (Config.fromfile(ROOT / 'configs' / name).to_dict() for name in
-                        ('demo/group_cond_detr_demo.py', 'demo/cond_detr_demo.py'))
-    assert groups['model'].pop('num_query_groups') > 1
-    assert baseline['model'].pop('num_query_groups') == 1
-    assert baseline == groups
-
-
 def test_other_settings_replace_it(tmp_path: Path) -> None:
     root = tmp_path / 'shapes'
     shapes.make_shapes(root, **SIZES)
@@ -88,27 +65,20 @@ def test_other_settings_replace_it(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_leaves_what_was_there(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = tmp_path / 'shapes'
+    root, write_split = tmp_path / 'shapes', shapes.write_split
     shapes.make_shapes(root, **SIZES)
     before = contents(root)
-    monkeypatch.setattr(shapes, 'write_split', interrupted(shapes.write_split))
-    with pytest.raises(KeyboardInterrupt):
-        shapes.make_shapes(root, **dict(SIZES, num_train=2))
-    assert contents(root) == before
-    with pytest.raises(KeyboardInterrupt):
-        shapes.make_shapes(tmp_path / 'new', **SIZES)
-    assert list(tmp_path.iterdir()) == [root]
 
-
-def interrupted(write_split: Callable) -> Callable:
-    """Stop before the second split."""
-
-    def wrapper(root: Path, split: str, *args) -> None:
+    def interrupted(root: Path, split: str, *args) -> None:
         if split != 'train':
             raise KeyboardInterrupt
         write_split(root, split, *args)
 
-    return wrapper
+    monkeypatch.setattr(shapes, 'write_split', interrupted)
+    for folder in (root, tmp_path / 'new'):
+        with pytest.raises(KeyboardInterrupt):
+            shapes.make_shapes(folder, **dict(SIZES, num_train=2))
+    assert contents(root) == before and list(tmp_path.iterdir()) == [root]
 
 
 def run_demo(folder: Path, *args) -> subprocess.CompletedProcess:

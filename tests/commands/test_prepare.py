@@ -11,8 +11,6 @@ from mmengine.registry import init_default_scope
 from running import run_tool
 from tiny import CLASSES
 
-from groupdetr_mmdet.commands.prepare import default_out
-
 
 @pytest.fixture
 def data(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -93,24 +91,15 @@ def test_mistakes(data, capsys, args, message):
     assert [path.name for path in Path().iterdir()] == ['there.py']
 
 
-def test_a_name_is_that_of_the_folder():
-    assert default_out('some/photos/') == default_out('photos') == Path('photos.py')
-
-
-@pytest.mark.parametrize(('args', 'message'), [
-    (['--launcher', 'pytorch'], 'several processes need a config: run groupdetr prepare'),
-    (['--model', 'small', '--weights', 'nowhere.pth'], '--weights: nowhere.pth'),
-])
-def test_mistakes_of_training_a_folder(data, capsys, args, message):
-    assert run_tool('train', data, *args) == 2
-    assert message in capsys.readouterr().err and not list(Path().iterdir())
-
-
-def test_choices_for_a_folder_need_one(tiny_config_file, data, capsys):
-    assert run_tool('train', tiny_config_file, '--model', 'dab') == 2
-    assert '--model is for a folder of images' in capsys.readouterr().err
+def test_training_a_folder_needs_a_name_that_is_free(tiny_config_file, data, capsys):
+    for args, words in (
+            ([data, '--launcher', 'pytorch'], 'run groupdetr prepare'),
+            ([data, '--model', 'small', '--weights', 'nowhere.pth'], '--weights: nowhere.pth'),
+            ([tiny_config_file, '--model', 'dab'], '--model is for a folder of images')):
+        assert run_tool('train', *args) == 2
+        assert words in capsys.readouterr().err and not list(Path().iterdir())
     Path('photos.py').touch()
-    assert run_tool('train', data, '--split-seed', 3) == 2
-    assert 'would change photos.py, which is there already' in capsys.readouterr().err
-    assert run_tool('train', data) == 2
-    assert 'photos.py is there already, and was prepared for other' in capsys.readouterr().err
+    for args, words in ((['--split-seed', 3], '--seed would change'), ([], 'for other data')):
+        assert run_tool('train', data, *args) == 2
+        error = capsys.readouterr().err
+        assert 'photos.py is there already' in error and words in error

@@ -41,7 +41,7 @@ class Result(NamedTuple):
 
 
 def run_forked(command: List[str], damage: Callable, seconds: float) -> Optional[int]:
-    """Make a fault and run a command, which says its words into a file; None where it hangs."""
+    """Make a fault, run a command with its output in a file; return its status, None in a hang."""
     pid = os.fork()
     if pid:
         return wait(pid, seconds)
