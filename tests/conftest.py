@@ -11,6 +11,8 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from tiny import tiny_config, write_tiny_coco
 
+from groupdetr_mmdet.errors import warn_once
+
 SLOW_TESTS = Path(__file__).with_name('slow_tests.txt')
 SLOW_SECONDS = 1.
 SET_UP = ' (set-up)'
@@ -75,6 +77,7 @@ def unformatted_configs():
 @pytest.fixture
 def tiny_coco(tmp_path: Path) -> Path:
     """A folder with ``images/``, ``train.json`` (8 images) and ``val.json`` (4 images)."""
+    warn_once.cache_clear()
     return write_tiny_coco(tmp_path / 'coco')
 
 

@@ -1,12 +1,14 @@
 """A data set and a training that take seconds, for tests that run a whole command."""
 import json
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional, Sequence
 
 import cv2
 import numpy as np
 from builders import detector_config
 from mmengine.config import Config
+
+from groupdetr_mmdet import CheckedCocoDataset
 
 CLASSES = ('red', 'green', 'blue')
 
@@ -56,6 +58,20 @@ def change_coco(folder: Path, damage: Callable[[dict], Any], split: str = 'train
     path = folder / f'{split}.json'
     coco = json.loads(path.read_text())
     path.write_text(json.dumps(damage(coco) or coco))
+
+
+def checked_dataset(root: Path, split: str = 'train', test_mode: Optional[bool] = None,
+                    classes: Sequence[str] = CLASSES, with_mask: bool = False,
+                    cls: type = CheckedCocoDataset, filter_cfg: Optional[dict] = None,
+                    load: str = 'CheckedLoadImageFromFile', **loader) -> CheckedCocoDataset:
+    """Build the data set of a split; val is scored and not trained on, if not said otherwise."""
+    return cls(
+        data_root=str(root), ann_file=f'{split}.json', data_prefix=dict(img='images/'),
+        metainfo=dict(classes=classes), filter_cfg=filter_cfg,
+        test_mode=split == 'val' if test_mode is None else test_mode, pipeline=[
+            dict(type=load, **loader),
+            dict(type='LoadAnnotations', with_bbox=True, with_mask=with_mask),
+            dict(type='PackDetInputs')])
 
 
 def tiny_config(data_root: Path, **model) -> Config:

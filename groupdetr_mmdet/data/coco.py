@@ -20,7 +20,7 @@ from .images import check_files
 
 
 class CheckedCOCO(COCO):
-    """COCO annotations that were checked, and that know every class they are asked for.
+    """COCO annotations that are checked when they are read.
 
     Args:
         file (str): Local path of the JSON file.
@@ -37,13 +37,12 @@ class CheckedCOCO(COCO):
         try:
             super().__init__(file)
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError,
-                AssertionError) as error:  # pycocotools wants an object at the top
+                AssertionError) as error:  # pycocotools asserts an object at the top
             raise ConfigError(
                 f"ann_file {name} is not a JSON file in UTF-8 and COCO's format ({error}): name "
                 'the whole file, with images, annotations and categories.') from error
 
     def createIndex(self) -> None:
-        """Check the file that was read, then index it."""
         check_annotations(self.dataset, self.name, self.scored, self.masks)
         super().createIndex()
 
@@ -56,28 +55,25 @@ class CheckedCOCO(COCO):
         """
         if not cat_names:
             return super().get_cat_ids(cat_names, sup_names, cat_ids)
+        by_name = {category['name']: category['id'] for category in self.dataset['categories']}
         names = Counter(category['name'] for category in self.dataset['categories'])
-        wrong = [name for name in cat_names if names[name] != 1 or
-                 list(cat_names).count(name) != 1]
+        wrong = [x for x in cat_names if names[x] != 1 or list(cat_names).count(x) != 1]
         if wrong:
             raise ConfigError(
-                f'metainfo.classes of the dataset has {quoted(wrong)}, which must be exactly one '
-                f'category each of ann_file {self.name}: it has {quoted(names.elements())}, so '
-                'correct metainfo=dict(classes=...), and num_classes with it.')
-        by_name = {category['name']: category['id'] for category in self.dataset['categories']}
+                f'metainfo.classes of the dataset has {quoted(wrong)}, which must each be one '
+                f'category of ann_file {self.name}: it has {quoted(names.elements())}. Correct '
+                'metainfo=dict(classes=...) and num_classes.')
         ids = [by_name[name] for name in cat_names]
-        self._announce_left_out(set(ids))
+        left_out = Counter(ann['category_id'] for ann in self.anns.values())
+        for used in ids:
+            left_out.pop(used, None)
+        if left_out:
+            names = {category_id: name for name, category_id in by_name.items()}
+            counts = [f'{names.get(x, f"unlisted id {x}")} ({n})' for x, n in
+                      left_out.most_common()]
+            warn_once(f'{sum(left_out.values())} of {len(self.anns)} boxes in {self.name} are '
+                      f'left out: their categories {quoted(counts)} are not in metainfo.classes.')
         return ids
-
-    def _announce_left_out(self, used: set) -> None:
-        counts = Counter(ann['category_id'] for ann in self.anns.values()
-                         if ann['category_id'] not in used)
-        if counts:
-            names = [f'{self.cats[key]["name"] if key in self.cats else f"unlisted id {key}"} '
-                     f'({count})' for key, count in counts.most_common()]
-            warn_once(f'{sum(counts.values())} of {len(self.anns)} boxes in {self.name} are left out, '
-                      'since metainfo.classes does not name their category: '
-                      f'{quoted(names)}.')
 
 
 def quoted(names: Sequence[str]) -> str:
@@ -89,7 +85,11 @@ def quoted(names: Sequence[str]) -> str:
 
 @DATASETS.register_module()
 class CheckedCocoDataset(CocoDataset):
-    """``CocoDataset`` with checks of its annotations and images; labels follow names."""
+    """``CocoDataset`` with checks of its annotations and images; labels follow names.
+
+    Building it raises a ConfigError if the file is not in COCO's format, a class is not in it, an
+    entry or image makes the result meaningless, or nothing is left to train on or to score.
+    """
 
     @property
     def COCOAPI(self) -> Any:
@@ -103,12 +103,7 @@ class CheckedCocoDataset(CocoDataset):
         return coco
 
     def load_data_list(self) -> List[dict]:
-        """Load the annotation file, an entry an image, and check that the images are there.
-
-        Raises:
-            ConfigError: If the file is not in COCO's format, a class is not in it, or an entry or
-                an image makes the result meaningless.
-        """
+        """Load the annotation file, an entry an image, and check that the images are there."""
         data_list = super().load_data_list()
         check_files(data_list, self.ann_file, self.pipeline, every=self.test_mode)
         return data_list
@@ -116,33 +111,29 @@ class CheckedCocoDataset(CocoDataset):
     def filter_data(self) -> List[dict]:
         """Leave out images by ``filter_cfg``, and return the entries that are left.
 
-        Raises:
-            ConfigError: If there is nothing to train on or to score: no image is left, or none of
-                the objects in the file can be used. A training set all of background, without any
-                annotation, is allowed.
+        A training set of background alone, without any annotation, is allowed.
         """
         left = super().filter_data()
         small = (self.filter_cfg or {}).get('min_size', 0)
         num_small = sum(min(image['width'], image['height']) < small for image in self.data_list)
         if num_small and not self.test_mode:
             warn_once(f'{num_small} of {len(self.data_list)} images of ann_file {self.ann_file} '
-                      f'are left out, since a side is below filter_cfg.min_size={small} pixels.')
+                      f'are left out: a side is below filter_cfg.min_size={small} pixels.')
         self.most_objects = max(map(count_objects, left), default=0)
         annotated = self._has_annotations if self.test_mode else any(self.cat_img_map.values())
         if annotated and not self.most_objects or not self.test_mode and not left:
             usable = sum(count_objects(image) > 0 for image in self.data_list)
             raise ConfigError(
                 f'ann_file {self.ann_file} leaves nothing to '
-                f'{"score" if self.test_mode else "train on"}: of its {len(self.data_list)} '
-                f'images {usable} have a usable box (of a class in metainfo.classes, no crowd, '
-                f'inside the image, at least a pixel wide and high, with an area) and {len(left)} '
-                f'are left by filter_cfg={self.filter_cfg}; correct the file, metainfo.classes or '
-                'filter_cfg.')
+                f'{"score" if self.test_mode else "train on"}: {usable} of '
+                f'{len(self.data_list)} images have a usable box (of a class in metainfo.classes, '
+                f'no crowd, inside the image, of a pixel or more), and filter_cfg='
+                f'{self.filter_cfg} leaves {len(left)} images: correct one of them.')
         return left
 
 
 def count_objects(image: dict) -> int:
-    """Count the boxes that are trained on or scored, which those of crowds are not."""
+    """Count the boxes that are trained on or scored; crowds are neither."""
     return sum(not instance['ignore_flag'] for instance in image['instances'])
 
 
@@ -150,10 +141,8 @@ def count_objects(image: dict) -> int:
 class CheckedCocoMetric(CocoMetric):
     """``CocoMetric`` of labels that follow names, as those of :class:`CheckedCocoDataset`.
 
-    Annotations are checked when the metric is built, and numbered anew.
-
     Args:
-        ann_file (str, optional): Annotation file, as the parent's.
+        ann_file (str, optional): Annotation file, as the parent's; checked at once.
         by_name (bool): Whether label i is the category called ``classes[i]``. If not, it is the
             i-th of these in the file, as for mmdet's ``CocoDataset``. Defaults to True.
         kwargs: Further arguments of the parent.
@@ -163,37 +152,26 @@ class CheckedCocoMetric(CocoMetric):
         super().__init__(**kwargs)
         self.by_name = by_name
         if ann_file is not None:
+            masks = 'scored' if 'segm' in self.metrics else ''
             with get_local_path(ann_file, backend_args=self.backend_args) as path:
-                self._coco_api = CheckedCOCO(path, ann_file, True, 'scored' if 'segm' in self.metrics else '')
+                self._coco_api = CheckedCOCO(path, ann_file, True, masks)
             if kwargs.get('sort_categories'):
                 self._coco_api.dataset['categories'].sort(key=lambda category: category['id'])
 
-    @property
-    def dataset_meta(self) -> Optional[dict]:
-        """What the runner sets of the data set, when it has built it: its ``classes``."""
-        return self._dataset_meta
-
-    @dataset_meta.setter
-    def dataset_meta(self, meta: dict) -> None:
-        self._dataset_meta = meta
-        if self._coco_api is not None:
-            self.label_categories()
-
     def label_categories(self) -> List[int]:
-        """The category id of each label."""
-        find = type(self._coco_api).get_cat_ids if self.by_name else COCO.get_cat_ids
+        """The category id of each label; a ConfigError if ``ann_file`` lacks a class."""
+        find = CheckedCOCO.get_cat_ids if self.by_name else COCO.get_cat_ids
         return find(self._coco_api, self.dataset_meta['classes'])
 
     def compute_metrics(self, results: list) -> Dict[str, float]:
-        """Compute the metrics from the results of all images; see the parent.
+        """Compute the metrics of all images; see the parent.
 
-        The parent's columns of single classes are right only if ``cat_ids`` ascend, so labels are
-        permuted before.
+        The parent's columns of single classes need ascending ``cat_ids``: labels are permuted.
         """
         if self._coco_api is not None:
             cat_ids = self.label_categories()
             self.cat_ids = sorted(cat_ids)
-            places = np.array([self.cat_ids.index(cat_id) for cat_id in cat_ids])
+            places = np.argsort(np.argsort(cat_ids))
             results = [(gt, dict(result, labels=places[result['labels']]))
                        for gt, result in results]
         return super().compute_metrics(results)

@@ -8,25 +8,22 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
-from ..errors import ConfigError, warn_once
 from ..compat import unwrapped
+from ..errors import ConfigError, warn_once
 
 COMPARED = 100  # images of a data set that are looked up in the annotations of the metric
 
 
 @HOOKS.register_module()
 class RunCheckHook(Hook):
-    """Refuse a run whose result would be meaningless, before its first step.
+    """Raise a ConfigError before the first step of a run whose result would be meaningless.
 
-    The head must have as many classes as the data, validation and test must have the classes of
-    the training, and a COCO metric must compare with annotations of the evaluated images. The
-    hook warns of images with more objects than queries. After the first step the runner has
-    ``has_stepped=True``.
+    Head, training, validation and test must have the same classes, and the annotations of a COCO
+    metric must have the evaluated images. After the first step ``runner.has_stepped`` is True.
     """
     priority = 'VERY_HIGH'
 
     def before_run(self, runner: Runner) -> None:
-        """Make the checks, each of which raises a ConfigError."""
         model, trained = unwrapped(runner.model), None
         loops = dict(train=runner._train_loop, val=runner._val_loop, test=runner._test_loop)
         for mode, loop in loops.items():
@@ -44,7 +41,6 @@ class RunCheckHook(Hook):
                 check_compared(metric, dataset, mode)
 
     def _after_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Note that a step has ended."""
         runner.has_stepped = True
 
 
@@ -52,19 +48,14 @@ def leaves(dataset: Any) -> Iterator[Any]:
     """Yield the data sets inside wrappers such as ``RepeatDataset`` and ``ConcatDataset``."""
     inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     for part in inner:
-        if part is None:
-            yield dataset
-        else:
-            yield from leaves(part)
+        yield from (dataset, ) if part is None else leaves(part)
 
 
 def compared(loop: BaseLoop) -> Iterator[Tuple[Any, Any]]:
     """Yield the metrics of a loop, each with the data set whose images it is given."""
     whole, metrics = loop.dataloader.dataset, loop.evaluator.metrics
-    if isinstance(loop.evaluator, MultiDatasetsEvaluator):  # a metric for each part
-        yield from zip(metrics, whole.datasets)
-    else:
-        yield from ((metric, whole) for metric in metrics)
+    of_parts = isinstance(loop.evaluator, MultiDatasetsEvaluator)  # a metric for each part
+    return zip(metrics, whole.datasets if of_parts else [whole] * len(metrics))
 
 
 def check_dataset(dataset: Any, model: Any, mode: str) -> None:
@@ -74,10 +65,9 @@ def check_dataset(dataset: Any, model: Any, mode: str) -> None:
     has_text = hasattr(model, 'language_model')  # its classes are words of the images' texts
     if classes is not None and num_classes not in (None, len(classes)) and not has_text:
         raise ConfigError(
-            f'model.bbox_head.num_classes={num_classes} and the {len(classes)} classes of '
-            f'{mode}_dataloader ({", ".join(map(str, classes[:5]))}'
-            f'{", ..." if len(classes) > 5 else ""}) differ: set num_classes={len(classes)}, or '
-            f'correct metainfo.classes of the dataset.')
+            f'model.bbox_head.num_classes={num_classes}, and {mode}_dataloader has {len(classes)} '
+            f'classes ({", ".join([*map(str, classes[:5]), "..."][:len(classes)])}): correct '
+            'num_classes, or metainfo.classes of the dataset.')
     if mode != 'train' and not getattr(dataset, 'test_mode', True):
         warn_once(f'{mode}_dataloader.dataset.test_mode=False leaves out images: set it to True.')
     num_queries, objects = getattr(model, 'num_queries', 0), getattr(dataset, 'most_objects', 0)
@@ -87,17 +77,19 @@ def check_dataset(dataset: Any, model: Any, mode: str) -> None:
 
 
 def check_compared(metric: Any, dataset: Any, mode: str) -> None:
-    """Check that the annotation file of a COCO metric has the images that are evaluated."""
+    """Check that the annotations of a COCO metric have the classes and the evaluated images."""
     coco = getattr(metric, '_coco_api', None)
-    if not isinstance(metric, CocoMetric) or coco is None or metric.format_only:
+    if not isinstance(metric, CocoMetric) or coco is None:
         return
-    for part in leaves(dataset):
+    if hasattr(metric, 'label_categories') and metric.dataset_meta:
+        metric.label_categories()
+    for part in () if metric.format_only else leaves(dataset):
         for index in range(min(len(part), COMPARED) if hasattr(part, 'get_data_info') else 0):
             sample = part.get_data_info(index)
             known = coco.imgs.get(sample.get('img_id'))
-            if known is None or Path(known.get('file_name', sample['img_path'])).name != Path(
-                    sample['img_path']).name:
+            path = Path(sample['img_path'])
+            if known is None or Path(known.get('file_name', path)).name != path.name:
                 raise ConfigError(
-                    f'{mode}_evaluator.ann_file does not know the image with id '
-                    f'{sample.get("img_id")!r} of {mode}_dataloader, {sample["img_path"]}: name '
-                    'the same ann_file in both.')
+                    f'{mode}_evaluator.ann_file has no image {path} with id '
+                    f'{sample.get("img_id")!r} of {mode}_dataloader: name the same ann_file in '
+                    'both.')

@@ -1,7 +1,7 @@
 """Generate a small detection data set: shapes on textured backgrounds, in COCO format.
 
-It needs no download, is the same on every run, and is an honest detection problem: class is told
-by outline only. Colour, size, rotation and texture say nothing about it.
+It needs no download and is the same on every run. The class is the outline alone: color, size,
+rotation and texture are drawn independently of it.
 """
 import json
 import os
@@ -19,11 +19,7 @@ from ..errors import ConfigError
 CLASSES = ('circle', 'square', 'triangle', 'star')
 SPLITS = ('train', 'val')
 VERSION = 1  # raise it when the images of the same settings change
-MAX_OBJECTS = 5  # in an image
-MAX_IOU = 0.1  # between boxes of an image
 LEAST = dict(num_train=1, num_val=1, size=32, seed=0)
-COLORS = 50, 205  # leave room for texture on both sides
-MIN_CONTRAST = 80  # RGB distance of a shape's color to what it covers, of at most 270
 
 
 def outline(label: int, center: np.ndarray, radius: float, angle: float) -> np.ndarray:
@@ -50,16 +46,16 @@ def texture(rng: np.random.Generator, color: np.ndarray, size: int) -> np.ndarra
 
 
 def place_shapes(rng: np.random.Generator, size: int) -> List[Tuple[int, np.ndarray]]:
-    """Draw label and polygon of each shape of one image, wholly inside of it and apart."""
+    """Draw label and polygon of one to five shapes inside an image, with IoU of at most 0.1."""
     shapes, boxes = [], []
-    for _ in range(rng.integers(1, MAX_OBJECTS + 1)):
+    for _ in range(rng.integers(1, 6)):
         for _ in range(20):  # a crowded image may end up with fewer shapes
             radius = size * np.exp(rng.uniform(np.log(0.08), np.log(0.25)))
             center = rng.uniform(radius + 1, size - radius - 1, 2)
             label = int(rng.integers(len(CLASSES)))
             polygon = outline(label, center, radius, rng.uniform(0, 2 * np.pi))
             box = xywh(polygon)
-            if not boxes or mask_utils.iou([box], boxes, [0] * len(boxes)).max() <= MAX_IOU:
+            if not boxes or mask_utils.iou([box], boxes, [0] * len(boxes)).max() <= 0.1:
                 shapes.append((label, polygon))
                 boxes.append(box)
                 break
@@ -72,26 +68,22 @@ def xywh(polygon: np.ndarray) -> List[float]:
     return [round(float(value), 2) for value in (*low, *(high - low))]
 
 
-def coverage(polygon: np.ndarray, size: int, fine: int = 4) -> np.ndarray:
-    """Part of each pixel that lies in a polygon, from 0 to 1, shape (size, size)."""
+def paint(rng: np.random.Generator, image: np.ndarray, polygon: np.ndarray) -> None:
+    """Paint a textured shape with smooth edges, in place, in a color that contrasts."""
+    size, fine = len(image), 4
     mask = np.zeros((fine * size, fine * size), np.float32)
     corners = np.round((polygon * fine - 0.5) * 16).astype(np.int32)  # pixel centers are at .5
     cv2.fillPoly(mask, [corners], 1, shift=4)
-    return cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA)
-
-
-def paint(rng: np.random.Generator, image: np.ndarray, polygon: np.ndarray) -> None:
-    """Paint a textured shape, in place, whose color differs from what it covers."""
-    mask = coverage(polygon, len(image))
+    mask = cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA)
     color = covered = image[mask > 0.5].mean(axis=0)
-    while np.linalg.norm(color - covered) < MIN_CONTRAST:
-        color = rng.uniform(*COLORS, 3)
-    image += mask[..., None] * (texture(rng, color, len(image)) - image)
+    while np.linalg.norm(color - covered) < 80:
+        color = rng.uniform(50, 205, 3)
+    image += mask[..., None] * (texture(rng, color, size) - image)
 
 
 def make_image(rng: np.random.Generator, size: int) -> Tuple[np.ndarray, list]:
-    """Draw an image, shape (size, size, 3), and say the label and polygon of each shape in it."""
-    image = texture(rng, rng.uniform(*COLORS, 3), size)
+    """An image, shape (size, size, 3), with the label and polygon of each shape in it."""
+    image = texture(rng, rng.uniform(50, 205, 3), size)
     shapes = place_shapes(rng, size)
     for _, polygon in shapes:
         paint(rng, image, polygon)
@@ -105,7 +97,7 @@ def write_split(root: Path, split: str, num_images: int, settings: dict) -> None
     (root / split).mkdir(parents=True)
     images, annotations = [], []
     for i in track(range(num_images), description=f'Drawing {split} images'):
-        # Its own stream for every image: splits never share one, whatever their sizes.
+        # A random stream for every image: no image depends on the size of a split.
         rng = np.random.default_rng([settings['seed'], SPLITS.index(split), i])
         image, shapes = make_image(rng, size)
         name = f'{i:06d}.jpg'
@@ -123,7 +115,7 @@ def write_split(root: Path, split: str, num_images: int, settings: dict) -> None
 
 def make_shapes(root: str, num_train: int = 2000, num_val: int = 300, size: int = 128,
                 seed: int = 0) -> bool:
-    """Write the data set, or keep one that was made with these settings; return if it is written.
+    """Write the data set, or keep one with the same settings; return whether it is written.
 
     Args:
         root (str): Folder to write: ``train/``, ``val/``, ``train.json`` and ``val.json``. It
@@ -134,8 +126,7 @@ def make_shapes(root: str, num_train: int = 2000, num_val: int = 300, size: int 
         seed (int): Another seed gives other images. Defaults to 0.
 
     Raises:
-        ConfigError: If a number is too small, or ``root`` holds something that this function has
-            not made.
+        ConfigError: If a number is too small, or ``root`` has other files.
     """
     root = Path(root)
     settings = dict(version=VERSION, num_train=num_train, num_val=num_val, size=size, seed=seed)
@@ -149,10 +140,9 @@ def make_shapes(root: str, num_train: int = 2000, num_val: int = 300, size: int 
         made = None
     if made == settings:
         return False
-    if root.exists() and any(root.iterdir()) and not (
-            isinstance(made, dict) and made.keys() == settings.keys()):
-        raise ConfigError(f'{root} holds files that are not a generated data set and would be '
-                          'lost: name another folder to write.')
+    ours = isinstance(made, dict) and made.keys() == settings.keys()
+    if root.exists() and any(root.iterdir()) and not ours:
+        raise ConfigError(f'{root} has files that would be lost: name another folder to write.')
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix='.shapes-') as temp:
         new = Path(temp, 'new')

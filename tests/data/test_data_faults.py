@@ -1,112 +1,39 @@
-"""Faults of images and annotations: each gets one sentence that names the file and the fix."""
-import json
+"""What becomes of images that cannot be read, and of classes that the annotations lack."""
+import re
 
 import cv2
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from tiny import CLASSES, change_coco, checked_dataset
 from torch.utils.data import DataLoader
 
-from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.config import shipped_configs
-from groupdetr_mmdet.errors import warn_once
-from groupdetr_mmdet.data.coco import CheckedCocoDataset
-from groupdetr_mmdet.data.images import CheckedLoadImageFromFile, is_cut_short
-
-CLASSES = ('square', 'disc', 'cross')
-NUM_IMAGES = 6
+from groupdetr_mmdet.data.images import CheckedLoadImageFromFile, check_whole
+from groupdetr_mmdet.errors import ConfigError
 
 
-@pytest.fixture
-def root(tmp_path):
-    """A COCO data set of six images with a box each; the classes take turns."""
-    init_default_scope('mmdet')
-    warn_once.cache_clear()
-    rng = np.random.default_rng(0)
-    for i in range(NUM_IMAGES):
-        noise = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
-        cv2.imwrite(str(tmp_path / f'{i}.jpg'), noise)
-    write(tmp_path, dict(
-        images=[dict(id=i, file_name=f'{i}.jpg', height=48, width=64) for i in range(NUM_IMAGES)],
-        annotations=[dict(id=i + 1, image_id=i, category_id=10 * (i % 3 + 1), area=100,
-                          iscrowd=0, bbox=[5 + i, 5, 10, 10]) for i in range(NUM_IMAGES)],
-        categories=[dict(id=10 * (i + 1), name=name) for i, name in enumerate(CLASSES)]))
-    return tmp_path
-
-
-def write(root, annotations):
-    (root / 'train.json').write_text(json.dumps(annotations))
-
-
-def read(root):
-    return json.loads((root / 'train.json').read_text())
-
-
-def build(root, cls=CheckedCocoDataset, classes=CLASSES, ignore_empty=False, **kwargs):
-    kwargs.setdefault('filter_cfg', dict(filter_empty_gt=True, min_size=32))
-    return cls(
-        data_root=str(root), ann_file='train.json', data_prefix=dict(img=''),
-        metainfo=dict(classes=classes), **kwargs, pipeline=[
-            dict(type='CheckedLoadImageFromFile', ignore_empty=ignore_empty),
-            dict(type='LoadAnnotations', with_bbox=True), dict(type='PackDetInputs')])
-
-
-def one_sentence(error, *parts):
-    """Whether the error is one line, and says all of this."""
-    message = str(error.value)
-    return '\n' not in message and all(str(part) in message for part in parts)
-
-
-FAULTS = {
-    'missing': (lambda path: path.unlink(), 'No such file'),
-    'empty': (lambda path: path.write_bytes(b''), 'the file is empty'),
-    'web page': (lambda path: path.write_text('<html>404 Not Found</html>'), 'not an image'),
-    'cut in half': (lambda path: path.write_bytes(half(path)), 'cut short'),
-    'directory': (lambda path: (path.unlink(), path.mkdir()), 'a folder'),
-}
-
-
-def half(path):
-    data = path.read_bytes()
-    return data[:len(data) // 2]
-
-
-@pytest.mark.parametrize('name', FAULTS)
-def test_an_unreadable_image_is_named(root, name):
-    damage, reason = FAULTS[name]
-    dataset = build(root)
-    damage(root / '2.jpg')
-    assert dataset[1]['inputs'].shape == (3, 48, 64)
-    with pytest.raises(ConfigError) as error:
-        dataset[2]
-    assert one_sentence(error, root / '2.jpg', reason, 'data_prefix.img', 'ignore_empty=True',
-                        'CheckedLoadImageFromFile')
-    with pytest.raises(ConfigError) as error:  # and before the first step
-        build(root)
-    assert one_sentence(error, root / '2.jpg', reason.replace('No such file', 'missing'),
-                        'data_prefix.img')
-
-
-@pytest.mark.parametrize('name', FAULTS)
-def test_ignore_empty_takes_another_image_and_warns_once(root, name, warnings_logged):
-    FAULTS[name][0](root / '2.jpg')
-    dataset = build(root, ignore_empty=True)
+@pytest.mark.parametrize('damage', [
+    lambda path: path.unlink(), lambda path: path.write_bytes(b''),
+    lambda path: (path.unlink(), path.mkdir())], ids=['missing', 'empty', 'folder'])
+def test_ignore_empty_takes_another_image_and_warns_once(tiny_coco, damage, warnings_logged):
+    path = tiny_coco / 'images/train_2.jpg'
+    damage(path)
+    dataset = checked_dataset(tiny_coco, ignore_empty=True)
     taken = {dataset[2]['data_samples'].img_id for _ in range(20)}
     assert taken and 2 not in taken
-    assert all(str(root / '2.jpg') in warning for warning in warnings_logged())
-    assert len(warnings_logged()) == (2 if name == 'missing' else 1)
+    assert all(str(path) in warning for warning in warnings_logged())
+    assert len(warnings_logged()) == 1 + (not path.exists())
 
 
-def test_the_sentence_is_the_last_line_from_a_worker(root):
-    dataset = build(root)
-    (root / '2.jpg').write_bytes(b'')
-    loader = DataLoader(dataset, num_workers=1, collate_fn=list)
+def test_the_sentence_is_the_last_line_from_a_worker(tiny_coco):
+    dataset = checked_dataset(tiny_coco)
+    (tiny_coco / 'images/train_2.jpg').write_bytes(b'')
     with pytest.raises(ConfigError) as error:
-        list(loader)
+        list(DataLoader(dataset, num_workers=1, collate_fn=list))
     last = str(error.value).strip().splitlines()[-1]
-    assert str(root / '2.jpg') in last and 'the file is empty' in last and 'ignore_empty' in last
+    assert all(x in last for x in ('train_2.jpg', 'the file is empty', 'ignore_empty=True'))
 
 
 def with_thumbnail(data):
@@ -116,38 +43,29 @@ def with_thumbnail(data):
     return data[:2] + b'\xff\xe1' + size + thumbnail + data[2:]
 
 
-@pytest.mark.parametrize('progressive', [0, 1])
 @pytest.mark.parametrize('make', [bytes, with_thumbnail])
-def test_a_jpeg_without_end_is_found_without_the_decoder(tmp_path, progressive, make):
+@pytest.mark.parametrize(('suffix', 'options'), [
+    ('.jpg', [cv2.IMWRITE_JPEG_PROGRESSIVE, 0]), ('.jpg', [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]),
+    ('.png', [])])
+def test_half_an_image_is_told_from_a_whole_one(tmp_path, suffix, options, make, monkeypatch):
+    """OpenCV 4 may return a whole array for half a file."""
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
-    data = make(cv2.imencode('.jpg', noise, options)[1].tobytes())
-    path = tmp_path / 'image.jpg'
-
-    def cut_short(content):
-        path.write_bytes(content)
-        return is_cut_short(str(path))
-
-    assert not cut_short(data)
-    assert not cut_short(data + b'\xff\xd8 appended by a camera')
-    assert all(cut_short(data[:-n]) for n in (2, 100, len(data) // 2))
-    png = cv2.imencode('.png', noise)[1].tobytes()
-    assert not cut_short(png) and not cut_short(png + b'appended')
-    assert cut_short(png[:-9]) and cut_short(png[:len(png) // 2])
-    assert not cut_short(b'GIF89a, or any other kind')
+    data = cv2.imencode(suffix, noise, options)[1].tobytes()
+    data = make(data) if suffix == '.jpg' else data
+    path = tmp_path / f'image{suffix}'
+    for whole in (data, data + b'\xff\xd8 appended by a camera', b'GIF89a, or any other kind'):
+        path.write_bytes(whole)
+        check_whole(str(path))
+    monkeypatch.setattr(cv2, 'imdecode', lambda *args: noise)
+    for missing in (100, len(data) // 2):
+        path.write_bytes(data[:-missing])
+        with pytest.raises(ConfigError, match='cut short'):
+            CheckedLoadImageFromFile().transform(dict(img_path=str(path)))
 
 
-def test_an_image_that_the_decoder_lets_pass_is_refused_all_the_same(root, monkeypatch):
-    """OpenCV 4 returns a whole array for half a file."""
-    (root / '2.jpg').write_bytes(half(root / '2.jpg'))
-    monkeypatch.setattr(cv2, 'imdecode', lambda *args: np.zeros((48, 64, 3), np.uint8))
-    with pytest.raises(ConfigError, match='cut short'):
-        CheckedLoadImageFromFile().transform(dict(img_path=str(root / '2.jpg')))
-
-
-def test_sound_data_is_what_the_parent_makes_of_it(root, warnings_logged):
-    ours, stock = build(root), build(root, CocoDataset)
-    assert len(ours) == len(stock) == NUM_IMAGES
+def test_sound_data_is_what_the_parent_makes_of_it(tiny_coco, warnings_logged):
+    ours, stock = checked_dataset(tiny_coco), checked_dataset(tiny_coco, cls=CocoDataset)
+    assert len(ours) == len(stock) == 8
     for a, b in zip(ours, stock):
         assert (a['inputs'] == b['inputs']).all()
         assert a['data_samples'].img_path == b['data_samples'].img_path
@@ -157,79 +75,46 @@ def test_sound_data_is_what_the_parent_makes_of_it(root, warnings_logged):
 
 
 @pytest.mark.parametrize('test_mode', [False, True])
-def test_a_class_that_the_file_lacks_is_refused(root, test_mode):
-    """The parent gives its boxes the labels of other classes, without a word."""
-    classes = ('sqare', 'disc', 'cross')
-    disc = build(root, CocoDataset, classes=classes).get_data_info(0)
-    assert disc['img_id'] == 1 and classes[disc['instances'][0]['bbox_label']] == 'sqare'
-    with pytest.raises(ConfigError) as error:
-        build(root, classes=classes, test_mode=test_mode)
-    assert one_sentence(error, root / 'train.json', "'sqare'", "'square', 'disc', 'cross'",
-                        'metainfo')
+def test_a_class_must_be_one_category(tiny_coco, test_mode):
+    """The parent gives boxes of a class that is misspelt no label, without a word."""
+    with pytest.raises(ConfigError, match="'gren'.*train.json.*'red', 'green', 'blue'"):
+        checked_dataset(tiny_coco, classes=('red', 'gren', 'blue'), test_mode=test_mode)
+    with pytest.raises(ConfigError, match="has 'red', 'red', which"):
+        checked_dataset(tiny_coco, classes=(*CLASSES, 'red'), test_mode=test_mode)
+    change_coco(tiny_coco, lambda coco: coco['categories'].append(dict(id=99, name='green')))
+    with pytest.raises(ConfigError, match="'green'"):
+        checked_dataset(tiny_coco, test_mode=test_mode)
 
 
-def test_two_categories_of_one_name_are_refused(root):
-    data = read(root)
-    data['categories'].append(dict(id=99, name='disc'))
-    write(root, data)
-    with pytest.raises(ConfigError, match="'disc'"):
-        build(root)
+def test_boxes_that_are_left_out_are_counted(tiny_coco, warnings_logged):
+    change_coco(tiny_coco, lambda coco: [
+        x.update(category_id=7 if i == 0 else i % 2 + 1)
+        for i, x in enumerate(coco['annotations'])] and None)
+    checked_dataset(tiny_coco, classes=('green', 'blue'))
+    message, = warnings_logged()
+    left_out, count = map(int, re.search(r'(\d+) of (\d+) boxes', message).groups())
+    assert left_out == (count + 1) // 2
+    assert f"'red ({left_out - 1})'" in message and 'id 7 (1)' in message
 
 
-def test_labels_follow_names_whatever_the_order(root, warnings_logged):
-    ours, reversed_ = build(root), build(root, classes=CLASSES[::-1])
-    for a, b in zip(ours, reversed_):
-        labels = [x['data_samples'].gt_instances.labels[0] for x in (a, b)]
-        assert CLASSES[labels[0]] == CLASSES[::-1][labels[1]]
-    assert warnings_logged() == []
+@pytest.mark.parametrize('change', [
+    lambda x: x.update(category_id=9), lambda x: x.update(bbox=[500, 500, 9, 9]),
+    lambda x: x.update(iscrowd=1)], ids=['unknown categories', 'outside', 'crowds'])
+@pytest.mark.parametrize('test_mode', [False, True])
+def test_annotations_without_a_usable_box_are_refused(tiny_coco, change, test_mode):
+    change_coco(tiny_coco, lambda coco: [change(x) for x in coco['annotations']] and None)
+    for filter_cfg in (None, dict(filter_empty_gt=True, min_size=32)):
+        with pytest.raises(ConfigError, match='train.json .*0 of 8 images have a usable box'):
+            checked_dataset(tiny_coco, test_mode=test_mode, filter_cfg=filter_cfg)
 
 
-def test_boxes_that_are_left_out_are_counted(root, warnings_logged):
-    data = read(root)
-    data['annotations'][0]['category_id'] = 7
-    write(root, data)
-    dataset = build(root, classes=('square', 'cross'))
-    assert len(dataset) == 3
-    assert len(warnings_logged()) == 1
-    message = warnings_logged()[0]
-    assert '3 of 6 boxes' in message and "'disc (2)'" in message and 'id 7 (1)' in message
-
-
-NOTHING_LEFT = {
-    'unknown category ids': lambda data: [a.update(category_id=1) for a in data['annotations']],
-    'boxes outside of the image':
-    lambda data: [a.update(bbox=[500, 500, 9, 9]) for a in data['annotations']],
-    'crowds': lambda data: [a.update(iscrowd=1) for a in data['annotations']],
-}
-
-
-@pytest.mark.parametrize('filter_cfg', [None, dict(filter_empty_gt=True, min_size=32)])
-@pytest.mark.parametrize('name', NOTHING_LEFT)
-def test_a_training_set_without_a_usable_box_is_refused(root, name, filter_cfg):
-    data = read(root)
-    NOTHING_LEFT[name](data)
-    write(root, data)
-    with pytest.raises(ConfigError) as error:
-        build(root, filter_cfg=filter_cfg)
-    assert one_sentence(error, root / 'train.json', 'of its 6 images 0 have a usable box',
-                        'filter_cfg', 'metainfo.classes')
-    with pytest.raises(ConfigError) as error:
-        build(root, filter_cfg=filter_cfg, test_mode=True)
-    assert one_sentence(error, root / 'train.json')
-
-
-def test_a_filter_that_leaves_nothing_is_refused(root):
-    with pytest.raises(ConfigError) as error:
-        build(root, filter_cfg=dict(filter_empty_gt=True, min_size=320))
-    assert one_sentence(error, '6 have a usable box', '0 are left', "'min_size': 320")
-
-
-def test_images_without_boxes_are_background(root):
-    data = read(root)
-    write(root, dict(data, annotations=[]))
-    assert len(build(root, filter_cfg=None)) == NUM_IMAGES
+def test_a_filter_must_leave_images_and_may_leave_background(tiny_coco):
+    with pytest.raises(ConfigError, match="8 of 8 .*'min_size': 320} leaves 0 images"):
+        checked_dataset(tiny_coco, filter_cfg=dict(filter_empty_gt=True, min_size=320))
+    change_coco(tiny_coco, lambda coco: coco.update(annotations=[]))
+    assert len(checked_dataset(tiny_coco)) == 8
     with pytest.raises(ConfigError, match='nothing to train on'):
-        build(root)
+        checked_dataset(tiny_coco, filter_cfg=dict(filter_empty_gt=True))
 
 
 CONFIGS = {file.stem: file for file in shipped_configs().values()

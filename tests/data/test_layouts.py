@@ -318,7 +318,7 @@ FAULTS = {
                     'a/data.yaml and .*b/data.yaml: name the one that counts'),
     'no such images': ('yolo', lambda r: [x.rename(x.with_suffix('.heic'))
                                           for x in r.glob('train/*/*.jpg')],
-                       'no image to train on .*folders without an image: 1.* let images be .jpg'),
+                       'no image to train on .*folders without an image: 1.*end in .jpg'),
     'YAML in UTF-16': ('yolo', lambda r: edit_all(
         r, 'data.yaml', lambda x: x.decode().encode('utf-16')), 'data.yaml cannot be read'),
     'a name twice': ('yolo', lambda r: (r / 'data.yaml').write_text(

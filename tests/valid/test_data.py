@@ -16,32 +16,22 @@ from mmdet.datasets import ConcatDataset
 from mmdet.evaluation import CocoMetric
 from mmdet.models.detectors import BaseDetector
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from PIL import Image
 from pycocotools import mask as mask_utils
 from tiny import CLASSES, change_coco, tiny_config, write_tiny_coco
+from tiny import checked_dataset as build
 
-from groupdetr_mmdet import CheckedCocoDataset, CheckedCocoMetric, GroupCocoMetric
+from groupdetr_mmdet import CheckedCocoMetric, GroupCocoMetric
 from groupdetr_mmdet.errors import ConfigError, warn_once
 from groupdetr_mmdet.training.runner import build_runner, check_data
 
 
 @pytest.fixture
 def root(tmp_path):
-    init_default_scope('mmdet')
     warn_once.cache_clear()
     return write_tiny_coco(tmp_path / 'coco', num_val=8)
-
-
-def build(root, split='train', with_mask=False, loader='CheckedLoadImageFromFile', **kwargs):
-    return CheckedCocoDataset(
-        data_root=str(root), ann_file=f'{split}.json', data_prefix=dict(img='images/'),
-        metainfo=dict(classes=CLASSES), test_mode=split == 'val', pipeline=[
-            dict(type=loader, **kwargs),
-            dict(type='LoadAnnotations', with_bbox=True, with_mask=with_mask),
-            dict(type='PackDetInputs')])
 
 
 def detections(root):
@@ -260,7 +250,7 @@ def test_an_image_is_what_its_decoder_reads(root, dtype, monkeypatch):
         path.write_bytes(keep)
     loader = dict(imdecode_backend='tifffile', color_type='unchanged')
     assert build(root, **loader)[0]['inputs'].shape == (6, 64, 64)
-    build(root, 'val', loader='LoadImageFromFile', **loader)
+    build(root, 'val', load='LoadImageFromFile', **loader)
 
 
 def write_huge(path, side=40_000):

@@ -1,6 +1,6 @@
 """Folders of images and labels in the layouts that people have, read into one form.
 
-Each layout is a module with ``find``, what of a folder is its own, and ``read``.
+Each layout is a module with ``find``, its files in a folder, and ``read``.
 """
 from collections import Counter
 from pathlib import Path
@@ -15,8 +15,6 @@ from .common import Dataset, LabeledImage, Source, has_objects, has_pattern, to_
 __all__ = ['Dataset', 'LabeledImage', 'has_objects', 'is_data', 'read_dataset', 'to_coco']
 
 LAYOUTS = (coco, yolo, voc)
-WANTED = ('a data.yaml or classes.txt with names, beside labels of the images (YOLO), a JSON with '
-          'images, annotations and categories (COCO), or an XML for each image (Pascal VOC)')
 
 
 def read_dataset(path: Union[str, Path],
@@ -37,8 +35,7 @@ def read_dataset(path: Union[str, Path],
             parts = [read_source(Source(Path(name), Path(path)), name) for name in names]
             dataset.layout = parts[0].layout
             dataset.classes += [x for part in parts for x in part.classes]
-            dataset.splits[split] = [x for part in parts for images in part.splits.values()
-                                     for x in images]
+            dataset.splits[split] = [x for part in parts for y in part.splits.values() for x in y]
             dataset.notes += [x for part in parts for x in part.notes]
         dataset.classes = list(dict.fromkeys(dataset.classes))
     else:
@@ -50,12 +47,13 @@ def read_dataset(path: Union[str, Path],
 
 
 def read_source(source: Source, path: Union[str, Path]) -> Dataset:
-    """Read what is found in a folder or file, which messages call ``path``."""
+    """Read a folder or file, which messages call ``path``."""
     found = {layout: files for layout in LAYOUTS if (files := layout.find(source))}
     if not found:
-        lacks = ('is no file of labels: unpack it if it is an archive, and name a folder with'
-                 if source.only else 'has no labels: put into it')
-        raise ConfigError(f'DATA {path} {lacks} {WANTED}.')
+        raise ConfigError(
+            f'DATA {path} has no labels: add a data.yaml or classes.txt with names and labels of '
+            'the images (YOLO), a JSON with images, annotations and categories (COCO), or an XML '
+            'for each image (Pascal VOC), and unpack archives.')
     if len(found) > 1:
         names = ' and '.join(str(files[0]) for files in found.values())
         raise ConfigError(f'DATA {path} has labels of several kinds, {names}: name the file that '
@@ -77,22 +75,19 @@ def is_data(path: Union[str, Path]) -> bool:
 
 
 def check_usable(dataset: Dataset, path: Union[str, Path]) -> None:
-    """Check that something can be learned, and leave out what nothing can be scored on."""
-    names = [name for name in dataset.classes if dataset.classes.count(name) > 1]
-    if names:
+    """Check that there are objects to train on, and leave out splits without objects."""
+    if names := [name for name in dataset.classes if dataset.classes.count(name) > 1]:
         raise ConfigError(f'DATA {path} has two classes of the name {names[0]}: rename one.')
-    shared = Counter(image.path for images in dataset.splits.values() for image in images)
-    repeated = [path for path, count in shared.items() if count > 1]
-    if repeated:
+    count = Counter(image.path for images in dataset.splits.values() for image in images)
+    if repeated := [path for path in count if count[path] > 1]:
         dataset.notes.append(f'images that occur twice, in a split or in two: {len(repeated)}, '
                              f'first {repeated[0]}')
-    notes = ''.join(f' ({note})' for note in dataset.notes)
-    if not dataset.splits.get('train'):
-        raise ConfigError(f'DATA {path} has no image to train on{notes}: let images be '
-                          f'{", ".join(IMG_EXTENSIONS)}, and call their folders train and val.')
-    if not has_objects(dataset.splits['train']):
-        raise ConfigError(f'DATA {path} has no image with an object to train on{notes}: correct '
-                          f'its labels, of the layout {dataset.layout}.')
+    if not has_objects(dataset.splits.get('train', ())):
+        what = 'image with an object' if dataset.splits.get('train') else 'image'
+        raise ConfigError(
+            f'DATA {path} has no {what} to train on'
+            f'{"".join(f" ({note})" for note in dataset.notes)}: correct its labels, of the layout '
+            f'{dataset.layout}; images end in {", ".join(IMG_EXTENSIONS)}.')
     for split in ('val', 'test'):
         if split in dataset.splits and not has_objects(dataset.splits[split]):
             dataset.notes.append(f'{split} has no objects to find, and is left out')

@@ -7,8 +7,8 @@ from typing import Any, Dict, List
 from pycocotools import mask as mask_utils
 
 from ...errors import ConfigError
-from .common import (Dataset, LabelError, LabeledBox, LabeledImage, Labels, Source, has_pattern,
-                     read_text, to_number)
+from .common import (Dataset, LabelError, LabeledBox, LabeledImage, Source, has_pattern, read_text,
+                     to_number)
 
 PARTS = dict(images=['id'], annotations=[], categories=['id', 'name'])  # what is required
 KEYS = 'id', 'image_id', 'category_id', 'supercategory'  # what is compared
@@ -28,27 +28,26 @@ def read(source: Source, files: List[Path]) -> Dataset:
     contents = {file: load(file, source.split_of(file)) for file in files}
     by_split = choose_files(source, contents)
     classes, splits = {}, {}
-    for split in by_split:
+    for split, group in by_split.items():
         images = splits[split] = []
-        for file in by_split[split]:
+        for file in group:
             classes.update(dict.fromkeys(used_names(source, file, contents[file])))
             more = read_file(source, file, source.split_of(file) or split, contents[file])
-            twice = {image.path for image in images} & {image.path for image in more}
-            if twice:
+            if twice := {image.path for image in images} & {image.path for image in more}:
                 raise ConfigError(
-                    f'DATA {source.root} has {by_split[split][0]} and {file}, both with labels of '
+                    f'DATA {source.root} has {group[0]} and {file}, both with labels of '
                     f'{min(twice)}: name the files that count with --train and --val, or one of '
                     'them in the place of DATA.')
             images += more
-    names = ', '.join(str(file.relative_to(source.root) if source.root in file.parents else file)
-                      for files in by_split.values() for file in files)
-    return Dataset(f'COCO, {names}', list(classes), splits, source.notes)
+    names = (file.relative_to(source.root) if source.root in file.parents else file
+             for group in by_split.values() for file in group)
+    return Dataset(f'COCO, {", ".join(map(str, names))}', list(classes), splits, source.notes)
 
 
 def choose_files(source: Source, contents: Dict[Path, dict]) -> Dict[str, List[Path]]:
-    """Tell the splits by names of files and folders; files that name no split are to train on.
+    """Find the splits by names of files and folders; files that name no split are to train on.
 
-    One whose images all are in files of a split, such as ``trainval.json``, is left out.
+    A file is left out if all its images are in files of a split, as of ``trainval.json``.
     """
     if len(contents) == 1:
         return dict(train=list(contents))
@@ -58,7 +57,7 @@ def choose_files(source: Source, contents: Dict[Path, dict]) -> Dict[str, List[P
     for file in contents:
         by_split[source.split_of(file)].append(file)
     rest = by_split.pop(None, [])
-    named = set().union(*(names[file] for files in by_split.values() for file in files))
+    named = set().union(*(names[file] for group in by_split.values() for file in group))
     for file in rest:
         if 'train' in by_split and names[file] <= named:
             source.note('label files whose images are those of other files, left out', file)
@@ -68,21 +67,22 @@ def choose_files(source: Source, contents: Dict[Path, dict]) -> Dict[str, List[P
 
 
 def load(file: Path, split: str) -> Dict[str, List[dict]]:
-    """Read a file, which must have COCO's form; one for testing may lack annotations."""
+    """Read a file, which must have COCO's form; a file for testing may lack annotations."""
     try:
         content = json.loads(read_text(file))
     except (json.JSONDecodeError, RecursionError) as error:
         raise ConfigError(f'{file} is not valid JSON ({error}): put all of it there.') from error
-    if split == 'test' and isinstance(content, dict):
+    content = content if isinstance(content, dict) else {}
+    if split == 'test':
         content.setdefault('annotations', [])
-    for part in PARTS:
-        entries = content.get(part) if isinstance(content, dict) else None
+    for part, required in PARTS.items():
+        entries = content.get(part)
         if not isinstance(entries, list) or not all(isinstance(x, dict) for x in entries):
             raise ConfigError(f'{file} has no list {part!r} of entries, which COCO requires: '
                               'correct it.')
         for entry in entries:
             wrong = [name for name in KEYS if isinstance(entry.get(name), (list, dict))]
-            if wrong := wrong + [name for name in PARTS[part] if name not in entry]:
+            if wrong := wrong + [name for name in required if name not in entry]:
                 raise ConfigError(f'{file} has {wrong[0]}={entry.get(wrong[0])} in {part}, which '
                                   'must be a number or a text: correct it.')
     return content
@@ -94,19 +94,17 @@ def image_name(image: dict) -> str:
 
 
 def used_names(source: Source, file: Path, content: Dict[str, List[dict]]) -> List[str]:
-    """Names of the categories, without one that only stands above others, as Roboflow's."""
+    """Names of the categories, without those that only stand above others, as Roboflow's."""
     categories = content['categories']
     used = {annotation.get('category_id') for annotation in content['annotations']}
-    above = {category.get('supercategory') for category in categories
-             if category.get('supercategory') != category['name']}
+    above = {x.get('supercategory') for x in categories if x.get('supercategory') != x['name']}
     names = []
     for category in categories:
         if category['id'] in used or category['name'] not in above:
             names.append(str(category['name']))
         else:
             source.note('categories above others without objects, left out', category['name'])
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
+    if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f'{file} has two categories of the name {twice[0]}: rename one.')
     return names
 
@@ -115,8 +113,8 @@ def read_file(source: Source, file: Path, split: str,
               content: Dict[str, List[dict]]) -> List[LabeledImage]:
     """Read the images of a file."""
     categories = {category['id']: str(category['name']) for category in content['categories']}
-    by_image = {image['id']: [] for image in content['images']}
-    if len(by_image) < len(content['images']):
+    images, by_image = content['images'], {image['id']: [] for image in content['images']}
+    if len(by_image) < len(images):
         raise ConfigError(f'{file} has two images of the same id: give each its own.')
     for annotation in content['annotations']:
         where = f'{file} annotation {annotation.get("id")}'
@@ -124,29 +122,26 @@ def read_file(source: Source, file: Path, split: str,
             by_image[annotation['image_id']].append((annotation, where))
         else:
             source.note('annotations of images that the file does not list, left out', where)
-    relative = are_fractions([annotation.get('bbox') for annotation in content['annotations']])
+    relative = are_fractions([x.get('bbox') or () for x in content['annotations']])
     if relative:
         source.note('label files whose boxes are fractions of their image', file)
 
-    def read_image(image: dict) -> Labels:
+    def read_image(image: dict) -> tuple:
         boxes = ((read_box(annotation, categories, where), where)
                  for annotation, where in by_image[image['id']])
-        return Labels(f'{image_name(image)} of {file} image {image["id"]}', boxes,
-                      [image.get('width'), image.get('height')], relative)
+        return (f'{image_name(image)} of {file} image {image["id"]}', boxes, image.get('width'),
+                image.get('height'))
 
-    paths = source.find_images([[image_name(image)] for image in content['images']], file.parent,
-                               split)
-    return source.read(content['images'], paths, read_image,
-                       'images that are not there, left out')
+    paths = source.find_images([[image_name(image)] for image in images], file.parent, split)
+    return source.read(images, paths, read_image, 'images that are not there, left out', relative)
 
 
 def are_fractions(boxes: List[Any]) -> bool:
-    """Whether all boxes lie between 0 and 1, and cannot be in pixels."""
+    """Whether all numbers of boxes lie between -1 and 1, and cannot be pixels."""
     try:
-        numbers = [abs(float(x)) for box in boxes for x in box or ()]
+        return any(boxes) and all(abs(float(x)) <= 1 for box in boxes for x in box)
     except (TypeError, ValueError, OverflowError):
         return False
-    return bool(numbers) and max(numbers) <= 1
 
 
 def read_box(annotation: dict, categories: Dict[Any, str], where: str) -> LabeledBox:

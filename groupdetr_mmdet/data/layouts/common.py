@@ -6,8 +6,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import (Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, NoReturn, Optional,
-                    Sequence, Tuple)
+from typing import (Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Sequence,
+                    Tuple)
 
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from rich.progress import track
@@ -22,11 +22,11 @@ SPLITS = dict(train='train', training='train', val='val', valid='val', validatio
 # How names begin that a system or tool wrote for itself, as __MACOSX.
 HIDDEN = '.', '__', '@eaDir', '#recycle', '$RECYCLE.BIN', 'lost+found'
 DRAWN = re.compile('annot|label|mask|segment|thumb|vis', re.I)  # folders of no photos
-SLOW = 1000  # images that take some seconds to read
+Place = Any  # where a label stands, for messages
 
 
 class LabelError(ConfigError):
-    """A label that cannot be right; those of one kind are counted together."""
+    """A label that cannot be right; labels with the same kind of error are counted together."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -34,32 +34,21 @@ class LabelError(ConfigError):
 
 
 class LabeledBox(NamedTuple):
-    """An object."""
     name: str  # of its class
-    xyxy: Tuple[float, float, float, float]  # in pixels; of an image that was read, inside it
+    xyxy: Tuple[float, float, float, float]  # in pixels, of an image that was read inside it
     iscrowd: bool = False  # in COCO's sense
 
 
 @dataclass
 class LabeledImage:
-    """An image and its objects; ``width`` and ``height`` in pixels, as it is loaded."""
     path: Path
-    width: int
+    width: int  # in pixels, as it is loaded
     height: int
     boxes: List[LabeledBox]
 
 
-class Labels(NamedTuple):
-    """The labels of an image as they stand in a file."""
-    where: Any  # for messages
-    boxes: Iterable[Tuple[LabeledBox, Any]]  # each with the place it stands in
-    size: Sequence = (0, 0)  # width and height as numbers or texts; empty or 0 is unknown
-    relative: bool = False  # whether boxes are in parts of the image, and not in pixels
-
-
 @dataclass
 class Dataset:
-    """A data set in whatever layout."""
     layout: str  # what the layout is called
     classes: List[str]  # their names, in the order of their labels
     splits: Dict[str, List[LabeledImage]]  # 'train' and, where there are any, 'val', 'test'
@@ -67,7 +56,7 @@ class Dataset:
 
     @property
     def root(self) -> Path:
-        """The folder that all images lie in."""
+        """The folder of all images."""
         return Path(os.path.commonpath(
             [image.path.parent for images in self.splits.values() for image in images]))
 
@@ -76,9 +65,9 @@ class Source:
     """A data set that is being read.
 
     Args:
-        path (Path): Its folder, or the label file that counts, whose images are in the folder
-            around it or, if there are none, in the one around that.
-        root (Path, optional): Folder of the images of a label file, if it is known.
+        path (Path): Its folder, or the label file that counts.
+        root (Path, optional): Folder of the images of a label file. By default the folder of the
+            file or, if no images are in it, the folder around that.
     """
 
     def __init__(self, path: Path, root: Optional[Path] = None) -> None:
@@ -86,11 +75,11 @@ class Source:
             raise ConfigError(f'DATA {path} does not exist: name a folder of images and labels.')
         path = Path(os.path.abspath(path))
         self.only = path if path.is_file() else None
-        self.root = Path(os.path.abspath(root)) if root else path.parent if self.only else path
+        self.root = Path(os.path.abspath(root or (path.parent if self.only else path)))
         if self.only and not root and not any(map(is_image, visible_files(self.root))):
             self.root = self.root.parent
         self.files = sorted(visible_files(self.root))
-        self.images = [file for file in self.files if is_image(file)]
+        self.images = list(filter(is_image, self.files))
         self.by_stem = defaultdict(list)
         for file in self.images:
             self.by_stem[comparable(file.stem)].append(file)
@@ -99,15 +88,18 @@ class Source:
 
     @property
     def notes(self) -> List[str]:
-        """What was noted, in a line for each kind."""
+        """What was noted, one line for each kind."""
         return [f'{what}: {len(places)}, first {places[0]}' for what, places in self.noted.items()]
 
-    def note(self, what: str, where: Any) -> None:
+    def note(self, what: str, where: Place) -> None:
         """Note what was left out or mended, and where."""
         self.noted[what].append(str(where).encode(errors='replace').decode())
 
+    def add_fault(self, fault: LabelError) -> None:
+        self.faults[fault.kind].append(fault)
+
     def check_faults(self) -> None:
-        """Raise a ConfigError of all kinds of faults, the first of each in full."""
+        """Raise a ConfigError of the first fault of every kind."""
         if self.faults:
             raise ConfigError('; '.join(
                 f'{faults[0]}' + (f' (and {len(faults) - 1} more like this)' * (len(faults) > 1))
@@ -119,27 +111,19 @@ class Source:
         return [file for file in files if any(map(file.match, patterns))]
 
     def split_of(self, path: Path) -> Optional[str]:
-        """Read 'train', 'val' or 'test' from the name of a file or folder, or of one around it."""
+        """Read 'train', 'val' or 'test' from the name of a file or of a folder around it."""
         inside = self.root in (path, *path.parents)
         parts = path.relative_to(self.root).parts if inside else path.parts[-1:]
-        for part in reversed(parts):
-            for word in re.findall('[a-z]+', part.lower()):
-                if word in SPLITS:
-                    return SPLITS[word]
-        return None
+        words = (word for part in reversed(parts) for word in re.findall('[a-z]+', part.lower()))
+        return next((SPLITS[word] for word in words if word in SPLITS), None)
 
     def find_images(self, names: Sequence[Sequence[str]], folder: Path,
                     split: Optional[str]) -> List[Optional[Path]]:
-        """Find images that labels in a folder name, None for one that is not there.
+        """Find images by their ``names``, the best one first; None for a missing image.
 
-        An image may have another suffix, or lie in the folders of another machine. Masks and
-        other splits may have the same names: a folder counts only if most of its images of these
-        names are meant.
-
-        Args:
-            names (Sequence[Sequence[str]]): Of each image, the names to try, the best one first.
-            folder (Path): Folder of the labels.
-            split (str, optional): Its split, if it is known.
+        An image may have another suffix, or be named as on another machine. Masks and other
+        splits may have the same names: a folder counts only if most of its images of these names
+        are meant. ``folder`` and ``split`` are those of the labels.
         """
         found = [self.find_image(choice, folder, split) for choice in names]
         meant = Counter(path.parent for path in {path for path, _, _ in found if path})
@@ -149,7 +133,7 @@ class Source:
 
     def find_image(self, names: Sequence[str], folder: Path, split: Optional[str]
                    ) -> Tuple[Optional[Path], List[Path], bool]:
-        """Find an image, all that are called alike, and whether it lies where a name says."""
+        """Find an image, all images of its name, and whether a name is its exact place."""
         wanted = [Path(name.replace('\\', '/')) for name in names]
         alike = next(filter(None, (self.by_stem.get(comparable(x.stem)) for x in wanted)), [])
         for place in (base / x for x in wanted for base in (folder, self.root)):
@@ -161,107 +145,112 @@ class Source:
                     lambda x: x.name == wanted.name, lambda x: len(near & {*x.parent.parts}),
                     lambda x: self.split_of(x.parent) == split,
                     lambda x: not DRAWN.search(x.parent.name)):
-            if len(files) > 1:
-                files = [x for x in files if fit(x) == max(map(fit, files))]
+            files = [x for x in files if fit(x) == max(map(fit, files))]
         if len(files) > 1:
-            self.faults['image'].append(LabelError('image', (
-                f'{folder} has labels for {wanted}, which is {files[0]} or {files[1]}')))
+            self.add_fault(LabelError(
+                'image', f'{folder} has labels for {wanted}, which is {files[0]} or {files[1]}'))
         return files[0] if files else None, alike, False
 
-    def read(self, items: Sequence[Any], paths: Sequence[Optional[Path]],
-             read: Callable[[Any], Labels], missing: str) -> List[LabeledImage]:
-        """Read the labels of images; ``missing`` notes the ``items`` without a path."""
+    def read(self, items: Sequence[Any], paths: Sequence[Optional[Path]], read: Callable,
+             missing: str = '', relative: bool = False) -> List[LabeledImage]:
+        """Read the labels of images.
+
+        Args:
+            items (Sequence): What ``read`` takes.
+            paths (Sequence): The image of each item, None for a missing one.
+            read (Callable): Returns the place of an item's labels, each box with its place, and
+                width and height as numbers or texts, where the labels have them.
+            missing (str): Note of the items without a path.
+            relative (bool): Whether boxes are in parts of the image, and not in pixels.
+        """
         images = []
         for item, path in track(list(zip(items, paths)), 'Reading labels', transient=True,
-                                disable=len(items) < SLOW):
+                                disable=len(items) < 1000):
             try:
-                labels = read(item)
+                where, boxes, *size = read(item)
                 if path is None:
-                    self.note(missing, labels.where)
-                elif image := self.labeled_image(path, labels):
-                    images.append(image)
+                    self.note(missing, where)
+                elif size := self.size_of(path, where, [to_number(x or 0, where) for x in size]):
+                    kept = [self.clip(box, size, relative, place) for box, place in boxes]
+                    images.append(LabeledImage(path, *size, list(dict.fromkeys(
+                        box for box in kept if box))))
+                    if len(images[-1].boxes) < len(kept) - kept.count(None):
+                        self.note('images with the same box twice, which counts once', path)
             except LabelError as fault:
-                self.faults[fault.kind].append(fault)
+                self.add_fault(fault)
         return images
 
-    def labeled_image(self, path: Path, labels: Labels) -> Optional[LabeledImage]:
-        """Check boxes, and clip them to their image; None for an image that cannot be read."""
-        said = tuple(to_number(x or 0, labels.where) for x in labels.size)
+    def size_of(self, path: Path, where: Place, listed: List[float]) -> Optional[Tuple[int, int]]:
+        """Width and height of an image, which ``listed`` must be; None if it cannot be read."""
+        listed = tuple(listed) if all(listed) and listed else None
         try:
-            size = image_size(str(path), said=said if all(said) else None)
+            size = image_size(str(path), listed=listed)
         except OSError as error:
             self.note('unreadable images, left out', f'{path} ({error.strerror or error})')
             return None
-        if all(said) and said != size:
+        if listed not in (None, size):
             raise LabelError('size', (
-                f'{labels.where} has the size {said[0]:g} x {said[1]:g} for {path}, which is '
+                f'{where} has the size {listed[0]:g} x {listed[1]:g} for {path}, which is '
                 f'{size[0]} x {size[1]} when it is read (EXIF data may turn it)'))
-        kept = []
-        for box, place in labels.boxes:
-            xyxy = box.xyxy
-            if labels.relative:
-                xyxy = tuple(x * n for x, n in zip(xyxy, size * 2))
-            check_corners(xyxy, size, place)
-            left, top, right, bottom = clipped = tuple(
-                min(max(x, 0.), float(limit)) for x, limit in zip(xyxy, size * 2))
-            if right <= left or bottom <= top:
-                self.note('boxes without area inside their image, left out', place)
-                continue
-            if max(abs(a - b) for a, b in zip(clipped, xyxy)) > 1:
-                self.note('boxes over the edge of their image, clipped', place)
-            if box.iscrowd:
-                self.note('objects that are marked difficult, iscrowd or ignore, neither trained '
-                          'nor scored', place)
-            kept.append(box._replace(xyxy=clipped))
-        boxes = list(dict.fromkeys(kept))
-        if len(boxes) < len(kept):
-            self.note('images with the same box twice, which counts once', path)
-        return LabeledImage(path, *size, boxes)
+        return size
+
+    def clip(self, box: LabeledBox, size: Tuple[int, int], relative: bool,
+             place: Place) -> Optional[LabeledBox]:
+        """Check a box, and clip it to its image, in pixels; None if nothing of it is left."""
+        xyxy = tuple(x * n for x, n in zip(box.xyxy, size * 2)) if relative else box.xyxy
+        check_corners(xyxy, size, place)
+        left, top, right, bottom = clipped = tuple(
+            min(max(x, 0.), float(limit)) for x, limit in zip(xyxy, size * 2))
+        if right <= left or bottom <= top:
+            self.note('boxes without area inside their image, left out', place)
+            return None
+        if max(abs(a - b) for a, b in zip(clipped, xyxy)) > 1:
+            self.note('boxes over the edge of their image, clipped', place)
+        if box.iscrowd:
+            self.note('objects that are marked difficult, iscrowd or ignore, neither trained '
+                      'nor scored', place)
+        return box._replace(xyxy=clipped)
 
 
 def visible_files(root: Path) -> Iterator[Path]:
     """Yield the files below a folder, also through links, each folder once."""
     def refuse(error: OSError) -> NoReturn:
-        raise ConfigError(f'{error.filename} cannot be read ({error.strerror}): let it be read '
-                          'or take it out of DATA.')
+        raise ConfigError(f'{error.filename} cannot be read ({error.strerror}): correct its '
+                          'permissions, or take it out of DATA.')
 
     seen = set()
     for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
-        if os.path.realpath(folder) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(folder))
-        folders[:] = sorted(x for x in folders if not x.startswith(HIDDEN))
-        for path in (Path(folder, name) for name in names if not name.startswith(HIDDEN)):
-            if path.is_file():
+        real = os.path.realpath(folder)
+        folders[:] = sorted(x for x in folders if not x.startswith(HIDDEN) and real not in seen)
+        for path in (Path(folder, x) for x in names if not x.startswith(HIDDEN)):
+            if path.is_file() and real not in seen:
                 yield path
             elif kind := irregular(path):  # and not a link to nothing
                 raise ConfigError(f'{path} is {kind} and not a file: take it out of DATA.')
+        seen.add(real)
 
 
 def comparable(name: str) -> str:
-    """A name as systems see it that write an accent as a letter, or do not tell a from A."""
+    """A name without the differences between systems: composed accents, capitals."""
     return unicodedata.normalize('NFC', name).lower()
 
 
 def is_image(path: Path) -> bool:
-    """Whether the suffix is that of an image, in capitals or not."""
     return path.suffix.lower() in IMG_EXTENSIONS
 
 
-def check_corners(xyxy: Sequence[float], size: Tuple[int, int], where: Any) -> None:
+def check_corners(xyxy: Sequence[float], size: Tuple[int, int], where: Place) -> None:
     """Refuse a box that is not finite or far larger than its image, or has swapped corners."""
     fault = ('that is not finite' if not all(map(math.isfinite, xyxy)) else
              f'more than {LARGEST} times as wide or high as its image of {size[0]} x {size[1]}'
              if any(b - a > LARGEST * n for a, b, n in zip(xyxy, xyxy[2:], size)) else
              'with swapped corners' if xyxy[0] > xyxy[2] or xyxy[1] > xyxy[3] else '')
     if fault:
-        raise LabelError(fault, (
-            f'{where} has a box {fault}, {", ".join(f"{x:g}" for x in xyxy)} (left, top, right, '
-            'bottom)'))
+        raise LabelError(fault, (f'{where} has a box {fault}, '
+                                 f'{", ".join(f"{x:g}" for x in xyxy)} (left, top, right, bottom)'))
 
 
-def to_number(text: Optional[str], where: Any) -> float:
+def to_number(text: Optional[str], where: Place) -> float:
     """Read a number of a label file; NaN is one."""
     try:
         return float(text)
@@ -280,32 +269,30 @@ def read_text(file: Path) -> str:
     try:
         return file.read_text(encoding='utf-8-sig')
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f'{file} cannot be read as text ({error}): put the whole file there, in '
-                          'UTF-8.') from error
+        raise ConfigError(f'{file} cannot be read as UTF-8 ({error}): correct it.') from error
+
+
+def read_lines(file: Path) -> List[str]:
+    """The lines of a text that are not blank, without the blanks around them."""
+    return list(filter(None, map(str.strip, read_text(file).splitlines())))
 
 
 def has_objects(images: Sequence[LabeledImage]) -> bool:
-    """Whether there is something to train on or to score, which a crowd is not."""
+    """Whether there is an object to train on or to score; a crowd is none."""
     return any(not box.iscrowd for image in images for box in image.boxes)
 
 
 def to_coco(images: Sequence[LabeledImage], classes: Sequence[str], root: Path) -> dict:
-    """Write images in COCO's format, with file names from ``root``.
-
-    Classes are numbered from 1 in the order that is given; objects of others are left out.
-    """
+    """Write images in COCO's format: names from ``root``, classes numbered from 1."""
     ids = {name: i for i, name in enumerate(classes, 1)}
-    coco = dict(images=[], annotations=[],
-                categories=[dict(id=i, name=name) for name, i in ids.items()])
-    for image_id, image in enumerate(images, 1):
-        coco['images'].append(dict(id=image_id, file_name=image.path.relative_to(root).as_posix(),
-                                   width=image.width, height=image.height))
-        for box in image.boxes:
-            if box.name in ids:
-                left, top, right, bottom = box.xyxy
-                width, height = right - left, bottom - top
-                coco['annotations'].append(dict(
-                    id=len(coco['annotations']) + 1, image_id=image_id, category_id=ids[box.name],
-                    bbox=[left, top, width, height], area=width * height,
-                    iscrowd=int(box.iscrowd)))
-    return coco
+    entries = [dict(id=i, file_name=image.path.relative_to(root).as_posix(), width=image.width,
+                    height=image.height) for i, image in enumerate(images, 1)]
+    boxes = [(i, box, *box.xyxy) for i, image in enumerate(images, 1) for box in image.boxes]
+    return dict(
+        images=entries,
+        annotations=[dict(
+            id=i, image_id=image_id, category_id=ids[box.name],
+            bbox=[left, top, right - left, bottom - top], area=(right - left) * (bottom - top),
+            iscrowd=int(box.iscrowd))
+            for i, (image_id, box, left, top, right, bottom) in enumerate(boxes, 1)],
+        categories=[dict(id=i, name=name) for name, i in ids.items()])

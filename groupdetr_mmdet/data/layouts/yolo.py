@@ -1,13 +1,14 @@
 """YOLO: a text file for each image, and ``data.yaml``, which names the classes and may name the
-images of each split; or ``classes.txt`` or ``obj.names`` in its place."""
+images of each split; or ``classes.txt`` or ``obj.names`` instead."""
 import os
+import re
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import yaml
 
 from ...errors import ConfigError
-from .common import (Dataset, LabelError, LabeledBox, Labels, Source, has_pattern, is_image,
+from .common import (Dataset, LabelError, LabeledBox, Source, has_pattern, is_image, read_lines,
                      read_text, to_number, visible_files)
 
 CLASS_LISTS = 'classes.txt', '*.names'
@@ -33,9 +34,9 @@ def names_classes(file: Path) -> bool:
 
 
 def load(file: Path) -> Dict[str, Any]:
-    """Read the names of the classes, and what else a file says, as texts: a class may be 'no'."""
+    """Read the names of the classes, and all else in a file, as texts: a class may be 'no'."""
     if any(map(file.match, CLASS_LISTS)):
-        return dict(names=[x.strip() for x in read_text(file).splitlines() if x.strip()])
+        return dict(names=read_lines(file))
     try:
         config = yaml.load(read_text(file), yaml.BaseLoader)
     except yaml.YAMLError as error:
@@ -45,7 +46,7 @@ def load(file: Path) -> Dict[str, Any]:
 
 
 def read(source: Source, files: List[Path]) -> Dataset:
-    """Read what a file names, one of several that are alike; labels lie as YOLO looks for them."""
+    """Read what a file names, or one of several equal files."""
     file, config = files[0], load(files[0])
     for other in files[1:]:
         named = other.parent != file.parent and any(config.get(x) for x in SPLITS)
@@ -53,16 +54,13 @@ def read(source: Source, files: List[Path]) -> Dataset:
             raise ConfigError(f'DATA {source.root} has {file} and {other}: name the one that '
                               'counts in the place of the folder.')
     names = class_names(file, config)
-    by_split = {split: paths for split in SPLITS
-                if (paths := find_images(source, file, config, split)) or
-                split == 'train' and config.get(split)}
-    splits = {split: source.read(paths, paths, lambda path: Labels(
-        label_file(path), read_labels(source, path, names, config), relative=True), '')
-        for split, paths in by_split.items()}
+    by_split = {split: find_images(source, file, config, split) for split in SPLITS}
+    splits = {split: source.read(paths, paths, lambda path: (
+        label_file(path), read_labels(source, path, names, config)), relative=True)
+        for split, paths in by_split.items() if paths or split == 'train' and config.get(split)}
     images = [path for paths in by_split.values() for path in paths]
-    labels = {label_file(path) for path in images}
-    folders = {label.parent for label in labels} - {path.parent for path in images}
-    labels.add(file)
+    labels = {file, *map(label_file, images)}
+    folders = {label.parent for label in map(label_file, images)} - {x.parent for x in images}
     for label in source.files:
         if label.suffix == '.txt' and label.parent in folders and label not in labels:
             source.note('label files without image, left out', label)
@@ -70,17 +68,17 @@ def read(source: Source, files: List[Path]) -> Dataset:
 
 
 def class_names(file: Path, config: Dict[str, Any]) -> List[str]:
-    """Names in the order of their numbers, from 0; where there is only how many, the numbers."""
+    """Names in the order of their numbers, from 0; without names, the numbers."""
     nc = str(config.get('nc'))
     names = config.get('names', nc)
     if names == nc and nc.isdecimal():
         names = [f'class_{i}' for i in range(int(nc))]
     if isinstance(names, dict):
-        numbered = {int(key) if str(key).isdecimal() else key: x for key, x in names.items()}
-        if set(numbered) != set(range(len(names))):
-            raise ConfigError(f'{file}: names must be numbered from 0 without a gap, and are '
-                              f'{", ".join(map(str, sorted(names, key=str)))}.')
-        names = [numbered[i] for i in range(len(names))]
+        try:
+            names = [names[str(i)] for i in range(len(names))]
+        except KeyError as error:
+            raise ConfigError(f'{file}: names must be numbered from 0 without a gap, and {error} '
+                              'is missing.') from error
     if not isinstance(names, list) or not names or not all(isinstance(x, str) for x in names):
         raise ConfigError(f'{file}: names={names!r:.60} must be a list of the names of classes.')
     if nc.isdecimal() and int(nc) != len(names):
@@ -89,7 +87,7 @@ def class_names(file: Path, config: Dict[str, Any]) -> List[str]:
 
 
 def find_images(source: Source, file: Path, config: Dict[str, Any], split: str) -> List[Path]:
-    """Find the images of a split: those that the file names, or else by the names of folders."""
+    """Find the images of a split that a file names, or by the names of folders."""
     if not any(config.get(x) for x in SPLITS):
         return [x for x in source.images if (source.split_of(x.parent) or 'train') == split]
     entry = config.get(split) or (split == 'val' and config.get('valid')) or []
@@ -101,28 +99,23 @@ def find_images(source: Source, file: Path, config: Dict[str, Any], split: str) 
         if place is None:  # many files name a test set that was never there
             source.note('folders that are not there', f'{split}: {part}')
         elif place.suffix == '.txt':
-            images += listed_images(source, place, split)
+            lines = read_lines(place)
+            found = source.find_images([[line] for line in lines], place.parent, split)
+            images += filter(None, found)
+            for line in (line for line, image in zip(lines, found) if image is None):
+                source.note('images that are not there, left out', f'{line} of {place}')
         else:
             found = sorted(filter(is_image, visible_files(place)))
+            images += found
             if not found:
                 source.note('folders without an image', f'{split}: {part}')
-            images += found
     return images
-
-
-def listed_images(source: Source, file: Path, split: str) -> List[Path]:
-    """Find the images that a file lists; those that are not there are noted."""
-    lines = list(filter(None, map(str.strip, read_text(file).splitlines())))
-    images = source.find_images([[line] for line in lines], file.parent, split)
-    for line in (line for line, image in zip(lines, images) if image is None):
-        source.note('images that are not there, left out', f'{line} of {file}')
-    return [image for image in images if image]
 
 
 def locate(source: Source, file: Path, path: str, entry: str) -> Optional[Path]:
     """Find a folder or list of images, also one that is named as on another machine.
 
-    There all but the last two folders may differ, or all but the last if it says the split;
+    On this machine only the last two folders count, or only the last if it names the split;
     Roboflow writes ``../train/images`` for ``train/images`` beside the file.
     """
     parts = [part for part in Path(entry.replace('\\', '/')).parts if part not in ('..', os.sep)]
@@ -138,18 +131,15 @@ def locate(source: Source, file: Path, path: str, entry: str) -> Optional[Path]:
 
 def label_file(image: Path) -> Path:
     """Where an image's labels are: beside it, or in ``labels`` for the last folder ``images``."""
-    beside, parts = image.with_suffix('.txt'), list(image.parts)
-    for i, folder in reversed(list(enumerate(parts[:-1]))):
-        if folder.lower() == 'images' and not beside.is_file():
-            parts[i] = next((x for x in ('labels', 'Labels', 'LABELS')
-                             if Path(*parts[:i], x).is_dir()), 'labels')
-            return Path(*parts).with_suffix('.txt')
-    return beside
+    beside = image.with_suffix('.txt').as_posix()
+    places = [beside, *(re.sub('(?i)(.*/)images/', rf'\g<1>{x}/', beside)
+                        for x in ('labels', 'Labels', 'LABELS'))]
+    return Path(next(filter(os.path.isfile, places), places[1]))
 
 
 def read_labels(source: Source, path: Path, names: List[str],
                 config: Dict[str, Any]) -> Iterator[Tuple[LabeledBox, str]]:
-    """Yield an image's objects, and where each stands; one without a label file is background."""
+    """Yield an image's objects, each with its place; without a label file there are none."""
     label = label_file(path)
     if not label.is_file():
         source.note('images without a label file, taken as background',
@@ -159,38 +149,36 @@ def read_labels(source: Source, path: Path, names: List[str],
         if words := line.split():
             where = f'{label} line {number}'
             values = [to_number(word, where) for word in words]
-            if 'kpt_shape' in config or has_key_points(values[1:]):
+            if 'kpt_shape' in config or has_key_points(*values[1:]):
                 values = values[:5]
                 source.note('objects with key points, of which the box is used', where)
             yield read_line(values, names, where), where
 
 
-def has_key_points(values: List[float]) -> bool:
-    """Whether numbers are a box and then x, y and visibility of key points in it."""
-    if len(values) < 7 or (len(values) - 4) % 3:
-        return False
-    x, y, width, height = values[:4]
-    return all(v == 0 or v in (1, 2) and abs(a - x) <= width / 2 + TOLERANCE and
-               abs(b - y) <= height / 2 + TOLERANCE
-               for a, b, v in zip(values[4::3], values[5::3], values[6::3]))
+def has_key_points(x: float = 0, y: float = 0, width: float = 0, height: float = 0,
+                   *points: float) -> bool:
+    """Whether behind a box come x, y and visibility of key points in it."""
+    return bool(points) and len(points) % 3 == 0 and all(
+        v == 0 or v in (1, 2) and abs(a - x) <= width / 2 + TOLERANCE and
+        abs(b - y) <= height / 2 + TOLERANCE
+        for a, b, v in zip(points[::3], points[1::3], points[2::3]))
 
 
 def read_line(words: List[float], names: List[str], where: str) -> LabeledBox:
     """Read ``class x y width height``, or the corners of a polygon, in parts of the image."""
     label, *values = words
-    is_box = len(values) == 4
-    beyond = TOLERANCE if is_box else OUTSIDE
+    beyond = TOLERANCE if len(values) == 4 else OUTSIDE
     if label not in range(len(names)):
         raise LabelError('class', f'{where} has the class {label:g}, and the classes are numbered '
                          f'0 to {len(names) - 1}')
-    if not is_box and (len(values) < 6 or len(values) % 2):
-        raise LabelError('line', f'{where} has {len(words)} numbers, and a box has 5, class, x, y, '
+    if len(values) < 4 or len(values) % 2:
+        raise LabelError('line', f'{where} has {len(words)} numbers, and a box has 5: class, x, y, '
                          'width and height, in parts of the image')
     if not all(-beyond <= x <= 1 + beyond for x in values):
         shown = ' '.join(f'{x:g}' for x in values[:4])
         raise LabelError('pixels', f'{where} has numbers beyond 0 to 1, {shown}, and they are '
                          'parts of the width and height of the image')
-    if is_box:
+    if len(values) == 4:
         x, y, width, height = values
         corners = x - width / 2, y - height / 2, x + width / 2, y + height / 2
     else:
