@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from pathlib import Path
 from shlex import quote
-from typing import Iterator, List, Tuple
+from typing import List, Tuple
 
 import numpy as np
 from mmengine.device import get_device
@@ -13,13 +13,13 @@ from mmengine.device import get_device
 from ..checkpoints.named import resolve_weights
 from ..errors import ConfigError
 from ..io import check_output
-from ..data.layouts import Dataset, read_dataset
+from ..data.layouts import LabeledImage, read_dataset
 from ..training.recipe import MODELS, complete_splits, write_training
 from .common import print_table
 
 DEFAULTS = dict(model='cond', weights='coco', val_fraction=0.2, seed=0, train=None, val=None,
                 test=None)
-SPLITS = dict(train='train on', val='validate on', test='test on')
+SPLITS = 'train', 'val', 'test'
 AREAS = 0, 32**2, 96**2, np.inf  # COCO's small, medium and large ones, in square pixels
 
 
@@ -32,24 +32,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_choices(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``prepare`` that ``train DATA`` has, too."""
-    group = parser.add_argument_group('with DATA, a folder of images')
-    add = group.add_argument
+    add = parser.add_argument_group('with DATA, a folder of images').add_argument
     add('--model', choices=list(MODELS), help='Conditional, DAB-, Deformable DETR or DINO with a '
         'ResNet-50, or a small Conditional DETR for a CPU (default: cond)')
-    add('--weights', metavar='coco|none|FILE', help='to begin with: those of the model that was '
-        'trained on COCO, none, or a path or address (default: coco)')
+    add('--weights', metavar='coco|none|FILE', help='to begin with: trained on COCO, none, or a '
+        'path or address (default: coco)')
     add('--val-fraction', type=float, help='part of the images for validation, where the folder '
-        'does not say which (default: 0.2)')
+        'has no such split (default: 0.2)')
     add('--seed', '--split-seed', type=int, help='chooses these images (default: 0)')
     for split in SPLITS:
-        add(f'--{split}', nargs='+', metavar='FILE', help=f'label files to {SPLITS[split]}, for '
-            'images in DATA')
+        add(f'--{split}', nargs='+', metavar='FILE', help=f'label files to {split} on')
+
+
+def folder_of(data: str) -> Path:
+    path = Path(os.path.realpath(data))
+    return path.parent if path.is_file() else path
 
 
 def default_out(data: str) -> Path:
     """Name of the config for a data set."""
-    path = Path(os.path.realpath(data))
-    return Path(f'{path.parent.name if path.is_file() else path.name}.py')
+    return Path(f'{folder_of(data).name}.py')
 
 
 def prepare(args: argparse.Namespace, data: str, out: Path) -> None:
@@ -68,7 +70,7 @@ def prepare(args: argparse.Namespace, data: str, out: Path) -> None:
     dataset = read_dataset(data, files)
     complete_splits(dataset, choices['val_fraction'], choices['seed'])
     write_training(dataset, data, out, model, load_from)
-    columns = [list(describe(dataset, split)) for split in dataset.splits]
+    columns = [describe(dataset.classes, images) for images in dataset.splits.values()]
     print_table((dataset.layout, *dataset.splits),
                 ((rows[0][0], *(value for _, value in rows)) for rows in zip(*columns)))
     for note in dataset.notes:
@@ -82,36 +84,32 @@ def was_prepared(out: Path, data: str) -> bool:
 
 
 def check_out(out: Path, data: str) -> None:
-    """Refuse a name for the config that would harm something."""
+    """Refuse to replace a config, or to write into DATA."""
     check_output('--out', out, 'a config', ('.py', ))
-    root = Path(os.path.realpath(data))
-    if (root.parent if root.is_file() else root) in out.resolve().parents:
+    if folder_of(data) in out.resolve().parents:
         raise ConfigError(f'--out {out} lies in DATA {data}, which stays as it is: name a file '
                           'elsewhere, or work in another folder.')
     if out.exists():
         raise ConfigError(f'--out {out} is there already: name another file, or remove it.')
 
 
-def describe(dataset: Dataset, split: str) -> Iterator[Tuple[str, str]]:
-    """Yield what is said of a split, and its value."""
-    images = dataset.splits[split]
+def describe(classes: List[str], images: List[LabeledImage]) -> List[Tuple[str, str]]:
+    """The rows of the table for the images of a split."""
     boxes = [box for image in images for box in image.boxes]
     counts = Counter(box.name for box in boxes)
-    yield 'images', str(len(images))
-    yield '  without objects', str(sum(not image.boxes for image in images))
-    yield '  width', spread([image.width for image in images])
-    yield '  height', spread([image.height for image in images])
-    yield 'objects', str(len(boxes))
-    yield from ((f'  {name}', str(counts[name])) for name in dataset.classes)
-    yield 'objects in an image', spread([len(image.boxes) for image in images])
     areas = [(x.xyxy[2] - x.xyxy[0]) * (x.xyxy[3] - x.xyxy[1]) for x in boxes]
-    yield 'small, medium, large', ', '.join(map(str, np.histogram(areas, AREAS)[0]))
+    return [
+        ('images', str(len(images))),
+        ('  without objects', str(sum(not image.boxes for image in images))),
+        ('  width', spread([image.width for image in images])),
+        ('  height', spread([image.height for image in images])),
+        ('objects', str(len(boxes))), *((f'  {name}', str(counts[name])) for name in classes),
+        ('objects in an image', spread([len(image.boxes) for image in images])),
+        ('small, medium, large', ', '.join(map(str, np.histogram(areas, AREAS)[0])))]
 
 
 def spread(values: List[int]) -> str:
-    """The least, the median and the most, where they differ."""
-    if not values:
-        return '-'
+    """The least, the median and the most, if they differ."""
     low, middle, high = min(values), int(np.median(values)), max(values)
     return str(low) if low == high else f'{low} to {high}, median {middle}'
 

@@ -91,8 +91,7 @@ def check_part(coco: dict, part: str, path: str) -> None:
     """Check that a part of the file is a list of entries whose fields are what they must be."""
     entries = coco.get(part)
     if type(entries) is not list or not set(map(type, entries)) <= {dict}:
-        raise ConfigError(f"ann_file {path}: {part} must be a list of objects: write the file in "
-                          "COCO's format.")
+        raise ConfigError(f"ann_file {path}: {part} must be a list of objects, COCO's format.")
     for field, required in FIELDS[part].items():
         is_text = bool(entries) and type(entries[0].get(field)) is str
         what, fits = required or (TEXT if is_text else FINITE)
@@ -104,10 +103,10 @@ def check_part(coco: dict, part: str, path: str) -> None:
                 f'{len(entries)} {part}, first in id {wrong[0].get("id")!r}: correct these '
                 'entries or leave them out.')
     ids = Counter(entry['id'] for entry in entries if part != 'annotations')
-    for twice, times in ids.most_common(1):
-        if times > 1:
-            raise ConfigError(f'ann_file {path} has {times} {part} with id {twice!r}: give each an '
-                              'id of its own.')
+    if len(ids) < sum(ids.values()):
+        (twice, times), = ids.most_common(1)
+        raise ConfigError(f'ann_file {path} has {times} {part} with id {twice!r}: give each an id '
+                          'of its own.')
 
 
 def check_objects(coco: dict, path: str, scored: bool, masks: str) -> None:
@@ -117,8 +116,8 @@ def check_objects(coco: dict, path: str, scored: bool, masks: str) -> None:
     boxes, areas, sizes = (np.array(values, np.float64) for values in zip(*(
         (x['bbox'], x['area'], by_id.get(x['image_id'], nowhere)) for x in annotations)))
     if (np.abs(boxes) <= 1).all():
-        raise ConfigError(f'ann_file {path}: all bbox are between -1 and 1, as if in fractions of '
-                          'the image: write left, top, width, height in pixels.')
+        raise ConfigError(f'ann_file {path}: every bbox is in fractions of the image, from -1 to '
+                          '1: write left, top, width, height in pixels.')
     rest = np.ones(len(annotations), bool)
     with np.errstate(invalid='ignore', over='ignore', divide='ignore'):
         of_boxes = list(box_faults(boxes, areas, sizes, scored))
@@ -140,10 +139,7 @@ def check_objects(coco: dict, path: str, scored: bool, masks: str) -> None:
 
 def box_faults(boxes: np.ndarray, areas: np.ndarray, sizes: np.ndarray,
                scored: bool) -> Iterator[Fault]:
-    """Find faults of ``boxes`` (n, 4) in pixels, with their ``areas`` (n,).
-
-    ``sizes`` (n, 2) are width and height of the image of each box, NaN without an image.
-    """
+    """Find faults of boxes (n, 4), areas (n,) and sizes (n, 2) of images, NaN without image."""
     starts, extents = boxes[:, :2], boxes[:, 2:]
     inside = np.minimum(starts + extents, sizes) - np.maximum(starts, 0)
     effect = COUNTED if scored else LEFT
@@ -154,10 +150,9 @@ def box_faults(boxes: np.ndarray, areas: np.ndarray, sizes: np.ndarray,
                 (np.abs(extents) > LARGEST * sizes).any(1), not scored, effect)
     yield Fault('have a bbox without width or height', (extents <= 0).any(1), effect=effect)
     yield Fault('have a bbox outside of their image', (inside <= 0).any(1), effect=effect)
-    if scored:
-        yield Fault('have an area that is no number or below 0', ~(areas >= 0), effect=effect)
-    else:
-        yield Fault('have an area of 0 or below', areas <= 0, effect=effect)
+    yield Fault('have an area of 0 or below, or NaN', ~(areas > 0) if scored else areas <= 0,
+                effect=effect)
+    if not scored:
         yield Fault('are less than a pixel wide or high', (extents < 1).any(1), effect=effect)
     yield Fault('have less than half of their bbox (left, top, width, height) inside the image',
                 (inside / extents).prod(1) < 0.5)
@@ -165,9 +160,9 @@ def box_faults(boxes: np.ndarray, areas: np.ndarray, sizes: np.ndarray,
 
 def mask_faults(annotations: Sequence[dict], sizes: np.ndarray, scored: bool) -> List[Fault]:
     """Find segmentations that mmdet and pycocotools fail on, or read beyond their end."""
-    kinds = np.array([mask_fault(annotation.get('segmentation'), *map(int, size[::-1]))
-                      if size[0] == size[0] else '' for annotation, size in
-                      zip(annotations, sizes)])
+    kinds = np.array([mask_fault(x.get('segmentation'), height, width)
+                      for x, (width, height) in zip(annotations, sizes)])
+    kinds[np.isnan(sizes[:, 0])] = ''  # of no image
     return [Fault(kind, kinds == kind, scored or kind != NO_POLYGON, LEFT)
             for kind in (NO_MASK, NO_POLYGON, NO_RLE)]
 
@@ -183,7 +178,7 @@ def mask_fault(segmentation: Any, height: int, width: int) -> str:
         if not all(type(polygon) is list for polygon in segmentation):
             return NO_RLE
         if not all(len(polygon) >= 6 for polygon in segmentation):
-            mask_utils.frPyObjects(segmentation, height, width)
+            mask_utils.frPyObjects(segmentation, 1, 1)
     except Exception:  # pycocotools raises an IndexError, a TypeError or an Exception
         return NO_RLE if type(segmentation) is dict else NO_POLYGON
     return ''
@@ -192,8 +187,8 @@ def mask_fault(segmentation: Any, height: int, width: int) -> str:
 def count_pixels(counts: Union[str, Sequence[int]]) -> int:
     """Number of pixels of a run-length encoding, -1 for a text that is none.
 
-    A text has numbers of digits of 5 bits, the lowest digit first; bit 5 marks all digits but the
-    last. From the fourth on, a number is the difference to the last but one.
+    A text has numbers in digits of 5 bits, lowest first, all but the last marked by bit 5. From
+    the fourth on, a number is the difference to the last but one.
     """
     if not isinstance(counts, str):
         return sum(counts)

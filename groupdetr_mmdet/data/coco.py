@@ -20,17 +20,7 @@ from .images import check_files
 
 
 class CheckedCOCO(COCO):
-    """COCO annotations that are checked when they are read.
-
-    Args:
-        file (str): Local path of the JSON file.
-        name (str): Name of the file in messages.
-        scored (bool): Whether it is evaluated on, and not trained on.
-        masks (str): How segmentations are used, as for :func:`check_annotations`.
-
-    Raises:
-        ConfigError: If the content is not in COCO's format or makes the result meaningless.
-    """
+    """COCO annotations, checked when they are read; arguments as of :func:`check_annotations`."""
 
     def __init__(self, file: str, name: str, scored: bool, masks: str = '') -> None:
         self.name, self.scored, self.masks = name, scored, masks
@@ -64,15 +54,14 @@ class CheckedCOCO(COCO):
                 f'category of ann_file {self.name}: it has {quoted(names.elements())}. Correct '
                 'metainfo=dict(classes=...) and num_classes.')
         ids = [by_name[name] for name in cat_names]
-        left_out = Counter(ann['category_id'] for ann in self.anns.values())
-        for used in ids:
-            left_out.pop(used, None)
+        of_boxes = [ann['category_id'] for ann in self.anns.values()]
+        left_out = Counter(x for x in of_boxes if x not in {*ids})
         if left_out:
-            names = {category_id: name for name, category_id in by_name.items()}
-            counts = [f'{names.get(x, f"unlisted id {x}")} ({n})' for x, n in
-                      left_out.most_common()]
-            warn_once(f'{sum(left_out.values())} of {len(self.anns)} boxes in {self.name} are '
-                      f'left out: their categories {quoted(counts)} are not in metainfo.classes.')
+            called = {category_id: name for name, category_id in by_name.items()}
+            counts = (f'{called.get(x, f"unlisted id {x}")} ({n})' for x, n in
+                      left_out.most_common())
+            warn_once(f'{sum(left_out.values())} of {len(of_boxes)} boxes in {self.name} are left '
+                      f'out: their categories {quoted(counts)} are not in metainfo.classes.')
         return ids
 
 
@@ -103,7 +92,7 @@ class CheckedCocoDataset(CocoDataset):
         return coco
 
     def load_data_list(self) -> List[dict]:
-        """Load the annotation file, an entry an image, and check that the images are there."""
+        """Load the annotation file, and check that the images are there."""
         data_list = super().load_data_list()
         check_files(data_list, self.ann_file, self.pipeline, every=self.test_mode)
         return data_list
@@ -141,11 +130,7 @@ def count_objects(image: dict) -> int:
 class CheckedCocoMetric(CocoMetric):
     """``CocoMetric`` of labels that follow names, as those of :class:`CheckedCocoDataset`.
 
-    Args:
-        ann_file (str, optional): Annotation file, as the parent's; checked at once.
-        by_name (bool): Whether label i is the category called ``classes[i]``. If not, it is the
-            i-th of these in the file, as for mmdet's ``CocoDataset``. Defaults to True.
-        kwargs: Further arguments of the parent.
+    ``by_name=False`` numbers labels as mmdet's ``CocoDataset``, in the order of the file.
     """
 
     def __init__(self, ann_file: Optional[str] = None, by_name: bool = True, **kwargs) -> None:
@@ -164,10 +149,7 @@ class CheckedCocoMetric(CocoMetric):
         return find(self._coco_api, self.dataset_meta['classes'])
 
     def compute_metrics(self, results: list) -> Dict[str, float]:
-        """Compute the metrics of all images; see the parent.
-
-        The parent's columns of single classes need ascending ``cat_ids``: labels are permuted.
-        """
+        """Permute labels, since the parent needs ascending ``cat_ids``; compute the metrics."""
         if self._coco_api is not None:
             cat_ids = self.label_categories()
             self.cat_ids = sorted(cat_ids)

@@ -24,21 +24,16 @@ DECODED = 8  # images that are decoded before the first step
 class CheckedLoadImageFromFile(LoadImageFromFile):
     """``LoadImageFromFile`` of a training pipeline, with a sentence for an unreadable image.
 
-    A file that is missing, empty, cut short or no image ends the training. With
-    ``ignore_empty=True`` the dataset takes another image instead and logs the file once.
-
+    With ``ignore_empty=True`` the dataset takes another image instead and logs the file once.
     A test pipeline keeps ``LoadImageFromFile``: an evaluation needs every image, and mmdet's
     inferencer looks for that name.
     """
 
     def transform(self, results: dict) -> Optional[dict]:
-        """Load ``img`` from ``img_path``, or return None to leave the image out.
-
-        ``img`` is an array of shape (h, w, 3) in BGR; ``img_shape`` and ``ori_shape`` are (h, w).
+        """Load ``img``, shape (h, w, 3) in BGR, from ``img_path``; None leaves the image out.
 
         Raises:
-            ConfigError: If the image cannot be read, unless ``ignore_empty``, or its size differs
-                from the size in the annotations.
+            ConfigError: If it cannot be read, or is not of the size in the annotations.
         """
         path = results['img_path']
         try:
@@ -106,16 +101,13 @@ def check_size(results: dict, size: Tuple[int, int]) -> None:
 
 
 def check_files(images: Sequence[dict], ann_file: str, pipeline: Compose, every: bool) -> None:
-    """Check a data set's images before the first step; files elsewhere are not looked at.
+    """Check that a data set's local images are there, whole, and of the annotated size.
 
     Args:
         images (Sequence[dict]): mmdet's entries, with ``img_path``, ``width`` and ``height``.
         ann_file (str): The file that lists them, for the message.
         pipeline (Compose): The transforms, one of which loads the image.
         every (bool): Whether to read all headers, as an evaluation needs, or a sample.
-
-    Raises:
-        ConfigError: If a file is missing, no whole image, or of another size than annotated.
     """
     loader = next((x for x in pipeline.transforms if isinstance(x, LoadImageFromFile)), None)
     if loader is None or loader.file_client_args is not None or \
@@ -149,15 +141,9 @@ def check_presence(paths: Sequence[str], ann_file: str, ignore_empty: bool) -> N
 
 def image_size(path: str, loader: Optional[LoadImageFromFile] = None,
                listed: Optional[Tuple[int, int]] = None) -> Tuple[int, int]:
-    """Width and height of an image as it is loaded, from its header if that will do.
+    """Width and height of an image as it is loaded; an OSError if it cannot be.
 
-    Args:
-        path (str): The file.
-        loader (LoadImageFromFile, optional): mmcv's by default.
-        listed (tuple, optional): The size in the labels; if it differs, the image is decoded.
-
-    Raises:
-        OSError: If the file is no whole image that can be loaded.
+    An image is decoded if its header cannot be read, or differs from the ``listed`` size.
     """
     check_whole(path)
     loader = loader or LoadImageFromFile()

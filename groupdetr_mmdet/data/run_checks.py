@@ -1,6 +1,6 @@
 """Checks of model and data together, when a run has built both and before its first step."""
 from pathlib import Path
-from typing import Any, Iterator, Tuple
+from typing import Any, Iterator
 
 from mmdet.evaluation import CocoMetric
 from mmdet.evaluation.evaluator import MultiDatasetsEvaluator
@@ -18,8 +18,7 @@ COMPARED = 100  # images of a data set that are looked up in the annotations of 
 class RunCheckHook(Hook):
     """Raise a ConfigError before the first step of a run whose result would be meaningless.
 
-    Head, training, validation and test must have the same classes, and the annotations of a COCO
-    metric must have the evaluated images. After the first step ``runner.has_stepped`` is True.
+    After the first step ``runner.has_stepped`` is True.
     """
     priority = 'VERY_HIGH'
 
@@ -37,8 +36,13 @@ class RunCheckHook(Hook):
                         f'{mode}_dataloader has the classes {classes} and train_dataloader '
                         f'{trained}: give both the same metainfo.classes.')
                 trained = classes if mode == 'train' and classes else trained
-            for metric, dataset in compared(loop) if mode != 'train' else ():
-                check_compared(metric, dataset, mode)
+            if mode == 'train':
+                continue
+            of_parts = isinstance(loop.evaluator, MultiDatasetsEvaluator)  # a metric for each
+            whole, metrics = loop.dataloader.dataset, loop.evaluator.metrics
+            for metric, part in zip(metrics, whole.datasets if of_parts else
+                                    [whole] * len(metrics)):
+                check_compared(metric, part, mode)
 
     def _after_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         runner.has_stepped = True
@@ -46,16 +50,8 @@ class RunCheckHook(Hook):
 
 def leaves(dataset: Any) -> Iterator[Any]:
     """Yield the data sets inside wrappers such as ``RepeatDataset`` and ``ConcatDataset``."""
-    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    for part in inner:
+    for part in getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]:
         yield from (dataset, ) if part is None else leaves(part)
-
-
-def compared(loop: BaseLoop) -> Iterator[Tuple[Any, Any]]:
-    """Yield the metrics of a loop, each with the data set whose images it is given."""
-    whole, metrics = loop.dataloader.dataset, loop.evaluator.metrics
-    of_parts = isinstance(loop.evaluator, MultiDatasetsEvaluator)  # a metric for each part
-    return zip(metrics, whole.datasets if of_parts else [whole] * len(metrics))
 
 
 def check_dataset(dataset: Any, model: Any, mode: str) -> None:

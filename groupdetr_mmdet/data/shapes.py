@@ -81,16 +81,6 @@ def paint(rng: np.random.Generator, image: np.ndarray, polygon: np.ndarray) -> N
     image += mask[..., None] * (texture(rng, color, size) - image)
 
 
-def make_image(rng: np.random.Generator, size: int) -> Tuple[np.ndarray, list]:
-    """An image, shape (size, size, 3), with the label and polygon of each shape in it."""
-    image = texture(rng, rng.uniform(50, 205, 3), size)
-    shapes = place_shapes(rng, size)
-    for _, polygon in shapes:
-        paint(rng, image, polygon)
-    image += rng.normal(0, 5, image.shape)
-    return image.clip(0, 255).astype(np.uint8), shapes
-
-
 def write_split(root: Path, split: str, num_images: int, settings: dict) -> None:
     """Write the images of a split and its annotation file."""
     size = settings['size']
@@ -99,15 +89,18 @@ def write_split(root: Path, split: str, num_images: int, settings: dict) -> None
     for i in track(range(num_images), description=f'Drawing {split} images'):
         # A random stream for every image: no image depends on the size of a split.
         rng = np.random.default_rng([settings['seed'], SPLITS.index(split), i])
-        image, shapes = make_image(rng, size)
+        image = texture(rng, rng.uniform(50, 205, 3), size)
         name = f'{i:06d}.jpg'
-        cv2.imwrite(str(root / split / name), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
         images.append(dict(id=i, file_name=name, height=size, width=size))
-        for label, polygon in shapes:
+        for label, polygon in place_shapes(rng, size):
+            paint(rng, image, polygon)
             area = round(float(cv2.contourArea(polygon.astype(np.float32))), 2)
             annotations.append(dict(
                 id=len(annotations) + 1, image_id=i, category_id=label + 1, bbox=xywh(polygon),
                 area=area, segmentation=[polygon.round(2).ravel().tolist()], iscrowd=0))
+        image += rng.normal(0, 5, image.shape)
+        cv2.imwrite(str(root / split / name), image.clip(0, 255).astype(np.uint8),
+                    [cv2.IMWRITE_JPEG_QUALITY, 95])
     categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
     (root / f'{split}.json').write_text(json.dumps(dict(
         info=settings, images=images, annotations=annotations, categories=categories)))
@@ -117,13 +110,8 @@ def make_shapes(root: str, num_train: int = 2000, num_val: int = 300, size: int 
                 seed: int = 0) -> bool:
     """Write the data set, or keep one with the same settings; return whether it is written.
 
-    Args:
-        root (str): Folder to write: ``train/``, ``val/``, ``train.json`` and ``val.json``. It
-            appears complete or not at all.
-        num_train (int): Training images. Defaults to 2000.
-        num_val (int): Validation images. Defaults to 300.
-        size (int): Height and width of an image in pixels. Defaults to 128.
-        seed (int): Another seed gives other images. Defaults to 0.
+    ``root`` gets ``train/``, ``val/``, ``train.json`` and ``val.json``, all or none. ``size`` is
+    height and width of an image in pixels.
 
     Raises:
         ConfigError: If a number is too small, or ``root`` has other files.
@@ -132,8 +120,8 @@ def make_shapes(root: str, num_train: int = 2000, num_val: int = 300, size: int 
     settings = dict(version=VERSION, num_train=num_train, num_val=num_val, size=size, seed=seed)
     for name, least in LEAST.items():
         if settings[name] < least:
-            raise ConfigError(f'--{name.replace("_", "-")} {settings[name]} must be at least '
-                              f'{least}.')
+            option = name.replace('_', '-')
+            raise ConfigError(f'--{option} {settings[name]} must be at least {least}.')
     try:
         made = json.loads((root / 'settings.json').read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""A training for a data set of one's own: split, numbers, and the config that says them."""
+"""A training for a data set of one's own: splits, numbers, and the config."""
 import json
 import math
 import os
@@ -18,7 +18,8 @@ EPOCHS = 12, 50  # at least, at most
 LAST_EPOCHS = 11 / 12  # of a training, where the learning rate falls, as in the official recipe
 
 CONFIG = """\
-# {images}, {objects}.
+# groupdetr prepare {source}
+# {images}, at most {most} objects in one.
 _base_ = 'groupdetr_mmdet::group_detr/{base}.py'
 
 data_root = {data_root!r}  # of the images
@@ -55,7 +56,7 @@ load_from = {load_from!r}  # {why_weights}
 class Model(NamedTuple):
     """A detector to begin with."""
     base: str  # name of the shipped config
-    weights: Optional[str]  # where the weights are that were trained on COCO
+    weights: Optional[str]  # trained on COCO
 
 
 MODELS = dict(
@@ -68,11 +69,7 @@ MODELS = dict(
 
 
 def complete_splits(dataset: Dataset, val_fraction: float, seed: int) -> None:
-    """Give a data set a split for validation where it has none, in place.
-
-    That is the one for testing or, where it has neither, a part of the training images, which
-    the seed chooses.
-    """
+    """Use the test split for validation where there is none, or else draw training images."""
     splits = dataset.splits
     if splits.get('val'):
         return
@@ -84,7 +81,7 @@ def complete_splits(dataset: Dataset, val_fraction: float, seed: int) -> None:
     num_val = min(max(1, round(val_fraction * len(images))), len(images) - 1)
     order = np.random.default_rng(seed).permutation(len(images)).tolist()
     order.sort(key=lambda i: not has_objects([images[i]]))
-    # Of images with objects and of those without, the same part.
+    # The same part of the images with objects and of those without.
     chosen = {order[i * len(images) // num_val] for i in range(num_val)}
     splits['val'] = [image for i, image in enumerate(images) if i in chosen]
     splits['train'] = [image for i, image in enumerate(images) if i not in chosen]
@@ -96,35 +93,25 @@ def complete_splits(dataset: Dataset, val_fraction: float, seed: int) -> None:
 
 def write_training(dataset: Dataset, data: str, out: Path, model: Model,
                    load_from: Optional[str]) -> None:
-    """Write the config and, before it and beside it, the annotations as ``STEM_SPLIT.json``."""
+    """Write the annotations as ``STEM_SPLIT.json``, and the config beside them."""
     for split, images in dataset.splits.items():
         coco = to_coco(images, dataset.classes, dataset.root)
         write_atomically(out.with_name(f'{out.stem}_{split}.json'), json.dumps(coco).encode())
-    source = repr(os.path.abspath(data))[1:-1]
-    text = config_text(dataset, out.stem, model, load_from)
-    write_atomically(out, f'# groupdetr prepare {source}\n{text}'.encode())
-
-
-def config_text(dataset: Dataset, stem: str, model: Model, load_from: Optional[str]) -> str:
-    """Write the config of a training as text."""
-    base = read_config(model.base)
-    num_train = len(dataset.splits['train'])
-    most = max(len(image.boxes) for images in dataset.splits.values() for image in images)
+    base, splits = read_config(model.base), dataset.splits
+    num_train, batch_size = len(splits['train']), base.train_dataloader.batch_size
+    most = max(len(image.boxes) for images in splits.values() for image in images)
     epochs = int(np.clip(math.ceil(SEEN_IMAGES / num_train), *EPOCHS))
-    batch_size = base.train_dataloader.batch_size
-    return CONFIG.format(
-        images=', '.join(f'{len(x)} images for {split}' for split, x in dataset.splits.items()),
-        objects=f'at most {most} objects in one',
-        base=model.base, data_root=f'{dataset.root}{os.sep}', stem=stem,
+    why = (('as many as the weights have', 'its class layers are left out') if load_from else
+           ('half as many again as objects in an image',
+            'the backbone alone begins with weights, of ImageNet'))
+    write_atomically(out, CONFIG.format(
+        source=repr(os.path.abspath(data))[1:-1], base=model.base, stem=out.stem,
+        images=', '.join(f'{len(x)} images for {split}' for split, x in splits.items()),
+        most=most, data_root=f'{dataset.root}{os.sep}', num_classes=len(dataset.classes),
         classes=pformat(tuple(dataset.classes), width=75, compact=True).replace('\n', '\n   '),
-        num_classes=len(dataset.classes), max_epochs=epochs, milestone=round(epochs * LAST_EPOCHS),
-        num_query_groups=base.model.num_query_groups, batch_size=batch_size,
+        max_epochs=epochs, milestone=round(epochs * LAST_EPOCHS), batch_size=batch_size,
+        num_query_groups=base.model.num_query_groups, why_queries=why[0], why_weights=why[1],
         num_queries=base.model.num_queries if load_from else
-        max(20, math.ceil(most * 1.5 / 10) * 10),
-        why_queries='as many as the weights have' if load_from else
-        'half as many again as objects in an image',
-        test='test' if dataset.splits.get('test') else 'val',
+        max(20, math.ceil(most * 1.5 / 10) * 10), test='test' if splits.get('test') else 'val',
         lr=base.optim_wrapper.optimizer.lr, base_batch_size=base.auto_scale_lr.base_batch_size,
-        log_interval=max(1, min(50, num_train // batch_size // 4)), load_from=load_from,
-        why_weights='its class layers are left out' if load_from else
-        'the backbone alone begins with weights, of ImageNet')
+        log_interval=max(1, min(50, num_train // batch_size // 4)), load_from=load_from).encode())

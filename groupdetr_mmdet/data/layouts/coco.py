@@ -41,7 +41,7 @@ def read(source: Source, files: List[Path]) -> Dataset:
             images += more
     names = (file.relative_to(source.root) if source.root in file.parents else file
              for group in by_split.values() for file in group)
-    return Dataset(f'COCO, {", ".join(map(str, names))}', list(classes), splits, source.notes)
+    return Dataset(f'COCO, {", ".join(map(str, names))}', list(classes), splits, source.notes())
 
 
 def choose_files(source: Source, contents: Dict[Path, dict]) -> Dict[str, List[Path]]:

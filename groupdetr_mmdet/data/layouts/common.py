@@ -6,23 +6,19 @@ import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import (Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Sequence,
-                    Tuple)
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from rich.progress import track
 
 from ...errors import ConfigError
-from ...io import irregular
 from ..annotations import LARGEST
 from ..images import image_size
 
 SPLITS = dict(train='train', training='train', val='val', valid='val', validation='val',
               test='test', testing='test')
-# How names begin that a system or tool wrote for itself, as __MACOSX.
-HIDDEN = '.', '__', '@eaDir', '#recycle', '$RECYCLE.BIN', 'lost+found'
+HIDDEN = '.', '__', '@eaDir', '#recycle', '$RECYCLE.BIN', 'lost+found'  # of systems and tools
 DRAWN = re.compile('annot|label|mask|segment|thumb|vis', re.I)  # folders of no photos
-Place = Any  # where a label stands, for messages
 
 
 class LabelError(ConfigError):
@@ -66,8 +62,8 @@ class Source:
 
     Args:
         path (Path): Its folder, or the label file that counts.
-        root (Path, optional): Folder of the images of a label file. By default the folder of the
-            file or, if no images are in it, the folder around that.
+        root (Path, optional): Folder of the images of a label file. Defaults to the folder of the
+            file, or to the folder around that if it has no images.
     """
 
     def __init__(self, path: Path, root: Optional[Path] = None) -> None:
@@ -86,13 +82,11 @@ class Source:
         self.noted: Dict[str, List[str]] = defaultdict(list)
         self.faults: Dict[str, List[LabelError]] = defaultdict(list)
 
-    @property
     def notes(self) -> List[str]:
-        """What was noted, one line for each kind."""
+        """One line for each kind of note."""
         return [f'{what}: {len(places)}, first {places[0]}' for what, places in self.noted.items()]
 
-    def note(self, what: str, where: Place) -> None:
-        """Note what was left out or mended, and where."""
+    def note(self, what: str, where: Any) -> None:
         self.noted[what].append(str(where).encode(errors='replace').decode())
 
     def add_fault(self, fault: LabelError) -> None:
@@ -100,10 +94,10 @@ class Source:
 
     def check_faults(self) -> None:
         """Raise a ConfigError of the first fault of every kind."""
-        if self.faults:
-            raise ConfigError('; '.join(
-                f'{faults[0]}' + (f' (and {len(faults) - 1} more like this)' * (len(faults) > 1))
-                for faults in self.faults.values()) + ': correct these labels.')
+        shown = [str(first) + f' (and {len(more)} more like this)' * bool(more)
+                 for first, *more in self.faults.values()]
+        if shown:
+            raise ConfigError(f'{"; ".join(shown)}: correct these labels.')
 
     def label_files(self, *patterns: str) -> List[Path]:
         """Files that may hold labels, by patterns of their names."""
@@ -153,15 +147,10 @@ class Source:
 
     def read(self, items: Sequence[Any], paths: Sequence[Optional[Path]], read: Callable,
              missing: str = '', relative: bool = False) -> List[LabeledImage]:
-        """Read the labels of images.
+        """Read the labels of images; ``missing`` notes the items without a path.
 
-        Args:
-            items (Sequence): What ``read`` takes.
-            paths (Sequence): The image of each item, None for a missing one.
-            read (Callable): Returns the place of an item's labels, each box with its place, and
-                width and height as numbers or texts, where the labels have them.
-            missing (str): Note of the items without a path.
-            relative (bool): Whether boxes are in parts of the image, and not in pixels.
+        ``read`` returns the place of an item's labels, each box with its place, and width and
+        height where the labels have them. ``relative`` boxes are in parts of the image.
         """
         images = []
         for item, path in track(list(zip(items, paths)), 'Reading labels', transient=True,
@@ -180,7 +169,7 @@ class Source:
                 self.add_fault(fault)
         return images
 
-    def size_of(self, path: Path, where: Place, listed: List[float]) -> Optional[Tuple[int, int]]:
+    def size_of(self, path: Path, where: Any, listed: List[float]) -> Optional[Tuple[int, int]]:
         """Width and height of an image, which ``listed`` must be; None if it cannot be read."""
         listed = tuple(listed) if all(listed) and listed else None
         try:
@@ -195,10 +184,16 @@ class Source:
         return size
 
     def clip(self, box: LabeledBox, size: Tuple[int, int], relative: bool,
-             place: Place) -> Optional[LabeledBox]:
+             place: Any) -> Optional[LabeledBox]:
         """Check a box, and clip it to its image, in pixels; None if nothing of it is left."""
         xyxy = tuple(x * n for x, n in zip(box.xyxy, size * 2)) if relative else box.xyxy
-        check_corners(xyxy, size, place)
+        fault = ('that is not finite' if not all(map(math.isfinite, xyxy)) else
+                 f'more than {LARGEST} times as wide or high as its image of {size[0]} x {size[1]}'
+                 if any(b - a > LARGEST * n for a, b, n in zip(xyxy, xyxy[2:], size)) else
+                 'with swapped corners' if xyxy[0] > xyxy[2] or xyxy[1] > xyxy[3] else '')
+        if fault:
+            raise LabelError(fault, f'{place} has a box {fault} (left, top, right, bottom: '
+                             f'{", ".join(f"{x:g}" for x in xyxy)})')
         left, top, right, bottom = clipped = tuple(
             min(max(x, 0.), float(limit)) for x, limit in zip(xyxy, size * 2))
         if right <= left or bottom <= top:
@@ -214,7 +209,7 @@ class Source:
 
 def visible_files(root: Path) -> Iterator[Path]:
     """Yield the files below a folder, also through links, each folder once."""
-    def refuse(error: OSError) -> NoReturn:
+    def refuse(error: OSError) -> None:
         raise ConfigError(f'{error.filename} cannot be read ({error.strerror}): correct its '
                           'permissions, or take it out of DATA.')
 
@@ -222,11 +217,9 @@ def visible_files(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
         folders[:] = sorted(x for x in folders if not x.startswith(HIDDEN) and real not in seen)
-        for path in (Path(folder, x) for x in names if not x.startswith(HIDDEN)):
-            if path.is_file() and real not in seen:
-                yield path
-            elif kind := irregular(path):  # and not a link to nothing
-                raise ConfigError(f'{path} is {kind} and not a file: take it out of DATA.')
+        if real not in seen:
+            paths = (Path(folder, x) for x in names if not x.startswith(HIDDEN))
+            yield from filter(Path.is_file, paths)
         seen.add(real)
 
 
@@ -239,19 +232,7 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMG_EXTENSIONS
 
 
-def check_corners(xyxy: Sequence[float], size: Tuple[int, int], where: Place) -> None:
-    """Refuse a box that is not finite or far larger than its image, or has swapped corners."""
-    fault = ('that is not finite' if not all(map(math.isfinite, xyxy)) else
-             f'more than {LARGEST} times as wide or high as its image of {size[0]} x {size[1]}'
-             if any(b - a > LARGEST * n for a, b, n in zip(xyxy, xyxy[2:], size)) else
-             'with swapped corners' if xyxy[0] > xyxy[2] or xyxy[1] > xyxy[3] else '')
-    if fault:
-        raise LabelError(fault, (f'{where} has a box {fault}, '
-                                 f'{", ".join(f"{x:g}" for x in xyxy)} (left, top, right, bottom)'))
-
-
-def to_number(text: Optional[str], where: Place) -> float:
-    """Read a number of a label file; NaN is one."""
+def to_number(text: Optional[str], where: Any) -> float:
     try:
         return float(text)
     except (TypeError, ValueError, OverflowError):
@@ -265,7 +246,6 @@ def has_pattern(file: Path, pattern: bytes, size: int = 1 << 20) -> bool:
 
 
 def read_text(file: Path) -> str:
-    """Read a label file, in UTF-8."""
     try:
         return file.read_text(encoding='utf-8-sig')
     except (OSError, UnicodeDecodeError) as error:
@@ -273,7 +253,7 @@ def read_text(file: Path) -> str:
 
 
 def read_lines(file: Path) -> List[str]:
-    """The lines of a text that are not blank, without the blanks around them."""
+    """The lines of a text, without blank lines and the blanks around them."""
     return list(filter(None, map(str.strip, read_text(file).splitlines())))
 
 

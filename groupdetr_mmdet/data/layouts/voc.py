@@ -31,7 +31,7 @@ def read(source: Source, files: List[Path]) -> Dataset:
         source.note('XML files that no list of ImageSets names, left out', file)
     kind = 'with ImageSets' if find_lists(files[0].parent) else 'as labelImg writes it'
     return Dataset(f'Pascal VOC, {kind}', sorted({box.name for x in read for box in x.boxes}),
-                   dict(images), source.notes)
+                   dict(images), source.notes())
 
 
 def split_files(source: Source, files: List[Path]) -> Dict[str, List[Path]]:

@@ -18,7 +18,6 @@ OUTSIDE = 1.  # how far a corner of a polygon may lie beyond it
 
 
 def find(source: Source) -> List[Path]:
-    """Find the file that names the classes."""
     named = list(filter(names_classes, source.label_files('*.yaml', '*.yml')))
     if named or not any(label_file(image).is_file() for image in source.images):
         return named
@@ -26,11 +25,8 @@ def find(source: Source) -> List[Path]:
 
 
 def names_classes(file: Path) -> bool:
-    """Whether a YAML file names classes, or would, if it could be read."""
-    try:
-        return bool({'names', 'nc'} & load(file).keys())
-    except ConfigError:
-        return has_pattern(file, rb'^[^\w\s]*(names|nc)\s*:')
+    """Whether a YAML file names classes, also one that cannot be read."""
+    return has_pattern(file, rb'^[^\w\s]*(names|nc)\s*:')
 
 
 def load(file: Path) -> Dict[str, Any]:
@@ -64,7 +60,7 @@ def read(source: Source, files: List[Path]) -> Dataset:
     for label in source.files:
         if label.suffix == '.txt' and label.parent in folders and label not in labels:
             source.note('label files without image, left out', label)
-    return Dataset(f'YOLO, {file.name}', names, splits, source.notes)
+    return Dataset(f'YOLO, {file.name}', names, splits, source.notes())
 
 
 def class_names(file: Path, config: Dict[str, Any]) -> List[str]:
@@ -119,13 +115,12 @@ def locate(source: Source, file: Path, path: str, entry: str) -> Optional[Path]:
     Roboflow writes ``../train/images`` for ``train/images`` beside the file.
     """
     parts = [part for part in Path(entry.replace('\\', '/')).parts if part not in ('..', os.sep)]
-    ends = [Path(*parts[i:]) for i in range(max(1, len(parts) - 1))]
-    last = [Path(x) for x in parts[-1:] if source.split_of(Path(x))]
+    ends = [parts[i:] for i in range(max(1, len(parts) - 1))]
+    ends += [parts[-1:]] if parts and source.split_of(Path(parts[-1])) else []
     folders = file.parent / path, file.parent
     exact = [folder / entry for folder in (*folders, Path(path))]
-    places = [folder / end for folder in folders for end in ends]
+    places = [folder.joinpath(*end) for end in ends for folder in folders]
     places = exact + places if Path(entry).is_absolute() else places + exact
-    places += [folder / end for folder in folders for end in last]
     return next((Path(os.path.abspath(x)) for x in places if x.exists()), None)
 
 
@@ -149,19 +144,20 @@ def read_labels(source: Source, path: Path, names: List[str],
         if words := line.split():
             where = f'{label} line {number}'
             values = [to_number(word, where) for word in words]
-            if 'kpt_shape' in config or has_key_points(*values[1:]):
+            if 'kpt_shape' in config or has_key_points(values[1:]):
                 values = values[:5]
                 source.note('objects with key points, of which the box is used', where)
             yield read_line(values, names, where), where
 
 
-def has_key_points(x: float = 0, y: float = 0, width: float = 0, height: float = 0,
-                   *points: float) -> bool:
-    """Whether behind a box come x, y and visibility of key points in it."""
-    return bool(points) and len(points) % 3 == 0 and all(
-        v == 0 or v in (1, 2) and abs(a - x) <= width / 2 + TOLERANCE and
-        abs(b - y) <= height / 2 + TOLERANCE
-        for a, b, v in zip(points[::3], points[1::3], points[2::3]))
+def has_key_points(values: List[float]) -> bool:
+    """Whether after a box come x, y and visibility of key points in it."""
+    if len(values) < 7 or len(values) % 3 != 1:
+        return False
+    x, y, width, height = values[:4]
+    return all(v == 0 or v in (1, 2) and abs(a - x) <= width / 2 + TOLERANCE and
+               abs(b - y) <= height / 2 + TOLERANCE
+               for a, b, v in zip(values[4::3], values[5::3], values[6::3]))
 
 
 def read_line(words: List[float], names: List[str], where: str) -> LabeledBox:
