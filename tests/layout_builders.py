@@ -15,16 +15,7 @@ SIZE = '<size><width>{}</width><height>{}</height><depth>3</depth></size>'
 
 
 def write_layout(kind: str, coco: Path, root: Path) -> Path:
-    """Write a data set in a layout.
-
-    Args:
-        kind (str): One of ``LAYOUTS``.
-        coco (Path): Folder of ``images/``, ``train.json`` and ``val.json``.
-        root (Path): Folder to write.
-
-    Returns:
-        Path: ``root``.
-    """
+    """Write the data set of ``coco`` to ``root``, in one of ``LAYOUTS``; return ``root``."""
     splits = {split: json.loads((coco / f'{split}.json').read_text())
               for split in ('train', 'val')}
     for content in splits.values():
@@ -32,7 +23,6 @@ def write_layout(kind: str, coco: Path, root: Path) -> Path:
             image['path'] = coco / 'images' / image['file_name']
             image['objects'] = [ann for ann in content['annotations']
                                 if ann['image_id'] == image['id']]
-        content['names'] = [category['name'] for category in content['categories']]
     root.mkdir(parents=True)
     LAYOUTS[kind](splits, root)
     return root
@@ -59,28 +49,26 @@ def write_yolo(splits: Dict[str, dict], root: Path) -> None:
                 lines.append(' '.join(map(str, (ann['category_id'] - 1, *values))))
             (labels / Path(image['file_name']).with_suffix('.txt')).write_text('\n'.join(lines))
     config = dict(train='../train/images', val='../valid/images', test='../test/images',
-                  nc=len(content['names']), names=content['names'])
+                  nc=len(CLASSES), names=list(CLASSES))
     (root / 'data.yaml').write_text(yaml.safe_dump(config))
 
 
 def without_paths(content: dict) -> dict:
-    images = [{key: x for key, x in image.items() if key not in ('path', 'objects')}
-              for image in content['images']]
-    return dict(images=images, annotations=content['annotations'],
-                categories=content['categories'])
+    return dict(content, images=[{key: x for key, x in image.items() if key not in (
+        'path', 'objects')} for image in content['images']])
 
 
 def write_coco(splits: Dict[str, dict], root: Path) -> None:
     """One JSON of all images, which lie below it."""
     merged = dict(images=[], annotations=[], categories=splits['train']['categories'])
     for split, content in splits.items():
-        content = without_paths(content)
         offset = 1000 * (split == 'val')
-        merged['images'] += [dict(x, id=x['id'] + offset) for x in content['images']]
+        merged['images'] += [dict(x, id=x['id'] + offset)
+                             for x in without_paths(content)['images']]
         merged['annotations'] += [
             dict(x, id=x['id'] + 10 * offset, image_id=x['image_id'] + offset)
             for x in content['annotations']]
-        for image in splits[split]['images']:
+        for image in content['images']:
             copy_image(image, root / 'photos')
     (root / 'annotations').mkdir()
     (root / 'annotations/all.json').write_text(json.dumps(merged))
@@ -98,8 +86,8 @@ def write_roboflow(splits: Dict[str, dict], root: Path) -> None:
         (folder / '_annotations.coco.json').write_text(json.dumps(content))
 
 
-def write_xml(image: dict, names: list, file: Path, size: bool) -> None:
-    objects = [OBJECT.format(names[ann['category_id'] - 1], x, y, x + w, y + h)
+def write_xml(image: dict, file: Path, size: bool) -> None:
+    objects = [OBJECT.format(CLASSES[ann['category_id'] - 1], x, y, x + w, y + h)
                for ann in image['objects'] for x, y, w, h in [ann['bbox']]]
     text = SIZE.format(image['width'], image['height']) if size else ''
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +104,7 @@ def write_voc(splits: Dict[str, dict], root: Path) -> None:
         for image in content['images']:
             copy_image(image, root / 'JPEGImages')
             stems.append(Path(image['file_name']).stem)
-            write_xml(image, content['names'], root / f'Annotations/{stems[-1]}.xml', size=True)
+            write_xml(image, root / f'Annotations/{stems[-1]}.xml', size=True)
         (sets / f'{split}.txt').write_text('\n'.join(stems) + '\n')
 
 
@@ -126,14 +114,14 @@ def write_labelimg(splits: Dict[str, dict], root: Path) -> None:
         for image in content['images']:
             copy_image(image, root)
             xml = root / Path(image['file_name']).with_suffix('.xml')
-            write_xml(image, content['names'], xml, size=False)
+            write_xml(image, xml, size=False)
 
 
 LAYOUTS = dict(yolo=write_yolo, coco=write_coco, roboflow=write_roboflow, voc=write_voc,
                labelimg=write_labelimg)
 
 
-def described(dataset, split):
+def described(dataset, split: str) -> dict:
     """Images by their names: size, and each object's class and box."""
     return {image.path.name: (image.width, image.height,
                               [(x.name, *np.round(x.xyxy, 3)) for x in image.boxes])
@@ -142,13 +130,21 @@ def described(dataset, split):
 
 def expected(coco: Path, split: str) -> dict:
     content = json.loads((coco / f'{split}.json').read_text())
-    images = {}
-    for image in content['images']:
-        boxes = [(CLASSES[ann['category_id'] - 1], *ann['bbox']) for ann in content['annotations']
-                 if ann['image_id'] == image['id']]
-        images[image['file_name']] = (image['width'], image['height'],
-                                      [(c, x, y, x + w, y + h) for c, x, y, w, h in boxes])
-    return images
+    boxes = [(ann['image_id'], CLASSES[ann['category_id'] - 1], *ann['bbox'])
+             for ann in content['annotations']]
+    return {image['file_name']: (image['width'], image['height'], [
+        (name, x, y, x + w, y + h) for i, name, x, y, w, h in boxes if i == image['id']])
+        for image in content['images']}
+
+
+def check_same(dataset, coco: Path, kind: str) -> None:
+    """Check that a data set that was read from a layout is that of ``coco``."""
+    assert sorted(dataset.classes) == sorted(CLASSES)
+    train, val = (expected(coco, split) for split in ('train', 'val'))
+    if kind in ('coco', 'labelimg'):  # of one split
+        assert described(dataset, 'train') == {**train, **val}
+    else:
+        assert (described(dataset, 'train'), described(dataset, 'val')) == (train, val)
 
 
 def first(root: Path, pattern: str) -> Path:

@@ -10,17 +10,14 @@ import mmcv
 import numpy as np
 import pytest
 import yaml
-from layout_builders import (LAYOUTS, OBJECT, described, edit_json, edit_lines, expected, first,
-                             replace, set_line, write_layout)
+from layout_builders import (LAYOUTS, OBJECT, check_same, described, edit_json, edit_lines,
+                             expected, first, replace, set_line, write_layout)
 from PIL import Image
 from tiny import CLASSES
 
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.data.layouts import has_objects, read_dataset
 from groupdetr_mmdet.training.recipe import complete_splits
-
-OF_ONE_SPLIT = ('coco', 'labelimg')
-
 
 def set_yaml(root: Path, **changes) -> None:
     """Change entries of ``data.yaml``; None takes one out."""
@@ -126,11 +123,7 @@ def move_half(root: Path) -> None:
 # What folders look like that are the same data set.
 SAME = {
     'names by number': ('yolo', lambda r: set_yaml(r, names=dict(enumerate(CLASSES)))),
-    'names by text': ('yolo', lambda r: set_yaml(
-        r, names={str(i): name for i, name in enumerate(CLASSES)})),
-    'list of folders': ('yolo', lambda r: set_yaml(r, train=['train/images'])),
     'absolute path': ('yolo', lambda r: name_images(r, '{}/images', path=str(r))),
-    'relative path': ('yolo', lambda r: name_images(r, '{}/images', path=f'../{r.name}')),
     'path elsewhere': ('yolo', lambda r: name_images(r, '{}/images', path='/content/photos')),
     'folders elsewhere': ('yolo', lambda r: name_images(r, '/content/photos/{}/images')),
     'folders of Windows': ('yolo', lambda r: name_images(r, 'C:\\photos\\{}\\images')),
@@ -146,8 +139,6 @@ SAME = {
     'capital folders': ('yolo', lambda r: rename(r, '*/*', lambda x: x.name.title()) or
                         name_images(r, '{}/Images')),
     'LABELS beside IMAGES': ('yolo', lambda r: name_anew(r, 'IMAGES', 'LABELS')),
-    'Labels beside images': ('yolo', lambda r: name_anew(r, 'images', 'Labels')),
-    'labels beside Images': ('yolo', lambda r: name_anew(r, 'Images', 'labels')),
     'one folder for a split, elsewhere': ('yolo', join),
     'a list elsewhere': ('yolo', lambda r: list_images(r, './{}/images/{}') or
                          name_images(r, '/content/photos/{}.txt')),
@@ -166,7 +157,6 @@ SAME = {
     'deeper': ('yolo', lambda r: move_into(r, 'mine/photos.v1')),
     'links': ('yolo', move_and_link),
     'hidden files': ('yolo', add_hidden_files),
-    'COCO deeper': ('coco', lambda r: move_into(r, 'mine/photos')),
     'COCO elsewhere': ('coco', lambda r: edit_json(r, lambda x: [
         y.update(file_name=f'D:\\data\\{y["file_name"]}') for y in x['images']])),
     'COCO without sizes and areas': ('coco', lambda r: edit_json(r, lambda x: [
@@ -203,8 +193,6 @@ SAME = {
         r, '*.xml', lambda x: x.decode().encode('utf-16'))),
     'parts of objects': ('voc', lambda r: edit_lines(r, '*.xml', lambda x: x.replace(
         '<object>', f'<object><part>{OBJECT.format("head", 1, 1, 9, 9)[8:-9]}</part>'))),
-    'objects twice': ('voc', lambda r: edit_lines(r, '*.xml', lambda x: re.sub(
-        '(<object>.*?</object>)', r'\1\1', x))),
     'two years': ('voc', lambda r: move_half(r)),
     'renamed images': ('labelimg', lambda r: edit_lines(r, '*.xml', lambda x: x.replace(
         '<filename>', '<folder>gone</folder><path>C:\\gone.png</path><filename>gone'))),
@@ -218,14 +206,7 @@ def test_all_layouts_are_the_same_data_set(tiny_coco, tmp_path, name):
     kind, change = SAME.get(name, (name, lambda root: None))
     root = write_layout(kind, tiny_coco, tmp_path / 'data' / kind)
     change(root)
-    dataset = read_dataset(root)
-    assert sorted(dataset.classes) == sorted(CLASSES)
-    train, val = (expected(tiny_coco, split) for split in ('train', 'val'))
-    if kind in OF_ONE_SPLIT:
-        assert described(dataset, 'train') == {**train, **val}
-    else:
-        assert described(dataset, 'train') == train
-        assert described(dataset, 'val') == val
+    check_same(read_dataset(root), tiny_coco, kind)
 
 
 def test_a_split_is_drawn_where_there_is_none(tiny_coco, tmp_path):
@@ -241,7 +222,6 @@ def test_a_split_is_drawn_where_there_is_none(tiny_coco, tmp_path):
 
 
 def test_a_drawn_split_has_objects_on_both_sides(tiny_coco, tmp_path):
-    """However few images have them."""
     root = write_layout('labelimg', tiny_coco, tmp_path / 'labelimg')
     for file in list(root.glob('*.xml'))[2:]:
         file.write_text('<annotation></annotation>')
@@ -257,19 +237,21 @@ def test_a_drawn_split_has_objects_on_both_sides(tiny_coco, tmp_path):
 @pytest.mark.parametrize('split', ['val', 'test'])
 def test_a_split_without_objects_is_left_out(tiny_coco, tmp_path, split):
     root = write_layout('yolo', tiny_coco, tmp_path / 'yolo')
-    if split == 'test':
-        shutil.copytree(root / 'valid/images', root / 'test/images')
-    else:
+    shutil.copytree(root / 'valid/images', root / 'test/images')
+    if split == 'val':
         shutil.rmtree(root / 'valid/labels')
     dataset = read_dataset(root)
-    assert split not in dataset.splits and f'{split} has no objects to find' in dataset.notes[-1]
+    assert split not in dataset.splits
+    assert any(x.startswith(f'{split} has no objects to find') for x in dataset.notes)
 
 
-def test_classes_are_called_as_they_are_written(tiny_coco, tmp_path):
+def test_classes_are_called_as_they_are_written_or_numbered(tiny_coco, tmp_path):
     """YAML takes some words and numbers for others."""
     root = write_layout('yolo', tiny_coco, tmp_path / 'yolo')
-    (root / 'data.yaml').write_text('train: train/images\nnames: [no, 007, 1_0]')
-    assert read_dataset(root).classes == ['no', '007', '1_0']
+    for names, classes in (('names: [no, 007, 1_0]', ['no', '007', '1_0']),
+                           ('nc: 3', ['class_0', 'class_1', 'class_2'])):
+        (root / 'data.yaml').write_text(f'train: train/images\n{names}')
+        assert read_dataset(root).classes == classes
 
 
 def test_an_accent_may_be_written_as_a_letter(tiny_coco, tmp_path):
@@ -278,13 +260,6 @@ def test_an_accent_may_be_written_as_a_letter(tiny_coco, tmp_path):
     rename(root, 'photos/*', lambda x: f'e\u0301{x.name}')
     edit_json(root, lambda x: [y.update(file_name=f'\xe9{y["file_name"]}') for y in x['images']])
     assert len(read_dataset(root).splits['train']) == 12
-
-
-def test_what_coco_ignores_is_a_crowd(tiny_coco, tmp_path):
-    root = write_layout('coco', tiny_coco, tmp_path / 'data')
-    edit_json(root, lambda x: x['annotations'][0].update(ignore=1))
-    boxes = [x for image in read_dataset(root).splits['train'] for x in image.boxes]
-    assert [box.iscrowd for box in boxes].count(True) == 1
 
 
 def test_a_name_that_is_no_text_can_be_noted(tiny_coco, tmp_path):
@@ -321,27 +296,19 @@ FAULTS = {
                        'no image to train on .*folders without an image: 1.*end in .jpg'),
     'YAML in UTF-16': ('yolo', lambda r: edit_all(
         r, 'data.yaml', lambda x: x.decode().encode('utf-16')), 'data.yaml cannot be read'),
-    'a name twice': ('yolo', lambda r: (r / 'data.yaml').write_text(
-        'names: [a, a, b]\ntrain: train/images'), 'two classes of the name a'),
     'no training images': ('yolo', lambda r: replace(r / 'data.yaml', '/train/', '/trian/'),
                            'train names ../trian/images, which does not exist'),
-    'broken YAML': ('yolo', lambda r: (r / 'data.yaml').write_text('names: [a\ntrain: b'),
-                    'data.yaml is not valid YAML'),
     'cut JSON': ('coco', lambda r: first(r, '*.json').write_text('{"images": ['),
                  'all.json is not valid JSON'),
     'no list': ('coco', lambda r: edit_json(r, lambda x: x.update(images={})), "no list 'images'"),
     'NaN in COCO': ('coco', lambda r: edit_json(
         r, lambda x: x['annotations'][0]['bbox'].__setitem__(0, float('nan'))),
-        'all.json annotation 1 has a box that is not finite, nan'),
+        'all.json annotation 1 has a box that is not finite .*nan'),
     'a box far too large': ('coco', lambda r: edit_json(
         r, lambda x: x['annotations'][0]['bbox'].__setitem__(2, 1e30)),
         'annotation 1 has a box more than 10 times'),
-    'three numbers': ('coco', lambda r: edit_json(
-        r, lambda x: x['annotations'][0]['bbox'].pop()), 'annotation 1 has bbox='),
     'unknown category': ('coco', lambda r: edit_json(
         r, lambda x: x['annotations'][0].update(category_id=9)), 'of the category 9'),
-    'two categories of a name': ('coco', lambda r: edit_json(
-        r, lambda x: x['categories'][1].update(name='red')), 'two categories of the name red'),
     'a list of categories': ('coco', lambda r: edit_json(
         r, lambda x: x['annotations'][0].update(category_id=[1])), 'category_id=.*in annotations'),
     'a number too large': ('coco', lambda r: edit_json(
@@ -395,16 +362,6 @@ def test_a_folder_that_cannot_be_read_is_refused(tiny_coco, tmp_path, monkeypatc
         read_dataset(root)
 
 
-def test_many_faults_are_counted(tiny_coco, tmp_path):
-    root = write_layout('yolo', tiny_coco, tmp_path / 'yolo')
-    for label in (root / 'train').rglob('*.txt'):
-        label.write_text('7 .5 .5 .1 .1')
-    first(root, '*.txt').write_text('0 .5 .5 .1')
-    with pytest.raises(ConfigError, match='has 4 numbers.*; .* class 7.*and 6 more') as error:
-        read_dataset(root)
-    assert '\n' not in str(error.value)
-
-
 def test_the_suffix_is_that_of_the_real_file(tiny_coco, tmp_path):
     for kind in ('coco', 'voc'):
         root = write_layout(kind, tiny_coco, tmp_path / 'data' / kind)
@@ -420,8 +377,6 @@ def test_the_suffix_is_that_of_the_real_file(tiny_coco, tmp_path):
      'label files without image, left out: 1, first .*more.txt'),
     ('voc', lambda r: first(r, '*.jpg').unlink(), 'label files without image, left out: 1'),
     ('coco', lambda r: first(r, '*.jpg').unlink(), 'images that are not there, left out: 1'),
-    ('labelimg', lambda r: first(r, '*.jpg').write_bytes(b'no image'),
-     'unreadable images, left out: 1'),
     ('labelimg', lambda r: first(r, '*.jpg').write_bytes(first(r, '*.jpg').read_bytes()[:-9]),
      'unreadable images, left out: 1, first .*it is cut short'),
     ('labelimg', lambda r: cv2.imwrite(str(first(r, '*.jpg').with_suffix('.tif')), np.zeros(
@@ -435,14 +390,14 @@ def test_the_suffix_is_that_of_the_real_file(tiny_coco, tmp_path):
     ('yolo', lambda r: list_images(r, './{}/images/{}') or replace(
         r / 'valid.txt', './valid', 'gone.jpg\n./valid'),
      'images that are not there, left out: 1, first gone.jpg of .*valid.txt'),
-    ('yolo', lambda r: set_line(r, '0 .5 .5 1.2 .5 1.2 .7'),
-     'boxes over the edge of their image, clipped: 1'),
+    ('yolo', lambda r: set_line(r, '0 .5 .5 1.2 .5 1.2 .7'), 'over the edge .*clipped: 1'),
+    ('coco', lambda r: edit_json(r, lambda x: x['annotations'][0].update(ignore=1)),
+     'iscrowd or ignore, .*: 1'),
     ('voc', lambda r: edit_lines(r, 'val.txt', lambda x: x.replace('val_0', 'val_1')),
      'XML files that no list of ImageSets names, left out: 1, first .*val_0.xml'),
     ('voc', lambda r: replace(first(r, '*.xml'), '</name>', '</name><difficult>1</difficult>'),
-     'objects that are marked difficult, .*neither trained nor scored: 1'),
-    ('yolo', lambda r: set_line(r, '0 .99 .5 .1 .1'),
-     'boxes over the edge of their image, clipped: 1, first .* line 1'),
+     'objects that are marked difficult, .*: 1'),
+    ('yolo', lambda r: set_line(r, '0 .99 .5 .1 .1'), 'over the edge .*clipped: 1, .* line 1'),
     ('yolo', lambda r: set_line(r, '0 .5 .5 0 .1'), 'boxes without area .*: 1'),
 ])
 def test_what_is_left_out_is_noted(tiny_coco, tmp_path, kind, damage, note):
@@ -451,20 +406,6 @@ def test_what_is_left_out_is_noted(tiny_coco, tmp_path, kind, damage, note):
     dataset = read_dataset(root)
     text = '\n'.join(dataset.notes)
     assert re.search(note, text), text
-
-
-def test_polygons_become_their_boxes(tiny_coco, tmp_path):
-    root = write_layout('yolo', tiny_coco, tmp_path / 'yolo')
-    set_line(root, '1 .25 .5 .5 .25 .75 .5')
-    box, = read_dataset(root).splits['train'][0].boxes
-    assert box.name == CLASSES[1] and box.xyxy == (16, 16, 48, 32)
-
-
-def test_an_image_without_yolo_labels_is_background(tiny_coco, tmp_path):
-    root = write_layout('yolo', tiny_coco, tmp_path / 'yolo')
-    first(root, '*.txt').unlink()
-    images = read_dataset(root).splits['train']
-    assert len(images) == 8 and not images[0].boxes
 
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.webp', '.tif'])
@@ -489,12 +430,6 @@ def test_a_file_chooses_between_two_kinds(tiny_coco, tmp_path):
         assert described(read_dataset(root / file), 'train') == expected(tiny_coco, 'train')
     with pytest.raises(ConfigError, match='labels of several kinds'):
         read_dataset(root)
-
-
-def test_yolo_classes_without_names_have_numbers(tiny_coco, tmp_path):
-    root = write_layout('yolo', tiny_coco, tmp_path / 'data')
-    set_yaml(root, names=None)
-    assert read_dataset(root).classes == ['class_0', 'class_1', 'class_2']
 
 
 def test_equal_names_in_many_folders_are_told_apart(tiny_coco, tmp_path):

@@ -1,8 +1,4 @@
-"""Data that are right, or that a library misread: what a training and an evaluation make of them.
-
-Each row is a change of a sound data set. It is taken as what it is, or refused in one sentence
-before the first step; nothing is wrong without a word.
-"""
+"""Data that are right, or that a library misread: what training and evaluation make of them."""
 import struct
 import zlib
 from types import SimpleNamespace
@@ -48,16 +44,15 @@ def detections(root):
     return found
 
 
-def evaluate(root, found, cls=CheckedCocoMetric, **kwargs):
-    """All metrics of detections, also those of each class."""
-    metric = cls(ann_file=str(root / 'val.json'), classwise=True, **kwargs)
+def evaluate(root, found, cls=CheckedCocoMetric):
+    """All metrics of detections, also of each class."""
+    metric = cls(ann_file=str(root / 'val.json'), classwise=True)
     dataset = build(root, 'val')
     metric.dataset_meta = dataset.metainfo
     for i in range(len(dataset)):
         info = dataset.get_data_info(i)
         instances = found[info['img_path']]
-        if cls is GroupCocoMetric:
-            instances.query_groups = torch.zeros_like(instances.labels)
+        instances.query_groups = torch.zeros_like(instances.labels)
         metric.process({}, [dict(
             img_id=info['img_id'], ori_shape=(64, 64), pred_instances=instances,
             group_instances=instances, query_group=0)])
@@ -70,19 +65,17 @@ def each(part, change):
         and None
 
 
-def rename_images(coco):
-    """Ids of images as texts."""
-    for image in coco['images']:
-        image['id'] = f'no. {image["id"]}'
-    for annotation in coco['annotations']:
-        annotation['image_id'] = f'no. {annotation["image_id"]}'
+def renamed(part, field, rename):
+    """Other ids of the entries of a part, also in the annotations."""
+    def change(coco):
+        for key, entries in (('id', coco[part]), (field, coco['annotations'])):
+            for entry in entries:
+                entry[key] = rename(entry[key])
+
+    return change
 
 
-def renumber_categories(coco):
-    for category in coco['categories']:
-        category['id'] = 40 - 10 * category['id']
-    for annotation in coco['annotations']:
-        annotation['category_id'] = 40 - 10 * annotation['category_id']
+renumber_categories = renamed('categories', 'category_id', lambda x: 40 - 10 * x)
 
 
 def add_annotation(**fields):
@@ -98,7 +91,7 @@ SAME_AP = {
     'annotation ids 0, 1, ...': each('annotations', lambda i, _: dict(id=i)),
     'annotation ids "0", "1", ...': each('annotations', lambda i, _: dict(id=str(i))),
     'annotation ids are UUIDs': each('annotations', lambda i, _: dict(id=f'{i}-7d1e-4c3b')),
-    'image ids are texts': rename_images,
+    'image ids are texts': renamed('images', 'image_id', 'no. {}'.format),
     'no iscrowd': lambda coco: [ann.pop('iscrowd') for ann in coco['annotations']] and None,
     'a crowd without size': add_annotation(bbox=[9, 9, 0, 5], iscrowd=1, area=0),
     'an annotation of an image that is not listed': add_annotation(image_id=1234),
@@ -164,12 +157,10 @@ def polygon_of(annotation):
     return [[left, top, left + width, top, left + width, top + height]]
 
 
-def with_masks(segmentation, first_alone=True):
-    def change(i, annotation):
-        broken = i == 0 or not first_alone
-        return dict(segmentation=segmentation(annotation) if broken else polygon_of(annotation))
-
-    return each('annotations', change)
+def with_masks(segmentation):
+    """A segmentation of the first annotation, and polygons of all others."""
+    return each('annotations', lambda i, annotation: dict(
+        segmentation=(polygon_of if i else segmentation)(annotation)))
 
 
 NO_MASKS = {
@@ -211,7 +202,7 @@ def test_a_polygon_without_corners_is_left_out_of_a_training(root, polygons, war
     lambda x: dict(size=[64, 64], counts=[64 * 63, 64])])
 def test_masks_that_a_library_reads_are_taken(root, segmentation, warnings_logged):
     for split in ('train', 'val'):
-        change_coco(root, with_masks(segmentation, first_alone=False), split)
+        change_coco(root, with_masks(segmentation), split)
     assert build(root, with_mask=True)[0]['data_samples'].gt_instances.masks.masks.any()
     CheckedCocoMetric(str(root / 'val.json'), metric=['bbox', 'segm'])
     assert warnings_logged() == []
@@ -223,31 +214,22 @@ def write_exif(path, orientation, size):
         path, exif=b'Exif\0\0II*\0\x08\0\0\0\x01\0' + entry + bytes(4))
 
 
-@pytest.mark.parametrize('orientation', [0, 1, 9, 65537])
-def test_an_exif_orientation_that_turns_nothing_is_taken(root, orientation, warnings_logged):
+@pytest.mark.parametrize('orientation', [0, 1, 9, 65537, 5, 6, 7, 8])
+def test_an_exif_orientation_turns_as_in_the_decoder(root, orientation, warnings_logged):
+    height, width = (64, 48) if orientation in range(5, 9) else (48, 64)
     write_exif(root / 'images/train_0.jpg', orientation, (48, 64))
-    change_coco(root, lambda coco: coco['images'][0].update(height=48))
-    assert build(root)[0]['data_samples'].ori_shape == (48, 64)
+    change_coco(root, lambda coco: coco['images'][0].update(height=height, width=width))
+    assert build(root)[0]['data_samples'].ori_shape == (height, width)
     assert 'turned' not in ' '.join(warnings_logged())
-
-
-@pytest.mark.parametrize('orientation', [5, 6, 7, 8])
-def test_an_exif_orientation_that_turns_is_that_of_the_decoder(root, orientation):
-    write_exif(root / 'images/train_0.jpg', orientation, (48, 64))
-    change_coco(root, lambda coco: coco['images'][0].update(width=48))
-    assert build(root)[0]['data_samples'].ori_shape == (64, 48)
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
 def test_an_image_is_what_its_decoder_reads(root, dtype, monkeypatch):
     """tifffile reads six channels, or floats, which OpenCV and Pillow do not."""
     monkeypatch.setattr(mmcv.image.io, 'tifffile', SimpleNamespace(imread=np.load))
-    image = np.ones((64, 64, 6), dtype)
-    with open(root / 'images/train_0.jpg', 'wb') as file:
-        np.save(file, image)
-    keep = (root / 'images/train_0.jpg').read_bytes()
     for path in (root / 'images').iterdir():
-        path.write_bytes(keep)
+        with path.open('wb') as file:
+            np.save(file, np.ones((64, 64, 6), dtype))
     loader = dict(imdecode_backend='tifffile', color_type='unchanged')
     assert build(root, **loader)[0]['inputs'].shape == (6, 64, 64)
     build(root, 'val', load='LoadImageFromFile', **loader)
@@ -267,9 +249,8 @@ def test_an_image_above_two_to_the_thirtieth_pixels_is_named(root):
     dataset = build(root)
     for split in ('train', 'val'):
         write_huge(root / f'images/{split}_0.jpg')
-        with pytest.raises(ConfigError, match=r'_0.jpg .*2\*\*30') as error:
+        with pytest.raises(ConfigError, match=r'^.*_0.jpg .*2\*\*30.*$'):
             build(root, split)
-        assert '\n' not in str(error.value)
     with pytest.raises(ConfigError, match=r'train_0.jpg .*2\*\*30'):
         dataset[0]
 

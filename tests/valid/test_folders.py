@@ -7,11 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from layout_builders import (described, edit_json, edit_lines, expected, first, write_layout)
+from layout_builders import check_same, edit_json, edit_lines, first, write_layout
 from mmengine.config import Config
-from pycocotools import mask as mask_utils
 from running import run_tool
-from test_data import write_exif, write_huge
+from test_data import rle_of, write_exif, write_huge
 from tiny import CLASSES
 
 from groupdetr_mmdet.data.layouts import read_dataset
@@ -26,8 +25,8 @@ def split_in_jobs(root: Path) -> None:
     """As several jobs of an annotation tool: a folder and a file for each."""
     whole = json.loads(first(root, '*.json').read_text())
     for i, part in enumerate((whole['images'][:5], whole['images'][5:])):
-        (root / f'job{i}').mkdir()
         ids = {image['id'] for image in part}
+        (root / f'job{i}').mkdir()
         (root / f'job{i}/annotations.json').write_text(json.dumps(dict(
             whole, images=part, categories=whole['categories'][::1 - 2 * i],
             annotations=[x for x in whole['annotations'] if x['image_id'] in ids])))
@@ -37,7 +36,6 @@ def split_in_jobs(root: Path) -> None:
 
 
 def name_by_address(image: dict) -> None:
-    """As LVIS does."""
     image['coco_url'] = f'http://images.org/train2017/{image.pop("file_name")}'
 
 
@@ -48,19 +46,8 @@ def box_to_polygon(annotation: dict) -> None:
 
 
 def box_to_rle(annotation: dict) -> None:
-    left, top, width, height = annotation.pop('bbox')
-    mask = np.zeros((64, 64), np.uint8, order='F')
-    mask[top:top + height, left:left + width] = 1
-    counts = mask_utils.encode(mask)['counts'].decode()
-    annotation['segmentation'] = dict(size=[64, 64], counts=counts)
-
-
-def to_fractions(annotation: dict) -> None:
-    annotation['bbox'] = [x / 64 for x in annotation['bbox']]
-
-
-def add_orphan(root: Path) -> None:
-    edit_json(root, lambda x: x['annotations'].append(dict(x['annotations'][0], image_id=1234)))
+    annotation['segmentation'] = rle_of(annotation, 0)
+    del annotation['bbox']
 
 
 def add_trainval(root: Path) -> None:
@@ -90,19 +77,17 @@ def add_key_points(root: Path) -> None:
     edit_lines(root, 'labels/*.txt', pose)
 
 
-def turn_by_nothing(root: Path) -> None:
-    for image in (root / 'JPEGImages').iterdir():
-        write_exif(image, 9, (64, 64))
-
-
 # The layout, what is done to it, and what is noted; the data set is the same.
 SAME = {
     'several jobs of COCO': ('coco', split_in_jobs, ''),
     'addresses of images': ('coco', each('images', name_by_address), ''),
     'polygons without boxes': ('coco', each('annotations', box_to_polygon), ''),
     'masks without boxes': ('coco', each('annotations', box_to_rle), ''),
-    'boxes of fractions': ('coco', each('annotations', to_fractions), 'fractions'),
-    'annotations of images that were cut out': ('coco', add_orphan, 'does not list, left out: 1'),
+    'boxes of fractions': ('coco', each('annotations', lambda x: x.update(
+        bbox=[y / 64 for y in x['bbox']])), 'fractions'),
+    'annotations of images that were cut out': ('coco', lambda r: edit_json(
+        r, lambda x: x['annotations'].append(dict(x['annotations'][0], image_id=1234))),
+        'does not list, left out: 1'),
     'annotation ids are UUIDs': ('coco', each(
         'annotations', lambda x: x.update(id=f'{x["id"]}-7d1e')), ''),
     'trainval beside train and val': ('roboflow', add_trainval, 'trainval.json'),
@@ -110,7 +95,8 @@ SAME = {
     'a test list without XML': ('voc', lambda r: (r / 'ImageSets/Main/test.txt').write_text(
         '1\n2\n'), 'test set without XML, left out: 2'),
     'key points beside classes.txt': ('yolo', add_key_points, 'key points'),
-    'an EXIF orientation of 9': ('voc', turn_by_nothing, ''),
+    'an EXIF orientation of 9': ('voc', lambda r: [
+        write_exif(image, 9, (64, 64)) for image in (r / 'JPEGImages').iterdir()], ''),
 }
 
 
@@ -120,12 +106,7 @@ def test_the_data_set_is_the_same(tiny_coco, tmp_path, name):
     root = write_layout(kind, tiny_coco, tmp_path / 'data' / kind)
     change(root)
     dataset = read_dataset(root)
-    assert sorted(dataset.classes) == sorted(CLASSES)
-    train, val = (expected(tiny_coco, split) for split in ('train', 'val'))
-    if kind == 'coco':
-        assert described(dataset, 'train') == {**train, **val}
-    else:
-        assert described(dataset, 'train') == train and described(dataset, 'val') == val
+    check_same(dataset, tiny_coco, kind)
     notes = [x for x in dataset.notes if not re.match('categories above|test has no', x)]
     assert len(notes) == bool(note) and note in ''.join(notes)
 
@@ -185,9 +166,8 @@ def test_files_of_splits_can_be_named(tiny_coco, tmp_path, monkeypatch):
     args = ['prepare', 'coco', '--weights', 'none', '--model', 'small']
     assert run_tool(*args, '--out', 'mine.py', '--train', 'b.json', '--val', 'a.json') == 0
     cfg = Config.fromfile('mine.py')
-    sizes = [len(json.loads(Path(x.dataset.ann_file).read_text())['images'])
-             for x in (cfg.train_dataloader, cfg.val_dataloader)]
-    assert sizes == [4, 8]
+    assert [len(json.loads(Path(x.dataset.ann_file).read_text())['images'])
+            for x in (cfg.train_dataloader, cfg.val_dataloader)] == [4, 8]
     assert run_tool(*args, '--out', 'more.py', '--train', 'a.json', 'b.json') == 0
     assert run_tool(*args, '--out', 'no.py', '--val', 'b.json') == 2
 
@@ -200,9 +180,8 @@ def test_the_first_fault_of_every_kind_is_named(tiny_coco, tmp_path):
             annotation.update(({'bbox': [5, 5, -3, 3]}, {'category_id': 9})[i % 2])
 
     edit_json(root, change)
-    with pytest.raises(ConfigError, match='swapped corners.*; .*category 9') as error:
+    with pytest.raises(ConfigError, match='swapped corners.*; .*category 9'):
         read_dataset(root)
-    assert '\n' not in str(error.value)
 
 
 def test_names_are_no_markup(tiny_coco, tmp_path, capsys):
@@ -227,8 +206,7 @@ def test_a_label_file_can_be_trained(tiny_coco, tmp_path, monkeypatch, capsys, k
     root = write_layout(kind, tiny_coco, tmp_path / 'data')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr('groupdetr_mmdet.commands.train.load_config', lambda args: 1 / 0)
-    for said in ('Wrote', 'Going on with'):
+    for options, said in ((['--model', 'small'], 'Wrote'), ([], 'Going on with')):
         with pytest.raises(ZeroDivisionError):
-            run_tool('train', root / file, '--model', 'small') if said == 'Wrote' else \
-                run_tool('train', root / file)
+            run_tool('train', root / file, *options)
         assert said in capsys.readouterr().out
