@@ -9,8 +9,8 @@ import matplotlib
 
 from .errors import end_in_one_line
 
-# Of each a module of this room, with - for _: its docstring is the help, its `add_arguments` and
-# `main` do the rest. It is imported when it is asked for.
+# Each is a module of this room, with _ for -: its docstring is the help, its `add_arguments` and
+# `main` do the rest. Only the module that runs is imported.
 COMMANDS = {
     'prepare': 'write the config of a training on a folder of images',
     'train': 'train a detector on what a config says, or on a folder of images',
@@ -24,7 +24,7 @@ COMMANDS = {
     'make-shapes': 'generate a data set of colored shapes',
     'demo': 'train a small detector on generated images, and see what it learned',
 }
-# Warnings of mmengine in every run: of how it asks for versions, and of boxes at an edge.
+# Warnings of libraries in every run: about pkg_resources, and about boxes at an edge
 NOISE = 'pkg_resources is deprecated', 'Warning: The .* is out of bounds'
 
 
@@ -36,9 +36,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='commands:\n' + '\n'.join(
             f'  {name:<{width}}  {what}' for name, what in COMMANDS.items()) +
-        '\n\ngroupdetr COMMAND --help says more.')
+        '\n\ngroupdetr COMMAND --help lists its arguments.')
     parser.add_argument('command', choices=COMMANDS, metavar='COMMAND', help='one of those below')
-    parser.add_argument('arguments', nargs=argparse.REMAINDER, help='what the command wants')
+    parser.add_argument('arguments', nargs=argparse.REMAINDER, help='of the command')
     args = parser.parse_args((sys.argv[1:] if argv is None else argv) or ['--help'])
     run(args.command, args.arguments, f'groupdetr {args.command}')
 

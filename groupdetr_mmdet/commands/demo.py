@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def demo_config(args: argparse.Namespace) -> Config:
-    """Config of the demo, with the paths and the length of the arguments."""
+    """Read the config, and set the paths and the length of the arguments."""
     cfg = read_config(args.config)
     cfg.work_dir, ann_file = args.work_dir, str(Path(args.data_root, 'val.json'))
     for mode in ('train', 'val', 'test'):
@@ -47,7 +47,7 @@ def demo_config(args: argparse.Namespace) -> Config:
 
 @contextmanager
 def training_beside(args: argparse.Namespace) -> Iterator[List[Path]]:
-    """Train the baseline, if any, beside the block, and then wait for it; yield its folder."""
+    """Train the baseline, if any, while the block runs; yield its folder."""
     if not args.baseline:
         yield []
         return
@@ -73,7 +73,7 @@ def training_beside(args: argparse.Namespace) -> Iterator[List[Path]]:
 
 
 def reached(work_dir: Path) -> str:
-    """The AP of the last validation of a run, of the masks, too, where there are any."""
+    """Return the AP of the last validation of a run, of boxes and masks."""
     metrics = read_run(work_dir).val[-1]
     names = dict(bbox_mAP='AP', bbox_mAP_50='AP50', segm_mAP='mask AP')
     return ', '.join(f'{name} {metrics[f"coco/{key}"]:.3f}' for key, name in names.items()

@@ -1,7 +1,7 @@
-"""``torchrun``, without its traceback below what a process has told in one line.
+"""``torchrun``, without its traceback below the one line of a process.
 
-On SIGTERM or SIGUSR1 it tells its processes to stop, which write a checkpoint, and ends with
-their status 75; it gives them 30 seconds.
+On SIGTERM or SIGUSR1 it stops its processes, which have 30 seconds to write a checkpoint, and ends
+with their status 75.
 """
 import logging
 import os
@@ -20,7 +20,7 @@ from .errors import ERROR, INTERRUPTED, TOLD, end_in_one_line
 
 
 def run() -> None:
-    """Run the processes; the first that tells an error is the only one that does."""
+    """Run the processes; only the first one with an error prints it."""
     logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix='groupdetr-') as folder:
         os.environ[TOLD] = str(Path(folder, 'told'))
