@@ -219,7 +219,7 @@ OUTPUTS = {
     'make-shapes': 'make-shapes {} --num-train 2 --num-val 1',
 }
 ARGUMENTS = {
-    'train tiny.py --work-dir new': '--epochs 0, --resume nowhere.pth, --model small, --foo, '
+    'train tiny.py --work-dir new': '--epochs 0, --resume nowhere.pth, --foo, '
     '--cfg-options a, --cfg-options model.num_queries',
     TEST: '--out a.txt, --out coco/train.json/x.pkl, --query-group 3',
     PREDICT: '--score-thr nan, --classes foo, --batch-size 0, --device abc, --device cuda:99, '
