@@ -206,11 +206,7 @@ def test_a_label_file_can_be_trained(tiny_coco, tmp_path, monkeypatch, capsys, k
     root = write_layout(kind, tiny_coco, tmp_path / 'data')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr('groupdetr_mmdet.commands.train.load_config', lambda args: 1 / 0)
-<<<<<<< HEAD
     for options, said in ((['--model', 'small'], 'Wrote'), ([], 'Using')):
-=======
-    for said in ('Wrote', 'Using'):
->>>>>>> b3ae094 (Describe the recipe, the demo and the launcher in plain words)
         with pytest.raises(ZeroDivisionError):
             run_tool('train', root / file, *options)
         assert said in capsys.readouterr().out
