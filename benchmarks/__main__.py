@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     add_running(parser, rounds=5)
     add = parser.add_argument
     add('--table', action='store_true', help='measure every row of the table in '
-        'benchmarks/README.md, in the place of --parts, --modes, --attn-drop and --memory')
+        'benchmarks/README.md, in the place of --parts, --modes and --memory')
     add('--parts', nargs='+', choices=PARTS, default=['decoder'],
         help='step: a whole training step; decoder: decoder, head and criterion, forward and '
         'backward, on a given memory; criterion: forward and backward on given predictions')
@@ -34,13 +34,7 @@ def parse_args() -> argparse.Namespace:
         'autocast; turns is for the part step')
     add('--memory', action='store_true', help='measure peak memory, too')
     add('--groups', nargs='+', type=positive, help='K; that of the config')
-    add('--queries', nargs='+', type=positive, help='N, queries of a group; that of the config')
-    add('--objects', nargs='+', type=int, default=[7], help='of each image')
     add('--batch-size', type=positive, default=2)
-    add('--memory-size', nargs=2, type=positive, metavar=('H', 'W'),
-        help=f'for the part decoder; image size / {STRIDE}')
-    add('--attn-drop', type=float, help='dropout of attention weights')
-    add('--warmup', type=int, default=1, help='runs before those that are timed')
     return parser.parse_args()
 
 
@@ -52,20 +46,19 @@ def parse_mode(text: str) -> Tuple[str, Optional[str]]:
     return mode, amp or None
 
 
-def make_cases(args: argparse.Namespace) -> List[Case]:
+def make_cases(args: argparse.Namespace, num_queries: int) -> List[Case]:
     """Combine all that the arguments name; stock has one group, whatever they name."""
     if any(mode == 'turns' for mode, _ in args.modes) and args.parts != ['step']:
         raise ConfigError('--modes turns: backbone and encoder run once in a step of turns; '
                           'choose --parts step.')
     return list(dict.fromkeys(
-        Case(part, mode, amp, 1 if mode == 'stock' else k, n, objects, args.attn_drop)
-        for part, n, objects, k, (mode, amp) in itertools.product(
-            args.parts, args.queries, args.objects, args.groups, args.modes)))
+        Case(part, mode, amp, 1 if mode == 'stock' else k, num_queries)
+        for part, k, (mode, amp) in itertools.product(args.parts, args.groups, args.modes)))
 
 
-def reach_table(num_groups: int, num_queries: int, num_objects: int) -> List[Row]:
-    """Return what the package is to reach, for K, N and objects of an image."""
-    criterion = Case('criterion', 'plain', None, num_groups, num_queries, num_objects)
+def reach_table(num_groups: int, num_queries: int) -> List[Row]:
+    """Return what the package is to reach, for K and N."""
+    criterion = Case('criterion', 'plain', None, num_groups, num_queries)
     inference = replace(criterion, part='inference', mode='ours')
     plain = replace(criterion, part='decoder', attn_drop=0.)
     ours, k = replace(plain, mode='ours'), num_groups
@@ -92,17 +85,16 @@ def main() -> None:
     prepare(args)
     cfg = load_config(args.config, args.cfg_options)
     args.groups = args.groups or [cfg.model.num_query_groups]
-    args.queries = args.queries or [cfg.model.num_queries]
-    memory_size = args.memory_size or [-(-x // STRIDE) for x in args.image_size]
-    shapes = Shapes(args.batch_size, tuple(args.image_size), tuple(memory_size))
+    image_size, num_queries = tuple(args.image_size), cfg.model.num_queries
+    shapes = Shapes(args.batch_size, image_size, tuple(-(-x // STRIDE) for x in image_size))
     if args.table:
-        reach = reach_table(args.groups[0], args.queries[0], args.objects[0])
+        reach = reach_table(args.groups[0], num_queries)
         cases = list(dict.fromkeys(case for row in reach for case in (row.case, row.other)))
         memory = [case for row in reach if row.memory for case in (row.case, row.other)]
     else:
-        reach, cases = [], make_cases(args)
+        reach, cases = [], make_cases(args, num_queries)
         memory = cases if args.memory else []
-    results = measure(cfg, cases, shapes, args.device, args.rounds, args.warmup, memory)
+    results = measure(cfg, cases, shapes, args.device, args.rounds, 1, memory)
     report(results, shapes, args.device, reach, args.json, 'benchmarks')
 
 

@@ -36,6 +36,7 @@ PARTS = dict(
     inference='Inference')
 AMP = dict(bf16=torch.bfloat16, fp16=torch.float16)
 STRIDE = 32  # of the memory to the image
+NUM_OBJECTS = 7  # of each image
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ class Case:
     amp: Optional[str]  # 'bf16' or 'fp16' autocast, or None for float32
     num_groups: int  # K
     num_queries: int  # N, queries of a group
-    num_objects: int  # of each image
     attn_drop: Optional[float] = None  # dropout of attention weights, None for the config's
 
     @property
@@ -129,18 +129,17 @@ def share_weights(models: Sequence[nn.Module]) -> None:
         })
 
 
-def make_samples(shapes: Shapes, num_objects: int, num_classes: int,
-                 device: torch.device) -> List[DetDataSample]:
+def make_samples(shapes: Shapes, num_classes: int, device: torch.device) -> List[DetDataSample]:
     """Make the ground truth of a batch: random boxes inside each image."""
     generator = torch.Generator().manual_seed(0)
     meta = dict(img_shape=shapes.image_size, ori_shape=shapes.image_size, scale_factor=(1., 1.),
                 batch_input_shape=shapes.image_size)
     samples = []
     for _ in range(shapes.batch_size):
-        size = torch.rand(num_objects, 2, generator=generator) * .4 + .02
-        corner = torch.rand(num_objects, 2, generator=generator) * (1 - size)
+        size = torch.rand(NUM_OBJECTS, 2, generator=generator) * .4 + .02
+        corner = torch.rand(NUM_OBJECTS, 2, generator=generator) * (1 - size)
         bboxes = torch.cat([corner, corner + size], 1) * torch.tensor(shapes.image_size[::-1] * 2)
-        labels = torch.randint(num_classes, (num_objects, ), generator=generator)
+        labels = torch.randint(num_classes, (NUM_OBJECTS, ), generator=generator)
         samples.append(DetDataSample(
             metainfo=meta, gt_instances=InstanceData(bboxes=bboxes, labels=labels)).to(device))
     return samples
@@ -155,7 +154,7 @@ class Benchmark:
             raise ConfigError(f'--parts {case.part}: a {type(model).__name__} needs more than one '
                               'memory; choose --parts step inference.')
         self.case, self.device, self.model, self.head = case, device, model, model.bbox_head
-        self.samples = make_samples(shapes, case.num_objects, self.head.num_classes, device)
+        self.samples = make_samples(shapes, self.head.num_classes, device)
         self.given: Tuple[Tensor, ...] = ()  # inputs that have gradients
         if case.part == 'decoder':
             feat = self.randn(shapes.batch_size, model.embed_dims, *shapes.memory_size)

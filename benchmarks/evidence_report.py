@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from groupdetr_mmdet.analysis.plots import line_style
+from groupdetr_mmdet.analysis.plots import line_style, save_picture
 from groupdetr_mmdet.commands.cli import end_in_one_line
 from groupdetr_mmdet.io import write_atomically
 
@@ -69,8 +69,7 @@ def fill_page(text: str, studies: Dict[str, List[Curve]]) -> str:
 
 
 # picture -> panels: title, study, what is on the x axis
-Panels = List[Tuple[str, str, str]]
-PICTURES: Dict[str, Panels] = {
+PICTURES: Dict[str, List[Tuple[str, str, str]]] = {
     'evidence_shapes.png': [
         ('Equal epochs', 'by-k', 'epochs'), ('Equal epochs, by time', 'by-k', 'minutes'),
         ('Schedules of equal time', 'equal-time', 'minutes')],
@@ -80,32 +79,27 @@ PICTURES: Dict[str, Panels] = {
 }
 
 
-def draw(panels: Panels, studies: Dict[str, List[Curve]], out_file: Path) -> None:
-    """Draw the mean AP of each curve, and from the least to the most of its seeds."""
+def draw(panels: List[Tuple[str, str, str]], studies: Dict[str, List[Curve]],
+         out_file: Path) -> None:
+    """Draw the mean AP of each curve of a K, and from the least to the most of its seeds."""
     fig, axes = plt.subplots(1, len(panels), sharey=True, figsize=(4.4 * len(panels), 4),
                              layout='constrained')
-    labels = dict.fromkeys(
-        curve.label for _, study, _ in panels for curve in by_groups(studies[study]))
-    styles = {label: line_style(index) for index, label in enumerate(labels)}
+    styles: Dict[str, dict] = {}
     for ax, (title, study, x) in zip(axes, panels):
-        for curve in by_groups(studies[study]):
-            places, style = getattr(curve, x), styles[curve.label]
-            ax.plot(places, curve.ap.mean(0), label=curve.label, marker='o', markersize=3, **style)
-            ax.fill_between(places, curve.ap.min(0), curve.ap.max(0), alpha=.15,
-                            color=style['color'])
+        for curve in studies[study]:
+            if curve.label.startswith('K = '):
+                style = styles.setdefault(curve.label, line_style(len(styles)))
+                ax.plot(getattr(curve, x), curve.ap.mean(0), label=curve.label, marker='o',
+                        markersize=3, **style)
+                ax.fill_between(getattr(curve, x), curve.ap.min(0), curve.ap.max(0), alpha=.15,
+                                color=style['color'])
         ax.set(title=title, xlim=(0, None),
                xlabel='epochs' if x == 'epochs' else 'CPU minutes of training')
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=.3)
     axes[0].set(ylabel='AP (IoU 0.50:0.95)', ylim=(0, None))
     axes[0].legend()
-    fig.savefig(out_file, dpi=110)
-    plt.close(fig)
-
-
-def by_groups(curves: List[Curve]) -> List[Curve]:
-    """Return the curves whose label is K."""
-    return [curve for curve in curves if curve.label.startswith('K = ')]
+    save_picture(fig, out_file, dpi=110)
 
 
 def main() -> None:

@@ -73,8 +73,8 @@ def build_models(args: argparse.Namespace) -> Dict[str, nn.Module]:
     """Build our detector and mmdet's, which has the weights of the group that ours keeps."""
     cfg = load_config(args.config, args.cfg_options)
     stock, ours = (build_model(cfg, Case(
-        'inference', name, None, cfg.model.num_query_groups, cfg.model.num_queries,
-        num_objects=0)).eval() for name in MODELS)
+        'inference', name, None, cfg.model.num_query_groups, cfg.model.num_queries)).eval()
+        for name in MODELS)
     if args.checkpoint:
         load_weights(ours, read_checkpoint(args.checkpoint), args.checkpoint)
     stock.load_state_dict(ours.stock_state_dict())

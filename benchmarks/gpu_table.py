@@ -32,7 +32,7 @@ def make_jobs(num_groups: int, batch_sizes: list) -> Iterator[Job]:
         for size in sizes:
             for amp in (None, 'bf16'):
                 for mode, groups in modes.items():
-                    yield config, Case('step', mode, amp, groups, num_queries, 7), size
+                    yield config, Case('step', mode, amp, groups, num_queries), size
 
 
 def table_row(job: Job, cfg: Config, image_size: Tuple[int, int], device: torch.device,

@@ -26,7 +26,7 @@ from .suite import Results, Row
 Record = Dict[str, Any]
 LAPS = ('backbone', 'encoder', 'decoder', 'criterion', 'matching', 'backward', 'optimizer',
         'total')
-HEADER = ('mode', 'K', 'N', 'objects', 'dropout', *(f'{lap} ms' for lap in LAPS), 'images/s',
+HEADER = ('mode', 'K', 'N', 'dropout', *(f'{lap} ms' for lap in LAPS), 'images/s',
           'peak MiB', 'ratio')
 
 
@@ -80,7 +80,7 @@ def table_row(case: Record) -> Sequence[str]:
     def cell(value: Optional[float], text: str, scale: float = 1) -> str:
         return '' if value is None else text.format(value * scale)
 
-    return (case['name'], case['num_groups'], case['num_queries'], case['num_objects'],
+    return (case['name'], case['num_groups'], case['num_queries'],
             cell(case['attn_drop'], '{:g}'),
             *(cell(case['seconds'].get(name), '{:.1f}', 1e3) for name in LAPS),
             cell(case['images_per_second'], '{:.3g}'),
@@ -99,20 +99,15 @@ def markdown_lines(header: Sequence, rows: Iterable[Sequence]) -> Iterator[str]:
 
 
 def draw_costs(json_file: Union[str, Path], out_file: Union[str, Path]) -> None:
-    """Draw time and peak memory by K, a row for each part, a line for each mode, N and so on."""
+    """Draw time and peak memory by K, a row for each part, a line for each mode."""
     record = json.loads(Path(json_file).read_text())
     cases = sorted(record['cases'], key=lambda case: case['num_groups'])
     if len({case['num_groups'] for case in cases if case['mode'] != 'stock'}) < 2:
         raise ConfigError(f'JSON: {json_file} has a single K, which makes no curve; run '
                           'tools/benchmark.py with several, such as --groups 1 2 4 8 11.')
-    # What else cases differ in, if they do, and what a label calls it
-    settings = {name: text for name, text in dict(
-        num_queries='N =', num_objects='objects', attn_drop='attention dropout').items()
-        if len({case.get(name) for case in cases}) > 1}
     parts: Dict[str, Dict[str, List[Record]]] = defaultdict(lambda: defaultdict(list))
     for case in cases:
-        label = [case['name'], *(f'{text} {case[name]}' for name, text in settings.items())]
-        parts[case['part']][', '.join(label)].append(case)
+        parts[case['part']][case['name']].append(case)
     fig, grid = plt.subplots(len(parts), 2, squeeze=False, layout='constrained',
                              figsize=(10, .5 + 3.6 * len(parts)))
     for (part, lines), axes in zip(parts.items(), grid):

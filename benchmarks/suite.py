@@ -61,8 +61,10 @@ def measure(cfg: Config, cases: Sequence[Case], shapes: Shapes, device: torch.de
         share_weights(list(models.values()))  # the optimizer may have stepped
         runs = {case: Benchmark(case, shapes, cfg, device, models[case.model])
                 for case in cases if case.part == part}
-        results.peak.update((case, peak_memory(run, device)) for case, run in runs.items()
-                            if case in memory)
+        for case in (case for case in runs if case in memory):
+            results.peak[case] = peak_memory(runs[case], device)
+            print(f'{case.name}, K = {case.num_groups}: {results.peak[case] / 2**20:.0f} MiB',
+                  flush=True)
         repeat = CRITERION_ROUNDS if part == 'criterion' else 1
         results.runs.update(take_turns(runs, rounds * repeat, warmup))
     return results

@@ -20,7 +20,7 @@ FAMILIES = dict(
 def plan(family: str, num_queries: int) -> Tuple[List[Case], List[Row]]:
     """Return what is measured of a family, and what its steps are to cost at most."""
     stock, one, ours, turns, twice = (
-        Case('step', mode, None, num_groups, num_queries, 7) for mode, num_groups in (
+        Case('step', mode, None, num_groups, num_queries) for mode, num_groups in (
             ('stock', 1), ('ours', 1), ('ours', 11), ('turns', 11), ('turns', 22)))
     time = Row('time, K = 11, in turns / at once', turns, ours, 1.45, more=False)
     memory = dict(more=False, memory=True)
@@ -35,7 +35,7 @@ def plan(family: str, num_queries: int) -> Tuple[List[Case], List[Row]]:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='benchmarks.turns', description=__doc__)
-    add_running(parser, rounds=2)
+    add_running(parser, rounds=1)
     parser.add_argument('--families', nargs='+', choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument('--out', type=Path, default=Path('turns'),
                         help='folder of FAMILY.json (default: %(default)s)')

@@ -37,7 +37,7 @@ def test_the_bounds_are_of_what_is_measured():
 
 
 def test_a_row_of_the_gpu_table(monkeypatch):
-    job = gpu_table.DINO, Case('step', 'turns', 'bf16', 3, 6, 2), 2
+    job = gpu_table.DINO, Case('step', 'turns', 'bf16', 3, 6), 2
     row = gpu_table.table_row(job, tiny(), (64, 96), torch.device('cpu'), 1)
     assert row[:4] == (gpu_table.DINO, 2, 'turns:bf16', 3) and min(map(float, row[4:])) > 0
     monkeypatch.setattr(gpu_table, 'measure', lambda *args: 1 / 0)
