@@ -2,7 +2,6 @@
 import copy
 import json
 from importlib.util import find_spec
-from types import SimpleNamespace
 from typing import Optional
 
 import pytest
@@ -125,22 +124,6 @@ def test_a_softmax_has_one_class_a_query():
         for actual, name in zip(outputs, ('bboxes', 'scores', 'labels')):
             torch.testing.assert_close(actual[i], expected[name])
         assert len(expected.scores) == detector.num_queries
-
-
-@pytest.mark.parametrize('family', ['conditional', 'two_stage'])
-def test_what_the_padding_changes_is_what_the_detector_computes(family):
-    detector = build_family(family, 3)
-    sizes = [(190, 70), (129, 195), (64, 33)]
-    images, image_sizes = random_batch(sizes)
-    feats = detector.extract_feat(images)
-    samples = [SimpleNamespace(img_shape=size, batch_input_shape=images.shape[-2:])
-               for size in sizes]
-    masked = OnnxDetector(detector).masked_inputs(feats, image_sizes, images.shape[-2:])
-    for expected in detector.pre_transformer(feats, samples):
-        assert expected.keys() & masked.keys() >= {'memory_mask'} & expected.keys()
-        for name in expected.keys() & masked.keys():
-            torch.testing.assert_close(masked[name], expected[name])
-    assert masked['memory_mask'].any()
 
 
 def test_a_model_that_detects_something_else_is_not_written(exported, files, tmp_path,

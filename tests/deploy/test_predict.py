@@ -88,8 +88,7 @@ def test_each_group_of_queries_can_be_asked(predict, files):
     assert len({groups[i][0]['score'] for i in range(3)}) == 3
 
 
-@pytest.mark.parametrize('content', [b'', b'no image', 'cut', None],
-                         ids=['empty', 'text', 'cut', 'missing'])
+@pytest.mark.parametrize('content', [b'no image', 'cut', None], ids=['text', 'cut', 'missing'])
 def test_an_unreadable_image_is_reported_and_skipped(content, predict, files, tmp_path, capsys):
     good, bad = files.data / 'images/val_0.jpg', tmp_path / 'bad.jpg'
     if content is not None:
@@ -99,14 +98,15 @@ def test_an_unreadable_image_is_reported_and_skipped(content, predict, files, tm
     assert status == 1
     assert {x['file_name'] for x in results} == {'val_0.jpg'}
     assert f'skipped {bad}: ' in capsys.readouterr().err
-    assert predict(good)[0] == 0
 
 
 def test_pictures_have_the_detections_and_keep_their_folders(predict, files, tmp_path):
     for i in range(2):
         (tmp_path / f'in/{i}').mkdir(parents=True)
         shutil.copy(files.data / f'images/val_{i}.jpg', tmp_path / f'in/{i}/same.jpg')
-    status, _ = predict(tmp_path / 'in/**/*.jpg', '--score-thr', 0)
+    # A palette of fewer colors than classes, as CocoDataset has for a set of many classes
+    status, _ = predict(tmp_path / 'in/**/*.jpg', '--score-thr', 0, '--cfg-options',
+                        'test_dataloader.dataset.metainfo.palette=[(255,0,0)]')
     assert status == 0
     for i in range(2):
         picture = cv2.imread(str(tmp_path / f'out/vis/{i}/same.jpg'))
@@ -115,12 +115,6 @@ def test_pictures_have_the_detections_and_keep_their_folders(predict, files, tmp
         assert abs(picture.astype(int) - image).max() > 50  # something is drawn
     predict(tmp_path / 'in/0', '--no-vis')
     assert not (tmp_path / 'out/vis').exists()
-
-
-def test_more_classes_than_colors_are_drawn(predict, files, tmp_path):
-    palette = 'test_dataloader.dataset.metainfo.palette=[(255,0,0)]'
-    status, _ = predict(files.data / 'images/val_0.jpg', '--cfg-options', palette)
-    assert status == 0 and (tmp_path / 'out/vis/val_0.jpg').exists()
 
 
 def test_a_picture_gets_a_suffix_that_can_be_written(predict, files, tmp_path):
@@ -136,25 +130,18 @@ def test_a_picture_gets_a_suffix_that_can_be_written(predict, files, tmp_path):
 
 
 def test_images_are_found_in_folders_and_patterns(tmp_path, monkeypatch):
-    for name in ('b.png', 'a.JPG', 'note.txt', 'sub/c.jpg'):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ('b.png', 'a.JPG', 'note.txt', 'sub/c.jpg', 'deep/er/d.jpg'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = find_images([str(tmp_path)])
-    assert [Path(path).name for path in found] == ['a.JPG', 'b.png']
-    (tmp_path / 'deep/er').mkdir(parents=True)
-    (tmp_path / 'deep/er/d.jpg').touch()
-    assert find_images([str(tmp_path / 'deep')]) == [str(tmp_path / 'deep/er/d.jpg')]
-    assert [Path(path).name for path in find_images([f'{tmp_path}/**/*.jpg'])] == [
-        'd.jpg', 'c.jpg']
-    again = find_images([f'{tmp_path}/b.png', str(tmp_path), 'missing.jpg'])
-    assert [Path(path).name for path in again] == ['b.png', 'a.JPG', 'missing.jpg']
     monkeypatch.chdir(tmp_path)
-    again = ['./b.png', 'b.png', 'sub/../b.png', str(tmp_path / 'b.png'), '.', './nowhere.jpg',
-             'nowhere.jpg']
-    assert find_images(again) == ['./b.png', './a.JPG', './nowhere.jpg']
-    for empty in (f'{tmp_path}/*.bmp', str(tmp_path / 'sub/none*')):
-        with pytest.raises(ConfigError, match='has no image'):
-            find_images([empty])
+    for inputs, found in (
+            (['.'], ['./a.JPG', './b.png']), (['deep'], ['deep/er/d.jpg']),
+            (['**/*.jpg'], ['deep/er/d.jpg', 'sub/c.jpg']),
+            (['b.png', 'sub/../b.png', str(tmp_path), './no.jpg', 'no.jpg'],
+             ['b.png', f'{tmp_path}/a.JPG', './no.jpg'])):
+        assert find_images(inputs) == found
+    with pytest.raises(ConfigError, match='has no image'):
+        find_images(['*.bmp'])
 
 
 def test_ids_are_those_of_coco():
@@ -188,9 +175,7 @@ def test_ids_of_annotations_are_checked(tmp_path):
     (['--device', 'nowhere'], ['--device nowhere']),
     (['--query-group', 3], ['query_group=3', '0 to 2']),
     (['--query-group', 'best'], ['--query-group best', 'weights.groups.json']),
-    (['--ann-file', 'nowhere.json'], ['nowhere.json does not exist']),
     (['--out', __file__], [f'{__file__} is not a folder']),
-    (['--cfg-options', 'model.dec_layers=3'], ['dec_layers']),
 ])
 def test_a_wrong_option_gets_a_sentence(options, words, predict, files, capsys):
     status, results = predict(files.data / 'images/val_0.jpg', *options)
