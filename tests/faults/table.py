@@ -247,7 +247,7 @@ def system_faults() -> Iterator[Fault]:
     yield Fault('system/full disk', TRAIN, 'No space left', damage=fill_the_disk)
     yield Fault('system/in use', TRAIN, 'is in use by another training', damage=lock)
     yield Fault('system/used before', TRAIN.replace('new', 'work'), 'starts anew', True)
-    yield Fault('system/data gone', TRAIN, 'does not exist', damage=lambda: shutil.rmtree(COCO))
+    yield Fault('system/data gone', TRAIN, 'train.json', damage=lambda: shutil.rmtree(COCO))
     for command in ('plot-runs work work --out a.png', 'report work --compare work'):
         for label in LABELS:
             yield Fault(f'names/{command.split()[0]} {label}',
