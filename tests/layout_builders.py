@@ -11,6 +11,7 @@ from tiny import CLASSES
 
 OBJECT = ('<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>'
           '<ymax>{}</ymax></bndbox></object>')
+FOLDERS = dict(train='train', val='valid')
 SIZE = '<size><width>{}</width><height>{}</height><depth>3</depth></size>'
 
 
@@ -20,9 +21,9 @@ def write_layout(kind: str, coco: Path, root: Path) -> Path:
               for split in ('train', 'val')}
     for content in splits.values():
         for image in content['images']:
-            image['path'] = coco / 'images' / image['file_name']
-            image['objects'] = [ann for ann in content['annotations']
-                                if ann['image_id'] == image['id']]
+            image.update(
+                path=coco / 'images' / image['file_name'], stem=Path(image['file_name']).stem,
+                objects=[x for x in content['annotations'] if x['image_id'] == image['id']])
     root.mkdir(parents=True)
     LAYOUTS[kind](splits, root)
     return root
@@ -35,19 +36,16 @@ def copy_image(image: dict, folder: Path) -> None:
 
 def write_yolo(splits: Dict[str, dict], root: Path) -> None:
     """As Roboflow exports it: ``../train/images`` stands for ``train/images``."""
-    folders = dict(train='train', val='valid')
     for split, content in splits.items():
-        labels = root / folders[split] / 'labels'
-        labels.mkdir(parents=True)
+        folder = root / FOLDERS[split]
+        (folder / 'labels').mkdir(parents=True)
         for image in content['images']:
-            copy_image(image, root / folders[split] / 'images')
-            lines = []
-            for ann in image['objects']:
-                x, y, w, h = ann['bbox']
-                values = (x + w / 2) / image['width'], (y + h / 2) / image['height']
-                values += w / image['width'], h / image['height']
-                lines.append(' '.join(map(str, (ann['category_id'] - 1, *values))))
-            (labels / Path(image['file_name']).with_suffix('.txt')).write_text('\n'.join(lines))
+            copy_image(image, folder / 'images')
+            width, height = image['width'], image['height']
+            boxes = ((ann['category_id'] - 1, *ann['bbox']) for ann in image['objects'])
+            (folder / f'labels/{image["stem"]}.txt').write_text('\n'.join(
+                f'{label} {(x + w / 2) / width} {(y + h / 2) / height} {w / width} {h / height}'
+                for label, x, y, w, h in boxes))
     config = dict(train='../train/images', val='../valid/images', test='../test/images',
                   nc=len(CLASSES), names=list(CLASSES))
     (root / 'data.yaml').write_text(yaml.safe_dump(config))
@@ -55,7 +53,7 @@ def write_yolo(splits: Dict[str, dict], root: Path) -> None:
 
 def without_paths(content: dict) -> dict:
     return dict(content, images=[{key: x for key, x in image.items() if key not in (
-        'path', 'objects')} for image in content['images']])
+        'path', 'stem', 'objects')} for image in content['images']])
 
 
 def write_coco(splits: Dict[str, dict], root: Path) -> None:
@@ -77,7 +75,7 @@ def write_coco(splits: Dict[str, dict], root: Path) -> None:
 def write_roboflow(splits: Dict[str, dict], root: Path) -> None:
     """COCO for each split, with a category above the others."""
     for split, content in splits.items():
-        folder = root / dict(train='train', val='valid')[split]
+        folder = root / FOLDERS[split]
         for image in content['images']:
             copy_image(image, folder)
         content = without_paths(content)
@@ -100,12 +98,10 @@ def write_voc(splits: Dict[str, dict], root: Path) -> None:
     sets = root / 'ImageSets/Main'
     sets.mkdir(parents=True)
     for split, content in splits.items():
-        stems = []
         for image in content['images']:
             copy_image(image, root / 'JPEGImages')
-            stems.append(Path(image['file_name']).stem)
-            write_xml(image, root / f'Annotations/{stems[-1]}.xml', size=True)
-        (sets / f'{split}.txt').write_text('\n'.join(stems) + '\n')
+            write_xml(image, root / f'Annotations/{image["stem"]}.xml', size=True)
+        (sets / f'{split}.txt').write_text(''.join(f'{x["stem"]}\n' for x in content['images']))
 
 
 def write_labelimg(splits: Dict[str, dict], root: Path) -> None:
@@ -113,8 +109,7 @@ def write_labelimg(splits: Dict[str, dict], root: Path) -> None:
     for content in splits.values():
         for image in content['images']:
             copy_image(image, root)
-            xml = root / Path(image['file_name']).with_suffix('.xml')
-            write_xml(image, xml, size=False)
+            write_xml(image, root / f'{image["stem"]}.xml', size=False)
 
 
 LAYOUTS = dict(yolo=write_yolo, coco=write_coco, roboflow=write_roboflow, voc=write_voc,

@@ -84,7 +84,6 @@ def was_prepared(out: Path, data: str) -> bool:
 
 
 def check_out(out: Path, data: str) -> None:
-    """Refuse to replace a config, or to write into DATA."""
     check_output('--out', out, 'a config', ('.py', ))
     if folder_of(data) in out.resolve().parents:
         raise ConfigError(f'--out {out} lies in DATA {data}, which stays as it is: name a file '

@@ -4,6 +4,7 @@ mmdet numbers classes in the order of each annotation file. Here label i is the 
 ``metainfo.classes[i]``, whatever the order in the file.
 """
 import json
+import reprlib
 from collections import Counter
 from typing import Any, Dict, List, Optional, Sequence
 
@@ -18,6 +19,9 @@ from ..errors import ConfigError, warn_once
 from .annotations import check_annotations
 from .images import check_files
 
+shown = reprlib.Repr()
+shown.maxlist = 10
+shown.maxstring = 60
 
 class CheckedCOCO(COCO):
     """COCO annotations, checked when they are read; arguments as of :func:`check_annotations`."""
@@ -50,26 +54,19 @@ class CheckedCOCO(COCO):
         wrong = [x for x in cat_names if names[x] != 1 or list(cat_names).count(x) != 1]
         if wrong:
             raise ConfigError(
-                f'metainfo.classes of the dataset has {quoted(wrong)}, which must each be one '
-                f'category of ann_file {self.name}: it has {quoted(names.elements())}. Correct '
+                f'metainfo.classes of the dataset has {shown.repr(wrong)}, which must each be one '
+                f'category of ann_file {self.name}: it has {shown.repr([*names.elements()])}. Correct '
                 'metainfo=dict(classes=...) and num_classes.')
         ids = [by_name[name] for name in cat_names]
         of_boxes = [ann['category_id'] for ann in self.anns.values()]
         left_out = Counter(x for x in of_boxes if x not in {*ids})
         if left_out:
             called = {category_id: name for name, category_id in by_name.items()}
-            counts = (f'{called.get(x, f"unlisted id {x}")} ({n})' for x, n in
-                      left_out.most_common())
+            counts = [f'{called.get(x, f"unlisted id {x}")} ({n})' for x, n in
+                      left_out.most_common()]
             warn_once(f'{sum(left_out.values())} of {len(of_boxes)} boxes in {self.name} are left '
-                      f'out: their categories {quoted(counts)} are not in metainfo.classes.')
+                      f'out: their categories {shown.repr(counts)} are not in metainfo.classes.')
         return ids
-
-
-def quoted(names: Sequence[str]) -> str:
-    """Write out a list of names, the first ten of a long one."""
-    names = list(names)
-    more = f' and {len(names) - 10} more' if len(names) > 10 else ''
-    return ', '.join(repr(str(name)) for name in names[:10]) + more
 
 
 @DATASETS.register_module()

@@ -86,6 +86,8 @@ def check_whole(path: str) -> None:
     try:  # cameras append data of their own
         with Image.open(path) as image:
             image.load()
+    except Image.DecompressionBombError:
+        return  # the decoder finds out
     except (OSError, SyntaxError) as error:
         raise OSError('it is cut short') from error
 
@@ -114,7 +116,8 @@ def check_files(images: Sequence[dict], ann_file: str, pipeline: Compose, every:
             (loader.backend_args or {}).get('backend', 'local') != 'local':
         return
     images = [image for image in images if '://' not in image['img_path']]
-    check_presence([image['img_path'] for image in images], ann_file, loader.ignore_empty)
+    paths = [image['img_path'] for image in images]
+    check_presence(paths, ann_file, loader.ignore_empty)
     for image in images[::1 if every else max(1, len(images) // PROBED)]:
         try:
             listed = image['width'], image['height']
@@ -123,7 +126,7 @@ def check_files(images: Sequence[dict], ann_file: str, pipeline: Compose, every:
             if not loader.ignore_empty:
                 raise unreadable(image['img_path'], error) from error
     if loader.imdecode_backend == 'cv2' and loader.color_type != 'unchanged':
-        check_depth([x['img_path'] for x in images[::max(1, len(images) // DECODED)]], ann_file)
+        check_depth(paths[::max(1, len(images) // DECODED)], ann_file)
 
 
 def check_presence(paths: Sequence[str], ann_file: str, ignore_empty: bool) -> None:

@@ -23,7 +23,7 @@ LEAST = dict(num_train=1, num_val=1, size=32, seed=0)
 
 
 def outline(label: int, center: np.ndarray, radius: float, angle: float) -> np.ndarray:
-    """Corners of a shape inscribed in a circle and rotated, in pixels, shape (num_corners, 2)."""
+    """Corners of a rotated shape in a circle, in pixels, shape (num_corners, 2)."""
     num_corners = (32, 4, 3, 10)[label]
     angles = angle + np.arange(num_corners) * (2 * np.pi / num_corners)
     radii = np.full(num_corners, radius)
@@ -47,17 +47,16 @@ def texture(rng: np.random.Generator, color: np.ndarray, size: int) -> np.ndarra
 
 def place_shapes(rng: np.random.Generator, size: int) -> List[Tuple[int, np.ndarray]]:
     """Draw label and polygon of one to five shapes inside an image, with IoU of at most 0.1."""
-    shapes, boxes = [], []
+    shapes = []
     for _ in range(rng.integers(1, 6)):
         for _ in range(20):  # a crowded image may end up with fewer shapes
             radius = size * np.exp(rng.uniform(np.log(0.08), np.log(0.25)))
             center = rng.uniform(radius + 1, size - radius - 1, 2)
             label = int(rng.integers(len(CLASSES)))
             polygon = outline(label, center, radius, rng.uniform(0, 2 * np.pi))
-            box = xywh(polygon)
-            if not boxes or mask_utils.iou([box], boxes, [0] * len(boxes)).max() <= 0.1:
+            boxes = [xywh(other) for _, other in shapes]
+            if not boxes or mask_utils.iou([xywh(polygon)], boxes, [0] * len(boxes)).max() <= 0.1:
                 shapes.append((label, polygon))
-                boxes.append(box)
                 break
     return shapes
 

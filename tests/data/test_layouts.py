@@ -76,14 +76,6 @@ def add_hidden_files(root: Path) -> None:
     shutil.copytree(root, root / '__MACOSX')
 
 
-def add_thumbnails(root: Path) -> None:
-    """What a Synology puts beside images."""
-    for file in list(root.rglob('*.jpg')):
-        folder = file.parent / '@eaDir' / file.name
-        folder.mkdir(parents=True)
-        shutil.copy(file, folder / 'SYNOPHOTO_THUMB_M.jpg')
-
-
 def name_anew(root: Path, *folders: str) -> None:
     """Call the folders of images and labels otherwise, in ``data.yaml``, too."""
     rename(root, '*/*', lambda x: dict(zip(('images', 'labels'), folders))[x.name])
@@ -149,7 +141,6 @@ SAME = {
                    (r / 'two.yml').write_text('a: b\n---\nc: d')),
     'links to nothing': ('yolo', lambda r: [
         (r / f'gone.{x}').symlink_to('nowhere') for x in ('json', 'xml', 'yaml', 'txt', 'jpg')]),
-    'thumbnails': ('yolo', add_thumbnails),
     'labels beside images': ('yolo', lambda r: [
         x.rename(x.parents[1] / 'images' / x.name) for x in r.glob('*/labels/*')]),
     'key points': ('yolo', lambda r: set_yaml(r, kpt_shape=[2, 2]) or edit_lines(
@@ -443,20 +434,3 @@ def test_equal_names_in_many_folders_are_told_apart(tiny_coco, tmp_path):
             file.rename(place)
     images = read_dataset(root).splits['train']
     assert {x.path.read_bytes(): x.boxes for x in images} == before and len(before) == 12
-
-
-def test_images_of_the_same_name_are_those_of_their_split(tiny_coco, tmp_path):
-    """And of the folder that the file names."""
-    root = write_layout('roboflow', tiny_coco, tmp_path / 'data')
-    for folder, color in (('train', 10), ('valid', 200)):
-        file = root / folder / '_annotations.coco.json'
-        content = json.loads(file.read_text())
-        old = root / folder / content['images'][0]['file_name']
-        old.unlink()
-        content['images'][0]['file_name'] = 'same.jpg'
-        (root / folder / 'images').mkdir()
-        cv2.imwrite(str(root / folder / 'images/same.jpg'), np.full((64, 64, 3), color, np.uint8))
-        file.write_text(json.dumps(content))
-    splits = read_dataset(root).splits
-    for split, folder in (('train', 'train'), ('val', 'valid')):
-        assert splits[split][0].path == root / folder / 'images/same.jpg'

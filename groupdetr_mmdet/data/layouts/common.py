@@ -22,7 +22,7 @@ DRAWN = re.compile('annot|label|mask|segment|thumb|vis', re.I)  # folders of no 
 
 
 class LabelError(ConfigError):
-    """A label that cannot be right; labels with the same kind of error are counted together."""
+    """A label that cannot be right; errors of the same kind are counted together."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -139,7 +139,8 @@ class Source:
                     lambda x: x.name == wanted.name, lambda x: len(near & {*x.parent.parts}),
                     lambda x: self.split_of(x.parent) == split,
                     lambda x: not DRAWN.search(x.parent.name)):
-            files = [x for x in files if fit(x) == max(map(fit, files))]
+            if len(files) > 1:
+                files = [x for x in files if fit(x) == max(map(fit, files))]
         if len(files) > 1:
             self.add_fault(LabelError(
                 'image', f'{folder} has labels for {wanted}, which is {files[0]} or {files[1]}'))

@@ -26,7 +26,7 @@ def find(source: Source) -> List[Path]:
 
 def names_classes(file: Path) -> bool:
     """Whether a YAML file names classes, also one that cannot be read."""
-    return has_pattern(file, rb'^[^\w\s]*(names|nc)\s*:')
+    return has_pattern(file, rb'^[^\w\s#]*(names|nc)\s*:')
 
 
 def load(file: Path) -> Dict[str, Any]:
