@@ -76,12 +76,6 @@ def add_hidden_files(root: Path) -> None:
     shutil.copytree(root, root / '__MACOSX')
 
 
-def name_anew(root: Path, *folders: str) -> None:
-    """Call the folders of images and labels otherwise, in ``data.yaml``, too."""
-    rename(root, '*/*', lambda x: dict(zip(('images', 'labels'), folders))[x.name])
-    name_images(root, f'{{}}/{folders[0]}')
-
-
 def join(root: Path) -> None:
     """Have images and labels in one folder for each split, named as on another machine."""
     for file in root.glob('*/*/*'):
@@ -92,14 +86,6 @@ def join(root: Path) -> None:
 def edit_all(root: Path, pattern: str, edit) -> None:
     for file in root.rglob(pattern):
         file.write_bytes(edit(file.read_bytes()))
-
-
-def add_decoys(root: Path) -> None:
-    """Have another image of the same name, but for the suffix, which the XML says."""
-    for file in list(root.glob('*.jpg')):
-        cv2.imwrite(str(file.with_suffix('.png')), cv2.imread(str(file)))
-        cv2.imwrite(str(file), np.zeros((32, 32, 3), np.uint8))
-        replace(file.with_suffix('.xml'), '.jpg', '.png')
 
 
 def move_half(root: Path) -> None:
@@ -130,7 +116,8 @@ SAME = {
         '{"categories": []}')),
     'capital folders': ('yolo', lambda r: rename(r, '*/*', lambda x: x.name.title()) or
                         name_images(r, '{}/Images')),
-    'LABELS beside IMAGES': ('yolo', lambda r: name_anew(r, 'IMAGES', 'LABELS')),
+    'LABELS beside IMAGES': ('yolo', lambda r: rename(r, '*/*', lambda x: x.name.upper()) or
+                             name_images(r, '{}/IMAGES')),
     'one folder for a split, elsewhere': ('yolo', join),
     'a list elsewhere': ('yolo', lambda r: list_images(r, './{}/images/{}') or
                          name_images(r, '/content/photos/{}.txt')),
