@@ -1,6 +1,5 @@
 """Files that are written whole or not at all, and directories that one training uses at a time."""
 import os
-import stat
 from pathlib import Path
 from typing import ContextManager, Optional, Sequence, Union
 
@@ -10,14 +9,11 @@ from .errors import ConfigError
 
 INCOMPLETE = '.incomplete'  # suffix of a file that is being written
 LOCK = '.groupdetr.lock'
-LOCK_SECONDS = 10.  # loading workers of a training that was killed end 5 seconds after it
+LOCK_SECONDS = 1.  # the loading workers of a killed training end half a second after it
 
 
 def write_atomically(path: Union[str, Path], data: bytes) -> None:
-    """Write a file so that its name holds the old content or the new, and never a part.
-
-    Its directory is made where it is missing.
-    """
+    """Write a file, in a folder that is made, so that its name never holds a part of the data."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'{path.name}.{os.getpid()}{INCOMPLETE}')
@@ -29,9 +25,9 @@ def write_atomically(path: Union[str, Path], data: bytes) -> None:
         os.replace(part, path)
     except OSError as error:  # a full disk, say: give the space back
         part.unlink(missing_ok=True)
-        error.filename = str(path)  # no disk says what did not fit
+        error.filename = str(path)  # the system names no file
         raise
-    if hasattr(os, 'O_DIRECTORY'):  # let a power cut keep the new name, too
+    if hasattr(os, 'O_DIRECTORY'):  # keep the new name in a power cut, too
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(directory)
@@ -40,68 +36,46 @@ def write_atomically(path: Union[str, Path], data: bytes) -> None:
 
 
 def remove_abandoned(folder: Union[str, Path]) -> None:
-    """Remove what processes of this machine that are gone left half-written in a folder."""
+    """Remove what processes of this machine that have ended left half-written in a folder."""
     for part in Path(folder).glob(f'*{INCOMPLETE}'):
-        pid = part.name[:-len(INCOMPLETE)].rsplit('.', 1)[-1]
-        if not (pid.isdigit() and is_running(int(pid))):
+        try:
+            os.kill(int(part.name.split('.')[-2]), 0)  # raises where no process has this id
+        except PermissionError:
+            pass  # it runs for another user
+        except (OSError, ValueError, OverflowError):
             part.unlink(missing_ok=True)
 
 
-def is_running(pid: int) -> bool:
-    """Whether there is a process with an id."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
 def irregular(path: Union[str, Path]) -> str:
-    """What is at a path instead of a file: a folder, or what a reader would wait on for ever.
-
-    Returns:
-        str: Such as 'a folder' or 'a named pipe'; '' for a file, or where nothing is.
-    """
+    """Name what is at a path in the place of a file; '' for a file, or where nothing is."""
     if os.path.isfile(path) or not os.path.exists(path):
         return ''
-    mode = os.stat(path).st_mode
-    kinds = {stat.S_ISFIFO: 'a named pipe', stat.S_ISSOCK: 'a socket', stat.S_ISDIR: 'a folder'}
-    return next((name for matches, name in kinds.items() if matches(mode)), 'a device')
+    return 'a folder' if os.path.isdir(path) else 'a pipe or a device'
 
 
 def check_path(key: str, path: Optional[str], folder: bool = False) -> None:
-    """Check that a file, or ``folder``, exists, unless its path is empty or a web address.
+    """Check that the path of a config key or argument names a file or, if asked, a folder.
 
-    Args:
-        key (str): Config key or argument that names the path.
-        path (str, optional): The path; ``~`` is expanded.
-        folder (bool): Whether it must be a folder and not a file. Defaults to False.
+    An empty path or a web address passes; ``~`` is expanded.
 
     Raises:
-        ConfigError: If it does not exist or is of another kind.
+        ConfigError: If the path does not exist or is of another kind.
     """
     if not path or '://' in path:
         return
     place = os.path.expanduser(path)
     if not os.path.exists(place):
         raise ConfigError(f'{key}: {path} does not exist; put it there or correct {key}.')
-    if folder != os.path.isdir(place) or not folder and irregular(place):
-        wanted = 'folder' if folder else 'file'
-        raise ConfigError(f'{key}: {path} is {irregular(place) or "a file"} and not a {wanted}: '
-                          f'correct {key}.')
+    wanted, found = 'a folder' if folder else 'a file', irregular(place) or 'a file'
+    if found != wanted:
+        raise ConfigError(f'{key}: {path} is {found} and not {wanted}: correct {key}.')
 
 
 def check_output(key: str, path: Union[str, Path], kind: str = 'a file',
                  suffixes: Sequence[str] = ()) -> None:
-    """Check, before any work, that a file can be written; its folders need not exist yet.
+    """Check, before any work, that the file of an argument can be written; folders may be missing.
 
-    Args:
-        key (str): Argument that names the path.
-        path (str or Path): The path.
-        kind (str): Kind of file, for the message. Defaults to 'a file'.
-        suffixes (Sequence[str]): Suffixes of which the name must have one; any by default.
+    Its name must have one of the suffixes, if there are any; the message calls it ``kind``.
 
     Raises:
         ConfigError: If it cannot be written.
@@ -109,21 +83,18 @@ def check_output(key: str, path: Union[str, Path], kind: str = 'a file',
     if suffixes and Path(path).suffix.lower() not in suffixes:
         raise ConfigError(f'{key}: {path} is not the name of {kind}; let it end in '
                           f'{", ".join(suffixes)}.')
-    if there := irregular(path or '.'):  # os.replace would replace even a device
-        raise ConfigError(f'{key} {path} is {there} and must be a file: name another path.')
+    if found := irregular(path or '.'):  # os.replace would replace even a device
+        raise ConfigError(f'{key} {path} is {found} and must be a file: name another path.')
     folder = next(x for x in Path(path).absolute().parents if os.path.lexists(x))
-    if not folder.is_dir():
-        raise ConfigError(f'{key} {path} cannot be written, because {folder} is not a folder: '
-                          'name another path.')
-    if not os.access(folder, os.W_OK):
-        raise ConfigError(f'{key} {path} cannot be written, because {folder} is read-only: name '
-                          'another path, or correct its permissions.')
+    reason = '' if folder.is_dir() and os.access(folder, os.W_OK) else (
+        'read-only' if folder.is_dir() else 'not a folder')
+    if reason:
+        raise ConfigError(f'{key} {path} cannot be written, because {folder} is {reason}: name '
+                          'another path.')
 
 
 def lock_work_dir(work_dir: Union[str, Path]) -> ContextManager:
-    """Keep a work directory, which is made, for this training until the block ends.
-
-    The system gives the lock back when the process ends, however it ends.
+    """Keep a work directory, which is made, for this training until the block or process ends.
 
     Raises:
         ConfigError: If another training uses the directory.
@@ -133,6 +104,5 @@ def lock_work_dir(work_dir: Union[str, Path]) -> ContextManager:
     try:
         return FileLock(path).acquire(timeout=LOCK_SECONDS)
     except Timeout as error:
-        raise ConfigError(
-            f'--work-dir {work_dir} is in use by another training: wait for its end, or name '
-            f'another --work-dir. If no training runs there, remove {path}.') from error
+        raise ConfigError(f'--work-dir {work_dir} is in use by another training: wait for its '
+                          'end, or name another --work-dir.') from error

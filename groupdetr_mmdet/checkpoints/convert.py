@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..io import write_atomically
-from .loading import CLASS_LAYERS, check_finite, copy_tensors, count_classes
+from .loading import CLASS_LAYERS, copy_tensors, count_classes
 from .names import CONFIGS, SOURCES, recognize, rename, rules_of
 from .reading import SAFETENSORS, to_safetensors
 from .stock import build_without_memory, stock_model
 
 COCO_IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
-LABELS = '.label_embedding.'  # of noisy labels
 COCO_ID_ROWS = (91, 92)  # the official heads have a row for every id up to 90, used or not
+LABELS = '.label_embedding.'  # of noisy labels
 # Of frozen statistics and normalization, which our models take from elsewhere.
 NO_WEIGHTS = re.compile(r'(^|\.)pixel_(mean|std)$|^criterion\.|^data_preprocessor\.(mean|std)$')
 OWN_NAMES = ('mmdet', 'ours')  # sources whose names are the model's
@@ -56,8 +56,7 @@ class Converted(NamedTuple):
         """Write the checkpoint, whole or not at all; return its path and its size in bytes.
 
         The suffix ``.safetensors`` chooses that format, which keeps tensors, N and the classes.
-        With ``add_hash`` the name gets the first 8 digits of the content's SHA-256, as in mmdet's
-        model zoo.
+        With ``add_hash`` the name gets 8 digits of the SHA-256, as in mmdet's model zoo.
         """
         if path.suffix == SAFETENSORS:
             data = to_safetensors(self.state_dict, self.meta)
@@ -66,8 +65,8 @@ class Converted(NamedTuple):
             torch.save(dict(self.state, meta=self.meta, state_dict=self.state_dict), buffer)
             data = buffer.getvalue()
         if add_hash:
-            digits = hashlib.sha256(data).hexdigest()[:8]
-            path = path.with_name(f'{path.stem}-{digits}{path.suffix}')
+            path = path.with_name(
+                f'{path.stem}-{hashlib.sha256(data).hexdigest()[:8]}{path.suffix}')
         write_atomically(path, data)
         return path, len(data)
 
@@ -98,40 +97,40 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
     found = find_tensors(checkpoint, target, source, publish, num_queries)
     num_queries = target.num_queries
     tensors, done, left_out = rename_tensors(found, target)
-    classes = cut_classes(tensors, target, done, found.source)
+    classes_cut = cut_classes(tensors, target, done, found.source)
     saved = {name: tensors[name] for name, _ in target.group_parameters() if name in tensors}
-    file_groups = target.count_saved_groups(saved)
+    groups, wanted = target.count_saved_groups(saved), target.num_query_groups
     if to == 'mmdet':  # with all groups of the file, to choose from
-        target = build_without_memory(dict(model, num_query_groups=file_groups))
+        target = build_without_memory(dict(model, num_query_groups=groups))
     adapted = target.adapt_groups(saved, dict(num_queries=found.num_queries), seed)
-    tensors.update(adapted)
-    how = 'first groups kept' if file_groups > target.num_query_groups else \
-        f'groups repeated, noise {noise}' if file_groups < target.num_query_groups else ''
+    how = 'first groups kept' if groups > wanted else f'groups repeated, noise {noise}'
     if to == 'mmdet':
-        if query_group not in range(file_groups):
+        if query_group not in range(groups):
             raise ConfigError(f'--query-group {query_group} is not one of the groups: choose 0 to '
-                              f'{file_groups - 1}.')
-        tensors.update((name, x.chunk(file_groups)[query_group].clone())
-                       for name, x in adapted.items())
+                              f'{groups - 1}.')
+        adapted = {name: x.chunk(groups)[query_group].clone() for name, x in adapted.items()}
         how, target = f'group {query_group} kept', build_without_memory(stock_model(model))
-    for name in adapted if how else ():
-        done[name].append(how)
+    same_groups = to == 'ours' and groups == wanted
+    for name in adapted:
+        tensors[name] = adapted[name]
+        done[name] += [how] * (not same_groups)
     check_tensors(tensors, done, target, found)
-    check_finite(tensors, 'SRC')
-    check_shared(tensors, target)
     meta = dict(entry_of(checkpoint, 'meta'))
     if found.source != to:
         meta.pop('cfg', None)  # it builds the other class
-    if classes:
+    if classes_cut:
         meta['dataset_meta'] = CocoDataset.METAINFO
     state_dict = OrderedDict((name, tensors[name]) for name in target.state_dict())
     state_dict._metadata = target.state_dict()._metadata
     state = {}  # of the training, which goes on where nothing has changed
-    if found.source == to == 'ours' and not how and not publish:
+    if found.source == 'ours' and same_groups and not publish:
         state = {key: x for key, x in checkpoint.items() if key not in ('state_dict', 'meta')}
-    report = describe(found, target, file_groups, num_queries, classes)
+    report = describe(found, target, groups, num_queries, classes_cut)
     actions = [(origin, name, ', '.join(how)) for name, (origin, *how) in done.items()]
     return Converted(state_dict, meta, state, report, actions + left_out)
+
+
+# What the file holds
 
 
 def entry_of(checkpoint: Any, key: str) -> Mapping:
@@ -139,9 +138,6 @@ def entry_of(checkpoint: Any, key: str) -> Mapping:
     value = checkpoint.get(key) if isinstance(checkpoint, Mapping) else None
     value = vars(value) if isinstance(value, argparse.Namespace) else value
     return value if isinstance(value, Mapping) else {}
-
-
-# What the file holds
 
 
 def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str], averaged: bool,
@@ -153,20 +149,23 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str], aver
     """
     keys = AVERAGED * averaged + ('model', 'state_dict')
     entry = next((key for key in keys if entry_of(checkpoint, key)), None)
-    tensors = copy_tensors(
-        entry_of(checkpoint, entry) if entry else checkpoint,
-        'The file holds no state dict of tensors, neither as a whole nor under "model" or '
-        '"state_dict": name the file of the weights.')
-    metadata = getattr(tensors, '_metadata', {}).get('', {})
+    tensors = copy_tensors(entry_of(checkpoint, entry) if entry else checkpoint, 'SRC')
     marked, detector = recognize_for(target, tensors, source)
-    if marked == 'mmdet' and ('num_queries' in metadata or is_ours(model_config(checkpoint))):
+    cfg, args = model_config(checkpoint), entry_of(checkpoint, 'args')
+    metadata = getattr(tensors, '_metadata', {}).get('', {})
+    is_ours = 'num_query_groups' in cfg or str(cfg.get('type')).startswith('Group')
+    if marked == 'mmdet' and ('num_queries' in metadata or is_ours):
         marked = 'ours'
-    num_queries = said_queries(checkpoint, metadata, num_queries, target.num_queries)
-    notes = [] if not averaged else [
-        'averaged weights (EMA) are taken' if entry in AVERAGED or
-        'ema_state_dict' in checkpoint else 'the file has no averaged weights (EMA)'
-    ]
-    if entry_of(checkpoint, 'args').get('dilation'):
+    num_queries = check_queries(target.num_queries, {
+        '--num-queries': num_queries, 'as the file says': metadata.get('num_queries'),
+        "by the file's args": None if is_ours else args.get('num_queries'),
+        "by the file's config": cfg.get('num_queries')})
+    notes = []
+    if averaged:
+        has_any = entry in AVERAGED or 'ema_state_dict' in checkpoint
+        notes.append('averaged weights (EMA) are taken' if has_any else
+                     'the file has no averaged weights (EMA)')
+    if args.get('dilation'):
         notes.append('trained with a dilated last stage (DC5): use a config that has it, the '
                      'tensors do not show it')
     return Found(source or marked, detector, entry or 'the file itself', tensors, num_queries,
@@ -174,60 +173,43 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str], aver
 
 
 def recognize_for(target: nn.Module, tensors: Mapping[str, Tensor],
-                  source: Optional[str]) -> Tuple[str, str]:
+                  source: Optional[str]) -> Tuple[Optional[str], str]:
     """Name codebase and detector by the tensors, which must be those of the target."""
     marked, detector = recognize(tensors)
     wanted = recognize(target.state_dict())[1] or type(target).__name__
     if not (marked or source):
-        some = ', '.join(list(tensors)[:3])
-        raise ConfigError(f'The tensors ({some}, ...) are named by none of {", ".join(SOURCES)}: '
-                          f'if the file is of a {wanted} of one of them, say which by --from.')
+        raise ConfigError(f'The tensors ({", ".join(list(tensors)[:3])}, ...) have the names of '
+                          f'none of {", ".join(SOURCES)}: name the right file, or add --from.')
     if marked and detector != wanted:
         raise ConfigError(f'SRC holds a {detector} and CONFIG builds a {wanted}: name a config '
                           f'such as {CONFIGS[detector]}, or another SRC.')
-    return marked or source, wanted
+    return marked, wanted
 
 
-def said_queries(checkpoint: Any, metadata: Mapping, num_queries: Optional[int],
-                 wanted: int) -> Optional[int]:
-    """N as the user or else the file says it, if one does; it must be that of the config."""
-    model, args = model_config(checkpoint), entry_of(checkpoint, 'args')
-    said, by = model.get('num_queries'), "by the file's config"
-    if num_queries:
-        said, by = num_queries, '--num-queries'
-    elif 'num_queries' in metadata:
-        said, by = metadata['num_queries'], 'as the file says'
-    elif not is_ours(model) and 'num_queries' in args:
-        said, by = args['num_queries'], "by the file's args"
-    if said and said != wanted:
+def check_queries(wanted: int, said: Dict[str, Optional[int]]) -> Optional[int]:
+    """N as the first of several sources says it, if one does; it must be that of the config."""
+    by, number = next(((by, x) for by, x in said.items() if x), ('', None))
+    if number not in (None, wanted):
         raise ConfigError(
-            f'SRC has groups of {said} queries ({by}) and CONFIG has model.num_queries={wanted}: '
-            f'set it to {said} (--cfg-options model.num_queries={said}), or say by '
-            '--num-queries what is true of the file.')
-    return said or None
-
-
-def is_ours(model: Mapping) -> bool:
-    """Whether a model's config is one of this package."""
-    return 'num_query_groups' in model or str(model.get('type')).startswith('Group')
+            f'SRC has groups of {number} queries ({by}), CONFIG has model.num_queries={wanted}: '
+            f'add --cfg-options model.num_queries={number}, or the right --num-queries.')
+    return number
 
 
 def model_config(checkpoint: Any) -> Dict[str, Any]:
     """Plain values of ``model = dict(...)`` in the config that mmengine saves with the weights.
 
-    Those of ``panoptic_head``, where Mask2Former says N, are among them. The config is a program
-    of the file's maker: it is read, and not run.
+    Of equal names the outermost counts; Mask2Former has N in ``panoptic_head``. The config is a
+    program of the file's maker: it is read, and not run.
     """
     try:
         program = ast.parse(str(entry_of(checkpoint, 'meta').get('cfg') or ''))
     except (SyntaxError, ValueError):
         return {}
-    values = [node.value for node in program.body
+    models = [node.value for node in program.body
               if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == 'model']
-    model = [keyword for value in values for keyword in getattr(value, 'keywords', ())]
-    heads = [keyword.value for keyword in model if keyword.arg == 'panoptic_head']
-    head = [keyword for value in heads for keyword in getattr(value, 'keywords', ())]
-    return {x.arg: x.value.value for x in head + model if isinstance(x.value, ast.Constant)}
+    return {x.arg: x.value.value for model in models for x in reversed([*ast.walk(model)])
+            if isinstance(x, ast.keyword) and isinstance(x.value, ast.Constant)}
 
 
 # What is done with the tensors
@@ -246,13 +228,12 @@ def rename_tensors(found: Found,
         found.source, found.detector, num_convs, target.decoder.num_layers)
     tensors, done, left_out = {}, {}, []
     for origin, tensor in found.tensors.items():
+        name = rename(origin, rules)
         if NO_WEIGHTS.search(origin):
             left_out.append((origin, '-', 'left out, no weight'))
-            continue
-        name = rename(origin, rules)
-        if name not in tensors:
+        elif name not in tensors:
             tensors[name], done[name] = tensor, [origin, 'renamed' if name != origin else KEPT]
-        elif tensor is tensors[name] or torch.equal(tensor, tensors[name]):
+        elif torch.equal(tensor, tensors[name]):
             left_out.append((origin, '-', 'left out, held twice'))
         else:
             raise ConfigError(f'{done[name][0]} and {origin} both become {name}: --from '
@@ -282,16 +263,18 @@ def cut_classes(tensors: Dict[str, Tensor], target: nn.Module, done: Dict[str, L
             done[name].append(f'{len(rows)} rows cut to {len(tensors[name])}')
     saved = count_classes(tensors)
     if saved and num_classes and saved != num_classes:
-        raise ConfigError(
-            f'SRC has {saved} classes and CONFIG {num_classes} (num_classes of the model): take a '
-            'config of as many as SRC has, or train with load_from=SRC, which leaves the layers '
-            'that name classes at their start.')
+        raise ConfigError(f'SRC has {saved} classes and CONFIG {num_classes}: set num_classes to '
+                          f'{saved}, or train with load_from=SRC, which leaves the class layers '
+                          'at their start.')
     return was_cut
 
 
 def check_tensors(tensors: Dict[str, Tensor], done: Dict[str, List[str]], target: nn.Module,
                   found: Found) -> None:
-    """Check that all tensors are there, fit, and are no others; add BatchNorm's counters."""
+    """Check that all tensors are there, fit, and are no others; add BatchNorm's counters.
+
+    What the detector holds once must be equal under all its names.
+    """
     expected = target.state_dict()
     for name in [x for x in expected if x not in tensors]:
         if name.endswith('.num_batches_tracked'):
@@ -307,11 +290,7 @@ def check_tensors(tensors: Dict[str, Tensor], done: Dict[str, List[str]], target
         lists = '\n'.join(f'  {len(lines)} {kind}:\n    ' + '\n    '.join(lines)
                           for kind, lines in differences.items() if lines)
         raise ConfigError(f'SRC, read as {found.source}, does not fit the {type(target).__name__} '
-                          f'of CONFIG: take another config, or say another --from.\n{lists}')
-
-
-def check_shared(tensors: Mapping[str, Tensor], target: nn.Module) -> None:
-    """Check that what the detector holds once is equal under all its names in the file."""
+                          f'of CONFIG: take another config, or another --from.\n{lists}')
     names: Dict[nn.Parameter, str] = {}
     for name, parameter in target.named_parameters(remove_duplicate=False):
         first = names.setdefault(parameter, name)
@@ -321,36 +300,29 @@ def check_shared(tensors: Mapping[str, Tensor], target: nn.Module) -> None:
                               'model.with_box_refine=True.')
 
 
-def describe(found: Found, target: nn.Module, file_groups: int, num_queries: int,
+# What the user reads
+
+
+def describe(found: Found, target: nn.Module, groups: int, num_queries: int,
              classes_cut: bool) -> List[str]:
     """Say what was found, and what it became."""
     classes = str(count_classes(target.state_dict()))
     if classes_cut:
         classes = f'rows of {COCO_ID_ROWS[0]} COCO ids, cut to the {classes} categories'
-    num_groups = getattr(target, 'num_query_groups', None)
-    kind, kept = ('', f', num_query_groups={num_groups}') if num_groups else ('mmdet ', '')
+    new_groups = getattr(target, 'num_query_groups', None)
+    kind, kept = ('', f', num_query_groups={new_groups}') if new_groups else ('mmdet ', '')
     return [
         f'Source   : {found.detector} of {SOURCES[found.source]} ({found.source}), '
         f'{len(found.tensors)} tensors in {found.entry}',
-        f'Groups   : {file_groups} x {num_queries}', f'Classes  : {classes}',
+        f'Groups   : {groups} x {num_queries}', f'Classes  : {classes}',
         *(f'Note     : {note}' for note in found.notes),
         f'Result   : {kind}{type(target).__name__}, num_queries={num_queries}{kept}']
 
 
 def summarize(actions: List[Tuple[str, str, str]]) -> List[Tuple[str, str, str]]:
-    """Merge the actions on a module, on it in all layers, and on all that are kept as they are."""
+    """Merge the actions on tensors whose modules differ in numbers alone, and on all kept ones."""
     kept = sum(how == KEPT for *_, how in actions)
-    counts = Counter((module_pattern(origin), module_pattern(name), how)
-                     for origin, name, how in actions if how != KEPT)
+    counts = Counter((*(re.sub(r'\d+', '*', x.rpartition('.')[0] or x) for x in names), how)
+                     for *names, how in actions if how != KEPT)
     rows = [(origin, name, f'{count} {how}') for (origin, name, how), count in counts.items()]
     return rows + [('all others' if rows else 'all', 'same', f'{kept} {KEPT}')] * bool(kept)
-
-
-def module_pattern(name: str) -> str:
-    """``encoder.layers.0.norms.1.weight`` -> ``encoder.layers.*.norms.1``."""
-    module, _, tensor = name.rpartition('.')
-    module = re.sub(r'(coder\.layers\.|layer\d\.|res\d\.|_branches\.|_embed\.)\d+', r'\1*', module)
-    module = re.sub(r'(layer|res)\d\.', r'\1*.', module)
-    if tensor == 'num_batches_tracked':
-        return f'{module.split(".")[0]}.**.{tensor}'
-    return module or tensor

@@ -1,8 +1,8 @@
 """A stopped run continues as if it had not been: random numbers that depend on the step alone.
 
-What a step draws, and what the transforms of an image draw, is seeded by the run's seed, the
-process, and the place in the training. So no state of a generator, a sampler or a process that
-loads data is saved; a run continues at any batch, with any number of such processes.
+The run's seed, the process, and the place in the training seed what a step draws, and what the
+transforms of an image draw. So no state of a generator, sampler or worker is saved; a run
+continues at any batch, with any number of workers.
 """
 import random
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
@@ -57,6 +57,7 @@ class ResumableBatchSampler(Sampler):
         drop_last (bool): Whether to leave out a last batch of fewer images. Defaults to False.
         batch_sampler (dict, optional): Makes the batches, by default PyTorch's ``BatchSampler``.
     """
+    start = 0  # the first batch that is yielded
 
     def __init__(self, sampler: Sampler, batch_size: int, drop_last: bool = False,
                  batch_sampler: Optional[dict] = None) -> None:
@@ -66,7 +67,6 @@ class ResumableBatchSampler(Sampler):
         if batch_sampler is not None:
             self.batches = DATA_SAMPLERS.build(
                 batch_sampler, default_args=dict(sampler=sampler, batch_size=batch_size))
-        self.start = 0
 
     def __len__(self) -> int:
         """The number of batches of an epoch, also of one that is resumed."""
@@ -103,8 +103,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 class ExactResumeHook(Hook):
     """Seed every step, note in checkpoints how far the epoch is, and continue there.
 
-    A checkpoint that does not say it, of another training or of another number of processes or
-    images in a batch, continues at the start of its epoch, and the log says so.
+    With another number of processes or images in a batch, or a checkpoint without the note, the
+    run continues at the start of the epoch, and the log has a warning.
     """
     priority = 'VERY_HIGH'
 
@@ -123,14 +123,14 @@ class ExactResumeHook(Hook):
         """Continue at the place that the checkpoint notes."""
         if not runner._resume or not isinstance(checkpoint, dict):  # another hook refuses those
             return
-        saved, layout = checkpoint.get(PROGRESS), self._layout(runner)
-        progress = saved if isinstance(saved, dict) else {}
-        done = progress.get('batches_done')
-        changes = ', '.join(f'{name} was {progress.get(name)} and is {value}'
-                            for name, value in layout.items() if progress.get(name) != value)
+        layout, saved = self._layout(runner), checkpoint.get(PROGRESS)
+        saved = saved if isinstance(saved, dict) else {}
+        done = saved.get('batches_done')
+        changes = ', '.join(f'{name} was {saved.get(name)} and is {value}'
+                            for name, value in layout.items() if saved.get(name) != value)
         if not isinstance(done, int) or not changes and done not in range(layout['batches'] + 1):
-            runner.logger.warning('The checkpoint was written without what an exact resumption '
-                                  'needs: the run goes on with other random numbers.')
+            runner.logger.warning('The checkpoint does not have what an exact resumption needs: '
+                                  'the run goes on with other random numbers.')
         elif changes:
             runner.logger.warning(
                 f'The run goes on with other batches than before, since {changes}.')

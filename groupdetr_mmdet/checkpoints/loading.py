@@ -1,7 +1,7 @@
 """Give a model the weights of a checkpoint: all of them or none, or all but its class layers.
 
-The hooks and the initializer let what mmengine loads by itself fit, by ``load_from``, ``--resume``
-and ``init_cfg``: mmengine writes what does not into the log and goes on, with a random model.
+The hooks and the initializer check what mmengine loads by ``load_from``, ``--resume`` and
+``init_cfg``: mmengine logs the tensors that do not fit and goes on with a random model.
 """
 import copy
 import logging
@@ -27,40 +27,29 @@ from .reading import read_checkpoint
 # DETR's and Conditional DETR's, the later ones', Mask2Former's, and the embedding of noisy labels
 CLASS_LAYERS = re.compile(r'(^|\.)(fc_cls|cls_branches|cls_embed|label_embedding)\.')
 CLASS_BIAS = re.compile(r'(bbox_head\.(fc_cls|cls_branches\.0)|panoptic_head\.cls_embed)\.bias$')
-FIX = 'use the config that it was trained with, or convert it by groupdetr convert.'
 
 
 def weights_of(checkpoint: Any, path: str) -> Dict[str, Tensor]:
     """Take the weights, which must be numbers, out of a checkpoint that was read at a path."""
     held = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
-    state_dict = copy_tensors(
-        held, f'{path} holds no state dict of tensors (real and not sparse ones): name the file '
-        'of the weights; one of another codebase is converted by groupdetr convert first.')
-    check_finite(state_dict, path)
-    return state_dict
+    return copy_tensors(held, path, ', or run groupdetr convert first if it is of other code')
 
 
-def copy_tensors(held: Any, refusal: str) -> Dict[str, Tensor]:
-    """Copy a state dict; refuse, by a sentence, what is none, or has complex or sparse tensors.
-
-    As in mmengine's loaders, the prefix ``module.`` of a distributed model's tensors is left out.
-    """
+def copy_tensors(held: Any, path: str, advice: str = '') -> Dict[str, Tensor]:
+    """Copy a state dict without the prefix ``module.``; refuse weights that are not numbers."""
     if not isinstance(held, Mapping) or not held or not all(
             isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
             for x in held.values()):
-        raise ConfigError(refusal)
-    state_dict = copy.copy(held)
-    consume_prefix_in_state_dict_if_present(state_dict, 'module.')
-    return state_dict
-
-
-def check_finite(tensors: Mapping[str, Tensor], path: str) -> None:
-    """Refuse weights that are NaN or infinite."""
-    wrong = [name for name, x in tensors.items()
+        raise ConfigError(f'{path} holds no state dict of tensors (dense and real): name the file '
+                          f'of the weights{advice}.')
+    wrong = [name for name, x in held.items()
              if x.is_floating_point() and not torch.isfinite(x).all()]
     if wrong:
         raise ConfigError(f'{path} has NaN or infinite weights in {wrong[0]} and {len(wrong) - 1} '
                           'other tensors: its training diverged, take an earlier checkpoint.')
+    state_dict = copy.copy(held)
+    consume_prefix_in_state_dict_if_present(state_dict, 'module.')
+    return state_dict
 
 
 def load_weights(model: nn.Module, checkpoint: Any, path: str,
@@ -80,14 +69,14 @@ def load_weights(model: nn.Module, checkpoint: Any, path: str,
     try:
         missing, left_over = model.load_state_dict(state_dict, strict=False)
     except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip().rstrip('.')
-        raise ConfigError(f'{path} does not fit the config ({reason}): {FIX}') from error
-    missing = [name for name in missing if not name.endswith('.num_batches_tracked')]
-    if missing or left_over:
-        names = ', '.join([f'it has no {name}' for name in missing[:1]] +
-                          [f'the model has no {name}' for name in left_over[:1]])
-        raise ConfigError(f'{path} does not fit the config ({names}; {len(missing)} tensors are '
-                          f'missing and {len(left_over)} left over): {FIX}')
+        reasons = [str(error).splitlines()[1].strip().rstrip('.')]  # of another shape
+    else:
+        reasons = [f'the model has no {name}' for name in left_over] + [
+            f'it has no {name}' for name in missing if not name.endswith('.num_batches_tracked')]
+    if reasons:
+        raise ConfigError(f'{path} does not fit the config ({reasons[0]}; {len(reasons)} such '
+                          'tensors): use the config that it was trained with, or convert it by '
+                          'groupdetr convert.')
 
 
 def load_fitting(model: nn.Module, state_dict: Dict[str, Tensor], path: str) -> None:
@@ -108,18 +97,17 @@ def load_fitting(model: nn.Module, state_dict: Dict[str, Tensor], path: str) -> 
 class CheckedWeightsHook(Hook):
     """Refuse weights that are not finite, or not those of the runner's model.
 
-    With ``allow_missing=True`` in the config, ``load_from`` takes the tensors that fit. A resumed
-    run wants all; their shapes are for ``AtomicCheckpointHook`` to compare.
+    With ``allow_missing=True`` in the config, ``load_from`` takes the tensors that fit.
     """
     priority = 'LOW'  # after the hooks that change what was loaded
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Load the weights, which must fit, and leave to mmengine what then fits in any case."""
+        """Check what is resumed; load other weights, so that mmengine's loading fits."""
         path = str(runner._load_from or 'the latest checkpoint')
         model = unwrapped(runner.model)
         if runner._resume:
-            tensors = weights_of(checkpoint, f'--resume: {path}')
-            check_training(model, tensors, checkpoint.get('meta'), path)
+            check_training(model, weights_of(checkpoint, f'--resume: {path}'),
+                           checkpoint.get('meta'), path)
             announce_rest(checkpoint, runner, path)
             return
         load_weights(model, checkpoint, path, runner.cfg.get('allow_missing', False))
@@ -127,13 +115,20 @@ class CheckedWeightsHook(Hook):
 
 
 def check_training(model: nn.Module, tensors: Dict[str, Any], meta: Any, path: str) -> None:
-    """Refuse to go on with other tensors than the model's, or where it is unknown how far."""
-    names = model.state_dict().keys()
-    for found, where in ((tensors.keys() - names, 'the model has no'),
-                         (names - tensors.keys(), 'it has no')):
-        if found:
-            raise ConfigError(f'--resume: {path} is of another model ({where} {min(found)}): '
-                              'resume with the config that it was trained with.')
+    """Refuse to resume other tensors than the model's, or where it is unknown how far."""
+    own, of_groups = model.state_dict(), group_parameters(model)
+    for name in sorted({*own} ^ {*tensors}):
+        has = 'the model has no' if name in tensors else 'it has no'
+        raise ConfigError(f'--resume: {path} is of another model ({has} {name}): resume with the '
+                          'config that it was trained with.')
+    for name, x in own.items():
+        if x.shape != tensors[name].shape:  # the optimizer's state would not fit
+            key = 'num_classes' if CLASS_LAYERS.search(name) else (
+                'num_queries and num_query_groups' if name in of_groups else 'model')
+            raise ConfigError(
+                f'--resume: {name} has shape {tuple(tensors[name].shape)} in {path} and '
+                f'{tuple(x.shape)} in the model: resume with the {key} of the checkpoint, or '
+                'start a new run with load_from.')
     if not isinstance(meta, dict) or not all(
             isinstance(meta.get(x), Integral) and meta[x] >= 0 for x in ('epoch', 'iter')):
         raise ConfigError(f'--resume: {path} holds weights and no training to go on with: begin a '
@@ -142,9 +137,8 @@ def check_training(model: nn.Module, tensors: Dict[str, Any], meta: Any, path: s
 
 def announce_rest(checkpoint: Dict[str, Any], runner: Runner, path: str) -> None:
     """Log that the training is finished, or that its optimizer begins anew."""
-    loop = runner.train_loop
-    unit = 'epoch' if isinstance(loop, EpochBasedTrainLoop) else 'iter'
-    done, wanted = checkpoint['meta'][unit], getattr(loop, f'max_{unit}s')
+    unit = 'epoch' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iter'
+    done, wanted = checkpoint['meta'][unit], getattr(runner.train_loop, f'max_{unit}s')
     if done >= wanted:
         runner.logger.warning(f'{path} is of a finished training, {done} of train_cfg.max_{unit}s='
                               f'{wanted}: raise it to train on.')
@@ -157,7 +151,7 @@ def announce_rest(checkpoint: Dict[str, Any], runner: Runner, path: str) -> None
 class CheckedPretrainedInit(PretrainedInit):
     """mmengine's ``Pretrained``, which refuses weights that leave a part of the module random.
 
-    What the file has beside them, such as a classifier's head, is left out, as there. With
+    Other tensors of the file, such as a classifier's head, are left out, as mmengine does. With
     ``allow_missing`` the tensors that fit are taken, and the log says how many.
     """
 
@@ -169,12 +163,9 @@ class CheckedPretrainedInit(PretrainedInit):
         """Load the weights into a module, which they must fit."""
         key = f"init_cfg=dict(type='Pretrained', checkpoint='{self.checkpoint}')"
         tensors = weights_of(read_checkpoint(self.checkpoint), key)
-        if self.prefix is not None:
-            prefix = self.prefix.rstrip('.') + '.'
-            tensors = {name[len(prefix):]: x for name, x in tensors.items()
-                       if name.startswith(prefix)}
-        for name in tensors.keys() - module.state_dict().keys():
-            del tensors[name]
+        start = f'{self.prefix.rstrip(".")}.' if self.prefix is not None else ''
+        tensors = {name: tensors[start + name] for name in module.state_dict()
+                   if start + name in tensors}
         if not tensors:
             raise ConfigError(f'{key} has not one tensor of this part of the model: name another '
                               'file, or another prefix.')
@@ -186,7 +177,7 @@ class CheckedPretrainedInit(PretrainedInit):
 
 @HOOKS.register_module()
 class OtherClassesHook(Hook):
-    """Leave the layers that name classes out of ``load_from`` where the classes are others.
+    """Leave the class layers out of ``load_from`` where the classes are others.
 
     They keep their start, as in mmengine, which logs a line for each of their tensors.
     """
@@ -194,25 +185,24 @@ class OtherClassesHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Give the checkpoint the model's own class layers, in place."""
         if not runner.cfg.get('resume'):
-            weights_of(checkpoint, str(runner._load_from))  # refuses what has none
+            weights_of(checkpoint, str(runner._load_from))  # refuses a file without them
             keep_class_layers(unwrapped(runner.model), checkpoint.get('state_dict', checkpoint))
 
 
 def keep_class_layers(model: nn.Module, state_dict: Dict[str, Tensor]) -> List[str]:
     """Put a model's class layers into a state dict of other classes; return their names."""
-    own = model.state_dict()
+    own, of_groups = model.state_dict(), group_parameters(model)
     saved_classes, num_classes = count_classes(state_dict), count_classes(own)
     if not saved_classes or saved_classes == num_classes:
         return []
     names = [name for name in own if CLASS_LAYERS.search(name) and name in state_dict]
-    of_groups = group_parameters(model)
     for name in names:
         num_groups = len(state_dict[name]) // saved_classes
         state_dict[name] = (
             repeat_groups(own[name], model.num_query_groups, num_groups, noise=0., seed=0)
             if name in of_groups else own[name])
-    print_log(f'load_from has {saved_classes} classes and the model {num_classes}: the layers '
-              'that name them are left out, all others are loaded.', logger='current')
+    print_log(f'load_from has {saved_classes} classes and the model {num_classes}: the class '
+              'layers are left out, all others are loaded.', logger='current')
     return names
 
 

@@ -4,7 +4,6 @@ SLURM (``scancel``, preemption, a time limit), ``timeout``, a container that sto
 their signal to every process of a training. The processes that load data go on until the
 checkpoint is written, and end with the training.
 """
-import contextlib
 import functools
 import multiprocessing
 import os
@@ -40,9 +39,8 @@ class PreemptionHook(Hook):
     """On SIGTERM, SIGUSR1 or Ctrl+C, finish the step, write a checkpoint and end.
 
     The status is 75, or 130 after Ctrl+C. All processes of a run end after the same step, even if
-    only one of them received the signal. A second signal ends a process at once. In a validation
-    the run ends after a batch, or at once while metrics are computed; the validation is not
-    repeated. An ``AtomicCheckpointHook`` writes the checkpoint.
+    only one of them received the signal. A second signal ends a process at once. A validation ends
+    after a batch, or at once while metrics are computed, and is not repeated.
     """
     priority = 'LOWEST'
 
@@ -76,7 +74,8 @@ class PreemptionHook(Hook):
                 # wait for them for ever. The training's state is that of the last step.
                 self._end(self._runner, self._runner.iter, in_validation=True)
         elif time.monotonic() - self._since > (LAUNCHED_ECHO if is_distributed() else ECHO):
-            end_by(number)
+            signal.signal(number, signal.SIG_DFL)  # and end as if nobody handled it
+            os.kill(os.getpid(), number)
 
     def after_train_iter(self, runner: Runner, **kwargs: Any) -> None:
         """End the run after this step if any process received a signal."""
@@ -142,20 +141,12 @@ def reset_in_children() -> None:
         os.register_at_fork(before=block, after_in_parent=restore, after_in_child=reset)
 
 
-def end_by(number: int) -> None:
-    """End this process as a signal does that nobody handles."""
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-
-
 def computes_metrics(frame: Optional[FrameType]) -> bool:
     """Whether a call is inside an evaluator that computes its metrics."""
-    while frame is not None:
-        if frame.f_code.co_name == 'evaluate' and \
-                isinstance(frame.f_locals.get('self'), Evaluator):
-            return True
+    while frame is not None and not (frame.f_code.co_name == 'evaluate' and
+                                     isinstance(frame.f_locals.get('self'), Evaluator)):
         frame = frame.f_back
-    return False
+    return frame is not None
 
 
 # Processes that load data
@@ -171,25 +162,18 @@ def shield_workers(runner: Runner) -> None:
         make_workers = loader._get_iterator
 
         def make_shielded() -> Iterator:
-            with blocked_signals():  # which a worker inherits, until its own function starts
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which a worker inherits
+            try:
                 return make_workers()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
         loader._get_iterator = make_shielded
         loader.worker_init_fn = functools.partial(start_worker, loader.worker_init_fn)
         return loader
 
-    if hasattr(signal, 'sigwaitinfo'):
+    if hasattr(signal, 'sigtimedwait'):
         runner.build_dataloader = build_shielded
-
-
-@contextlib.contextmanager
-def blocked_signals() -> Iterator[None]:
-    """Let signals wait while the block runs."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def start_worker(start: Optional[Callable], worker_id: int) -> None:
@@ -201,8 +185,11 @@ def start_worker(start: Optional[Callable], worker_id: int) -> None:
 
 
 def end_with_parent() -> None:
-    """Wait for a signal of the parent, such as ``Process.terminate``, and end the process."""
-    parent = multiprocessing.parent_process().pid
-    while signal.sigwaitinfo(SIGNALS).si_pid != parent:
-        pass
+    """End the process by a signal of the parent, as of ``Process.terminate``, or after its end.
+
+    PyTorch's workers outlive a training that was killed by 5 seconds, and keep its work directory.
+    """
+    parent, forked_by, sender = multiprocessing.parent_process().pid, os.getppid(), None
+    while sender != parent and os.getppid() == forked_by:
+        sender = getattr(signal.sigtimedwait(SIGNALS, 0.5), 'si_pid', None)
     os._exit(0)

@@ -16,7 +16,7 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any, Callable, Dict, Iterator, Optional, Union
+from typing import IO, Any, Dict, Iterator, Optional, Union
 
 import mmengine
 import numpy as np
@@ -32,12 +32,13 @@ from ..io import check_path
 from ..compat import history_buffer_method, mmengine_globals
 
 SAFETENSORS = '.safetensors'
-READERS: Dict[str, Callable] = {}  # by the start of the address, as mmengine's schemes
-# Before, PyTorch's own way to read weights alone has holes, and refuses what mmengine saves.
+# Before, PyTorch's own safe reader has holes, and refuses what mmengine saves.
 READS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6.0')
 # Beside what mmengine's checkpoints hold: the official code's arguments, all numpy scalars.
 PLAIN_CLASSES = [argparse.Namespace, np.ndarray, np.dtype,
                  *{type(np.dtype(kind)) for kind in '?bhilqBHILQefdgFDGSUMm'}]
+# What an error of `torch.load` says before the name of what a file may not hold.
+REFUSED = r"(?:GLOBAL|[Uu]nsupported class|but got <class|read the attribute) '?([\w.]+)"
 
 
 def read_checkpoint(path: Union[str, Path], trust_pickle: bool = False) -> Any:
@@ -47,8 +48,7 @@ def read_checkpoint(path: Union[str, Path], trust_pickle: bool = False) -> Any:
     that the file asks for is run.
 
     Raises:
-        ConfigError: If the file is missing, cut short, damaged, no checkpoint, or wants to run
-            code.
+        ConfigError: If the file is missing, damaged, no checkpoint, or asks for code to run.
     """
     path = str(path)
     if trust_pickle:
@@ -69,57 +69,44 @@ def checked_readers() -> Iterator[None]:
         CheckpointLoader._schemes = stock
 
 
-def reads(*prefixes: str) -> Callable[[Callable], Callable]:
-    """Let a function read the addresses that start in some way."""
-    def register(reader: Callable) -> Callable:
-        READERS.update(dict.fromkeys(prefixes, reader))
-        return reader
-
-    return register
+# Where a file may be
 
 
-# mmengine's schemes
-
-
-@reads('')
 def load_from_local(path: str, map_location: Any = None, trust_pickle: bool = False,
                     mmap: bool = False) -> Any:
     """Read a local file; ``mmap`` leaves the tensors on the disk until they are used."""
     path = os.path.expanduser(path)
     check_path('CHECKPOINT', path)
-    if path.endswith(SAFETENSORS):
-        return read_safetensors(path)
     with readable(path):
-        if not mmap and zipfile.is_zipfile(path):  # else of a PyTorch before 1.6, or none at all
-            check_archive(path)
-        return unpickle(path, map_location, trust_pickle, mmap=mmap)
+        if path.endswith(SAFETENSORS):
+            return read_safetensors(path)
+        # PyTorch checks no checksums; before 1.6 it wrote no archives.
+        if not mmap and zipfile.is_zipfile(path) and not is_whole(path):
+            raise RuntimeError('a checksum in it is wrong')
+        return unpickle(path, map_location, trust_pickle, mmap)
 
 
-@reads('http://', 'https://')
 def load_from_http(address: str, map_location: Any = None) -> Any:
     """Read what is behind an address, and keep it as ``torch.hub`` keeps its files."""
     path = fetch(address)
     try:
         return load_from_local(path, map_location)
     except ConfigError as error:
-        Path(path).unlink(missing_ok=True)  # or a cut download would be there for ever
+        Path(path).unlink(missing_ok=True)  # so that a cut download is fetched again
         raise ConfigError(f'{address}: {error}') from error
 
 
-@reads('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://')
 def load_from_zoo(name: str, map_location: Any = None) -> Any:
     """Read weights by a name of mmengine's tables; of mmcls those of the backbone."""
     scheme, _, model = name.partition('://')
-    tables = dict(
-        modelzoo=torchvision_models, torchvision=torchvision_models,
-        mmcls=checkpoint.get_mmcls_models)
+    tables = dict(modelzoo=torchvision_models, torchvision=torchvision_models,
+                  mmcls=checkpoint.get_mmcls_models)
     addresses = tables.get(scheme, checkpoint.get_external_models)()
-    try:
-        address = addresses[checkpoint.get_deprecated_model_names().get(model, model)]
-    except KeyError as error:
-        raise ConfigError(f'{name}: mmengine knows no weights of this name; correct it, or write '
-                          'the address of the weights themselves.') from error
-    loaded = CheckpointLoader.load_checkpoint(address, map_location, logger='silent')
+    model = checkpoint.get_deprecated_model_names().get(model, model)
+    if model not in addresses:
+        raise ConfigError(f'{name} is not in the model zoo of mmengine: correct the name, or give '
+                          'the address of the weights.')
+    loaded = CheckpointLoader.load_checkpoint(addresses[model], map_location, logger='silent')
     return checkpoint._process_mmcls_checkpoint(loaded) if scheme == 'mmcls' else loaded
 
 
@@ -130,7 +117,6 @@ def torchvision_models() -> Dict[str, str]:
     return mmengine.load(Path(mmengine.__path__[0], 'hub', 'torchvision_0.12.json'))
 
 
-@reads(r'(\S+\:)?s3://', r'(\S+\:)?petrel://')
 def load_from_ceph(address: str, map_location: Any = None) -> Any:
     """Read from a store that mmengine's petrel backend reaches."""
     backend = get_file_backend(address, backend_args=dict(backend='petrel'))
@@ -138,28 +124,26 @@ def load_from_ceph(address: str, map_location: Any = None) -> Any:
         return unpickle(io.BytesIO(backend.get(address)), map_location)
 
 
+READERS = {  # by the starts of addresses, as mmengine's schemes
+    '': load_from_local, **dict.fromkeys(('http://', 'https://'), load_from_http),
+    **dict.fromkeys((r'(\S+\:)?s3://', r'(\S+\:)?petrel://'), load_from_ceph),
+    **dict.fromkeys(('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://'),
+                    load_from_zoo)}
+
+
 def fetch(address: str) -> str:
     """Fetch a file once for all processes and runs; return its path in ``torch.hub``'s folder."""
     path = Path(torch.hub.get_dir(), 'checkpoints', Path(re.split('[?#]', address)[0]).name)
-    try:
-        if is_main_process():
-            download(address, path)
-    finally:
+    for turn in (is_main_process(), True):  # later those of another machine
+        if turn and not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                torch.hub.download_url_to_file(address, str(path), progress=os.isatty(0))
+            except (OSError, ValueError) as error:
+                raise ConfigError(f'{address} cannot be fetched ({error}): correct the address, '
+                                  f'or put the file at {path}.') from error
         barrier()
-    download(address, path)  # of another machine
     return str(path)
-
-
-def download(address: str, path: Path) -> None:
-    """Fetch a file, unless it is there already."""
-    if path.is_file():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(address, str(path), progress=os.isatty(0))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f'{address} cannot be fetched ({error}): correct the address, or '
-                          f'download the file elsewhere and put it at {path}.') from error
 
 
 # What a file may hold
@@ -196,8 +180,6 @@ PLAIN_GLOBALS = {
     **{f'{x.__module__}.{x.__name__}': x for x in (
         *PLAIN_CLASSES, OrderedDict, torch.Size, torch.device, torch._utils._rebuild_tensor_v2,
         torch._utils._rebuild_parameter)}}
-
-
 # What `torch.load` takes in the place of the module `pickle`.
 PlainPickle = SimpleNamespace(
     __name__='PlainPickle', Unpickler=PlainUnpickler,
@@ -213,66 +195,39 @@ def is_whole(path: Union[str, Path]) -> bool:
         return False
 
 
-def check_archive(path: str) -> None:
-    """Refuse what PyTorch does not: wrong checksums, and TorchScript programs."""
-    with zipfile.ZipFile(path) as archive:
-        if archive.testzip():
-            raise RuntimeError('a checksum in it is wrong')
-        if any(name.endswith('/constants.pkl') for name in archive.namelist()):
-            raise RuntimeError('it is a TorchScript program')
-
-
 @contextlib.contextmanager
 def readable(path: str) -> Iterator[None]:
-    """Turn the faults of a checkpoint that is read inside the block into sentences."""
+    """Turn the errors of a file that is read inside the block into one sentence."""
     try:
         yield
-    except (MemoryError, torch.cuda.OutOfMemoryError, ConfigError):
+    except (MemoryError, torch.cuda.OutOfMemoryError, ImportError):
         raise
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"(?:GLOBAL|[Uu]nsupported class|but got <class|read the attribute) "
-                           r"'?([\w.]+)", str(error))
-        if not wanted:
-            raise ConfigError(f'{path} is not a checkpoint of PyTorch: name the file of the '
-                              'weights.') from error
-        raise ConfigError(
-            f'{path} holds more than tensors and plain values, it asks for {wanted[1]}, which '
-            'could run any code: it is refused; get the weights alone, or, if you trust who made '
-            'it, pass --trust-pickle to groupdetr convert.') from error
     except Exception as error:  # a file that is no pickle can fail in any way
-        raise ConfigError(f'{path} cannot be read as a checkpoint ({first_line(error)}): it '
-                          'is cut short, damaged, or no checkpoint; fetch it again.') from error
+        wanted = re.search(REFUSED, str(error))
+        if wanted and isinstance(error, pickle.UnpicklingError):
+            raise ConfigError(
+                f'{path} asks for {wanted[1]}, which could run any code: get the weights alone, '
+                'or, if you trust who made the file, pass --trust-pickle to groupdetr '
+                'convert.') from error
+        raise ConfigError(f'{path} cannot be read as a checkpoint ({first_line(error)}): it is '
+                          'cut short, damaged, or no checkpoint; fetch it again.') from error
 
 
 def read_safetensors(path: str) -> Dict[str, Any]:
     """Read a ``.safetensors`` file into ``state_dict`` and ``meta``."""
-    safetensors = import_safetensors()
-    try:
-        with safetensors.safe_open(path, 'pt') as file:
-            state_dict = OrderedDict((name, file.get_tensor(name)) for name in file.keys())
-            header = file.metadata() or {}
-        state_dict._metadata = {'': json.loads(header.get('model', '{}'))}
-        return dict(state_dict=state_dict, meta=json.loads(header.get('meta', '{}')))
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise ConfigError(f'{path} cannot be read as {SAFETENSORS} ({first_line(error)}): it '
-                          'is cut short, or another kind of file; fetch it again.') from error
+    import safetensors
+    with safetensors.safe_open(path, 'pt') as file:
+        state_dict = OrderedDict((name, file.get_tensor(name)) for name in file.keys())
+        header = file.metadata() or {}
+    state_dict._metadata = {'': json.loads(header.get('model', '{}'))}
+    return dict(state_dict=state_dict, meta=json.loads(header.get('meta', '{}')))
 
 
 def to_safetensors(state_dict: Dict[str, Tensor], meta: Dict[str, Any]) -> bytes:
     """Return the bytes of a ``.safetensors`` file of weights and ``dataset_meta`` of ``meta``."""
-    safetensors = import_safetensors()
+    import safetensors.torch
     meta = {key: meta[key] for key in ('dataset_meta', ) if key in meta}
     model = getattr(state_dict, '_metadata', {}).get('', {})
     return safetensors.torch.save(
         {name: tensor.contiguous().clone() for name, tensor in state_dict.items()},
         metadata=dict(format='pt', meta=json.dumps(meta, default=list), model=json.dumps(model)))
-
-
-def import_safetensors() -> Any:
-    """Import safetensors, or raise a ConfigError that says how to install it."""
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise ConfigError(f'Files that end in {SAFETENSORS} need the package safetensors: run pip '
-                          'install safetensors, or use a name that ends in .pth.') from error
-    return safetensors

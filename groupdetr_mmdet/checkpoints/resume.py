@@ -10,12 +10,10 @@ from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import Runner
 
 from ..errors import ConfigError
 from ..io import INCOMPLETE, remove_abandoned, write_atomically
-from ..compat import unwrapped
-from .loading import CLASS_LAYERS, group_parameters
 from .named import POINTER, named_checkpoint
 from .reading import is_whole, load_from_local
 
@@ -48,25 +46,21 @@ def furthest_whole(files: Iterable[Path]) -> Optional[str]:
 
 def training_progress(path: Union[str, Path]) -> Optional[Tuple[bool, int]]:
     """Rank a checkpoint by whether it has the optimizer's state, and its iterations, else None."""
-    if not zipfile.is_zipfile(path):
-        return None
     try:
-        checkpoint = load_from_local(str(path), 'cpu', mmap=True)
+        checkpoint = zipfile.is_zipfile(path) and load_from_local(str(path), 'cpu', mmap=True)
         return 'optimizer' in checkpoint, checkpoint['meta']['iter']
-    except Exception:  # whatever stops it from being read stops it from being resumed
+    except Exception:  # what cannot be read cannot be resumed
         return None
 
 
 def repair_pointer(work_dir: Union[str, Path]) -> None:
     """Let ``last_checkpoint`` name the latest whole checkpoint, or refuse where none is whole."""
-    named = named_checkpoint(work_dir)
-    latest = latest_whole_checkpoint(work_dir)
-    if latest is None and named:
-        raise ConfigError(
-            f'{Path(work_dir, POINTER)} names {named}, which is missing or cut short, and there '
-            f'is no other whole checkpoint to resume: bring it back, or remove {POINTER} to train '
-            f'from the start.')
+    named, latest = named_checkpoint(work_dir), latest_whole_checkpoint(work_dir)
     log = MMLogger.get_current_instance()
+    if latest is None and named:
+        raise ConfigError(f'{Path(work_dir, POINTER)} names {named}, which is missing or cut '
+                          'short, and no other checkpoint is whole: bring it back, or remove '
+                          f'{POINTER} to train from the start.')
     if latest is None:
         log.warning(f'{work_dir} has no checkpoint to resume: the training starts at its '
                     'beginning.')
@@ -92,63 +86,39 @@ class AtomicCheckpointHook(CheckpointHook):
     """``CheckpointHook`` whose run can be killed at any moment and resumed.
 
     Local checkpoints appear whole, under their final name, or not at all. A checkpoint is removed
-    after the one that takes its place is on the disk, so there is one more of them for a moment,
-    and what a killed run left half-written when the next one starts. ``--resume`` passes over
-    checkpoints that another hook left cut short, and corrects ``last_checkpoint``.
+    after its successor is on the disk, so there is one more of them for a moment. ``--resume``
+    passes over checkpoints that another hook left cut short, and corrects ``last_checkpoint``.
 
     Arguments and file names are those of :class:`mmengine.hooks.CheckpointHook`. With
     :mod:`.exact`, as the commands add it, a resumed run continues as if it had never stopped.
     Without it a resumed ``EpochBasedTrainLoop`` starts at the beginning of an epoch, with other
-    random numbers, and with ``by_epoch=False`` the epoch of the checkpoint is run again. A
-    validation that was interrupted is not repeated; if that was while it replaced the best
-    checkpoint, both may stay. What ``published_keys`` asks for is written by the parent.
+    random numbers. A validation that was interrupted is not repeated; if that was while it
+    replaced the best checkpoint, both may stay. The parent writes ``published_keys``.
     """
 
     _default_greater_keys = [*CheckpointHook._default_greater_keys, 'AP']  # OpenImagesMetric's
 
     def before_run(self, runner: Runner) -> None:
-        """Make sure that a run resumes from a whole checkpoint, or raise a ConfigError."""
-        if not runner._resume:
-            return
-        path = runner._load_from
-        if path is None:  # the runner resumes from what `last_checkpoint` names
+        """Let a run that names no checkpoint resume from a whole one, or raise a ConfigError."""
+        if runner._resume and runner._load_from is None:  # mmengine reads `last_checkpoint`
             if is_main_process():
                 repair_pointer(runner.work_dir)
             barrier()
-        elif os.path.isfile(path) and not is_whole(path):
-            raise ConfigError(
-                f'--resume: {path} is cut short, damaged, or no checkpoint: name another one, or '
-                f'none to resume from the latest whole one in {runner.work_dir}.')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Go on in the same order of images; refuse parameters of another shape (another K).
+        """Go on in the same order of images.
 
-        A run whose config says no seed drew one. mmengine goes on with it, but for the sampler,
-        which was made before the checkpoint was read.
+        mmengine goes on with the seed that a run without one drew, but for the sampler, which was
+        made before the checkpoint was read.
         """
-        if not runner._resume:
+        meta = checkpoint['meta'] if runner._resume else {}
+        if meta.get('seed') is None:
             return
-        meta = checkpoint['meta']
-        if meta.get('seed') is not None:
-            meta['seed'] = int(meta['seed'])  # Python's own generator takes no integer of NumPy
-        if 'optimizer' not in checkpoint:
-            return
+        meta['seed'] = int(meta['seed'])  # Python's own generator takes no integer of NumPy
         loader = runner.train_dataloader
         sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
-        if hasattr(sampler, 'seed') and meta.get('seed') is not None:
+        if hasattr(sampler, 'seed') and 'optimizer' in checkpoint:
             sampler.seed = meta['seed']
-        model = unwrapped(runner.model)
-        for name, parameter in model.named_parameters():
-            saved = checkpoint['state_dict'].get(name, parameter)
-            if saved.shape != parameter.shape:
-                key = 'num_classes' if CLASS_LAYERS.search(name) else (
-                    'num_queries and num_query_groups' if name in group_parameters(model) else
-                    'model')
-                raise ConfigError(
-                    f'--resume: {name} has shape {tuple(saved.shape)} in the checkpoint and '
-                    f'{tuple(parameter.shape)} in the model, and the optimizer cannot go on with '
-                    f'it: resume with the {key} of the checkpoint, or start a new run from it '
-                    'with load_from.')
 
     def before_train(self, runner: Runner) -> None:
         """Prepare directories and bookkeeping, and clear away what a killed run left."""
@@ -163,14 +133,6 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             for folder in {runner.work_dir, str(self.out_dir)}:
                 remove_abandoned(folder)
-        loop = runner.train_loop
-        done = runner.iter % len(loop.dataloader)
-        resumable = getattr(loop, 'batches_done', 0) == done  # or exactly at the end of an epoch
-        if isinstance(loop, EpochBasedTrainLoop) and done and not resumable:
-            runner.logger.warning(
-                f'The checkpoint lies {done} iterations inside epoch {runner.epoch + 1}, which '
-                'starts again: with by_epoch=True in default_hooks.checkpoint a resumed run '
-                'repeats nothing.')
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: Dict[str, Any]) -> None:
         """Save a checkpoint, then remove the one that it replaces.

@@ -21,9 +21,7 @@ KEPT_KEYS = ('test_dataloader', 'test_evaluator', 'test_cfg', 'env_cfg', 'visual
 
 
 def stock_model(model: ConfigDict) -> ConfigDict:
-    """Config of the stock detector that one group of a detector of ours is.
-
-    What only a training needs is left out: initialization, losses' assigner.
+    """Config of the stock detector that one group of a detector of ours is, for inference.
 
     Raises:
         ConfigError: If mmdet's own classes cannot run it.
@@ -35,8 +33,8 @@ def stock_model(model: ConfigDict) -> ConfigDict:
         stock.get('decoder', {}).pop(key, None)
     stock['test_cfg'] = {key: value for key, value in detector.test_cfg.items()
                          if key not in ('query_group', 'each_group')}
-    two_stage = stock['type'] == 'DINO' or stock.get('as_two_stage')
-    if (two_stage or stock['type'] == 'ConditionalDETR') and detector.embed_dims != WIDTH:
+    fixed_width = stock['type'] in ('DINO', 'ConditionalDETR') or stock.get('as_two_stage')
+    if fixed_width and detector.embed_dims != WIDTH:
         raise ConfigError(f'--to mmdet: the model has {detector.embed_dims} channels, and the '
                           f'stock {stock["type"]} runs with {WIDTH} only: keep --to ours.')
     return ConfigDict(stock)
@@ -57,10 +55,7 @@ def build_without_memory(model: Mapping) -> nn.Module:
 
 
 def with_parents(cfg: Any) -> Any:
-    """Copy a config, without ``ANYWHERE``, with the classes of mmdet in the place of ours.
-
-    What inherits ``groupdetr_mmdet::NAME`` has our scope in each of its parts.
-    """
+    """Copy a config, without ``ANYWHERE``, with the classes of mmdet in the place of ours."""
     if isinstance(cfg, (list, tuple)):
         return type(cfg)(with_parents(x) for x in cfg)
     if not isinstance(cfg, dict):
@@ -72,8 +67,8 @@ def with_parents(cfg: Any) -> Any:
         return copied
     parent = next(x for x in ours.__mro__ if class_of_ours(x) is None)
     if MODELS.get(ours.__name__) is ours and ours.__name__ != f'Group{parent.__name__}':
-        raise ConfigError(f'--to mmdet: {ours.__name__} computes something that no class of mmdet '
-                          'does: keep --to ours.')
+        raise ConfigError(f'--to mmdet: no class of mmdet computes what {ours.__name__} does: '
+                          'keep --to ours.')
     return dict(copied, type=parent.__name__)
 
 

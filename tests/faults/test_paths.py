@@ -10,7 +10,7 @@ from groupdetr_mmdet.io import check_output, check_path
 
 PLACES = {
     'folder': (lambda path: path.mkdir(), 'a folder'),
-    'pipe': (os.mkfifo, 'a named pipe'),
+    'pipe': (os.mkfifo, 'a pipe'),
     'zero': (lambda path: path.symlink_to('/dev/zero'), 'a device'),
     'null': (lambda path: path.symlink_to('/dev/null'), 'a device'),
     'loop': (lambda path: path.symlink_to(path), 'does not exist'),
@@ -42,6 +42,6 @@ def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path):
     check_path('data_prefix.img', str(tmp_path), folder=True)
     with pytest.raises(ConfigError, match='is not a folder'):
         check_output('--out', tmp_path / 'a/b.png')
-    for path, kind in (('', 'a folder'), ('/dev/null', 'a device')):  # which it would replace
-        with pytest.raises(ConfigError, match=f'--out {path} is {kind} and must be a file'):
+    for path in ('', '/dev/null'):  # which it would replace
+        with pytest.raises(ConfigError, match=f'--out {path} is a .* and must be a file'):
             check_output('--out', path)
