@@ -8,6 +8,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from .criterion import GroupCriterion
+from .errors import ConfigError
 from .group_queries import GroupQueries
 from .groups import decoding
 
@@ -69,8 +70,15 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
                                      spatial_shapes: Tensor) -> Tuple[Tensor, Tensor]:
         """Make a proposal of every feature point; arguments and results as for the stock detector.
 
-        In training the shapes cross to the host at once, and not number by number in each group.
+        In training the shapes cross to the CPU at once, and not number by number in each group.
+
+        Raises:
+            ConfigError: If the images have fewer feature points than a group has queries.
         """
+        if memory.size(1) < self.num_queries:
+            raise ConfigError(
+                f'model.num_queries={self.num_queries} proposals cannot be selected from '
+                f'{memory.size(1)} feature points: use larger images or lower model.num_queries.')
         if self.training:
             spatial_shapes = spatial_shapes.tolist()
         return super().gen_encoder_output_proposals(memory, memory_mask, spatial_shapes)

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and directories that one training uses at a time."""
 import os
+import tempfile
 from pathlib import Path
 from typing import ContextManager, Optional, Sequence, Union
 
@@ -86,11 +87,11 @@ def check_output(key: str, path: Union[str, Path], kind: str = 'a file',
     if found := irregular(path or '.'):  # os.replace would replace even a device
         raise ConfigError(f'{key} {path} is {found} and must be a file: name another path.')
     folder = next(x for x in Path(path).absolute().parents if os.path.lexists(x))
-    reason = '' if folder.is_dir() and os.access(folder, os.W_OK) else (
-        'read-only' if folder.is_dir() else 'not a folder')
-    if reason:
-        raise ConfigError(f'{key} {path} cannot be written, because {folder} is {reason}: name '
-                          'another path.')
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(f'{key} {path} cannot be written ({folder}: {error.strerror}): name '
+                          'another path.') from error
 
 
 def lock_work_dir(work_dir: Union[str, Path]) -> ContextManager:

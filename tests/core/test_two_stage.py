@@ -104,3 +104,11 @@ def test_a_head_that_does_not_fit_its_detector_is_refused(family, head):
     config['bbox_head']['type'] = head
     with pytest.raises(ConfigError, match=f'bbox_head.type={head} .* to .*Head'):
         build(config)
+
+
+@pytest.mark.parametrize('family', ['two_stage', 'dino'])
+@pytest.mark.parametrize('training', [True, False])
+def test_images_with_fewer_feature_points_than_queries_are_named(family, training):
+    model = build(family_config(family, num_queries=40)).train(training)
+    with pytest.raises(ConfigError, match='num_queries=40 .* feature points'):
+        model(*make_batch(sizes=((32, 32), ) * 2), mode='loss' if training else 'predict')
