@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch._dynamo  # the optimizer imports it, which takes a second
+from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
@@ -31,6 +32,7 @@ from groupdetr_mmdet.checkpoints.resume import (POINTER, is_whole, latest_whole_
                                                 repair_pointer)
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.io import INCOMPLETE
+from groupdetr_mmdet.training.runner import use_gloo
 
 EPOCHS, ITERS = 2, 4
 BATCH_SIZE = 4
@@ -115,7 +117,11 @@ def build(work_dir, resume=False, load_from=None, by_epoch=True, custom_hooks=()
                       **checkpoint)
     loader = dict(batch_size=BATCH_SIZE, num_workers=0, dataset=Points(),
                   collate_fn=dict(type='default_collate'))
+    cfg = Config(dict(launcher=launcher))
+    if launcher != 'none':
+        use_gloo(cfg, dict(backend='gloo'))
     return Runner(
+        cfg=cfg,
         model=Line(),
         work_dir=str(work_dir),
         experiment_name=str(time.time_ns()),
@@ -134,7 +140,6 @@ def build(work_dir, resume=False, load_from=None, by_epoch=True, custom_hooks=()
         resume=resume,
         load_from=load_from,
         launcher=launcher,
-        env_cfg=dict(dist_cfg=dict(backend='gloo')),
         log_level='WARNING',
         randomness=dict(seed=seed))
 

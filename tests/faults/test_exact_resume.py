@@ -149,24 +149,26 @@ def test_a_run_by_iterations_resumes_exactly(coco, tmp_path):
     assert_equal(state(train(cfg, resume=True)), unbroken)
 
 
-def test_an_old_checkpoint_resumes_with_a_warning(coco, tmp_path, capfd):
-    cfg = config(coco, tmp_path, log_level='WARNING')
-    assert train(cfg, killed_after=3) is None
-    path = tmp_path / 'iter_3.pth'
+def without_progress(cfg):
+    path = f'{cfg.work_dir}/iter_3.pth'
     checkpoint = torch.load(path, weights_only=False)
     assert checkpoint.pop(PROGRESS)['batches_done'] == 3
     torch.save(checkpoint, path)
-    runner = train(cfg, resume=True)
-    assert runner.train_loop.epoch == EPOCHS
-    assert 'what an exact resumption needs' in ''.join(capfd.readouterr())
 
 
-def test_another_batch_size_resumes_with_a_warning(coco, tmp_path, capfd):
+def larger_batches(cfg):
+    cfg.train_dataloader.batch_size = 4
+
+
+@pytest.mark.parametrize('change, words', [
+    (without_progress, 'what an exact resumption needs'),
+    (larger_batches, 'batch_size was 2 and is 4')])
+def test_what_cannot_resume_exactly_resumes_with_a_warning(coco, tmp_path, capfd, change, words):
     cfg = config(coco, tmp_path, log_level='WARNING')
     assert train(cfg, killed_after=3) is None
-    cfg.train_dataloader.batch_size = 4
+    change(cfg)
     assert train(cfg, resume=True).train_loop.epoch == EPOCHS
-    assert 'batch_size was 2 and is 4' in ''.join(capfd.readouterr())
+    assert words in ''.join(capfd.readouterr())
 
 
 def test_every_image_of_a_batch_draws_its_own_numbers():

@@ -79,7 +79,7 @@ def is_alive(pid):
 
 
 def train_here(config, work_dir, **options):
-    """A training in a process that is forked from this one, which saves the start of Python."""
+    """A training in a forked process, which saves the start of Python."""
     torch.set_num_threads(1)
     given = [f'{key}={value}' for key, value in options.items()]
     os._exit(run_tool('train', config, '--work-dir', work_dir, '--resume',
@@ -163,24 +163,19 @@ def test_two_processes_stop_together_and_continue(config, tmp_path, to):
     torch.testing.assert_close(final_weights(stopped), final_weights(whole), rtol=0, atol=0)
 
 
-def test_a_frozen_process_ends_the_run(config, tmp_path):
+@pytest.mark.parametrize('killed', [False, True])
+def test_processes_end_with_one_that_is_frozen_and_with_their_launcher(config, tmp_path, killed):
     work_dir = tmp_path / 'work'
     process = start(config, work_dir, processes=2, **{'env_cfg.dist_cfg.timeout': 15})
     wait_for(lambda: list(work_dir.glob('iter_*.pth')))
     ranks = children(process.pid)
-    os.kill(ranks[-1], signal.SIGSTOP)
-    out = process.communicate(timeout=120)[0]
-    assert process.returncode == 2 and 'Another process of this run has ended or hangs' in out
-    assert not any(map(is_alive, ranks))
-
-
-def test_processes_end_with_their_launcher(config, tmp_path):
-    work_dir = tmp_path / 'work'
-    process = start(config, work_dir, processes=2)
-    wait_for(lambda: list(work_dir.glob('iter_*.pth')))
-    ranks = children(process.pid)
     assert len(ranks) == 2
-    os.kill(process.pid, signal.SIGKILL)
+    if killed:
+        process.kill()
+    else:
+        os.kill(ranks[-1], signal.SIGSTOP)
+        out = process.communicate(timeout=120)[0]
+        assert process.returncode == 2 and 'Another process of this run has ended or hangs' in out
     wait_for(lambda: not any(map(is_alive, ranks)), 60)
 
 
