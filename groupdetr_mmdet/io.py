@@ -76,10 +76,7 @@ def check_output(key: str, path: Union[str, Path], kind: str = 'a file',
                  suffixes: Sequence[str] = ()) -> None:
     """Check, before any work, that the file of an argument can be written; folders may be missing.
 
-    Its name must have one of the suffixes, if there are any; the message calls it ``kind``.
-
-    Raises:
-        ConfigError: If it cannot be written.
+    Its name must have one of the suffixes, if any are given; the ConfigError calls it ``kind``.
     """
     if suffixes and Path(path).suffix.lower() not in suffixes:
         raise ConfigError(f'{key}: {path} is not the name of {kind}; let it end in '

@@ -51,11 +51,8 @@ class SeededBatch(list):
 class ResumableBatchSampler(Sampler):
     """Batches whose images draw the same random numbers in a resumed run, from any batch on.
 
-    Args:
-        sampler (Sampler): Yields indices, such as mmengine's ``DefaultSampler``.
-        batch_size (int): Images of a batch.
-        drop_last (bool): Whether to leave out a last batch of fewer images. Defaults to False.
-        batch_sampler (dict, optional): Makes the batches, by default PyTorch's ``BatchSampler``.
+    The arguments are those of PyTorch's ``BatchSampler``, which makes the batches; the config
+    ``batch_sampler`` names another class.
     """
     start = 0  # the first batch that is yielded
 

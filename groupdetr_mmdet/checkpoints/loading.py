@@ -59,8 +59,7 @@ def load_weights(model: nn.Module, checkpoint: Any, path: str,
     With ``allow_missing`` the tensors that fit are loaded, and the log says how many.
 
     Raises:
-        ConfigError: If a tensor is left over, missing, of another shape, or not finite, or if
-            none fits.
+        ConfigError: If a tensor does not fit, is missing or not finite, or if none fits.
     """
     state_dict = weights_of(checkpoint, path)
     if allow_missing:
@@ -151,8 +150,7 @@ def announce_rest(checkpoint: Dict[str, Any], runner: Runner, path: str) -> None
 class CheckedPretrainedInit(PretrainedInit):
     """mmengine's ``Pretrained``, which refuses weights that leave a part of the module random.
 
-    Other tensors of the file, such as a classifier's head, are left out, as mmengine does. With
-    ``allow_missing`` the tensors that fit are taken, and the log says how many.
+    With ``allow_missing`` the tensors that fit are taken, and the log says how many.
     """
 
     def __init__(self, *args, allow_missing: bool = False, **kwargs) -> None:
@@ -177,10 +175,7 @@ class CheckedPretrainedInit(PretrainedInit):
 
 @HOOKS.register_module()
 class OtherClassesHook(Hook):
-    """Leave the class layers out of ``load_from`` where the classes are others.
-
-    They keep their start, as in mmengine, which logs a line for each of their tensors.
-    """
+    """Leave the class layers out of ``load_from`` where the classes are others."""
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Give the checkpoint the model's own class layers, in place."""

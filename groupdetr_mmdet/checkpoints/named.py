@@ -52,7 +52,7 @@ def load_published(name: str, map_location: Any = None) -> Dict[str, Any]:
     """Read ``groupdetr://NAME``: the published weights of a config, as this package names them."""
     config = name[len(SCHEME):]
     if config not in PUBLISHED:
-        raise ConfigError(f'{name}: no weights are published under this name; there are '
+        raise ConfigError(f'{name}: no weights are published under this name, but under '
                           f'{", ".join(SCHEME + x for x in PUBLISHED)}.')
     converted = convert(read_checkpoint(PUBLISHED[config]), read_config(config).model)
     return dict(meta=converted.meta, state_dict=converted.state_dict)

@@ -83,10 +83,9 @@ class PreemptionHook(Hook):
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Count the batches that every process has."""
-        if is_distributed():
-            batches = torch.tensor(len(runner.val_dataloader))
-            all_reduce(batches, 'min')
-            self._common_batches = int(batches)
+        batches = torch.tensor(len(runner.val_dataloader))
+        all_reduce(batches, 'min')
+        self._common_batches = int(batches)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, **kwargs: Any) -> None:
         """End the run after this batch; several processes compare after some common ones."""

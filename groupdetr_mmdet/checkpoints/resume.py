@@ -74,7 +74,7 @@ class AtomicLocalBackend(LocalBackend):
     """Local files, written whole or not at all."""
 
     def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
-        """Write bytes to a file by :func:`write_atomically`."""
+        """Write bytes to a file."""
         write_atomically(filepath, obj)
 
 
@@ -137,8 +137,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: Dict[str, Any]) -> None:
         """Save a checkpoint, then remove the one that it replaces.
 
-        The checkpoint also names the one that it replaces: if the run is killed before that one
-        is removed, the resumed run does it.
+        The checkpoint also names that one: if the run is killed before, the resumed run removes it.
         """
         kept = self.max_keep_ckpts
         self.max_keep_ckpts = kept + (kept > 0)  # else the parent would remove first

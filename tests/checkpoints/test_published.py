@@ -34,7 +34,7 @@ def test_published_weights_are_fetched_once_and_fit_their_config(server, tmp_pat
 
 
 def test_an_unknown_name_says_the_known():
-    with pytest.raises(ConfigError, match=f'no weights .* there are {NAME}'):
+    with pytest.raises(ConfigError, match=f'no weights .* under {NAME}'):
         read_checkpoint('groupdetr://else')
 
 
@@ -50,11 +50,11 @@ def test_every_model_has_the_weights_of_its_own_config():
     assert resolve_weights('none', NAME) is None
 
 
-@pytest.mark.parametrize('groups', [None, 2, 5])
+@pytest.mark.parametrize('groups', [None, 5])
 @pytest.mark.parametrize('family', ['conditional', 'dab', 'dn', 'refine', 'two_stage',
                                     'dab_deformable', 'dino', 'mask2former'])
 def test_weights_of_other_classes_lend_all_but_their_class_layers(family, groups):
-    """Of a stock detector, of fewer groups and of more."""
+    """Of a stock detector, and of one with more groups."""
     init_default_scope('mmdet')
     if family == 'mask2former':
         config, saved_config = mask2former_config(3), mask2former_config(groups, num_things=8)
@@ -75,11 +75,3 @@ def test_weights_of_other_classes_lend_all_but_their_class_layers(family, groups
         assert torch.equal(x[:rows], expected[:rows]) if x.dim() else torch.equal(x, expected)
     a, b, c = next(iter(of_groups.values())).chunk(3)
     assert not (torch.equal(a, b) or torch.equal(a, c) or torch.equal(b, c)), 'no groups tie'
-
-
-def test_weights_of_the_same_classes_are_kept():
-    model = build(family_config('dino', num_query_groups=3, width=256))
-    stock = build(family_config('dino', num_query_groups=None, width=256)).state_dict()
-    before = dict(stock)
-    assert keep_class_layers(model, stock) == []
-    assert all(stock[name] is x for name, x in before.items())
