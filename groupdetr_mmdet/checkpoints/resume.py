@@ -137,7 +137,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: Dict[str, Any]) -> None:
         """Save a checkpoint, then remove the one that it replaces.
 
-        The checkpoint also names that one: if the run is killed before, the resumed run removes it.
+        The checkpoint names that one, too: if the run is killed, the resumed run removes it.
         """
         kept = self.max_keep_ckpts
         self.max_keep_ckpts = kept + (kept > 0)  # else the parent would remove first
