@@ -40,6 +40,7 @@ NO_RLE = 'have a segmentation that is neither polygons nor an RLE of the pixels 
 
 
 class Fault(NamedTuple):
+    """A kind of fault, and the annotations that have it."""
     what: str  # as in 'N annotations WHAT'
     found: np.ndarray  # bools of shape (n,)
     refused: bool = False

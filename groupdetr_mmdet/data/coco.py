@@ -37,6 +37,7 @@ class CheckedCOCO(COCO):
                 'the whole file, with images, annotations and categories.') from error
 
     def createIndex(self) -> None:
+        """Check the file that was read, then index it."""
         check_annotations(self.dataset, self.name, self.scored, self.masks)
         super().createIndex()
 
@@ -55,8 +56,8 @@ class CheckedCOCO(COCO):
         if wrong:
             raise ConfigError(
                 f'metainfo.classes of the dataset has {shown.repr(wrong)}, which must each be one '
-                f'category of ann_file {self.name}: it has {shown.repr([*names.elements()])}. Correct '
-                'metainfo=dict(classes=...) and num_classes.')
+                f'category of ann_file {self.name}: it has {shown.repr([*names.elements()])}. '
+                'Correct metainfo=dict(classes=...) and num_classes.')
         ids = [by_name[name] for name in cat_names]
         of_boxes = [ann['category_id'] for ann in self.anns.values()]
         left_out = Counter(x for x in of_boxes if x not in {*ids})

@@ -51,6 +51,7 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
 
 
 def unreadable(path: str, error: Exception) -> ConfigError:
+    """Return the error for an image that cannot be read."""
     return ConfigError(
         f'Image {path} cannot be read ({fault(path, error)}): replace it, correct data_prefix.img '
         'or ann_file of the dataset, or leave such images out of a training by ignore_empty=True '
@@ -135,8 +136,8 @@ def check_presence(paths: Sequence[str], ann_file: str, ignore_empty: bool) -> N
              if osp.isdir(folder) for name in os.listdir(folder)}
     missing = [path for path in paths if path not in there and not osp.exists(path)]
     if missing:
-        found = (f'{len(missing)} of {len(paths)} images of ann_file {ann_file} are missing, first '
-                 f'{missing[0]}')
+        found = (f'{len(missing)} of {len(paths)} images of ann_file {ann_file} are missing, '
+                 f'first {missing[0]}')
         if not ignore_empty:
             raise ConfigError(f'{found}: correct data_prefix.img or ann_file of the dataset.')
         warn_once(f'{found}; they are left out (ignore_empty=True).')

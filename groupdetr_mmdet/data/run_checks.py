@@ -23,6 +23,7 @@ class RunCheckHook(Hook):
     priority = 'VERY_HIGH'
 
     def before_run(self, runner: Runner) -> None:
+        """Make the checks before the first step."""
         model, trained = unwrapped(runner.model), None
         loops = dict(train=runner._train_loop, val=runner._val_loop, test=runner._test_loop)
         for mode, loop in loops.items():

@@ -304,7 +304,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_its_tensors(edit, words):
 
 @pytest.mark.parametrize(('options', 'words'), [
     (['--from', 'detrex'], ['backbone.0.body.conv1.weight']),
-    (['--num-queries', 0], ['--num-queries 0']),
+    (['--num-queries', 0], ['--num-queries', '0']),
     (['--cfg-options', 'model.num_query_groups=0'], ['num_query_groups=0']),
     (['--cfg-options', 'model.type=ConditionalDETR'], ['model.type=ConditionalDETR']),
     (['--query-group', 1], ['--query-group 1', '--to mmdet']),

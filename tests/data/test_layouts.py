@@ -1,5 +1,4 @@
 """Every layout gives the same data set, and a fault in it gives one sentence."""
-import json
 import os
 import re
 import shutil

@@ -86,8 +86,8 @@ def check_usable(dataset: Dataset, path: Union[str, Path]) -> None:
         what = 'image with an object' if dataset.splits.get('train') else 'image'
         raise ConfigError(
             f'DATA {path} has no {what} to train on'
-            f'{"".join(f" ({note})" for note in dataset.notes)}: correct its labels, of the layout '
-            f'{dataset.layout}; images end in {", ".join(IMG_EXTENSIONS)}.')
+            f'{"".join(f" ({note})" for note in dataset.notes)}: correct its labels, of the '
+            f'layout {dataset.layout}; images end in {", ".join(IMG_EXTENSIONS)}.')
     for split in ('val', 'test'):
         if split in dataset.splits and not has_objects(dataset.splits[split]):
             dataset.notes.append(f'{split} has no objects to find, and is left out')

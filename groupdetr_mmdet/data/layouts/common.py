@@ -30,6 +30,7 @@ class LabelError(ConfigError):
 
 
 class LabeledBox(NamedTuple):
+    """An object of an image."""
     name: str  # of its class
     xyxy: Tuple[float, float, float, float]  # in pixels, of an image that was read inside it
     iscrowd: bool = False  # in COCO's sense
@@ -37,6 +38,7 @@ class LabeledBox(NamedTuple):
 
 @dataclass
 class LabeledImage:
+    """An image and its objects."""
     path: Path
     width: int  # in pixels, as it is loaded
     height: int
@@ -45,6 +47,7 @@ class LabeledImage:
 
 @dataclass
 class Dataset:
+    """The splits of a data set, whatever its layout was."""
     layout: str  # what the layout is called
     classes: List[str]  # their names, in the order of their labels
     splits: Dict[str, List[LabeledImage]]  # 'train' and, where there are any, 'val', 'test'
@@ -87,9 +90,11 @@ class Source:
         return [f'{what}: {len(places)}, first {places[0]}' for what, places in self.noted.items()]
 
     def note(self, what: str, where: Any) -> None:
+        """Count what is left out, for the notes."""
         self.noted[what].append(str(where).encode(errors='replace').decode())
 
     def add_fault(self, fault: LabelError) -> None:
+        """Count a fault, for the error that names the first one of each kind."""
         self.faults[fault.kind].append(fault)
 
     def check_faults(self) -> None:
@@ -230,10 +235,12 @@ def comparable(name: str) -> str:
 
 
 def is_image(path: Path) -> bool:
+    """Whether a file is an image by its name."""
     return path.suffix.lower() in IMG_EXTENSIONS
 
 
 def to_number(text: Optional[str], where: Any) -> float:
+    """Read a number of a label file."""
     try:
         return float(text)
     except (TypeError, ValueError, OverflowError):
@@ -247,6 +254,7 @@ def has_pattern(file: Path, pattern: bytes, size: int = 1 << 20) -> bool:
 
 
 def read_text(file: Path) -> str:
+    """Read a text file in UTF-8."""
     try:
         return file.read_text(encoding='utf-8-sig')
     except (OSError, UnicodeDecodeError) as error:

@@ -18,6 +18,7 @@ OUTSIDE = 1.  # how far a corner of a polygon may lie beyond it
 
 
 def find(source: Source) -> List[Path]:
+    """Return the files that name the classes of YOLO labels."""
     named = list(filter(names_classes, source.label_files('*.yaml', '*.yml')))
     if named or not any(label_file(image).is_file() for image in source.images):
         return named
@@ -168,8 +169,8 @@ def read_line(words: List[float], names: List[str], where: str) -> LabeledBox:
         raise LabelError('class', f'{where} has the class {label:g}, and the classes are numbered '
                          f'0 to {len(names) - 1}')
     if len(values) < 4 or len(values) % 2:
-        raise LabelError('line', f'{where} has {len(words)} numbers, and a box has 5: class, x, y, '
-                         'width and height, in parts of the image')
+        raise LabelError('line', f'{where} has {len(words)} numbers, and a box has 5: class, x, '
+                         'y, width and height, in parts of the image')
     if not all(-beyond <= x <= 1 + beyond for x in values):
         shown = ' '.join(f'{x:g}' for x in values[:4])
         raise LabelError('pixels', f'{where} has numbers beyond 0 to 1, {shown}, and they are '
