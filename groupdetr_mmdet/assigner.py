@@ -71,7 +71,7 @@ class GroupHungarianAssigner(HungarianAssigner):
         """Return how many groups a layer's predictions of one image hold.
 
         Raises:
-            ConfigError: If the predictions do not divide into groups, or nobody said K.
+            ConfigError: If the predictions do not divide into groups, or K is not set.
         """
         if self.num_queries is not None:
             return count_groups(num_preds, self.num_queries)

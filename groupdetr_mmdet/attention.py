@@ -33,7 +33,7 @@ class InsideGroups:
         """
         if attn_mask is not None and self.num_queries is None:
             raise ConfigError('model.separate_self_attn=False has no mask for denoising queries: '
-                              'take a detector without them.')
+                              'use a detector without denoising.')
         size = (self.num_queries or query.size(1)) if attn_mask is None else attn_mask.size(-1)
         return [x if x is None else fold_groups(x, size) for x in (query, *others)]
 

@@ -22,8 +22,8 @@ from .ops.attention import FusedConditionalAttention
 class GroupConditionalDetrTransformerDecoderLayer(ConditionalDetrTransformerDecoderLayer):
     """Decoder layer of Conditional DETR whose self-attention stays inside each group.
 
-    Cross-attention and FFN treat every query alone and need no groups. A detector with groups says
-    how many queries a group has; before, all queries are one group.
+    Cross-attention and FFN treat every query alone and need no groups. A detector with groups sets
+    the number of queries of a group; before, all queries are one group.
     """
 
     def _init_layers(self) -> None:
@@ -63,7 +63,7 @@ class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
         key_pos = key_pos.clone()  # not a view: torch.compile would guard its base's shape
         if key_padding_mask is not None:
             key_padding_mask = key_padding_mask.clone()
-        with torch.autocast(query.device.type, enabled=False):  # 8 bits cannot place a box
+        with torch.autocast(query.device.type, enabled=False):  # bfloat16 cannot place a box
             reference = self.ref_point_head(query_pos.float()).sigmoid()
         sine_embed = coordinate_to_encoding(reference, num_feats=self.embed_dims // 2)
         hidden_states = []

@@ -127,8 +127,8 @@ class GroupCriterion(DETRHead):
         labels = torch.cat([gts.labels for gts in batch_gt_instances])[pairs.gts]
         loss_cls = self.loss_cls
         if isinstance(loss_cls, QualityFocalLoss):
-            raise ConfigError('model.bbox_head.loss_cls.type=QualityFocalLoss wants the quality '
-                              "of boxes, which groups do not give: use type='FocalLoss'.")
+            raise ConfigError('model.bbox_head.loss_cls.type=QualityFocalLoss requires the '
+                              "quality of boxes, which groups do not compute: use type='FocalLoss'.")
         if type(loss_cls) is FocalLoss and not loss_cls.activated:
             return loss_cls.loss_weight * focal_loss_sums(
                 cls_scores, pairs.rows, labels, loss_cls.alpha, loss_cls.gamma)
@@ -166,7 +166,7 @@ def name_layers(losses: Dict[str, Tensor]) -> Dict[str, Tensor]:
 
 
 def to_float32(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-    """Give a branch's boxes float32, also under autocast: 8 bits cannot place a box."""
+    """Give a branch's boxes float32, also under autocast: 8 significant bits are too few."""
     return output.float()
 
 

@@ -26,7 +26,7 @@ OUR_KEYS = dict(train_cfg=('assigner', 'groups_at_once'), test_cfg=('query_group
 
 
 class DecodedGroups:
-    """Mixin of detectors and heads that know which groups are decoded.
+    """Mixin of detectors and heads that decode some of their groups.
 
     They have ``num_query_groups``, ``training``, and ``test_cfg`` with ``query_group``.
     """
@@ -77,7 +77,7 @@ class GroupDetector(DecodedGroups):
         self._register_state_dict_hook(save_numbers)
 
     def _make_groups(self) -> None:
-        """Make the rows of all groups, and tell decoder and assigner how many one has."""
+        """Make the rows of all groups, and set the rows of one on decoder and assigner."""
         group_self_attention(self.decoder, self.group_size if self.separate_self_attn else None)
         if self.train_cfg is not None:
             self.bbox_head.assigner.num_queries = self.group_size
@@ -163,7 +163,7 @@ class GroupDetector(DecodedGroups):
         noise all the same.
 
         ``saved`` are the checkpoint's, of K' blocks of rows, and ``metadata`` has its
-        ``num_queries``, where it says it. Those that are returned have K blocks; a tensor that has
+        ``num_queries``, if it is there. The returned tensors have K blocks; a tensor that has
         not K' blocks is left out, and PyTorch reports its shape.
 
         Raises:
@@ -199,13 +199,13 @@ class GroupDetector(DecodedGroups):
         if saved_queries is None and saved_groups > 1:
             print_log(f'{name}: the checkpoint does not say its num_queries; its {len(rows)} rows '
                       f'are taken for {saved_groups} groups of {num_queries}. groupdetr convert '
-                      'knows checkpoints of other detectors.',
+                      'reads checkpoints of other detectors.',
                       logger='current', level=logging.WARNING)
 
 
 def save_numbers(module: GroupDetector, state_dict: dict, prefix: str,
                  local_metadata: dict) -> None:
-    """Say N and K in the metadata of a state dict, as one of its hooks."""
+    """Write N and K into the metadata of a state dict, as one of its hooks."""
     local_metadata.update(module.numbers)
 
 
@@ -222,12 +222,12 @@ def without_numbers(cfg: ConfigType, key: str, numbers: Dict[str, int]) -> Confi
     for name, value in numbers.items():
         if cfg.get(name, value) != value:
             raise ConfigError(f'model.{key}.{name}={cfg[name]} contradicts model.{name}={value}: '
-                              f'remove it from {key}, the detector says it.')
+                              f'remove it from {key}.')
     return ConfigDict({name: value for name, value in cfg.items() if name not in numbers})
 
 
 def assigner_config(assigner: OptConfigType, numbers: Dict[str, int]) -> ConfigDict:
-    """Copy the config of an assigner that knows groups, without the detector's numbers."""
+    """Copy the config of an assigner with groups, without the detector's numbers."""
     if not assigner:
         raise ConfigError('model.train_cfg.assigner is missing: say '
                           "type='GroupHungarianAssigner' with match_costs.")

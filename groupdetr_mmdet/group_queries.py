@@ -20,7 +20,7 @@ class GroupQueries(GroupDetector):
     """Mixin that gives a DETR of mmdet K groups of queries (paper, Section 3.2).
 
     In training the decoder gets the K * N queries of all groups, at inference the N queries of
-    one. K is said here and nowhere else: the detector tells its decoder, head and assigner. With
+    one. K is set here and nowhere else; the detector passes N to decoder and assigner. With
     ``num_query_groups=1`` the detector is the stock one.
 
     A checkpoint of another K loads: fewer groups keep the first ones, more groups repeat them with
@@ -30,13 +30,13 @@ class GroupQueries(GroupDetector):
         num_queries (int): Queries of one group, N.
         num_query_groups (int): Groups in training, K. Defaults to 11, as in the paper.
         decoder (dict): Config of the decoder. Beside its own keys, ``num_cp`` is the number of
-            layers, from the first, that compute their activations again in the backward pass
+            layers, from the first, whose activations are recomputed in the backward pass
             (-1, none), and ``compile`` whether ``torch.compile`` compiles the layers, once for
             all image sizes (False).
         bbox_head (dict): Config of the head.
         train_cfg (dict, optional): Training config, its ``assigner`` a ``GroupHungarianAssigner``
-            without K. With ``groups_at_once`` n groups take turns, n at a time, and the step has
-            the memory of n groups; losses and gradients stay (None, all at once).
+            without K. With ``groups_at_once`` n the decoder runs on n groups at a time under
+            activation checkpointing; losses and gradients stay (None: all at once).
         test_cfg (dict, optional): Testing config: ``max_per_img`` detections (100) by the
             queries of group ``query_group`` (0), or by those of all groups together ('all').
             With ``each_group`` every group also detects for itself, see
@@ -49,7 +49,7 @@ class GroupQueries(GroupDetector):
         kwargs: As for the stock detector.
 
     Raises:
-        ConfigError: If K or N is below 1, another part says another K or N, the assigner knows no
+        ConfigError: If K or N is below 1, another part has another K or N, the assigner has no
             groups, ``query_group`` is none of the K, or the groups cannot take turns.
     """
 

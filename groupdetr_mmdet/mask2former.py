@@ -22,7 +22,7 @@ class GroupMask2FormerHead(DecodedGroups, Mask2FormerHead):
     Each group is matched one-to-one with the ground truth, at the same points of the masks. The
     losses are those of the stock head over all matched queries, and so the mean over the groups.
 
-    The detector says ``num_query_groups`` (K) and ``group_size`` (N) when it has built the head.
+    The detector sets ``num_query_groups`` (K) and ``group_size`` (N) when it has built the head.
     """
 
     def forward(self, x: List[Tensor],
@@ -97,7 +97,7 @@ class GroupMask2Former(GroupDetector, Mask2Former):
                 'GroupMask2Former supervises the masks of all groups together: leave it out, and '
                 'lower model.num_query_groups to save memory.')
         if self.test_cfg.get('each_group') and not self.test_cfg.get('instance_on'):
-            raise ConfigError('model.test_cfg.each_group wants the instances of each group: set '
+            raise ConfigError('model.test_cfg.each_group requires instances of each group: set '
                               'model.test_cfg.instance_on=True, or leave each_group out.')
 
     def predict_groups(self, batch_inputs: Tensor, batch_data_samples: SampleList,

@@ -1,4 +1,4 @@
-"""The same results, cheaper: fused kernels, dropout, activations that are computed again.
+"""The same results, cheaper: fused kernels, dropout, recomputed activations.
 
-Nothing here knows of groups; each part stands or falls with a measured number.
+Nothing here depends on groups; each part stays only as long as a measured number supports it.
 """

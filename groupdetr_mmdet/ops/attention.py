@@ -93,7 +93,7 @@ def replace_attention(layer: nn.Module, name: str, attention_type: Type[nn.Modul
                       **kwargs) -> None:
     """Replace a layer's 'self_attn' or 'cross_attn' by a subclass that has the same parameters.
 
-    ``kwargs`` are what the subclass wants beside the layer's config.
+    ``kwargs`` are arguments of the subclass beside the layer's config.
     """
     old, new = getattr(layer, name), attention_type(**getattr(layer, f'{name}_cfg'), **kwargs)
     for child, _ in new.named_children():

@@ -118,7 +118,7 @@ def relu_dropout(x: Tensor, dropout: float) -> Tensor:
     """Compute ``dropout(relu(x))`` of any shape; the backward pass needs the result alone.
 
     PyTorch keeps the result of the ReLU, that of the dropout and the mask. A value is above zero
-    just where it was positive and was not dropped, so that one of the three tells all. They are
+    just where it was positive and was not dropped, so that the result alone is enough. They are
     the largest tensors of a decoder layer after its attention weights.
     """
     return _ReLUDropout.apply(x, dropout)

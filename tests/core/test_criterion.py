@@ -103,8 +103,8 @@ def test_the_losses_are_summed_in_float32_under_autocast(dtype):
     assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
-def test_a_loss_that_wants_the_quality_of_boxes_is_refused():
+def test_a_loss_that_requires_the_quality_of_boxes_is_refused():
     config = detector_config()
     config['bbox_head']['loss_cls'] = dict(type='QualityFocalLoss', use_sigmoid=True)
-    with pytest.raises(ConfigError, match="QualityFocalLoss wants .* type='FocalLoss'"):
+    with pytest.raises(ConfigError, match="QualityFocalLoss requires .* type='FocalLoss'"):
         build(config).loss(*make_batch())
