@@ -128,7 +128,7 @@ class GroupCriterion(DETRHead):
         loss_cls = self.loss_cls
         if isinstance(loss_cls, QualityFocalLoss):
             raise ConfigError('model.bbox_head.loss_cls.type=QualityFocalLoss requires the '
-                              "quality of boxes, which groups do not compute: use type='FocalLoss'.")
+                              "quality of boxes, which is not computed: use type='FocalLoss'.")
         if type(loss_cls) is FocalLoss and not loss_cls.activated:
             return loss_cls.loss_weight * focal_loss_sums(
                 cls_scores, pairs.rows, labels, loss_cls.alpha, loss_cls.gamma)
