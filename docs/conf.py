@@ -18,7 +18,7 @@ PAGES = {
     'contributing': DOCS / '../CONTRIBUTING.md',
     'tutorial': DOCS / '../examples/tutorial.ipynb',
 }
-ROOMS = ('ops', 'host', 'checkpoints', 'training', 'analysis', 'deploy', 'commands')
+ROOMS = ('ops', 'data', 'checkpoints', 'training', 'analysis', 'deploy', 'commands')
 
 project = 'groupdetr_mmdet'
 author = 'The groupdetr_mmdet contributors'
