@@ -53,10 +53,9 @@ def train_rank(rank, port, family, num_gts, groups_at_once, folder):
 
 
 @pytest.mark.parametrize('family, num_gts, groups_at_once', [
-    ('conditional', (5, 1), None), ('conditional', (3, 0), None), ('conditional', (3, 0), 2),
-    ('dab', (5, 1), None), ('refine', (3, 0), None), ('two_stage', (5, 1), None),
-    ('two_stage', (5, 1), 1), ('dn', (2, 2), None), ('dn', (2, 2), 2),
-    ('dab_deformable', (3, 0), None), ('mask2former', (2, 2), None)])
+    ('conditional', (3, 0), None), ('conditional', (5, 1), 2), ('refine', (3, 0), None),
+    ('two_stage', (5, 1), 1), ('dn', (2, 2), None), ('dab_deformable', (3, 0), None),
+    ('mask2former', (2, 2), None)])
 def test_two_processes_equal_one_on_the_joined_batch(family, num_gts, groups_at_once, tmp_path):
     mp.spawn(train_rank, args=(free_port(), family, num_gts, groups_at_once, str(tmp_path)),
              nprocs=2)

@@ -1,6 +1,5 @@
 """Groups in turns learn what all groups learn at once."""
 import contextlib
-import shutil
 from typing import Dict, Optional, Tuple
 
 import pytest
@@ -108,15 +107,6 @@ def test_layers_inside_a_turn_may_recompute_their_activations(family):
     expected = step(in_turns(config, None))
     config['decoder'].update(num_cp=1)
     assert_same(step(in_turns(config, 1)), expected)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which('g++') is None, reason='torch.compile needs a C++ compiler')
-def test_turns_of_compiled_layers():
-    config = in_turns(detector_config(num_query_groups=K, dec_layers=1), 2)
-    expected = step(config)
-    config['decoder']['compile'] = True
-    assert_same(step(config), expected, tol=1e-5)
 
 
 def test_turns_under_autocast_with_a_scaled_loss_over_two_steps():
