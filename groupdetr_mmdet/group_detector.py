@@ -33,7 +33,7 @@ class DecodedGroups:
 
     @property
     def decoded_groups(self) -> range:
-        """The groups that are decoded: the chosen ones, all in training, one at inference."""
+        """The groups to decode; where none are chosen, all in training and one at inference."""
         groups, group = chosen_groups(), self.test_cfg['query_group']
         if groups is not None:
             return groups

@@ -18,7 +18,7 @@ INSTABILITY = 'instability/mean'
 class Run(NamedTuple):
     """The scalars of a run, those of a resumed run joined; pictures name it by ``label``."""
     label: str
-    metric: str  #: the one that is compared: COCO's AP of boxes, or the data set's own
+    metric: str  #: the compared metric, COCO's AP of boxes, or the data set's own
     train: List[dict]  #: with ``loss``, ``step`` (iterations done), ``epochs`` (done), ``hours``
     val: List[dict]  #: with ``metric``, ``step`` (epochs done), ``hours`` (of training)
     stability: List[dict]  #: of ``MatchingStabilityHook``, with ``step`` (epochs done)
