@@ -22,10 +22,9 @@ from .dino import GroupDINO, GroupDINOHead
 from .dn_detr import GroupDNDETR, GroupDNDETRHead
 from .group_queries import GroupQueries
 from .training.amp import BFloat16OptimWrapper
-from .backbones import DC5ResNet, EndingMobileNetV2
+from .backbones import DC5ResNet, EndingMobileNetV2, PyTorchDefaultInit
 from .data.coco import CheckedCocoDataset, CheckedCocoMetric
 from .data.images import CheckedLoadImageFromFile
-from .initializers import PyTorchDefaultInit
 from .data.run_checks import RunCheckHook
 from .mask2former import GroupMask2Former, GroupMask2FormerHead
 

@@ -1,10 +1,11 @@
-"""Backbones that mmdet's options do not describe."""
+"""Backbones, and an initializer, that mmdet and mmengine do not have."""
 from typing import Dict
 
 from mmdet.models.backbones import MobileNetV2, ResNet
 from mmdet.registry import MODELS
-from mmengine.model import Sequential
-from torch import Tensor
+from mmengine.model import BaseInit, Sequential, update_init_info
+from mmengine.registry import WEIGHT_INITIALIZERS
+from torch import Tensor, nn
 
 
 @MODELS.register_module()
@@ -50,3 +51,20 @@ class EndingMobileNetV2(MobileNetV2):
         for name in [name for name in state_dict if name.startswith(behind)]:
             del state_dict[name]
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class PyTorchDefaultInit(BaseInit):
+    """Initialize layers as PyTorch makes them, biases too: the official DETRs leave some so.
+
+    Args:
+        layer (str | list[str]): Class names of the layers.
+    """
+
+    def __call__(self, module: nn.Module) -> None:
+        """Initialize the layers in a module."""
+        for layer in module.modules():
+            if type(layer).__name__ in self.layer:
+                layer.reset_parameters()
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=f"{type(self).__name__}: PyTorch's own")

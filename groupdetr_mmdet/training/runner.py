@@ -1,9 +1,9 @@
 """Build the runner of a config, with the data, loops and weights of this package."""
 import atexit
+import contextlib
 import gc
 import time
 from typing import Any, Callable, Iterator, Type
-from unittest.mock import patch
 
 import torch
 from mmcv.transforms import LoadImageFromFile
@@ -60,11 +60,21 @@ def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
     return runner
 
 
+@contextlib.contextmanager
+def replaced(items: dict, key: str, value: Any) -> Iterator[None]:
+    """Let a dict have another item while the block runs."""
+    before, items[key] = items[key], value
+    try:
+        yield
+    finally:
+        items[key] = before
+
+
 def with_checked_weights(load: Callable[[], None]) -> Callable[[], None]:
     """Let a function read safely, and let ``Pretrained`` refuse weights that do not fit."""
     def load_checked() -> None:
         initializers = WEIGHT_INITIALIZERS.module_dict
-        with patch.dict(initializers, Pretrained=CheckedPretrainedInit), checked_readers():
+        with replaced(initializers, 'Pretrained', CheckedPretrainedInit), checked_readers():
             load()
 
     return load_checked
@@ -86,7 +96,7 @@ def use_gloo(cfg: Config, dist_cfg: dict) -> None:
             find_unused_parameters=cfg.get('find_unused_parameters', False))
     if is_distributed():
         return
-    with patch.object(torch.cuda, 'set_device'):
+    with replaced(vars(torch.cuda), 'set_device', lambda device: None):
         init_dist(cfg.launcher, **dict(dist_cfg, backend='gloo'))
     atexit.register(leave_process_group)
 

@@ -39,8 +39,9 @@ def test_a_run_that_was_killed_leaves_no_lock(tmp_path):
     process = FORK.Process(target=hold_and_die, args=[tmp_path])
     process.start()
     process.join()
-    with lock_work_dir(tmp_path):
-        pass
+    assert process.exitcode == 9
+    with lock_work_dir(tmp_path) as lock:
+        assert getattr(lock, 'is_locked', True)
 
 
 def test_half_written_files_of_others_stay_while_they_live(tmp_path):

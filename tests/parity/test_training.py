@@ -72,7 +72,9 @@ def train_rank(rank: int, port: str, folder: str) -> None:
     trained = train(SHORT, Path(folder), launcher='pytorch')
     assert_steps(trained.steps, SHORT)
     assert_weights(trained, SHORT)
+    Path(folder, f'{rank}.steps').write_text(str(len(trained.steps)))
 
 
 def test_two_processes_of_one_image_each_take_the_official_steps(tmp_path):
     mp.spawn(train_rank, args=(free_port(), str(tmp_path)), nprocs=2)
+    assert [Path(tmp_path, f'{rank}.steps').read_text() for rank in range(2)] == ['48', '48']
