@@ -21,6 +21,7 @@ from .deformable import GroupDeformableDETR, GroupDeformableDETRHead
 from .dino import GroupDINO, GroupDINOHead
 from .dn_detr import GroupDNDETR, GroupDNDETRHead
 from .group_queries import GroupQueries
+from .losses import IABCELoss, MALoss
 from .training.amp import BFloat16OptimWrapper
 from .backbones import DC5ResNet, EndingMobileNetV2, PyTorchDefaultInit
 from .data.coco import CheckedCocoDataset, CheckedCocoMetric
@@ -39,7 +40,7 @@ __all__ = [
     'GroupDABDETR', 'GroupDABDETRHead', 'GroupDABDeformableDETR', 'GroupDABDeformableDETRHead',
     'GroupDINO', 'GroupDINOHead', 'GroupDNDETR', 'GroupDNDETRHead', 'GroupDeformableDETR',
     'GroupDeformableDETRHead', 'GroupHungarianAssigner', 'GroupMask2Former',
-    'GroupMask2FormerHead', 'GroupQueries', 'MatchingStabilityHook',
+    'GroupMask2FormerHead', 'GroupQueries', 'IABCELoss', 'MALoss', 'MatchingStabilityHook',
     'OneToManyHungarianAssigner', 'OtherClassesHook', 'PreemptionHook', 'PyTorchDefaultInit',
     'ResumableBatchSampler', 'ResumableTrainLoop', 'RunCheckHook', '__version__'
 ]

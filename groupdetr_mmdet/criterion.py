@@ -1,17 +1,29 @@
 """The set loss of all decoder layers in one pass."""
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-import torch.nn.functional as F
 from mmdet.models.dense_heads import DETRHead
-from mmdet.models.losses import FocalLoss, QualityFocalLoss
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
+from mmdet.models.losses import QualityFocalLoss
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps, bbox_xyxy_to_cxcywh
 from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from .assigner import MatchedPairs
-from .errors import ConfigError
+from .losses import loss_terms, sum_layers
+
+
+class MatchedBoxes(NamedTuple):
+    """Boxes of matched pairs, layer after layer, each field of shape (num_layers * pairs, 4)."""
+    preds: Tensor  # normalized cxcywh
+    gts: Tensor  # xyxy in pixels
+    scales: Tensor  # width, height, width, height of the image in pixels
+
+    @torch.no_grad()
+    def ious(self) -> Tensor:
+        """Compute the IoU of each pair, shape (num_layers * pairs, )."""
+        return bbox_overlaps(
+            bbox_cxcywh_to_xyxy(self.preds), self.gts / self.scales, is_aligned=True)
 
 
 class GroupCriterion(DETRHead):
@@ -54,8 +66,7 @@ class GroupCriterion(DETRHead):
             and ``d0.loss_cls``, ... of the layers before it.
 
         Raises:
-            ConfigError: If predictions do not divide into groups, a label does not fit, or
-                ``loss_cls`` is a ``QualityFocalLoss``.
+            ConfigError: If predictions do not divide into groups, or a label does not fit.
             FloatingPointError: If a prediction is NaN or infinite.
         """
         assert batch_gt_instances_ignore is None, \
@@ -104,9 +115,9 @@ class GroupCriterion(DETRHead):
         ``num_groups`` is the number of queries that each object is paired with.
         """
         normalizer = self.count_targets(batch_gt_instances, num_groups, bbox_preds)
-        loss_cls = self.classification_loss(cls_scores, batch_gt_instances, pairs)
-        loss_bbox, loss_iou = self.box_losses(bbox_preds, batch_gt_instances, batch_img_metas,
-                                              pairs)
+        boxes = match_boxes(bbox_preds, batch_gt_instances, batch_img_metas, pairs)
+        loss_cls = self.classification_loss(cls_scores, batch_gt_instances, pairs, boxes)
+        loss_bbox, loss_iou = self.box_losses(bbox_preds, boxes)
         losses = dict(loss_cls=loss_cls, loss_bbox=loss_bbox, loss_iou=loss_iou)
         return {name: loss / normalizer for name, loss in losses.items()}
 
@@ -122,38 +133,47 @@ class GroupCriterion(DETRHead):
         return reduce_mean(count).clamp(min=1)
 
     def classification_loss(self, cls_scores: Tensor, batch_gt_instances: InstanceList,
-                            pairs: MatchedPairs) -> Tensor:
+                            pairs: MatchedPairs, boxes: MatchedBoxes) -> Tensor:
         """Sum ``loss_cls`` over the queries of each layer, shape (num_layers, )."""
         labels = torch.cat([gts.labels for gts in batch_gt_instances])[pairs.gts]
-        loss_cls = self.loss_cls
+        loss_cls, ious = self.loss_cls, None
         if isinstance(loss_cls, QualityFocalLoss):
-            raise ConfigError('model.bbox_head.loss_cls.type=QualityFocalLoss requires the '
-                              "quality of boxes, which is not computed: use type='FocalLoss'.")
-        if type(loss_cls) is FocalLoss and not loss_cls.activated:
-            return loss_cls.loss_weight * focal_loss_sums(
-                cls_scores, pairs.rows, labels, loss_cls.alpha, loss_cls.gamma)
+            ious = boxes.ious().view_as(labels)
+        terms = loss_terms(loss_cls)
+        if terms is not None:
+            return loss_cls.loss_weight * sum_layers(terms, cls_scores, pairs.rows, labels, ious)
         targets = labels.new_full(cls_scores.shape[:-1], self.num_classes).flatten()
         targets[pairs.rows] = labels
+        if ious is not None:
+            scores = ious.new_zeros(targets.shape)
+            scores[pairs.rows] = ious
+            targets = targets, scores
         losses = loss_cls(cls_scores.flatten(0, 2).float(), targets, reduction_override='none')
         return losses.view(len(cls_scores), -1).sum(1)
 
-    def box_losses(self, bbox_preds: Tensor, batch_gt_instances: InstanceList,
-                   batch_img_metas: List[dict], pairs: MatchedPairs) -> Tuple[Tensor, Tensor]:
+    def box_losses(self, bbox_preds: Tensor, boxes: MatchedBoxes) -> Tuple[Tensor, Tensor]:
         """Sum ``loss_bbox`` and ``loss_iou`` over each layer's pairs, shape (num_layers, )."""
-        if not pairs.rows.numel():  # every prediction stays in the graph, for DDP
+        if not len(boxes.preds):  # every prediction stays in the graph, for DDP
             nothing = bbox_preds.float().flatten(1).sum(1) * 0
             return nothing, nothing
-        scales = torch.cat([
-            gts.bboxes.new_tensor([meta['img_shape'][1], meta['img_shape'][0]] * 2).expand(
-                len(gts), 4) for gts, meta in zip(batch_gt_instances, batch_img_metas)
-        ])[pairs.gts].flatten(0, 1)
-        targets = torch.cat([gts.bboxes for gts in batch_gt_instances])[pairs.gts].flatten(0, 1)
-        preds = bbox_preds.flatten(0, 2)[pairs.rows.flatten()].float()
+        preds, gts, scales = boxes
         loss_bbox = self.loss_bbox(
-            preds, bbox_xyxy_to_cxcywh(targets / scales), reduction_override='none')
+            preds, bbox_xyxy_to_cxcywh(gts / scales), reduction_override='none')
         loss_iou = self.loss_iou(
-            bbox_cxcywh_to_xyxy(preds) * scales, targets, reduction_override='none')
+            bbox_cxcywh_to_xyxy(preds) * scales, gts, reduction_override='none')
         return tuple(x.view(len(bbox_preds), -1).sum(1) for x in (loss_bbox, loss_iou))
+
+
+def match_boxes(bbox_preds: Tensor, batch_gt_instances: InstanceList, batch_img_metas: List[dict],
+                pairs: MatchedPairs) -> MatchedBoxes:
+    """Gather the boxes of pairs; arguments as for :meth:`GroupCriterion.pair_losses`."""
+    scales = torch.cat([
+        gts.bboxes.new_tensor([meta['img_shape'][1], meta['img_shape'][0]] * 2).expand(
+            len(gts), 4) for gts, meta in zip(batch_gt_instances, batch_img_metas)])
+    gts = torch.cat([gts.bboxes for gts in batch_gt_instances])
+    chosen = pairs.gts.flatten()
+    return MatchedBoxes(bbox_preds.flatten(0, 2)[pairs.rows.flatten()].float(), gts[chosen],
+                        scales[chosen])
 
 
 def name_layers(losses: Dict[str, Tensor]) -> Dict[str, Tensor]:
@@ -168,28 +188,3 @@ def name_layers(losses: Dict[str, Tensor]) -> Dict[str, Tensor]:
 def to_float32(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
     """Give a branch's boxes float32, also under autocast: 8 significant bits are too few."""
     return output.float()
-
-
-def focal_loss_sums(logits: Tensor, rows: Tensor, labels: Tensor, alpha: float,
-                    gamma: float) -> Tensor:
-    """Sum the sigmoid focal loss over the queries and classes of each layer.
-
-    Nearly every target is background, so the loss is that of background everywhere, corrected at
-    the matched pairs; no one-hot targets are made. Logits of shape (num_layers, bs, K * N,
-    num_classes), rows as in :class:`MatchedPairs` and their labels give float32, shape
-    (num_layers, ). The matched class has the weight ``alpha``, background 1 - ``alpha``, and
-    ``gamma`` is the focusing exponent.
-    """
-    with torch.autocast(logits.device.type, enabled=False):  # it would halve the sums' precision
-        logits = logits.float()
-        matched = logits.reshape(-1)[rows * logits.size(-1) + labels]  # (num_layers, pairs)
-        background = (1 - alpha) * background_focal(logits, gamma).flatten(1).sum(1)
-        # A foreground target is a background one of the negated logit and the other weight.
-        correction = (alpha * background_focal(-matched, gamma) -
-                      (1 - alpha) * background_focal(matched, gamma))
-        return background + correction.sum(1)
-
-
-def background_focal(logits: Tensor, gamma: float) -> Tensor:
-    """Focal loss of background without alpha, ``p^gamma softplus(x)`` with ``p = sigmoid(x)``."""
-    return logits.sigmoid() ** gamma * F.softplus(logits)

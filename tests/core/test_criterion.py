@@ -6,8 +6,7 @@ from builders import build, detector_config, make_batch
 from mmdet.models.losses import FocalLoss
 from mmdet.registry import MODELS
 
-from groupdetr_mmdet.criterion import focal_loss_sums
-from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.losses import loss_terms, sum_layers
 
 
 @pytest.mark.parametrize('alpha, gamma', [(0.25, 2.0), (0.6, 1.5), (0.25, 0.0)])
@@ -16,12 +15,12 @@ def test_focal_sums_and_gradients_equal_autograd(alpha, gamma, weights):
     torch.manual_seed(0)
     logits = (4 * torch.randn(2, 2, 6, 5, dtype=torch.float32)).requires_grad_()
     rows, labels = torch.tensor([[0, 3, 11], [12, 14, 20]]), torch.tensor([[1, 4, 0], [2, 2, 3]])
-    sums = focal_loss_sums(logits, rows, labels, alpha, gamma)
+    loss = FocalLoss(alpha=alpha, gamma=gamma)
+    sums = sum_layers(loss_terms(loss), logits, rows, labels)
     weights = torch.tensor(weights)
     grad, = torch.autograd.grad((sums * weights).sum(), logits)
     targets = torch.full((2, 2, 6), 5)
     targets.view(-1)[rows] = labels
-    loss = FocalLoss(alpha=alpha, gamma=gamma)
     expected = torch.stack([
         loss(x.flatten(0, 1), t.flatten(), reduction_override='sum')
         for x, t in zip(logits, targets)])
@@ -35,7 +34,7 @@ def test_focal_sums_are_exact_to_a_millionth():
     torch.manual_seed(0)
     logits = torch.randn(2, 2, 3300, 40) - 4.6  # as the classification bias starts
     rows, labels = torch.arange(0, 13200, 330).view(2, 20), torch.arange(40).view(2, 20)
-    sums = focal_loss_sums(logits, rows, labels, 0.25, 2.)
+    sums = sum_layers(loss_terms(FocalLoss()), logits, rows, labels)
     exact = logits.double()
     targets = F.one_hot(torch.zeros(1, dtype=torch.long), 40).new_zeros(exact.shape).double()
     targets.view(-1, 40)[rows, labels] = 1
@@ -96,15 +95,8 @@ def test_boxes_that_no_query_can_take_count_in_the_normalizer(num_gts):
 def test_the_losses_are_summed_in_float32_under_autocast(dtype):
     logits = torch.randn(2, 1, 6, 5).to(dtype)
     rows, labels = torch.tensor([[0], [6]]), torch.tensor([[1], [2]])
-    arguments = logits, rows, labels, 0.25, 2.
-    expected = focal_loss_sums(*arguments)
+    arguments = loss_terms(FocalLoss()), logits, rows, labels
+    expected = sum_layers(*arguments)
     with torch.autocast('cpu', dtype=dtype):
-        found = focal_loss_sums(*arguments)
+        found = sum_layers(*arguments)
     assert found.dtype == torch.float32 and torch.equal(found, expected)
-
-
-def test_a_loss_that_requires_the_quality_of_boxes_is_refused():
-    config = detector_config()
-    config['bbox_head']['loss_cls'] = dict(type='QualityFocalLoss', use_sigmoid=True)
-    with pytest.raises(ConfigError, match="QualityFocalLoss requires .* type='FocalLoss'"):
-        build(config).loss(*make_batch())

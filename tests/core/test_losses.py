@@ -1,6 +1,20 @@
-"""Losses in validation, and of a batch."""
+"""Losses in validation, of a batch, and those that take the box into account."""
+from typing import Dict
+
+import pytest
 import torch
-from builders import build, detector_config, make_batch
+import torch.nn.functional as F
+from builders import build, detector_config, make_batch, perturbed
+from family_builders import family_config
+from mmdet.models.layers import CdnQueryGenerator
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from groupdetr_mmdet import IABCELoss, MALoss
+from groupdetr_mmdet.errors import ConfigError
+from groupdetr_mmdet.losses import loss_terms, sum_layers
+
+QUALITY_LOSSES = 'QualityFocalLoss', 'IABCELoss', 'MALoss'
 
 
 def test_validation_loss_needs_no_gradients_and_uses_one_group_in_eval_mode():
@@ -26,3 +40,134 @@ def test_batch_equals_its_images_one_by_one():
     alone = [model.loss(inputs[i:i + 1], samples[i:i + 1]) for i in range(2)]
     for name, value in together.items():
         torch.testing.assert_close(value, (alone[0][name] + alone[1][name]) / 2)
+
+
+def dense_loss(name: str, logits: Tensor, one_hot: Tensor, ious: Tensor) -> Tensor:
+    """The losses as their papers write them, summed; one-hot targets, and IoU of each query."""
+    p, ious = logits.sigmoid(), ious[..., None] * one_hot
+    if name == 'QualityFocalLoss':
+        weight = (ious - p).abs() ** 2
+        return (weight * F.binary_cross_entropy(p, ious, reduction='none')).sum((1, 2, 3))
+    if name == 'MALoss':
+        weight = p.detach() ** 1.5 * (1 - one_hot) + one_hot
+        return (weight * F.binary_cross_entropy(p, ious ** 1.5, reduction='none')).sum((1, 2, 3))
+    t = (p ** .25 * ious ** .75).clamp(min=.01).detach() * one_hot
+    negative = (1 - t) * one_hot + p ** 2 * (1 - one_hot)
+    return -(t * p.log() + negative * (1 - p).log()).sum((1, 2, 3))
+
+
+@pytest.mark.parametrize('name', QUALITY_LOSSES)
+def test_sums_and_gradients_are_those_of_dense_targets(name):
+    torch.manual_seed(0)
+    logits = (2 * torch.randn(2, 2, 6, 5)).requires_grad_()
+    rows, labels = torch.tensor([[0, 3, 11], [12, 14, 20]]), torch.tensor([[1, 4, 0], [2, 2, 3]])
+    ious = torch.tensor([[0., .3, 1.], [.9, .5, 1e-3]])
+    one_hot, dense_ious = torch.zeros(2, 2, 6, 5), torch.zeros(2, 2, 6)
+    one_hot.view(-1, 5)[rows, labels] = 1
+    dense_ious.view(-1)[rows] = ious
+    sums = sum_layers(loss_terms(MODELS.build(dict(type=name))), logits, rows, labels, ious)
+    exact = logits.detach().double().requires_grad_()
+    expected = dense_loss(name, exact, one_hot.double(), dense_ious.double())
+    torch.testing.assert_close(sums.double(), expected, rtol=1e-6, atol=1e-6)
+    weights = torch.tensor([1., 3.])
+    grad, = torch.autograd.grad((sums * weights).sum(), logits)
+    expected_grad, = torch.autograd.grad((expected * weights).sum(), exact)
+    torch.testing.assert_close(grad.double(), expected_grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', QUALITY_LOSSES)
+def test_large_logits_give_finite_losses_and_gradients(name):
+    logits = torch.tensor([-200., 200.]).expand(1, 1, 2, 2).clone().requires_grad_()
+    rows, labels = torch.tensor([[0, 1]]), torch.tensor([[0, 1]])
+    terms = loss_terms(MODELS.build(dict(type=name)))
+    loss = sum_layers(terms, logits, rows, labels, torch.tensor([[.5, 0.]]))
+    loss.sum().backward()
+    assert loss.isfinite().all() and logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('name', QUALITY_LOSSES)
+def test_the_losses_are_summed_in_float32_under_autocast(name, dtype):
+    logits, ious = torch.randn(2, 1, 6, 5).to(dtype), torch.tensor([[.7], [.2]])
+    terms = loss_terms(MODELS.build(dict(type=name)))
+    arguments = terms, logits, torch.tensor([[0], [6]]), torch.tensor([[1], [2]]), ious
+    expected = sum_layers(*arguments)
+    with torch.autocast('cpu', dtype=dtype):
+        found = sum_layers(*arguments)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
+@pytest.fixture
+def same_noise(monkeypatch) -> None:
+    """Let every group and run draw the same denoising queries."""
+    generate = CdnQueryGenerator.__call__
+
+    def generate_again(self, samples):
+        torch.manual_seed(0)
+        return generate(self, samples)
+
+    monkeypatch.setattr(CdnQueryGenerator, '__call__', generate_again)
+
+
+def make(family: str, name: str, **kwargs) -> nn.Module:
+    config = family_config(family, **kwargs)
+    config['bbox_head']['loss_cls'] = dict(type=name, loss_weight=2.)
+    return perturbed(build(config))
+
+
+def assert_equal(losses: Dict[str, Tensor], expected: Dict[str, Tensor]) -> None:
+    assert losses.keys() == expected.keys()
+    for name, value in losses.items():
+        torch.testing.assert_close(
+            value.flatten(), expected[name].flatten(), atol=1e-6, rtol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize('name', QUALITY_LOSSES)
+@pytest.mark.parametrize('family', ['conditional', 'two_stage', 'dino'])
+def test_one_group_has_the_losses_of_the_stock_head(same_noise, family, name):
+    """Those of encoder and denoising queries, too; mmdet's head computes the IoU itself."""
+    model = make(family, name, num_query_groups=1, width=256)
+    stock = make(family, name, num_query_groups=None, width=256)
+    stock.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert_equal(*(x.loss(*make_batch()) for x in (model, stock)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', QUALITY_LOSSES)
+@pytest.mark.parametrize('family', ['conditional', 'two_stage', 'dino', 'dn'])
+def test_groups_have_the_mean_of_the_losses_of_each_alone(same_noise, family, name):
+    model, alone = make(family, name), []
+    for group in range(3):
+        one = make(family, name, num_query_groups=1)
+        one.load_state_dict(model.stock_state_dict(group))
+        alone.append(one.loss(*make_batch()))
+    expected = {name: sum(x[name] for x in alone) / 3 for name in alone[0]}
+    assert_equal(model.loss(*make_batch()), expected)
+
+
+@pytest.mark.parametrize('name', QUALITY_LOSSES)
+def test_images_without_objects_are_background(name):
+    model = make('conditional', name)
+    losses = model.loss(*make_batch(num_gts=(0, 0)))
+    sum(losses.values()).backward()
+    assert losses['loss_cls'] > 0 == losses['loss_bbox']
+    assert model.bbox_head.fc_cls.weight.grad.isfinite().all()
+
+
+def test_a_loss_of_ones_own_gets_label_and_iou():
+    """As in mmdet, where a subclass of QualityFocalLoss is one."""
+    model = make('conditional', 'QualityFocalLoss')
+    losses = model.loss(*make_batch())
+
+    class OwnLoss(type(model.bbox_head.loss_cls)):
+        pass
+
+    model.bbox_head.loss_cls = OwnLoss(loss_weight=2.)
+    assert_equal(model.loss(*make_batch()), losses)
+
+
+@pytest.mark.parametrize('loss', [IABCELoss(), MALoss()])
+def test_a_head_without_iou_is_told_what_fits(loss):
+    with pytest.raises(ConfigError, match=f"{type(loss).__name__} .* use type='FocalLoss'"):
+        loss(torch.zeros(2, 5), torch.tensor([1, 5]))

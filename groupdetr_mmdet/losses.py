@@ -1,0 +1,168 @@
+"""Classification losses of matched queries, two of which take the box into account.
+
+All of them treat background alike, as ``p^gamma softplus(x)`` with ``p = sigmoid(x)``, and differ
+at the class of a matched object. Nearly every target is background, so that the sum over a layer
+is the sum over background, corrected at the pairs: no one-hot targets are made.
+"""
+import functools
+from typing import Callable, NamedTuple, Optional, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.losses import FocalLoss, QualityFocalLoss
+from mmdet.models.losses.utils import weight_reduce_loss
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from .errors import ConfigError
+
+
+class Terms(NamedTuple):
+    """What a loss is at each logit; the functions compute element by element."""
+    background: Callable[[Tensor], Tensor]  # of logits whose class is not there
+    matched: Callable[[Tensor, Tensor], Tensor]  # of logits of matched classes, and the IoU
+    background_weight: float = 1.  # after the sum, which saves a pass over all logits
+
+
+class IoUAwareLoss(QualityFocalLoss):
+    """Base of losses whose target is the IoU of the matched box, without its gradient.
+
+    mmdet's heads of the DETR family compute the IoU for a ``QualityFocalLoss`` alone, of which
+    this is a subclass, so that the losses below work in these heads, too.
+
+    Args:
+        gamma (float): Focusing exponent.
+        use_sigmoid (bool): Must be True, as for ``QualityFocalLoss``.
+        reduction (str): 'none', 'mean' or 'sum'. Defaults to 'mean'.
+        loss_weight (float): Factor of the loss. Defaults to 1.0.
+    """
+
+    def __init__(self, gamma: float, use_sigmoid: bool = True, reduction: str = 'mean',
+                 loss_weight: float = 1.0) -> None:
+        super().__init__(use_sigmoid, gamma, reduction, loss_weight)
+        self.gamma = gamma
+
+    def background(self, logits: Tensor) -> Tensor:
+        """Compute the loss of each logit whose class is not there."""
+        return background_focal(logits, self.gamma)
+
+    def matched(self, logits: Tensor, ious: Tensor) -> Tensor:
+        """Compute the loss of the logits of matched classes; both arguments have its shape."""
+        raise NotImplementedError
+
+    def forward(self, pred: Tensor, target: Tuple[Tensor, Tensor],
+                weight: Optional[Tensor] = None, avg_factor: Optional[Union[int, Tensor]] = None,
+                reduction_override: Optional[str] = None) -> Tensor:
+        """Compute the loss for a head of mmdet.
+
+        Args:
+            pred (Tensor): Logits, shape (num_queries, num_classes).
+            target (tuple[Tensor, Tensor]): Labels, ``num_classes`` for background, and the IoU of
+                matched boxes, each of shape (num_queries, ).
+            weight (Tensor, optional): Factor of each query, shape (num_queries, ).
+            avg_factor (int | Tensor, optional): Number that the sum is divided by.
+            reduction_override (str, optional): 'none', 'mean' or 'sum'.
+
+        Raises:
+            ConfigError: If the head gives no IoU.
+        """
+        if isinstance(target, Tensor):
+            raise ConfigError(f'loss_cls.type={type(self).__name__} requires the IoU of matched '
+                              "boxes, which this head does not compute: use type='FocalLoss'.")
+        labels, ious = target
+        rows = ((labels >= 0) & (labels < pred.size(1))).nonzero().squeeze(1)
+        pred, at_pairs = pred.float(), (rows, labels[rows])
+        losses = self.background(pred)
+        losses[at_pairs] = self.matched(pred[at_pairs], ious[rows].float())
+        return self.loss_weight * weight_reduce_loss(
+            losses.sum(1), weight, reduction_override or self.reduction, avg_factor)
+
+
+@MODELS.register_module()
+class IABCELoss(IoUAwareLoss):
+    """IoU-aware binary cross-entropy of Align-DETR (arXiv:2304.07527), as RF-DETR ships it.
+
+    The matched class has the target ``t = max(p^alpha IoU^(1 - alpha), 0.01)``, which has no
+    gradient, and background the weight ``p^gamma``, which has.
+
+    Args:
+        alpha (float): Share of the score in the target. Defaults to 0.25.
+        gamma (float): Focusing exponent of background. Defaults to 2.0.
+        kwargs: As for :class:`IoUAwareLoss`.
+    """
+
+    def __init__(self, alpha: float = 0.25, gamma: float = 2.0, **kwargs) -> None:
+        super().__init__(gamma, **kwargs)
+        self.alpha = alpha
+
+    def matched(self, logits: Tensor, ious: Tensor) -> Tensor:
+        """Compute the cross-entropy with the target ``t``; see :meth:`IoUAwareLoss.matched`."""
+        target = logits.detach().sigmoid() ** self.alpha * ious ** (1 - self.alpha)
+        return cross_entropy(logits, target.clamp(min=0.01))
+
+
+@MODELS.register_module()
+class MALoss(IoUAwareLoss):
+    """Matchability-aware loss of DEIM (arXiv:2412.04234).
+
+    The matched class has the target ``IoU^gamma``, and background the weight ``p^gamma``, which
+    has no gradient.
+
+    Args:
+        gamma (float): Exponent of both. Defaults to 1.5.
+        kwargs: As for :class:`IoUAwareLoss`.
+    """
+
+    def __init__(self, gamma: float = 1.5, **kwargs) -> None:
+        super().__init__(gamma, **kwargs)
+
+    def background(self, logits: Tensor) -> Tensor:
+        """Compute the cross-entropy, weighted; see :meth:`IoUAwareLoss.background`."""
+        return logits.detach().sigmoid() ** self.gamma * F.softplus(logits)
+
+    def matched(self, logits: Tensor, ious: Tensor) -> Tensor:
+        """Compute the cross-entropy with the IoU; see :meth:`IoUAwareLoss.matched`."""
+        return cross_entropy(logits, ious ** self.gamma)
+
+
+def loss_terms(loss_cls: nn.Module) -> Optional[Terms]:
+    """Return the terms of a loss, without its ``loss_weight``; None if it is not known here."""
+    if isinstance(loss_cls, IoUAwareLoss):
+        return Terms(loss_cls.background, loss_cls.matched)
+    if type(loss_cls) is FocalLoss and not loss_cls.activated:
+        alpha, gamma = loss_cls.alpha, loss_cls.gamma
+        return Terms(
+            functools.partial(background_focal, gamma=gamma),
+            lambda logits, ious: alpha * background_focal(-logits, gamma), 1 - alpha)
+    if type(loss_cls) is QualityFocalLoss and not loss_cls.activated:
+        beta = loss_cls.beta
+        return Terms(
+            functools.partial(background_focal, gamma=beta),
+            lambda logits, ious: (ious - logits.sigmoid()).abs() ** beta * cross_entropy(
+                logits, ious))
+    return None
+
+
+def sum_layers(terms: Terms, logits: Tensor, rows: Tensor, labels: Tensor,
+               ious: Optional[Tensor] = None) -> Tensor:
+    """Sum a loss over the queries and classes of each layer.
+
+    Logits of shape (num_layers, bs, K * N, num_classes), rows as in :class:`MatchedPairs`, their
+    labels and the IoU of their boxes, which focal loss does without, give float32, shape
+    (num_layers, ).
+    """
+    with torch.autocast(logits.device.type, enabled=False):  # it would halve the sums' precision
+        logits, weight = logits.float(), terms.background_weight
+        matched = logits.reshape(-1)[rows * logits.size(-1) + labels]  # (num_layers, pairs)
+        correction = terms.matched(matched, ious) - weight * terms.background(matched)
+        return weight * terms.background(logits).flatten(1).sum(1) + correction.sum(1)
+
+
+def background_focal(logits: Tensor, gamma: float) -> Tensor:
+    """Focal loss of background without alpha, ``p^gamma softplus(x)`` with ``p = sigmoid(x)``."""
+    return logits.sigmoid() ** gamma * F.softplus(logits)
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy of each logit, finite however large the logit is."""
+    return F.binary_cross_entropy_with_logits(logits, target, reduction='none')
