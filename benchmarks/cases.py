@@ -36,7 +36,6 @@ PARTS = dict(
     inference='Inference')
 AMP = dict(bf16=torch.bfloat16, fp16=torch.float16)
 STRIDE = 32  # of the memory to the image
-NUM_OBJECTS = 7  # of each image
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,7 @@ class Shapes:
     batch_size: int = 2
     image_size: Tuple[int, int] = (800, 1066)  # in pixels
     memory_size: Tuple[int, int] = (25, 34)  # of the memory that the decoder alone is given
+    num_objects: int = 7  # of each image
 
 
 def build_model(cfg: Config, case: Case) -> nn.Module:
@@ -136,10 +136,10 @@ def make_samples(shapes: Shapes, num_classes: int, device: torch.device) -> List
                 batch_input_shape=shapes.image_size)
     samples = []
     for _ in range(shapes.batch_size):
-        size = torch.rand(NUM_OBJECTS, 2, generator=generator) * .4 + .02
-        corner = torch.rand(NUM_OBJECTS, 2, generator=generator) * (1 - size)
+        size = torch.rand(shapes.num_objects, 2, generator=generator) * .4 + .02
+        corner = torch.rand(shapes.num_objects, 2, generator=generator) * (1 - size)
         bboxes = torch.cat([corner, corner + size], 1) * torch.tensor(shapes.image_size[::-1] * 2)
-        labels = torch.randint(num_classes, (NUM_OBJECTS, ), generator=generator)
+        labels = torch.randint(num_classes, (shapes.num_objects, ), generator=generator)
         samples.append(DetDataSample(
             metainfo=meta, gt_instances=InstanceData(bboxes=bboxes, labels=labels)).to(device))
     return samples
