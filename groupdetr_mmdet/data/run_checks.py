@@ -3,7 +3,6 @@ from pathlib import Path
 from typing import Any, Iterator
 
 from mmdet.evaluation import CocoMetric
-from mmdet.evaluation.evaluator import MultiDatasetsEvaluator
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
@@ -39,7 +38,8 @@ class RunCheckHook(Hook):
                 trained = classes if mode == 'train' and classes else trained
             if mode == 'train':
                 continue
-            of_parts = isinstance(loop.evaluator, MultiDatasetsEvaluator)  # a metric for each
+            # mmdet >= 3.3: MultiDatasetsEvaluator, with a metric for each part
+            of_parts = hasattr(loop.evaluator, 'dataset_prefixes')
             whole, metrics = loop.dataloader.dataset, loop.evaluator.metrics
             for metric, part in zip(metrics, whole.datasets if of_parts else
                                     [whole] * len(metrics)):
