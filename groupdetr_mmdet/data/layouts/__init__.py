@@ -9,7 +9,7 @@ from typing import Dict, List, Optional, Union
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 
 from ...errors import ConfigError
-from . import coco, voc, yolo
+from . import coco, foreign, voc, yolo
 from .common import Dataset, LabeledImage, Source, has_objects, has_pattern, to_coco
 
 __all__ = ['Dataset', 'LabeledImage', 'has_objects', 'is_data', 'read_dataset', 'to_coco']
@@ -50,6 +50,8 @@ def read_source(source: Source, path: Union[str, Path]) -> Dataset:
     """Read a folder or file, which messages call ``path``."""
     found = {layout: files for layout in LAYOUTS if (files := layout.find(source))}
     if not found:
+        if advice := foreign.advice(source):
+            raise ConfigError(f'DATA {path} has labels of the format {advice}.')
         raise ConfigError(
             f'DATA {path} has no labels: add a data.yaml or classes.txt with names and labels of '
             'the images (YOLO), a JSON with images, annotations and categories (COCO), or an XML '

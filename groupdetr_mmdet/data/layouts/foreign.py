@@ -1,0 +1,25 @@
+"""Label formats that are not read: they are recognized, so that the error names a converter."""
+from shlex import quote
+from typing import Optional
+
+from .common import Source, has_pattern
+
+FORMATS = {  # format -> its files, what stands in each, and the converter's name of it
+    'labelme': ('*.json', rb'"shapes"\s*:', 'labelme'),
+    'VIA': ('*.json', rb'"regions"\s*:', 'via-json'),
+    'CreateML': ('*.json', rb'\A\s*\[[\s\S]*"annotations"\s*:', None),
+    'CVAT': ('*.xml', rb'<annotations>[\s\S]*<image\s', 'cvat'),
+    'Open Images': ('*.csv', rb'ImageID\s*,', 'openimage')}
+
+
+def advice(source: Source) -> Optional[str]:
+    """Name the format of the labels and how to convert them; None if no format is recognized."""
+    for name, (pattern, content, converted) in FORMATS.items():
+        for file in source.label_files(pattern):
+            if has_pattern(file, content):
+                labels = quote(str(file.parent if converted == 'labelme' else file))
+                command = (f'with globox: globox convert {labels} labels.json -f {converted} -F '
+                           f'coco -A -d {quote(str(source.root))}' if converted else
+                           'with supervision, as docs/own-data.md shows')
+                return f'{name} ({file}): convert it to COCO {command}'
+    return None
