@@ -1,24 +1,13 @@
 """How Sphinx builds the site: ``make docs``."""
-import importlib
 import importlib.metadata
 import os
-import pkgutil
-import re
 import shutil
+import sys
 from pathlib import Path
 from typing import List, Optional
 
-import groupdetr_mmdet  # noqa: F401, before mmdet, which autodoc imports
-
-DOCS = Path(__file__).resolve().parent
-# Pages that are files elsewhere in the repository.
-PAGES = {
-    'benchmarks': DOCS / '../benchmarks/README.md',
-    'changelog': DOCS / '../CHANGELOG.md',
-    'contributing': DOCS / '../CONTRIBUTING.md',
-    'tutorial': DOCS / '../examples/tutorial.ipynb',
-}
-ROOMS = ('ops', 'data', 'checkpoints', 'training', 'analysis', 'deploy', 'commands')
+sys.path.insert(0, str(Path(__file__).parent))
+import generated  # noqa: E402, imports the package, before mmdet, which autodoc imports
 
 project = 'groupdetr_mmdet'
 author = 'The groupdetr_mmdet contributors'
@@ -30,6 +19,7 @@ extensions = [
 exclude_patterns = ['_build']
 highlight_language = 'none'  # of blocks that name no language: commands, output
 myst_heading_anchors = 3
+myst_enable_extensions = ['deflist']
 
 os.environ['GROUPDETR_QUICK_TUTORIAL'] = '1'
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # threads of so small a model wait for each other
@@ -53,46 +43,16 @@ html_theme_options = dict(navigation_with_keys=False, secondary_sidebar_items=['
 html_context = dict(default_mode='auto')
 html_static_path, html_css_files, html_favicon = ['static'], ['site.css'], 'static/icon.svg'
 html_copy_source = False
-html_sidebars = dict(benchmarks=[])  # a page that is a section of its own
-
-
-def write_api() -> None:
-    """Write a page for each room, and one for the core, from what the package holds."""
-    folder = DOCS / 'api'
-    folder.mkdir(exist_ok=True)
-    (folder / 'index.md').write_text('\n'.join([
-        '# API by room', '', 'What a user needs is imported from `groupdetr_mmdet` itself, and '
-        'is registered under the name of its class.', '', '```{toctree}', ':maxdepth: 1', 'core',
-        *ROOMS, '```']))
-    (folder / 'core.md').write_text(api_page('groupdetr_mmdet', 'The core'))
-    for room in ROOMS:
-        (folder / f'{room}.md').write_text(api_page(f'groupdetr_mmdet.{room}', room))
-
-
-def api_page(package: str, title: str) -> str:
-    room = importlib.import_module(package)
-    find = pkgutil.iter_modules if package == 'groupdetr_mmdet' else pkgutil.walk_packages
-    lines = [f'# {title}', '', room.__doc__]
-    modules = find(room.__path__, f'{package}.')
-    for module in sorted(modules, key=lambda x: (not x.name.endswith('.groups'), x.name)):
-        if not module.ispkg and not module.name.endswith('__main__'):
-            lines += [f'## `{module.name[len(package) + 1:]}`', '```{eval-rst}',
-                      f'.. automodule:: {module.name}', '   :members:', '   :show-inheritance:',
-                      '```']
-    return '\n'.join(lines)
 
 
 def read_page(app: object, page: str, source: List[str]) -> None:
     """Take the text of a page from its file, and let its links lead to pages of the site."""
-    file = PAGES.get(page, DOCS / f'{page}.md').resolve()
-    pages = {path.resolve(): DOCS / f'{name}{path.suffix}' for name, path in PAGES.items()}
-
-    def link(match: re.Match) -> str:
-        target = (file.parent / match[1]).resolve()
-        path = os.path.relpath(pages.get(target, target), (DOCS / page).parent)
-        return f']({path}{match[2] or ""})'
-
-    source[0] = re.sub(r'\]\((?!\w+:|#)([^)#\s]+)(#[^)]*)?\)', link, file.read_text())
+    if page.startswith(('api/', 'files/')):
+        return
+    text = generated.source_of(page).read_text()
+    if page == 'command-line':
+        text += generated.command_reference()
+    source[0] = generated.redirect_links(page, text)
 
 
 def find_by_last_name(app: object, env: object, node: object,
@@ -106,7 +66,8 @@ def find_by_last_name(app: object, env: object, node: object,
 
 
 def setup(app: object) -> None:
-    write_api()
-    shutil.copy(PAGES['tutorial'], DOCS)
+    generated.write_api()
+    generated.write_files()
+    shutil.copy(generated.PAGES['tutorial'], generated.DOCS)
     app.connect('source-read', read_page)
     app.connect('missing-reference', find_by_last_name)
