@@ -1,5 +1,4 @@
-# Mask2Former as in mmdet, on COCO's instances; train_cfg.groups_at_once trains K groups in the
-# memory of a few.
+# Mask2Former as in mmdet, on COCO's instances.
 _base_ = 'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py'
 custom_imports = dict(imports=['groupdetr_mmdet'], allow_failed_imports=False)
 model = dict(
