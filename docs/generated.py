@@ -45,8 +45,9 @@ def write_api() -> None:
     folder = DOCS / 'api'
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    lines, rest = ['# API', '', 'What a config or a program names, after `import groupdetr_mmdet`. '
-                   'Each class is registered under its name.', ''], public_classes()
+    rest = public_classes()
+    lines = ['# API', '', 'What a config or a program names, after `import groupdetr_mmdet`. '
+             'Each class is registered under its name.', '']
     for title, pattern in SECTIONS.items():
         lines += [f'## {title}', '', '```{eval-rst}']
         for cls in [x for x in rest if re.search(pattern, x.__name__)]:
