@@ -91,6 +91,13 @@ def check_output(key: str, path: Union[str, Path], kind: str = 'a file',
                           'another path.') from error
 
 
+def check_new_folder(key: str, path: Union[str, Path]) -> None:
+    """Check, before any work, that a folder can be made, and that nothing is in it yet."""
+    if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
+        raise ConfigError(f'{key} {path} is there already: name a new folder, or remove it.')
+    check_output(key, Path(path, 'file'))
+
+
 def lock_work_dir(work_dir: Union[str, Path]) -> ContextManager:
     """Keep a work directory, which is made, for this training until the block or process ends.
 

@@ -20,16 +20,16 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..io import write_atomically
 from .loading import CLASS_LAYERS, copy_tensors, count_classes
-from .names import CONFIGS, SOURCES, recognize, rename, rules_of
+from .names import COCO_IDS, CONFIGS, SOURCES, recognize, rename, rules_of
 from .reading import SAFETENSORS, to_safetensors
-from .stock import build_without_memory, stock_model
+from .stock import build_without_memory, one_group, stock_model
+from .transformers import fit_model
 
-COCO_IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 COCO_ID_ROWS = (91, 92)  # the official heads have a row for every id up to 90, used or not
 LABELS = '.label_embedding.'  # of noisy labels
 # Of frozen statistics and normalization, which our models take from elsewhere.
 NO_WEIGHTS = re.compile(r'(^|\.)pixel_(mean|std)$|^criterion\.|^data_preprocessor\.(mean|std)$')
-OWN_NAMES = ('mmdet', 'ours')  # sources whose names are the model's
+OWN_NAMES = ('transformers', 'mmdet', 'ours')  # sources whose names are the model's, once read
 AVERAGED = ('ema_state', 'ema_model', 'model_ema')  # entries of detrex, DINO's authors, others
 KEPT = 'kept'  # as what was done with a tensor
 
@@ -80,7 +80,8 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
         checkpoint (Any): What the file holds, as :func:`reading.read_checkpoint` returns it.
         model (ConfigDict): The model's config, of a detector with groups.
         source (str, optional): One of ``SOURCES``; recognized by default.
-        to (str): 'ours', or 'mmdet' for the stock detector. Defaults to 'ours'.
+        to (str): 'ours', 'mmdet' for the stock detector, or 'transformers' for ours with one
+            group, of which that is made. Defaults to 'ours'.
         num_queries (int, optional): Queries of one group in a file that says it wrongly.
         query_group (int): The file's group that the stock detector gets. Defaults to 0.
         noise (float): Relative noise on groups that the file does not have, see
@@ -100,16 +101,17 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
     classes_cut = cut_classes(tensors, target, done, found.source)
     saved = {name: tensors[name] for name, _ in target.group_parameters() if name in tensors}
     groups, wanted = target.count_saved_groups(saved), target.num_query_groups
-    if to == 'mmdet':  # with all groups of the file, to choose from
+    if to != 'ours':  # with all groups of the file, to choose from
         target = build_without_memory(dict(model, num_query_groups=groups))
     adapted = target.adapt_groups(saved, dict(num_queries=found.num_queries), seed)
     how = 'first groups kept' if groups > wanted else f'groups repeated, noise {noise}'
-    if to == 'mmdet':
+    if to != 'ours':
         if query_group not in range(groups):
             raise ConfigError(f'--query-group {query_group} is not one of the groups: choose 0 to '
                               f'{groups - 1}.')
         adapted = {name: x.chunk(groups)[query_group].clone() for name, x in adapted.items()}
-        how, target = f'group {query_group} kept', build_without_memory(stock_model(model))
+        kept = stock_model(model) if to == 'mmdet' else one_group(model)
+        how, target = f'group {query_group} kept', build_without_memory(kept)
     same_groups = to == 'ours' and groups == wanted
     for name in adapted:
         tensors[name] = adapted[name]
@@ -151,6 +153,8 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str], aver
     entry = next((key for key in keys if entry_of(checkpoint, key)), None)
     tensors = copy_tensors(entry_of(checkpoint, entry) if entry else checkpoint, 'SRC')
     marked, detector = recognize_for(target, tensors, source)
+    if entry_of(checkpoint, 'meta').get('transformers'):
+        marked, tensors = 'transformers', fit_model(tensors, target)
     cfg, args = model_config(checkpoint), entry_of(checkpoint, 'args')
     metadata = getattr(tensors, '_metadata', {}).get('', {})
     is_ours = 'num_query_groups' in cfg or str(cfg.get('type')).startswith('Group')

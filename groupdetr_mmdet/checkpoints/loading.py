@@ -23,6 +23,7 @@ from ..errors import ConfigError
 from ..group_detector import GroupDetector, repeat_groups
 from ..compat import unwrapped
 from .reading import read_checkpoint
+from .transformers import fit_model
 
 # DETR's and Conditional DETR's, the later ones', Mask2Former's, and the embedding of noisy labels
 CLASS_LAYERS = re.compile(r'(^|\.)(fc_cls|cls_branches|cls_embed|label_embedding)\.')
@@ -62,6 +63,8 @@ def load_weights(model: nn.Module, checkpoint: Any, path: str,
         ConfigError: If a tensor does not fit, is missing or not finite, or if none fits.
     """
     state_dict = weights_of(checkpoint, path)
+    if checkpoint.get('meta', {}).get('transformers'):
+        state_dict = fit_model(state_dict, model)
     if allow_missing:
         load_fitting(model, state_dict, path)
         return

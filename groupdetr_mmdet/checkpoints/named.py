@@ -1,4 +1,5 @@
 """Checkpoints by name: ``best`` and ``last`` of a training, published ones, mmdet's model zoo."""
+import os
 from pathlib import Path
 from typing import Any, Dict, Optional, Union
 
@@ -10,6 +11,7 @@ from ..io import check_path
 from ..config import read_config
 from .convert import convert
 from .reading import read_checkpoint
+from .transformers import HUB, load_from_hub
 
 POINTER = 'last_checkpoint'  # the file in which mmengine names the checkpoint to resume
 SCHEME = 'groupdetr://'
@@ -47,6 +49,9 @@ def named_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
     return Path(name) if name else None
 
 
+CheckpointLoader.register_scheme(prefixes=HUB, loader=load_from_hub)
+
+
 @CheckpointLoader.register_scheme(prefixes=SCHEME)
 def load_published(name: str, map_location: Any = None) -> Dict[str, Any]:
     """Read ``groupdetr://NAME``: the published weights of a config, as this package names them."""
@@ -66,7 +71,7 @@ def resolve_weights(weights: str, published: Optional[str]) -> Optional[str]:
     if weights == 'none' or weights == 'coco' and published is None:
         return None
     if weights != 'coco':
-        check_path('--weights', weights)
+        check_path('--weights', weights, folder=os.path.isdir(weights))
         return weights
     if published.startswith('mmdet::'):
         return get_config(f'{published}.py', pretrained=True).model_path

@@ -11,7 +11,9 @@ from ..errors import ConfigError
 Rules = Sequence[Tuple[str, str]]  # regular expressions and replacements, applied in order
 
 SOURCES = dict(  # and how a report calls them
-    official="its authors' code", detrex='IDEA-Research/detrex', mmdet='mmdet', ours='ours')
+    official="its authors' code", detrex='IDEA-Research/detrex',
+    transformers="Hugging Face's transformers", mmdet='mmdet', ours='ours')
+COCO_IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 
 # Codebase, detector and the tensors that tell them; the first row counts of which all are there.
 MARKS = (

@@ -74,8 +74,14 @@ def checked_readers() -> Iterator[None]:
 
 def load_from_local(path: str, map_location: Any = None, trust_pickle: bool = False,
                     mmap: bool = False) -> Any:
-    """Read a local file; ``mmap`` leaves the tensors on the disk until they are used."""
+    """Read a local file; ``mmap`` leaves the tensors on the disk until they are used.
+
+    A folder is read as transformers writes it.
+    """
     path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        from .transformers import read_folder  # which reads the files in it by this function
+        return read_folder(path)
     check_path('CHECKPOINT', path)
     with readable(path):
         if path.endswith(SAFETENSORS):

@@ -1,7 +1,7 @@
 """Configs of mmdet's own detectors, made of those of ours."""
 import copy
 import inspect
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 import torch
 from mmdet.registry import DATASETS, METRICS, MODELS, TRANSFORMS
@@ -26,8 +26,7 @@ def stock_model(model: ConfigDict) -> ConfigDict:
     Raises:
         ConfigError: If mmdet's own classes cannot run it.
     """
-    test_cfg = dict(model.get('test_cfg') or {}, query_group=0)
-    detector = build_without_memory(dict(model, num_query_groups=1, test_cfg=test_cfg))
+    detector = build_without_memory(one_group(model))
     stock = {key: value for key, value in with_parents(model).items() if key not in OUR_KEYS}
     for key in LAYER_OPTIONS:
         stock.get('decoder', {}).pop(key, None)
@@ -38,6 +37,12 @@ def stock_model(model: ConfigDict) -> ConfigDict:
         raise ConfigError(f'--to mmdet: the model has {detector.embed_dims} channels, and the '
                           f'stock {stock["type"]} runs with {WIDTH} only: keep --to ours.')
     return ConfigDict(stock)
+
+
+def one_group(model: Mapping) -> Dict[str, Any]:
+    """Config of a detector of ours with a single group."""
+    test_cfg = dict(model.get('test_cfg') or {}, query_group=0)
+    return dict(model, num_query_groups=1, test_cfg=test_cfg)
 
 
 def stock_config(cfg: Config, classes: Optional[Sequence[str]] = None) -> Config:

@@ -1,36 +1,45 @@
-"""Convert a checkpoint of the authors' code, detrex, mmdet or this package to the detector of a
-config, with the config's number of groups, or to mmdet's own detector."""
+"""Convert a checkpoint of the authors' code, detrex, Hugging Face's transformers, mmdet or this
+package to the detector of a config, with the config's number of groups, or to mmdet's own detector
+or a folder for transformers."""
 import argparse
 import os.path as osp
 from pathlib import Path
 
+from mmdet.registry import MODELS
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
 from ..analysis.group_metrics import choose_group, query_group
 from ..checkpoints.convert import Converted, convert, summarize
 from ..checkpoints.names import SOURCES
 from ..checkpoints.reading import SAFETENSORS, read_checkpoint
-from ..checkpoints.stock import stock_config
+from ..checkpoints.stock import build_without_memory, one_group, stock_config
+from ..checkpoints.transformers import config_for, write_folder
 from ..deploy.inference import class_names
+from ..deploy.preprocessing import describe_preprocessing
 from ..errors import ConfigError
 from ..config import check_groups, merge_options, read_config
-from ..io import check_output, check_path, write_atomically
+from ..io import check_new_folder, check_output, check_path, write_atomically
 from .common import CONFIG, add_cfg_options, positive
+from .model_card import model_card
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('config', metavar='CONFIG', help=CONFIG)
-    add('src', metavar='SRC', help='checkpoint: a path, or an address http(s)://')
-    add('out', metavar='OUT', help=f'file to write; its suffix {SAFETENSORS} chooses that format')
+    add('src', metavar='SRC', help='checkpoint: a path, an address http(s)://, a folder of '
+        "transformers, or its name on Hugging Face's hub, hf://OWNER/NAME")
+    add('out', metavar='OUT', help=f'file to write; its suffix {SAFETENSORS} chooses that format; '
+        'with --to transformers a folder')
     add('--from', dest='source', choices=SOURCES,
         help='where SRC comes from; recognized by the names of its tensors')
-    add('--to', choices=['ours', 'mmdet'], default='ours', help='what to write: for this package, '
-        "or for mmdet's own detector, with its config beside it")
+    add('--to', choices=['ours', 'mmdet', 'transformers'], default='ours', help='what to write: '
+        "for this package, for mmdet's own detector, with its config beside it, or for Hugging "
+        "Face's transformers")
     add('--num-queries', type=positive, metavar='N',
         help='queries of one group in SRC, where it says another number')
-    add('--query-group', type=query_group, metavar='I', help='group that --to mmdet keeps, 0 by '
-        'default; best: the one that groupdetr test --all-groups found')
+    add('--query-group', type=query_group, metavar='I', help='group that --to mmdet and --to '
+        'transformers keep, 0 by default; best: the one that groupdetr test --all-groups found')
     add('--noise', type=float, default=0.02, help='noise on groups that are repeated to get more '
         'of them, relative to the standard deviation of each tensor (default: %(default)s)')
     add('--seed', type=int, default=0, help='seed of the noise')
@@ -45,13 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_args(args: argparse.Namespace) -> None:
     """Refuse arguments that contradict each other or the files."""
-    check_path('SRC', args.src)
-    if args.query_group is not None and args.to != 'mmdet':
-        raise ConfigError(f'--query-group {args.query_group}: only --to mmdet keeps one group; '
-                          'add it, or leave --query-group out.')
+    if args.source == 'transformers' and '://' not in args.src and not osp.exists(args.src):
+        raise ConfigError(f'SRC {args.src} is no folder: correct it, or write hf://{args.src} '
+                          "for a name of Hugging Face's hub.")
+    check_path('SRC', args.src, folder=osp.isdir(args.src))
+    if args.query_group is not None and args.to == 'ours':
+        raise ConfigError(f'--query-group {args.query_group}: only --to mmdet and --to '
+                          'transformers keep one group; add it, or leave --query-group out.')
     if osp.exists(args.out) and osp.exists(args.src) and osp.samefile(args.src, args.out):
         raise ConfigError(f'OUT {args.out} is SRC itself, which would be lost: name another file.')
-    check_output('OUT', args.out)
+    (check_new_folder if args.to == 'transformers' else check_output)('OUT', args.out)
 
 
 def show(converted: Converted, verbose: bool) -> None:
@@ -64,17 +76,36 @@ def show(converted: Converted, verbose: bool) -> None:
         print(f'  {origin:<{width}} -> {"same" if name == origin else name}: {how}')
 
 
+def write_transformers(args: argparse.Namespace, cfg: Config, converted: Converted,
+                       group: int) -> None:
+    """Write the folder of a detector for transformers, and print what reads it."""
+    detector = MODELS.build(ConfigDict(one_group(cfg.model), train_cfg=None))
+    detector.load_state_dict(converted.state_dict)
+    classes = class_names(cfg, dict(meta=converted.meta))
+    groups = converted.report[1].partition(': ')[2]
+    write_folder(
+        Path(args.out), detector, classes, describe_preprocessing(cfg, detector.data_preprocessor),
+        model_card(args, cfg, classes, groups, group, converted.meta))
+    print(f"Wrote    : {args.out}; read it by transformers.pipeline('object-detection', "
+          f'{args.out!r})')
+
+
 def main(args: argparse.Namespace) -> None:
     check_args(args)
     cfg = read_config(args.config)
     merge_options(cfg, args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     check_groups('CONFIG', cfg.model)
+    if args.to == 'transformers':  # refuses what cannot be written
+        config_for(build_without_memory(one_group(cfg.model)), ())
     group = choose_group(args.query_group, args.src)
     converted = convert(
         read_checkpoint(args.src, args.trust_pickle), cfg.model, args.source, args.to,
         args.num_queries, group or 0, args.noise, args.seed, args.publish)
     show(converted, args.verbose)
+    if args.to == 'transformers':
+        write_transformers(args, cfg, converted, group or 0)
+        return
     path, size = converted.write(Path(args.out), args.publish)
     print(f'Wrote    : {path} ({size / 2**20:.1f} MiB)')
     if args.to == 'mmdet':

@@ -1,0 +1,336 @@
+"""Detectors of Hugging Face's transformers: read their folders, and write folders for them.
+
+Reading a folder needs ``safetensors``, a name of the hub ``huggingface_hub`` as well, and writing
+``transformers``.
+"""
+import contextlib
+import json
+import os
+import re
+import tempfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Sequence
+
+import torch
+from mmdet.datasets import CocoDataset
+from mmdet.models import ResNet
+from mmdet.structures import DetDataSample
+from torch import Tensor, nn
+
+from ..errors import ConfigError, first_line
+from .names import COCO_IDS, recognize
+from .reading import SAFETENSORS, load_from_local
+from .transformers_names import (BACKBONE, DETECTORS, RESNET, TIMM, Row, level_rows, to_ours,
+                                 to_theirs)
+
+HUB = 'hf://'
+CONFIG = 'config.json'
+WEIGHTS = ('model.safetensors', 'pytorch_model.bin')  # each also in parts, which an index lists
+INDEX = '.index.json'
+TWO_STAGE = 'two-stage '  # in the names of detectors
+KINDS = {'conditional_detr': 'ConditionalDETR', 'dab-detr': 'DABDETR',
+         'deformable_detr': 'DeformableDETR'}  # by `model_type` of config.json
+PROCESSORS = dict(DabDetr='ConditionalDetr')  # whose image processor another detector uses
+CLASS_LAYERS = re.compile(r'bbox_head\.(fc_cls|cls_branches)\.')
+FIRST_CONV = 'backbone.conv1.weight'
+SIZES = (256, 192), (192, 256)  # (h, w) of the images in which both must detect the same
+TOLERANCE = 1e-4  # of scores, and of boxes in parts of the image
+
+
+# In
+
+
+def load_from_hub(name: str, map_location: Any = None) -> Dict[str, Any]:
+    """Read ``hf://OWNER/NAME``, or ``hf://OWNER/NAME@REVISION``, from the hub or its cache."""
+    repository, _, revision = name[len(HUB):].partition('@')
+    try:
+        from huggingface_hub import snapshot_download
+        folder = snapshot_download(repository, revision=revision or None, allow_patterns=[
+            CONFIG, f'*{SAFETENSORS}', f'*{INDEX}'])
+    except Exception as error:  # of the network, the name, or a library that is not installed
+        raise ConfigError(
+            f'{name} cannot be fetched ({type(error).__name__}: {first_line(error)}): correct '
+            f'the name, pip install huggingface_hub, or put {CONFIG} and {WEIGHTS[0]} of '
+            f'https://huggingface.co/{repository} into a folder and name the folder.') from error
+    return read_folder(folder)
+
+
+def read_folder(folder: str) -> Dict[str, Any]:
+    """Read a folder of transformers into ``state_dict``, under mmdet's names, and ``meta``.
+
+    Of a head with a row for every id of COCO the rows of the 80 categories are kept.
+
+    Raises:
+        ConfigError: If a file is missing, or the folder holds a detector that mmdet has not.
+    """
+    config = read_json(Path(folder, CONFIG))
+    kind = KINDS.get(config.get('model_type'))
+    if kind is None:
+        raise ConfigError(f'{folder} holds a {config.get("model_type")} of transformers: name a '
+                          f'folder of {", ".join(KINDS)}.')
+    state_dict = to_mmdet(read_tensors(Path(folder)), kind)
+    labels = {int(i): name for i, name in config.get('id2label', {}).items()}
+    classes = dict(classes=tuple(name for _, name in sorted(labels.items())))
+    if (labels.get(COCO_IDS[0]), labels.get(COCO_IDS[-1])) == ('person', 'toothbrush'):
+        classes = CocoDataset.METAINFO
+        for name in filter(CLASS_LAYERS.search, state_dict):
+            state_dict[name] = state_dict[name][COCO_IDS]
+    key = 'two_stage_num_proposals' if config.get('two_stage') else 'num_queries'
+    state_dict._metadata = {'': dict(num_queries=config.get(key, 300))}
+    return dict(state_dict=state_dict, meta=dict(dataset_meta=classes, transformers=kind))
+
+
+def read_json(path: Path) -> Dict[str, Any]:
+    """Read a JSON file of a folder of transformers."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f'{path.parent} is no folder of transformers ({path.name}: '
+                          f'{first_line(error)}): name a checkpoint file, or a folder that '
+                          'save_pretrained wrote.') from error
+
+
+def read_tensors(folder: Path) -> Dict[str, Tensor]:
+    """Read all tensors of a folder, under transformers' names, from a file or several."""
+    files = [x for x in WEIGHTS if (folder / x).exists()][:1]
+    index = next((folder / f'{x}{INDEX}' for x in WEIGHTS if (folder / f'{x}{INDEX}').exists()), 0)
+    if index and not files:
+        files = sorted(set(read_json(index)['weight_map'].values()))
+    lacking = [x for x in files or WEIGHTS[:1] if not (folder / x).exists()]
+    if lacking:
+        raise ConfigError(f'{folder} has no {lacking[0]}: fetch the whole folder again.')
+    tensors: Dict[str, Tensor] = {}
+    for file in files:
+        held = load_from_local(str(folder / file))
+        tensors.update(held.get('state_dict', held))
+    return tensors
+
+
+def to_mmdet(tensors: Mapping[str, Tensor], kind: str) -> Dict[str, Tensor]:
+    """Give tensors of transformers mmdet's names, and a shared head the names of every layer."""
+    num_convs = sum(x.shape[-1] == 1 for name, x in tensors.items()
+                    if re.fullmatch(r'model\.input_proj\.\d+\.0\.weight', name))
+    rows = rows_of(kind, num_convs, f'{BACKBONE}.conv1.weight' in tensors)
+    state_dict = OrderedDict((to_ours(name, rows), x) for name, x in tensors.items())
+    for name in [x for x in state_dict if '.attn.q_proj.' in x]:
+        parts = [state_dict.pop(name.replace('q_proj', f'{x}_proj')) for x in 'qkv']
+        state_dict[name.replace('q_proj.', 'in_proj_')] = torch.cat(parts)
+    layers = {int(x[1]) for x in (re.match(r'decoder\.layers\.(\d+)', y) for y in state_dict) if x}
+    for name in [x for x in state_dict if re.search(r'_branches\.0\.', x)]:
+        for i in layers:
+            state_dict.setdefault(name.replace('branches.0', f'branches.{i}'), state_dict[name])
+    return state_dict
+
+
+def rows_of(kind: str, num_convs: int, is_timm: bool = False) -> List[Row]:
+    """Names of a detector whose neck has so many levels from the backbone."""
+    levels = level_rows(num_convs) if 'Deformable' in kind else []
+    return (TIMM if is_timm else RESNET) + levels + DETECTORS[kind][1]
+
+
+def fit_model(state_dict: Mapping[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
+    """Fit weights of transformers to a model's order of channels, and to a neck without a bias.
+
+    Raises:
+        ConfigError: If the bias is not zero.
+    """
+    fitted = in_order_of(model, state_dict)
+    own = model.state_dict()
+    for name in [x for x in fitted if re.match(r'neck\..*conv\.bias', x) and x not in own]:
+        if fitted.pop(name).any():
+            raise ConfigError(f'{name} is not zero in the weights of transformers, and the model '
+                              'has no such bias: set model.neck.bias=True.')
+    return fitted
+
+
+def in_order_of(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """Turn the first convolution from RGB to the channels of a model, or back."""
+    turned = OrderedDict(state_dict)
+    turned._metadata = getattr(state_dict, '_metadata', {})
+    if FIRST_CONV in turned and not getattr(model.data_preprocessor, '_channel_conversion', True):
+        turned[FIRST_CONV] = turned[FIRST_CONV].flip(1)
+    return turned
+
+
+# Out
+
+
+def config_for(detector: nn.Module, classes: Sequence[str]) -> Any:
+    """Return transformers' config of a detector with one group, whose weights are not read.
+
+    Raises:
+        ConfigError: If transformers is missing, or has no such detector or backbone.
+    """
+    kind = recognize(detector.state_dict())[1]
+    if kind not in DETECTORS or type(detector).__name__ == 'GroupDNDETR':
+        raise ConfigError(f'--to transformers: transformers has no {type(detector).__name__[5:]}: '
+                          f'it has {", ".join(DETECTORS)}; keep --to ours or mmdet.')
+    try:
+        import transformers
+    except ImportError as error:
+        raise ConfigError('--to transformers needs transformers: pip install '
+                          'transformers.') from error
+    encoder, decoder = detector.encoder.layers[0], detector.decoder.layers[0]
+    settings = dict(
+        num_queries=detector.num_queries, auxiliary_loss=False,
+        encoder_layers=len(detector.encoder.layers), decoder_layers=len(detector.decoder.layers),
+        encoder_attention_heads=encoder.self_attn.num_heads,
+        decoder_attention_heads=decoder.self_attn.num_heads,
+        encoder_ffn_dim=encoder.ffn.feedforward_channels,
+        decoder_ffn_dim=decoder.ffn.feedforward_channels,
+        activation_function=type(encoder.ffn.layers[0][1]).__name__.lower(),
+        id2label=dict(enumerate(classes)), label2id={x: i for i, x in enumerate(classes)},
+        backbone_config=backbone_config(detector.backbone))
+    settings['hidden_size' if kind == 'DABDETR' else 'd_model'] = detector.embed_dims
+    if kind == 'DABDETR':
+        temperature = detector.positional_encoding.temperature
+        settings.update(num_patterns=detector.num_patterns, temperature_height=temperature,
+                        temperature_width=temperature)
+    if 'Deformable' in kind:
+        settings.update(
+            num_feature_levels=encoder.self_attn.num_levels,
+            encoder_n_points=encoder.self_attn.num_points,
+            decoder_n_points=decoder.cross_attn.num_points, two_stage=detector.as_two_stage,
+            two_stage_num_proposals=detector.num_queries,
+            with_box_refine=detector.with_box_refine)
+    try:
+        return getattr(transformers, f'{DETECTORS[kind][0]}Config')(**settings)
+    except Exception as error:  # such as two stages without refinement
+        raise ConfigError(f'--to transformers: {DETECTORS[kind][0]} cannot be so '
+                          f'({" ".join(str(error).split())}).') from error
+
+
+def backbone_config(backbone: nn.Module) -> Any:
+    """Transformers' config of a ResNet of mmdet."""
+    from transformers import ResNetConfig
+    stages = getattr(backbone, 'num_stages', 0)
+    if type(backbone) is not ResNet or backbone.deep_stem or backbone.avg_down or (
+            *backbone.strides, *backbone.dilations) != ((1, 2, 2, 2)[:stages] + (1, ) * stages):
+        raise ConfigError(f'--to transformers: model.backbone.type={type(backbone).__name__} '
+                          'cannot be written: only a plain ResNet can, without dilation.')
+    expansion = backbone.block.expansion
+    return ResNetConfig(
+        embedding_size=backbone.stem_channels, depths=list(backbone.stage_blocks),
+        hidden_sizes=[backbone.base_channels * expansion * 2**i for i in range(stages)],
+        layer_type='basic' if expansion == 1 else 'bottleneck',
+        downsample_in_bottleneck=backbone.style == 'caffe',
+        out_features=[f'stage{i + 1}' for i in backbone.out_indices])
+
+
+def to_transformers(detector: nn.Module) -> Dict[str, Tensor]:
+    """Return the weights of a detector with one group under transformers' names."""
+    rows = rows_of(recognize(detector.state_dict())[1], len(getattr(detector.neck, 'convs', ())))
+    held: Dict[str, Tensor] = {}
+    for name, x in in_order_of(detector, detector.state_dict()).items():
+        parts = {name: x}
+        if '.attn.in_proj_' in name:
+            parts = {name.replace('in_proj_', f'{y}_proj.'): part
+                     for y, part in zip('qkv', x.chunk(3))}
+        held.update((new, part.clone()) for old, part in parts.items()
+                    for new in to_theirs(old, rows))
+    without = ['.num_batches_tracked']  # which frozen statistics have not
+    if not getattr(detector, 'with_box_refine', True):
+        without.append('.decoder.bbox_embed.')
+    if not getattr(detector, 'as_two_stage', True):
+        without.append('.decoder.class_embed.')
+    for name in [x for x in held if any(y in x for y in without)]:
+        del held[name]
+    for i in (x[1] for x in (re.fullmatch(r'(model\.input_proj\w*(\.\d+\.0)?)\.weight', y)
+                             for y in list(held)) if x):
+        held.setdefault(f'{i}.bias', torch.zeros(len(held[f'{i}.weight'])))
+    return held
+
+
+def write_folder(folder: Path, detector: nn.Module, classes: Sequence[str],
+                 preprocessing: Mapping[str, Any], card: str) -> None:
+    """Write a folder for transformers, which must detect what the detector does, or nothing.
+
+    Args:
+        folder (Path): Folder that is not there yet, or is empty.
+        detector (nn.Module): Detector with one group, on the CPU.
+        classes (Sequence[str]): Class names by label.
+        preprocessing (Mapping): As :func:`deploy.preprocessing.describe_preprocessing` returns it.
+        card (str): Text of the model card.
+
+    Raises:
+        ConfigError: If transformers has no such detector, or its own computes something else.
+    """
+    config = config_for(detector, classes)
+    import transformers
+    from safetensors.torch import save_file
+    prefix = type(config).__name__[:-len('Config')]
+    model_class = getattr(transformers, f'{prefix}ForObjectDetection')
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with quiet(), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as x:
+        part = Path(x, folder.name)
+        part.mkdir()
+        config.architectures = [model_class.__name__]
+        config.save_pretrained(part)
+        save_file(to_transformers(detector), part / WEIGHTS[0], metadata=dict(format='pt'))
+        image_processor(prefix, preprocessing).save_pretrained(part)
+        (part / 'README.md').write_text(card)
+        model, report = model_class.from_pretrained(part, output_loading_info=True)
+        wrong = [name for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys')
+                 for name in report[key]]
+        if wrong:
+            raise ConfigError(f'--to transformers: {prefix} has no place for {wrong[0]} or lacks '
+                              f'it, as {len(wrong)} tensors: keep --to ours or mmdet.')
+        check_same(detector, model)
+        if folder.exists():
+            folder.rmdir()
+        os.replace(part, folder)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Let transformers draw no progress and give no advice for a while."""
+    from transformers.utils import logging
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()
+
+
+def image_processor(prefix: str, preprocessing: Mapping[str, Any]) -> Any:
+    """Transformers' image processor that resizes and normalizes as a test pipeline does."""
+    import transformers
+    resize, order = preprocessing['resize'], 1 if preprocessing['channels'] == 'RGB' else -1
+    scale = resize['scale'] or (1333, 800)
+    size = (dict(shortest_edge=min(scale), longest_edge=max(scale)) if resize['keep_ratio'] else
+            dict(width=scale[0], height=scale[1]))
+    return getattr(transformers, f'{PROCESSORS.get(prefix, prefix)}ImageProcessor')(
+        do_resize=resize['scale'] is not None, size=size,
+        image_mean=[x / 255 for x in preprocessing['mean'][::order]],
+        image_std=[x / 255 for x in preprocessing['std'][::order]])
+
+
+@torch.no_grad()
+def check_same(detector: nn.Module, model: nn.Module) -> None:
+    """Check that both detect the same in two random images, padded to a batch.
+
+    Rows are compared sorted: proposals of nearly equal score may change places.
+    """
+    height, width = (max(x) for x in zip(*SIZES))
+    images = torch.zeros(2, 3, height, width)
+    mask = torch.zeros(2, height, width, dtype=torch.long)
+    samples = []
+    for image, inside, (h, w) in zip(images, mask, SIZES):
+        image[:, :h, :w] = torch.randn(3, h, w, generator=torch.Generator().manual_seed(h))
+        inside[:h, :w] = 1
+        samples.append(DetDataSample(metainfo=dict(img_shape=(h, w), batch_input_shape=(
+            height, width), ori_shape=(h, w), scale_factor=(1., 1.))))
+    logits, boxes, *_ = detector.eval()._forward(images, samples)
+    channels = in_order_of(detector, {FIRST_CONV: images})[FIRST_CONV]
+    found = model.eval()(pixel_values=channels, pixel_mask=mask)
+    for ours, theirs in ((logits[-1].sigmoid(), found.logits.sigmoid()),
+                         (boxes[-1], found.pred_boxes)):
+        difference = (ours.flatten(1).sort()[0] - theirs.flatten(1).sort()[0]).abs().max()
+        if not difference < TOLERANCE:
+            raise ConfigError(f'--to transformers: {type(model).__name__} computes something else '
+                              f'than the detector of CONFIG (scores or boxes differ by '
+                              f'{difference:.1g}): keep --to ours or mmdet.')

@@ -1,0 +1,65 @@
+"""The README.md of a detector that is written for Hugging Face's hub."""
+import argparse
+from pathlib import Path
+from typing import Any, Dict, Sequence
+
+from mmengine.config import Config
+
+from ..analysis.runs import read_run
+from ..errors import ConfigError
+
+CARD = """\
+---
+library_name: transformers
+pipeline_tag: object-detection
+tags:
+- group-detr
+---
+
+# {name}
+
+{detector}, trained in groups of queries ([Group DETR](https://arxiv.org/abs/2207.13085)) by
+groupdetr_mmdet. It needs neither that package nor mmdet:
+
+```python
+from transformers import pipeline
+
+detect = pipeline('object-detection', model='{name}')
+detect('image.jpg')
+```
+
+- Config: `{config}`
+- Groups of queries: {groups}; the detector is group {group}
+- Data: `{data}`, {num_classes} classes: {classes}
+{metrics}- License: add `license:` to the head of this file
+"""
+
+
+def model_card(args: argparse.Namespace, cfg: Config, classes: Sequence[str], groups: str,
+               group: int, meta: Dict[str, Any]) -> str:
+    """Text of the card of what ``groupdetr convert`` writes, with AP if the log has it."""
+    dataset = cfg.test_dataloader.dataset
+    data = dataset.get('data_root') or dataset.get('ann_file') or 'unknown'
+    found = metrics_of(Path(args.src), meta) if group == query_group(cfg) else {}
+    metrics = ''.join(f'- {name} on the validation images: {value:.3f}\n'
+                      for name, value in found.items())
+    return CARD.format(
+        name=Path(args.out).name, detector=cfg.model.type[len('Group'):],
+        config=Path(args.config).stem, groups=groups, group=group, data=Path(data).name,
+        num_classes=len(classes), classes=', '.join(classes), metrics=metrics)
+
+
+def query_group(cfg: Config) -> Any:
+    """The group that the config evaluates."""
+    return (cfg.model.get('test_cfg') or {}).get('query_group', 0)
+
+
+def metrics_of(checkpoint: Path, meta: Dict[str, Any]) -> Dict[str, float]:
+    """AP and AP50 of a checkpoint's epoch from the log beside it; empty if there is none."""
+    try:
+        validations = read_run(checkpoint.parent).val
+    except ConfigError:  # no run
+        return {}
+    found = next((x for x in validations if x['step'] == meta.get('epoch')), {})
+    return {name: found[f'coco/{key}'] for name, key in (
+        ('AP', 'bbox_mAP'), ('AP50', 'bbox_mAP_50')) if f'coco/{key}' in found}
