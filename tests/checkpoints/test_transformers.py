@@ -1,0 +1,373 @@
+"""The round trip with Hugging Face's transformers: what leaves detects the same, and returns."""
+import http.server
+import json
+import shutil
+import threading
+from pathlib import Path
+from typing import Any, Dict, Iterator, Tuple
+
+import pytest
+import torch
+from builders import build, make_batch, perturbed
+from family_builders import family_config
+from mmdet.datasets import CocoDataset
+from mmdet.registry import MODELS
+from mmengine.registry import init_default_scope
+from running import run_tool
+from tiny import CLASSES, tiny_config
+from torch import Tensor, nn
+
+from groupdetr_mmdet.checkpoints.convert import convert
+from groupdetr_mmdet.checkpoints.loading import load_weights
+from groupdetr_mmdet.checkpoints.named import resolve_weights
+from groupdetr_mmdet.checkpoints.names import COCO_IDS
+from groupdetr_mmdet.checkpoints.reading import read_checkpoint
+from groupdetr_mmdet.checkpoints.stock import build_without_memory, one_group
+from groupdetr_mmdet.checkpoints.transformers import (backbone_config, config_for,
+                                                      read_folder, write_folder)
+from groupdetr_mmdet.errors import ConfigError
+
+transformers = pytest.importorskip('transformers')
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+FAMILIES = ('conditional', 'dab', 'dab_patterns', 'deformable', 'refine', 'two_stage')
+LABELS = tuple('abcdefg')
+GROUP = 2
+SIZES = (192, 128), (128, 192)
+PREPROCESSING = dict(mean=[0.] * 3, std=[255.] * 3, channels='RGB',
+                     resize=dict(scale=None, keep_ratio=False))
+
+
+def config_of(family: str, num_classes: int = len(LABELS), groups: int = 3) -> dict:
+    """Config of a small detector; transformers' normalization has 32 groups of channels."""
+    config = family_config(family, groups)
+    config['bbox_head']['num_classes'] = num_classes
+    if config['neck']['norm_cfg']:
+        config['neck'].update(norm_cfg=dict(type='GN', num_groups=32), bias=True)
+    return config
+
+
+def one_group_of(config: dict, state_dict: Dict[str, Tensor]) -> nn.Module:
+    detector = MODELS.build(dict(one_group(config), train_cfg=None))
+    detector.load_state_dict(state_dict)
+    return detector.eval()
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory) -> Any:
+    """Make the detector with groups of a family and the folder of its group 2, once."""
+    made: Dict[str, Tuple[dict, nn.Module, Path]] = {}
+
+    def make(family: str) -> Tuple[dict, nn.Module, Path]:
+        init_default_scope('mmdet')
+        if family not in made:
+            config, folder = config_of(family), tmp_path_factory.mktemp('hf') / family
+            model = perturbed(build(config)).eval()
+            model.test_cfg['query_group'] = GROUP
+            meta = dict(dataset_meta=dict(classes=LABELS))
+            left = convert(dict(state_dict=model.state_dict(), meta=meta), config,
+                           to='transformers', query_group=GROUP).state_dict
+            write_folder(folder, one_group_of(config, left), LABELS, PREPROCESSING, 'card')
+            made[family] = config, model, folder
+        return made[family]
+
+    return make
+
+
+@torch.no_grad()
+def outputs(model: nn.Module) -> Tuple[Tensor, Tensor]:
+    """Logits and boxes of two images of two sizes, padded to a batch."""
+    images, samples = make_batch(SIZES)
+    if isinstance(model, transformers.PreTrainedModel):
+        mask = torch.zeros(2, *images.shape[-2:], dtype=torch.long)
+        for inside, (height, width) in zip(mask, SIZES):
+            inside[:height, :width] = 1
+        found = model.eval()(pixel_values=images, pixel_mask=mask)
+        return found.logits, found.pred_boxes
+    logits, boxes, *_ = model.eval()._forward(images, samples)
+    return logits[-1], boxes[-1]
+
+
+def assert_same_outputs(one: nn.Module, other: nn.Module) -> None:
+    for x, y, tolerance in zip(outputs(one), outputs(other), (1e-4, 1e-5)):
+        torch.testing.assert_close(x, y, atol=tolerance, rtol=0)
+
+
+def weights(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    return {name: x for name, x in state_dict.items() if 'num_batches' not in name}
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_a_group_detects_the_same_in_transformers(family, folders):
+    _, model, folder = folders(family)
+    theirs = transformers.AutoModelForObjectDetection.from_pretrained(folder)
+    assert_same_outputs(theirs, model)
+    assert tuple(theirs.config.id2label.values()) == LABELS
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_out_and_in_gives_the_same_bits(family, folders):
+    config, model, folder = folders(family)
+    back = convert(read_checkpoint(folder), config, to='transformers').state_dict
+    wanted = weights(model.stock_state_dict(GROUP))
+    torch.testing.assert_close(weights(back), wanted, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize('family', ['conditional', 'two_stage'])
+def test_what_comes_in_gets_groups(family, folders):
+    config, model, folder = folders(family)
+    grown = build(config)
+    load_weights(grown, read_checkpoint(folder), str(folder))
+    torch.testing.assert_close(weights(grown.stock_state_dict(0)),
+                               weights(model.stock_state_dict(GROUP)), atol=0, rtol=0)
+    for name, rows in grown.group_parameters():
+        first, second, _ = rows.chunk(3)
+        assert not torch.equal(first, second), name
+
+
+def save_coco_model(config: dict, folder: Path, **changes) -> nn.Module:
+    """Save a detector of transformers' own with a row for every id of COCO, in several files."""
+    labels = ['N/A'] * 91
+    for i, name in zip(COCO_IDS, CocoDataset.METAINFO['classes']):
+        labels[i] = name
+    settings = config_for(build_without_memory(one_group(config)), labels)
+    settings.id2label = dict(enumerate(labels))  # of which some names are equal
+    torch.manual_seed(0)
+    model = perturbed(getattr(transformers, type(settings).__name__.replace(
+        'Config', 'ForObjectDetection'))(settings))
+    model.save_pretrained(folder, max_shard_size='200KB', **changes)
+    return model
+
+
+@pytest.mark.parametrize('family', ['conditional', 'dab', 'refine'])
+def test_a_detector_of_transformers_comes_in_with_the_classes_of_coco(family, tmp_path):
+    config = config_of(family, num_classes=80)
+    model = save_coco_model(config, tmp_path / 'hf')
+    assert len(list((tmp_path / 'hf').glob('*.safetensors'))) > 1
+    converted = convert(read_checkpoint(tmp_path / 'hf'), config, to='transformers')
+    assert converted.meta['dataset_meta'] == CocoDataset.METAINFO
+    ours = one_group_of(config, converted.state_dict)
+    for x, y, tolerance in zip(outputs(ours), outputs(model), (1e-4, 1e-5)):
+        y = y[..., COCO_IDS] if y.shape[-1] == 91 else y
+        torch.testing.assert_close(x, y, atol=tolerance, rtol=0)
+
+
+def test_timm_names_are_those_of_mmdet(folders, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from groupdetr_mmdet.checkpoints.transformers_names import RESNET, TIMM, to_ours, to_theirs
+    config, model, folder = folders('conditional')
+    shutil.copytree(folder, tmp_path / 'hf')
+    tensors = {(to_theirs(to_ours(name, RESNET), TIMM) or [name])[0]: x
+               for name, x in load_file(folder / 'model.safetensors').items()}
+    assert 'model.backbone.conv_encoder.model.layer1.0.conv1.weight' in tensors
+    save_file(tensors, tmp_path / 'hf/model.safetensors')
+    torch.testing.assert_close(read_folder(tmp_path / 'hf')['state_dict'],
+                               read_folder(folder)['state_dict'], atol=0, rtol=0)
+
+
+def test_a_neck_without_bias_leaves_and_comes_back(folders, tmp_path):
+    config = config_of('deformable')
+    config['neck']['bias'] = 'auto'
+    detector = perturbed(build(dict(one_group(config)))).eval()
+    write_folder(tmp_path / 'hf', detector, LABELS, PREPROCESSING, '')
+    back = convert(read_checkpoint(tmp_path / 'hf'), config, to='transformers').state_dict
+    torch.testing.assert_close(weights(back), weights(detector.state_dict()), atol=0, rtol=0)
+    with pytest.raises(ConfigError, match='neck.convs.0.conv.bias is not zero.*neck.bias=True'):
+        convert(read_checkpoint(folders('deformable')[2]), config)
+
+
+# Commands
+
+
+@pytest.fixture
+def trained(tiny_coco, tmp_path) -> Tuple[Path, Path]:
+    """A config that reads images as BGR and resizes them, and a checkpoint of three groups."""
+    config = tiny_config(tiny_coco, num_query_groups=3)
+    config.model.data_preprocessor.update(mean=[90., 100., 110.], bgr_to_rgb=False)
+    config.test_dataloader.dataset.pipeline[1].scale = (128, 128)
+    config.dump(tmp_path / 'tiny.py')
+    model = perturbed(build({key: x for key, x in config.model.items()
+                             if key != 'data_preprocessor'}))
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(
+        dataset_meta=dict(classes=CLASSES), epoch=2)), tmp_path / 'tiny.pth')
+    return tmp_path / 'tiny.py', tmp_path / 'tiny.pth'
+
+
+def test_the_pipeline_finds_what_predict_finds(trained, tiny_coco, tmp_path, capsys):
+    config, checkpoint = trained
+    out, images = tmp_path / 'hf', sorted((tiny_coco / 'images').glob('val*.jpg'))
+    assert run_tool('convert_checkpoint', config, checkpoint, out, '--to', 'transformers',
+                    '--query-group', '1') == 0
+    assert "transformers.pipeline('object-detection'" in capsys.readouterr().out
+    assert run_tool('predict', *images, config, checkpoint, '--query-group', '1', '--score-thr',
+                    '0', '--no-vis', '--out', tmp_path / 'found') == 0
+    ours = json.loads((tmp_path / 'found/results.json').read_text())
+    detect = transformers.pipeline('object-detection', str(out), device='cpu')
+    for i, image in enumerate(images, 1):
+        wanted = sorted((x for x in ours if x['image_id'] == i), key=lambda x: -x['score'])[:5]
+        found = detect(str(image), threshold=0.)[:5]
+        assert [x['score'] for x in found] == pytest.approx(
+            [x['score'] for x in wanted], abs=2e-3)  # PIL and OpenCV round an enlarged pixel
+        assert {x['label'] for x in found} <= set(CLASSES)
+    card = (out / 'README.md').read_text()
+    assert '3 x 10; the detector is group 1' in card and 'ConditionalDETR' in card
+    assert run_tool('convert_checkpoint', config, checkpoint, out, '--to', 'transformers') == 2
+    assert 'is there already' in capsys.readouterr().err
+
+
+# The hub
+
+
+class Hub(http.server.SimpleHTTPRequestHandler):
+    """What huggingface_hub asks the hub for, of the model ``me/detector``."""
+    folder: Path
+    asked: list
+
+    def do_HEAD(self) -> None:
+        self.answer(b'')
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.answer(None)
+
+    def answer(self, body: Any) -> None:
+        path = self.path.partition('?')[0]
+        names = sorted(x.name for x in self.folder.iterdir())
+        if path.startswith('/api/models/me/detector/revision/'):
+            data = json.dumps(dict(id='me/detector', sha='1' * 40, siblings=[
+                dict(rfilename=x) for x in names])).encode()
+        elif path.startswith('/api/models/me/detector/tree/'):
+            data = json.dumps([dict(type='file', path=x, oid=x, size=(
+                self.folder / x).stat().st_size) for x in names]).encode()
+        elif path.startswith('/me/detector/resolve/') and Path(path).name in names:
+            data = (self.folder / Path(path).name).read_bytes()
+        else:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        for key, value in (('ETag', f'"{Path(path).name}"'), ('X-Repo-Commit', '1' * 40),
+                           ('Content-Length', len(data)), ('Content-Type', 'application/json')):
+            self.send_header(key, str(value))
+        self.end_headers()
+        self.wfile.write(data if body is None else body)
+
+    def log_message(self, *args) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(folders, tmp_path, monkeypatch) -> Iterator[list]:
+    """A stand-in of the hub on this machine, with an empty cache; yields what it was asked for."""
+    constants = pytest.importorskip('huggingface_hub').constants
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
+    handler = type('Handler', (Hub, ), dict(folder=folders('conditional')[2], asked=[]))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        address = f'http://127.0.0.1:{server.server_port}'
+        monkeypatch.setattr(constants, 'ENDPOINT', address)
+        monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE',
+                            f'{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}')
+        threading.Thread(target=server.serve_forever, args=(.01, ), daemon=True).start()
+        yield handler.asked
+        server.shutdown()
+
+
+def test_a_name_of_the_hub_is_fetched_once(hub, folders):
+    _, model, folder = folders('conditional')
+    found = read_checkpoint('hf://me/detector')['state_dict']
+    torch.testing.assert_close(found, read_folder(folder)['state_dict'], atol=0, rtol=0)
+    files = [x for x in hub if '/resolve/' in x]
+    assert any(x.endswith('model.safetensors') for x in files)
+    assert not any(x.endswith('README.md') for x in files)
+    read_checkpoint('hf://me/detector')
+    assert files == [x for x in hub if '/resolve/' in x]
+
+
+def test_an_unknown_name_of_the_hub_is_one_sentence(hub):
+    with pytest.raises(ConfigError, match=r'hf://me/else cannot be fetched .*folder') as error:
+        read_checkpoint('hf://me/else')
+    assert 'model.safetensors of https://huggingface.co/me/else' in str(error.value)
+
+
+def test_without_a_network_one_sentence_names_what_to_fetch(hub, monkeypatch):
+    monkeypatch.setattr(pytest.importorskip('huggingface_hub').constants, 'ENDPOINT',
+                        'http://127.0.0.1:9')
+    with pytest.raises(ConfigError, match='hf://me/detector cannot be fetched'):
+        read_checkpoint('hf://me/detector')
+
+
+def test_a_run_begins_with_a_name_of_the_hub(hub, tiny_config_file, tmp_path):
+    """Its classes are others, and it has one group of 6 queries."""
+    assert run_tool('train', tiny_config_file, '--work-dir', tmp_path / 'run', '--cfg-options',
+                    'load_from=hf://me/detector', 'model.num_queries=6',
+                    'train_cfg.max_epochs=1') == 0
+    log = next((tmp_path / 'run').glob('*/*.log')).read_text()
+    assert 'load_from has 7 classes and the model 3' in log
+    assert 'num_query_groups=1 in the checkpoint, 3 in the model' in log
+
+
+def test_prepare_takes_names_and_folders(folders):
+    folder = str(folders('conditional')[2])
+    assert resolve_weights('hf://me/detector', None) == 'hf://me/detector'
+    assert resolve_weights(folder, None) == folder
+
+
+# What does not fit
+
+
+@pytest.mark.parametrize('family', ['dino', 'dn', 'dab_deformable'])
+def test_a_detector_that_transformers_has_not_is_refused(family):
+    with pytest.raises(ConfigError, match='--to transformers: transformers has no D'):
+        config_for(build_without_memory(one_group(family_config(family))), LABELS)
+
+
+@pytest.mark.parametrize('change', [dict(dilations=(1, 1, 1, 2), strides=(1, 2, 2, 1)),
+                                    dict(deep_stem=True)])
+def test_a_backbone_that_transformers_has_not_is_refused(change):
+    config = config_of('conditional')
+    config['backbone'].update(change)
+    with pytest.raises(ConfigError, match='only a plain ResNet'):
+        backbone_config(build_without_memory(one_group(config)).backbone)
+
+
+def test_what_computes_something_else_is_not_written(tmp_path):
+    """Such as another encoding of the positions, which transformers' config cannot name."""
+    config = config_of('conditional')
+    config['positional_encoding']['temperature'] = 20
+    detector = perturbed(build(one_group(config)))
+    with pytest.raises(ConfigError, match='computes something else'):
+        write_folder(tmp_path / 'hf', detector, LABELS, PREPROCESSING, '')
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('damage, expected', [
+    (lambda x: (x / 'model.safetensors').unlink(), 'has no model.safetensors'),
+    (lambda x: (x / 'config.json').unlink(), 'is no folder of transformers'),
+    (lambda x: (x / 'config.json').write_text('{"model_type": "detr"}'),
+     'holds a detr of transformers: name a folder of conditional_detr'),
+    (lambda x: (x / 'model.safetensors').rename(x / 'model-1.safetensors') and (
+        x / 'model.safetensors.index.json').write_text(json.dumps(dict(weight_map=dict(
+            a='model-1.safetensors', b='model-2.safetensors')))), 'has no model-2.safetensors')])
+def test_a_folder_that_is_not_whole_is_one_sentence(damage, expected, folders, tmp_path):
+    shutil.copytree(folders('conditional')[2], tmp_path / 'hf')
+    damage(tmp_path / 'hf')
+    with pytest.raises(ConfigError, match=expected):
+        read_checkpoint(tmp_path / 'hf')
+
+
+@pytest.mark.parametrize('changes, expected', [
+    (dict(num_queries=20), 'SRC has groups of 6 queries'), (dict(width=64), 'shape'),
+    (dict(family='dab'), 'SRC holds a ConditionalDETR and CONFIG builds a DABDETR')])
+def test_a_folder_of_another_detector_is_refused(changes, expected, folders):
+    family = changes.pop('family', 'conditional')
+    config = family_config(family, 3, **changes)
+    config['bbox_head']['num_classes'] = len(LABELS)
+    with pytest.raises(ConfigError, match=expected):
+        convert(read_checkpoint(folders('conditional')[2]), config)
+
+
+def test_a_name_that_is_neither_folder_nor_address_gets_the_scheme(trained, capsys):
+    assert run_tool('convert_checkpoint', trained[0], 'microsoft/detector', 'x.pth', '--from',
+                    'transformers') == 2
+    assert 'write hf://microsoft/detector' in capsys.readouterr().err
