@@ -32,6 +32,8 @@ def parse_args() -> argparse.Namespace:
     add('--modes', nargs='+', type=parse_mode, default=[('plain', None), ('ours', None)],
         metavar='MODE[:AMP]', help='plain, ours, turns, stock, each with :bf16 or :fp16 for '
         'autocast; turns is for the part step')
+    add('--losses', nargs='+', default=[None], metavar='LOSS', help='classification losses, such '
+        'as FocalLoss IABCELoss; that of the config')
     add('--memory', action='store_true', help='measure peak memory, too')
     add('--groups', nargs='+', type=positive, help='K; that of the config')
     add('--batch-size', type=positive, default=2)
@@ -52,8 +54,9 @@ def make_cases(args: argparse.Namespace, num_queries: int) -> List[Case]:
         raise ConfigError('--modes turns: backbone and encoder run once in a step of turns; '
                           'choose --parts step.')
     return list(dict.fromkeys(
-        Case(part, mode, amp, 1 if mode == 'stock' else k, num_queries)
-        for part, k, (mode, amp) in itertools.product(args.parts, args.groups, args.modes)))
+        Case(part, mode, amp, 1 if mode == 'stock' else k, num_queries, loss=loss)
+        for part, k, (mode, amp), loss in itertools.product(
+            args.parts, args.groups, args.modes, args.losses)))
 
 
 def reach_table(num_groups: int, num_queries: int) -> List[Row]:

@@ -47,6 +47,7 @@ class Case:
     num_groups: int  # K
     num_queries: int  # N, queries of a group
     attn_drop: Optional[float] = None  # dropout of attention weights, None for the config's
+    loss: Optional[str] = None  # class of the classification loss, None for the config's
 
     @property
     def name(self) -> str:
@@ -55,7 +56,7 @@ class Case:
     @property
     def model(self) -> tuple:
         """Cases that agree here can share a model."""
-        return self.mode, self.num_groups, self.num_queries, self.attn_drop
+        return self.mode, self.num_groups, self.num_queries, self.attn_drop, self.loss
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def build_model(cfg: Config, case: Case) -> nn.Module:
     """Build the detector of a case with random weights."""
     model = cfg.model.to_dict()
     model.update(num_queries=case.num_queries, num_query_groups=case.num_groups)
+    if case.loss:
+        model['bbox_head']['loss_cls'] = dict(type=case.loss)
     if case.mode in ('plain', 'stock'):
         write_as_baseline(model, case)
     if case.mode == 'turns':

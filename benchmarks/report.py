@@ -26,7 +26,7 @@ from .suite import Results, Row
 Record = Dict[str, Any]
 LAPS = ('backbone', 'encoder', 'decoder', 'criterion', 'matching', 'backward', 'optimizer',
         'total')
-HEADER = ('mode', 'K', 'N', 'dropout', *(f'{lap} ms' for lap in LAPS), 'images/s',
+HEADER = ('mode', 'K', 'N', 'dropout', 'loss', *(f'{lap} ms' for lap in LAPS), 'images/s',
           'peak MiB', 'ratio')
 
 
@@ -81,7 +81,7 @@ def table_row(case: Record) -> Sequence[str]:
         return '' if value is None else text.format(value * scale)
 
     return (case['name'], case['num_groups'], case['num_queries'],
-            cell(case['attn_drop'], '{:g}'),
+            cell(case['attn_drop'], '{:g}'), case['loss'] or '',
             *(cell(case['seconds'].get(name), '{:.1f}', 1e3) for name in LAPS),
             cell(case['images_per_second'], '{:.3g}'),
             cell(case['peak_memory'], '{:.0f}', 2**-20), cell(case['ratio'], '{:.2f}'))

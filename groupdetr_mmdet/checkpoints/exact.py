@@ -4,6 +4,7 @@ The run's seed, the process, and the place in the training seed what a step draw
 transforms of an image draw. So no state of a generator, sampler or worker is saved; a run
 continues at any batch, with any number of workers.
 """
+import math
 import random
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
 
@@ -101,7 +102,8 @@ class ExactResumeHook(Hook):
     """Seed every step, note in checkpoints how far the epoch is, and continue there.
 
     With another number of processes or images in a batch, or a checkpoint without the note, the
-    run continues at the start of the epoch, and the log has a warning.
+    run continues at the start of the epoch, and the log has a warning. It has another where
+    transforms mix in images that they have seen, which a checkpoint does not keep.
     """
     priority = 'VERY_HIGH'
 
@@ -133,8 +135,25 @@ class ExactResumeHook(Hook):
                 f'The run goes on with other batches than before, since {changes}.')
         elif isinstance(runner.train_loop, ResumableTrainLoop):
             runner.train_loop.batches_done = done
+        if mixes_seen_images(runner, checkpoint['meta']['epoch']):
+            runner.logger.warning(
+                'CachedMosaic and CachedMixUp begin with no images in their caches: the run goes '
+                'on with other mixed images than it would have had.')
 
     def _layout(self, runner: Runner) -> Dict[str, int]:
         loader = runner.train_dataloader
         batch_size = getattr(loader.batch_sampler, 'batch_size', loader.batch_size)
         return dict(world_size=get_dist_info()[1], batches=len(loader), batch_size=batch_size)
+
+
+def mixes_seen_images(runner: Runner, epoch: int) -> bool:
+    """Whether the training pipeline has a transform with a cache, and is not switched off yet."""
+    pipeline = getattr(runner.train_dataloader.dataset, 'pipeline', None)
+    return has_cache(pipeline) and not any(
+        getattr(hook, 'switch_epoch', math.inf) <= epoch for hook in runner.hooks)
+
+
+def has_cache(transform: Any) -> bool:
+    """Whether a transform, or one inside it, keeps images that it has seen."""
+    return hasattr(transform, 'results_cache') or any(
+        map(has_cache, getattr(transform, 'transforms', None) or ()))

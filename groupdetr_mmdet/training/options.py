@@ -22,7 +22,7 @@ def set_amp(cfg: Config) -> None:
 
 
 def set_epochs(cfg: Config, epochs: int) -> None:
-    """Train for a number of epochs; the learning rate changes at the same fractions of them."""
+    """Train for a number of epochs; rate and augmentation change at the same fractions."""
     if 'max_epochs' not in cfg.train_cfg:
         raise ConfigError('--epochs: train_cfg of the config counts no epochs; set its max_iters '
                           'with --cfg-options train_cfg.max_iters=N.')
@@ -38,6 +38,9 @@ def set_epochs(cfg: Config, epochs: int) -> None:
             if 'milestones' in scheduler:
                 scheduler.milestones = sorted({max(1, round(x * ratio))
                                                for x in scheduler.milestones})
+    for _, hook in iter_dicts(cfg.get('custom_hooks'), 'custom_hooks'):
+        if 'switch_epoch' in hook:  # of PipelineSwitchHook
+            hook['switch_epoch'] = max(1, round(hook['switch_epoch'] * ratio))
 
 
 def set_batch_size(cfg: Config, batch_size: int) -> None:

@@ -111,6 +111,9 @@ def leave_process_group() -> None:
 
 def check_data(cfg: Config) -> None:
     """Put the checked data sets and metrics into a config, and for training the image loader."""
+    for _, hook in iter_dicts(cfg.get('custom_hooks'), 'custom_hooks'):
+        for transform in hook.get('switch_pipeline') or ():  # of PipelineSwitchHook
+            replace_type(transform)
     for mode in ('train', 'val', 'test'):
         datasets = list(datasets_of(cfg.get(f'{mode}_dataloader') or {}))
         for dataset in datasets:

@@ -171,6 +171,35 @@ def test_what_cannot_resume_exactly_resumes_with_a_warning(coco, tmp_path, capfd
     assert words in ''.join(capfd.readouterr())
 
 
+def mixed(coco, work_dir, **changes):
+    """A run that mixes images in its first epoch."""
+    cfg = config(coco, work_dir, log_level='WARNING', **changes)
+    light = cfg.train_dataloader.dataset.pipeline
+    cfg.train_dataloader.dataset.pipeline = [
+        *light[:2], dict(type='CachedMosaic', img_scale=(64, 64), max_cached_images=5), *light[2:]]
+    cfg.custom_hooks.append(
+        dict(type='PipelineSwitchHook', switch_epoch=1, switch_pipeline=light))
+    return cfg
+
+
+def test_a_run_resumes_exactly_once_it_mixes_no_images(coco, whole, tmp_path, capfd):
+    loading = dict(num_workers=1, persistent=True)
+    unbroken = state(train(mixed(coco, tmp_path / 'whole', **loading)))
+    assert unbroken['losses'][:2] == whole['losses'][:2]  # the cache has four images
+    assert unbroken['losses'][2] != whole['losses'][2]
+    cfg = mixed(coco, tmp_path / 'killed', **loading)
+    assert train(cfg, killed_after=6) is None
+    assert_equal(state(train(cfg, resume=True)), unbroken)
+    assert 'other mixed images' not in ''.join(capfd.readouterr())
+
+
+def test_a_run_that_mixes_images_resumes_with_a_warning(coco, tmp_path, capfd):
+    cfg = mixed(coco, tmp_path)
+    assert train(cfg, killed_after=3) is None
+    train(cfg, resume=True)
+    assert 'goes on with other mixed images' in ''.join(capfd.readouterr())
+
+
 def test_every_image_of_a_batch_draws_its_own_numbers():
     def draw(key):
         return [torch.rand(1).item() for _ in SeededBatch([7, 7, 7], key)]

@@ -23,6 +23,13 @@ def test_the_learning_rate_falls_at_the_same_part_of_other_epochs(name, epochs, 
     assert cfg.param_scheduler[0].milestones == milestones
 
 
+@pytest.mark.parametrize(('epochs', 'mixed'), [(20, 14), (1, 1)])
+def test_strong_augmentation_ends_at_the_same_part_of_other_epochs(epochs, mixed):
+    cfg = read_config('group_cond_detr_strong_demo')
+    options.set_epochs(cfg, epochs)
+    assert cfg.custom_hooks[0].switch_epoch == mixed
+
+
 @pytest.mark.parametrize(('epochs', 'begin', 'end'), [(20, 14, 20), (1, 0, 1)])
 def test_a_warm_up_keeps_its_iterations(epochs, begin, end):
     cfg = read_config('group_cond_detr_demo')
