@@ -1,202 +1,244 @@
-"""Train what docs/choose-k.md reports: AP by K, by epochs and by time, several seeds each.
+"""Train what docs/choose-k.md reports: AP by K, learning rate, loss and augmentation.
 
-Every training runs in a process of its own, on one thread. Finished ones are kept in a JSON file,
-so that the command goes on where it was stopped; the pictures and tables are made from that file.
+Small detectors on small images, several seeds each. Every finished training is kept in a JSON
+file at once, so the command goes on where it was stopped; the tables and pictures are made from
+that file. Set OMP_NUM_THREADS=1 and start one process a core, each with --studies of its own.
 """
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
+import mmcv
 import numpy as np
-from mmdet.registry import HOOKS
+import torch
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from groupdetr_mmdet.analysis.runs import AP, read_run
-from groupdetr_mmdet.checkpoints.named import find_checkpoint, last_checkpoint
+from groupdetr_mmdet.checkpoints.named import find_checkpoint
 from groupdetr_mmdet.commands.cli import end_in_one_line
 from groupdetr_mmdet.config import read_config
+from groupdetr_mmdet.data.layouts import read_dataset, to_coco
 from groupdetr_mmdet.data.shapes import make_shapes
-from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.io import write_atomically
 from groupdetr_mmdet.training import options
-from groupdetr_mmdet.training.progress import run_training
+from groupdetr_mmdet.training.recipe import complete_splits
+from groupdetr_mmdet.training.runner import build_runner
+
+from .measure import describe_machine
 
 RESULTS = Path(__file__).with_name('evidence.json')
 Results = Dict[str, Dict[str, Any]]
-SEEDS = (0, 1, 2)
-QUIET = 0.1  # part of the steps that other processes slow down least
-SHAPES, CELLS = 'demo/group_cond_detr_demo', 'group_cond_detr_mbv2_bccd'
-SMALL_CELLS = 'demo/group_cond_detr_bccd_demo'
-NAIVE = 'ablation/group_cond_detr_naive_demo'
-JOINT = 'ablation/group_cond_detr_joint_attn_demo'
-EPOCHS = {SHAPES: 8, NAIVE: 8, JOINT: 8, CELLS: 12, SMALL_CELLS: 30}
+DEMO = 'demo/group_cond_detr_demo'
+QUERIES = 'query_embedding.weight'
+SIZE = 128  # pixels of the longer side of an image
+SHAPES = 'shapes'
+REAL = 'bccd', 'raccoon', 'boxhead'
+PRETRAINED = 'pretraining/shapes/K = 1/0'
+
+
+class Cell(NamedTuple):
+    """What is trained for one row of a table, once for each data set and seed."""
+    num_groups: int = 1  # K
+    epochs: int = 30
+    settings: Dict[str, Any] = {}  # what else is set in the config
+    start: str = 'detector'  # what is loaded of the pretrained detector; 'backbone', 'nothing'
+    anew: bool = False  # whether the queries of further groups are drawn anew
+
+
+LR = 8e-4  # of the demo, for 8 images a step
+EQUAL = {1: 20, 3: 15, 6: 10}  # epochs of equal time, by K
+FROM_BACKBONE = {1: 30, 3: 22, 6: 16}
+FEW = {'train_dataloader.batch_size': 4}
+STUDIES: Dict[str, Dict[str, Cell]] = {
+    'pretraining': {'K = 1': Cell(1, 20, start='nothing')},
+    'lr': {f'lr x {x}': Cell(1, 15, {'train_dataloader.batch_size': 2,
+                                     'optim_wrapper.optimizer.lr': x * LR / 4})
+           for x in (1, 2, 4, 8)},
+    'fine-tuning': {
+        'K = 1': Cell(1, EQUAL[1], FEW),
+        **{f'K = {k}, noise {x:g}': Cell(k, EQUAL[k], {**FEW, 'model.new_group_noise': x})
+           for k, x in ((3, .02), (3, .5), (3, 1.), (6, .5), (6, 1.))},
+        'K = 3, drawn anew': Cell(3, EQUAL[3], FEW, anew=True),
+        'K = 1, epochs of K = 3': Cell(1, EQUAL[3], FEW)},
+    'backbone': {f'K = {k}': Cell(k, n, FEW, 'backbone') for k, n in FROM_BACKBONE.items()},
+}
 
 
 class Training(NamedTuple):
     """One training."""
     study: str  # the question that it is for
-    label: str  # what its curve is called; trainings of one label differ in their seeds
-    seed: int  # of the weights, the order of the images and their flips
-    num_groups: int  # K
-    epochs: int
-    config: str = SHAPES  # name of a shipped config
-    settings: Dict[str, Any] = {}  # what else is set in the config
-    start: Optional[str] = None  # name of the training whose last weights it begins with
+    data: str  # name of a data set
+    label: str  # of its row; trainings of one row and data set differ in their seeds
+    seed: int  # of the weights, the order of the images and their augmentation
 
     @property
     def name(self) -> str:
-        return f'{self.study}/{self.label}/{self.seed}'
+        return f'{self.study}/{self.data}/{self.label}/{self.seed}'
+
+    @property
+    def cell(self) -> Cell:
+        return STUDIES[self.study][self.label]
 
 
-def several(study: str, num_groups: tuple, seeds: tuple, config: str = SHAPES, label: str = '',
-            **kwargs) -> List[Training]:
-    """Trainings of several K and seeds for the epochs of their config."""
-    return [Training(study, f'K = {k}{label}', seed, k, EPOCHS[config], config, **kwargs)
-            for seed in seeds for k in num_groups]
+class Recorder(Hook):
+    """Record the CPU seconds of each step, and (epoch, AP, AP50) of each validation."""
+    priority = 'VERY_LOW'
 
+    def __init__(self) -> None:
+        self.seconds: List[float] = []
+        self.curve: List[List[float]] = []
 
-def make_studies(results: Results) -> Dict[str, List[Training]]:
-    """Return the trainings of each study."""
-    by_k = several('by-k', (1, 2, 3, 6, 11), SEEDS)
-    stock = Training('fine-tuning', 'pretraining', 0, 1, 20, settings={'model.num_queries': 40})
-    fine_tuning = [stock, *several('fine-tuning', (1, 3, 6, 11), SEEDS[:2], SMALL_CELLS,
-                                   start=stock.name)]
-    for noise in (.5, 1.):
-        fine_tuning += several('fine-tuning', (6, ), SEEDS[:2], SMALL_CELLS,
-                               f', new_group_noise={noise:g}', start=stock.name,
-                               settings={'model.new_group_noise': noise})
-    ablation = [Training('ablation', label, 0, k, 8, config) for label, k, config in (
-        ('naive, K = 6', 6, NAIVE), ('naive, K = 11', 11, NAIVE),
-        ('joint attention, K = 6', 6, JOINT))]
-    return {'by-k': by_k, 'fine-tuning': fine_tuning, 'ablation': ablation,
-            'equal-time': equal_time(by_k, results),
-            'bfloat16': several('bfloat16', (6, ), SEEDS[:2], settings={
-                'optim_wrapper.type': 'BFloat16OptimWrapper'}),
-            'cells': several('cells', (1, 3, 11), SEEDS[:2], CELLS)}
-
-
-def equal_time(by_k: List[Training], results: Results) -> List[Training]:
-    """Every K for as long as K = 6 takes for the epochs of ``by_k``, once that was measured."""
-    seconds = {k: [results[x.name]['seconds_per_step'] for x in by_k
-                   if x.num_groups == k and x.name in results] for k in (1, 3, 6, 11)}
-    if not all(seconds.values()):
-        return []
-    epochs = {k: round(EPOCHS[SHAPES] * float(np.median(seconds[6]) / np.median(seconds[k])))
-              for k in (1, 3, 11)}
-    return [Training('equal-time', f'K = {k}', seed, k, epochs[k]) for seed in SEEDS
-            for k in epochs]
-
-
-@HOOKS.register_module()
-class CpuTimeHook(Hook):
-    """Log the CPU seconds of each step, which other processes change little."""
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         self.start = time.process_time()
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
-                         outputs: Optional[dict] = None) -> None:
-        runner.message_hub.update_scalar('train/cpu_time', time.process_time() - self.start)
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        self.seconds.append(time.process_time() - self.start)
+
+    def after_val_epoch(self, runner: Runner, metrics: Optional[dict] = None) -> None:
+        self.curve.append([runner.epoch, metrics[options.AP], metrics[f'{options.AP}_50']])
+
+
+def shrink(source: Path, out: Path) -> None:
+    """Write a data set with images of ``SIZE`` pixels, and ``train.json`` and ``val.json``."""
+    dataset = read_dataset(source)
+    dataset.splits = dict(train=sum(dataset.splits.values(), []))  # some have 14 for validation
+    complete_splits(dataset, 0.3, seed=0)
+    for split, images in dataset.splits.items():
+        for i, image in enumerate(images):
+            pixels, factor = mmcv.imrescale(mmcv.imread(image.path), (SIZE, SIZE),
+                                            return_scale=True, interpolation='area')
+            path = out / split / f'{i}.png'
+            mmcv.imwrite(pixels, str(path))
+            boxes = [box._replace(xyxy=tuple(factor * x for x in box.xyxy)) for box in image.boxes]
+            images[i] = replace(image, path=path, width=pixels.shape[1], height=pixels.shape[0],
+                                boxes=boxes)
+        coco = to_coco(images, dataset.classes, out)
+        write_atomically(out / f'{split}.json', json.dumps(coco).encode())
+
+
+def data_settings(name: str, args: argparse.Namespace) -> Dict[str, Any]:
+    """Settings of the config for a data set, which is made where it is not there."""
+    root, prefix = args.work_dir / 'data' / name, ''
+    if name == SHAPES:
+        make_shapes(str(root))
+    elif not (root / 'val.json').exists():
+        shrink(args.data / name, root)
+    categories = json.loads((root / 'val.json').read_text())['categories']
+    classes = tuple(x['name'] for x in categories)
+    found: Dict[str, Any] = {'model.bbox_head.num_classes': len(classes)}
+    for mode, split in (('train', 'train'), ('val', 'val'), ('test', 'val')):
+        prefix = f'{split}/' if name == SHAPES else ''
+        found.update({f'{mode}_dataloader.dataset.{key}': value for key, value in dict(
+            data_root=f'{root}/', ann_file=f'{split}.json', data_prefix=dict(img=prefix),
+            metainfo=dict(classes=classes)).items()})
+        found.update({f'{mode}_dataloader.num_workers': 0,
+                      f'{mode}_dataloader.persistent_workers': False})
+    return dict(found, **{f'{x}_evaluator.ann_file': str(root / 'val.json')
+                          for x in ('val', 'test')})
 
 
 def training_config(training: Training, args: argparse.Namespace) -> Config:
-    """Config of a training, with data, backbone and work directories as the arguments name."""
-    cfg = read_config(training.config)
-    root = args.cells if training.config in (CELLS, SMALL_CELLS) else args.shapes
-    for mode in ('train', 'val', 'test'):
-        cfg[f'{mode}_dataloader'].dataset.data_root = f'{root}/'
-    for mode in ('val', 'test'):
-        cfg[f'{mode}_evaluator'].ann_file = str(root / 'val.json')
-    if training.config == CELLS:
-        cfg.model.backbone.init_cfg.checkpoint = args.backbone
-    cfg.merge_from_dict(training.settings)  # hooks are added below
+    """Config of a training, with data, weights and work directory as the arguments name."""
+    cfg, cell = read_config(DEMO), training.cell
+    if training.data != SHAPES:  # which may be upside down
+        cfg.train_dataloader.dataset.pipeline[3] = dict(type='RandomFlip', prob=.5)
+    cfg.merge_from_dict(data_settings(training.data, args))
+    cfg.merge_from_dict({'model.num_queries': 40, 'model.num_query_groups': cell.num_groups,
+                         'randomness.seed': training.seed, 'log_level': 'WARNING',
+                         'default_hooks.checkpoint.interval': -1, **cell.settings})
+    options.set_epochs(cfg, cell.epochs)
+    cfg.train_cfg.val_interval = max(1, cell.epochs // 8)
     cfg.work_dir = str(args.work_dir / training.name)
-    cfg.model.num_query_groups = training.num_groups
-    cfg.randomness.seed = training.seed
-    if training.start:
-        cfg.load_from = find_checkpoint('last', str(args.work_dir / training.start))
-    options.set_epochs(cfg, training.epochs)
-    for hook in ('CpuTimeHook', 'OtherClassesHook'):
-        options.add_hook(cfg, type=hook)
-    cfg.resume = last_checkpoint(Path(cfg.work_dir)) is not None
+    if cell.start != 'nothing':
+        cfg.load_from = write_start(cell, cfg.work_dir, args)
+        options.add_hook(cfg, type='OtherClassesHook')
+    cfg.allow_missing = cell.start == 'backbone'
     return cfg
 
 
+def write_start(cell: Cell, work_dir: str, args: argparse.Namespace) -> str:
+    """Write the weights that a training begins with; return their file."""
+    saved = torch.load(find_checkpoint('last', str(args.work_dir / PRETRAINED)),
+                       weights_only=False)
+    weights = saved['state_dict']
+    if cell.start == 'backbone':
+        weights = {key: x for key, x in weights.items() if key.startswith('backbone')}
+    if cell.anew:  # each number of a query is drawn from those that all queries have there
+        torch.manual_seed(0)
+        rows = weights[QUERIES]
+        weights[QUERIES] = torch.cat([rows, *(
+            torch.stack([x[torch.randperm(len(x))] for x in rows.T], dim=1)
+            for _ in range(1, cell.num_groups))])
+    file = Path(work_dir, 'start.pth')
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(state_dict=weights), file)
+    return str(file)
+
+
 def train(training: Training, args: argparse.Namespace) -> Dict[str, Any]:
-    """Run a training in this process, or go on with it; ``curve`` is of (epoch, AP, AP50)."""
-    run_training(training_config(training, args))
-    run = read_run(args.work_dir / training.name)
+    """Run a training; ``seconds_per_step`` is CPU time without loading and validation."""
+    cfg, recorder = training_config(training, args), Recorder()
+    DetLocalVisualizer._instance_dict.clear()  # or it writes where the last training did
+    runner = build_runner(cfg)
+    runner.register_hook(recorder)
+    runner.train()
+    machine = describe_machine(torch.device('cpu'))
     return dict(
-        num_groups=training.num_groups, epochs=training.epochs, seed=training.seed,
-        seconds_per_step=float(np.quantile([entry['cpu_time'] for entry in run.train], QUIET)),
-        steps_per_epoch=run.train[-1]['step'] / run.train[-1]['epoch'],
-        curve=[[entry['step'], entry[AP], entry[f'{AP}_50']] for entry in run.val])
+        num_groups=training.cell.num_groups, epochs=training.cell.epochs, seed=training.seed,
+        cpu=machine['cpu'], torch=machine['torch'],
+        seconds_per_step=round(float(np.median(recorder.seconds)), 5),
+        steps_per_epoch=len(recorder.seconds) / training.cell.epochs, curve=recorder.curve)
 
 
-def run_alone(training: Training, args: argparse.Namespace) -> Dict[str, Any]:
-    """Run a training in a process of its own, of one thread; its output goes into a file."""
-    work_dir = args.work_dir / training.name
-    work_dir.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, '-m', 'benchmarks.evidence', *sys.argv[1:], '--job', training.name]
-    with open(work_dir / 'output.txt', 'a') as output:
-        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT,
-                              env=dict(os.environ, OMP_NUM_THREADS='1'))
-    if done.returncode:
-        raise ConfigError(f'{training.name} ended with status {done.returncode}: read '
-                          f'{work_dir}/output.txt.')
-    return json.loads((work_dir / 'result.json').read_text())
-
-
-def run_study(trainings: List[Training], args: argparse.Namespace) -> None:
-    """Run the trainings of a study that the file does not have, and add them to it."""
-    missing = [x for x in trainings if x.name not in read_results(args.results)]
-    first = [x for x in missing if any(x.name == other.start for other in missing)]
-    for stage in (first, [x for x in missing if x not in first]):
-        with ThreadPoolExecutor(args.jobs) as pool:
-            for training, result in zip(stage, pool.map(lambda x: run_alone(x, args), stage)):
-                results = dict(read_results(args.results), **{training.name: result})
-                lines = (f'{json.dumps(key)}: {json.dumps(results[key])}'
-                         for key in sorted(results))
-                write_atomically(args.results, ('{\n' + ',\n'.join(lines) + '\n}\n').encode())
-                print(f'{training.name}: AP {result["curve"][-1][1]:.3f}', flush=True)
+def wanted(args: argparse.Namespace) -> Iterator[Training]:
+    """The trainings that the arguments name, seed by seed: all cells get their first one soon."""
+    for seed in args.seeds:
+        for study in args.studies:
+            single = study == 'pretraining'
+            for data in (SHAPES, ) if single else args.sets:
+                for label in STUDIES[study]:
+                    if (not args.rows or label in args.rows) and not (single and seed):
+                        yield Training(study, data, label, seed)
 
 
 def read_results(file: Path) -> Results:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
+def add_result(file: Path, name: str, result: Dict[str, Any]) -> None:
+    """Add a result to what is in the file now, by name, a line each."""
+    results = dict(read_results(file), **{name: result})
+    lines = (f'{json.dumps(key)}: {json.dumps(results[key])}' for key in sorted(results))
+    write_atomically(file, ('{\n' + ',\n'.join(lines) + '\n}\n').encode())
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='benchmarks.evidence', description=__doc__)
     add = parser.add_argument
-    add('--studies', nargs='+', choices=make_studies({}), default=list(make_studies({})))
-    add('--jobs', type=int, default=1, help='trainings at a time, a core each')
-    add('--shapes', type=Path, default=Path('data/shapes'), help='folder of generated images')
-    add('--cells', type=Path, default=Path('data/bccd'), help='see docs/blood-cells.md')
-    add('--backbone', default='open-mmlab://mmdet/mobilenet_v2', help='weights for the cells')
+    add('--studies', nargs='+', choices=STUDIES, default=list(STUDIES))
+    add('--rows', nargs='+', help='rows of the tables, such as "K = 3" (default: all)')
+    add('--sets', nargs='+', choices=(SHAPES, *REAL), default=REAL, help='data sets')
+    add('--seeds', nargs='+', type=int, default=[0, 1])
+    add('--data', type=Path, default=Path('data'), help=f'folder with {", ".join(REAL)}')
     add('--work-dir', type=Path, default=Path('work_dirs/evidence'))
     add('--results', type=Path, default=RESULTS, help='JSON file to which results are added')
-    add('--job', help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    if args.job:  # in the process that run_alone started
-        trainings = make_studies(read_results(args.results))[args.job.split('/')[0]]
-        result = train(next(x for x in trainings if x.name == args.job), args)
-        write_atomically(args.work_dir / args.job / 'result.json', json.dumps(result).encode())
-        return
-    make_shapes(str(args.shapes))
-    for name in args.studies:
-        run_study(make_studies(read_results(args.results))[name], args)
+    for training in wanted(args):
+        if training.name not in read_results(args.results):
+            start = time.time()
+            result = train(training, args)
+            add_result(args.results, training.name, result)
+            print(f'{training.name}: AP {result["curve"][-1][1]:.3f}, '
+                  f'{time.time() - start:.0f} seconds', flush=True)
 
 
 if __name__ == '__main__':
