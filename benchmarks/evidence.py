@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 
 from groupdetr_mmdet.checkpoints.named import find_checkpoint
 from groupdetr_mmdet.commands.cli import end_in_one_line
-from groupdetr_mmdet.config import read_config
+from groupdetr_mmdet.config import iter_dicts, read_config
 from groupdetr_mmdet.data.layouts import read_dataset, to_coco
 from groupdetr_mmdet.data.shapes import make_shapes
 from groupdetr_mmdet.io import write_atomically
@@ -33,12 +33,14 @@ from .measure import describe_machine
 
 RESULTS = Path(__file__).with_name('evidence.json')
 Results = Dict[str, Dict[str, Any]]
-DEMO = 'demo/group_cond_detr_demo'
+LIGHT, STRONG = 'demo/group_cond_detr_demo', 'demo/group_cond_detr_strong_demo'
 QUERIES = 'query_embedding.weight'
-SIZE = 128  # pixels of the longer side of an image
 SHAPES = 'shapes'
-REAL = 'bccd', 'raccoon', 'boxhead'
+REAL = dict(bccd=128, raccoon=128, boxhead=256)  # pixels of the longer side of an image
+MIXING = 'CachedMosaic', 'CachedMixUp'
+LONGER = dict(boxhead=3)  # times the epochs, for it is learned more slowly
 PRETRAINED = 'pretraining/shapes/K = 1/0'
+ON_SHAPES = 'pretraining', 'from-scratch'  # studies, the first with one seed
 
 
 class Cell(NamedTuple):
@@ -48,6 +50,7 @@ class Cell(NamedTuple):
     settings: Dict[str, Any] = {}  # what else is set in the config
     start: str = 'detector'  # what is loaded of the pretrained detector; 'backbone', 'nothing'
     anew: bool = False  # whether the queries of further groups are drawn anew
+    config: str = LIGHT
 
 
 LR = 8e-4  # of the demo, for 8 images a step
@@ -56,15 +59,23 @@ FROM_BACKBONE = {1: 30, 3: 22, 6: 16}
 FEW = {'train_dataloader.batch_size': 4}
 STUDIES: Dict[str, Dict[str, Cell]] = {
     'pretraining': {'K = 1': Cell(1, 20, start='nothing')},
+    'from-scratch': {f'K = {k}': Cell(k, n, {'model.num_queries': 16}, 'nothing')
+                     for k, n in ((1, 11), (3, 10), (6, 8), (11, 6))},
     'lr': {f'lr x {x}': Cell(1, 15, {'train_dataloader.batch_size': 2,
                                      'optim_wrapper.optimizer.lr': x * LR / 4})
            for x in (1, 2, 4, 8)},
     'fine-tuning': {
         'K = 1': Cell(1, EQUAL[1], FEW),
         **{f'K = {k}, noise {x:g}': Cell(k, EQUAL[k], {**FEW, 'model.new_group_noise': x})
-           for k, x in ((3, .02), (3, .5), (3, 1.), (6, .5), (6, 1.))},
+           for k, x in ((3, .02), (3, .5), (3, 1.), (6, .5))},
         'K = 3, drawn anew': Cell(3, EQUAL[3], FEW, anew=True),
-        'K = 1, epochs of K = 3': Cell(1, EQUAL[3], FEW)},
+        'K = 1, epochs of K = 3': Cell(1, EQUAL[3], FEW),
+        **{f'K = {k}, {loss}': Cell(k, EQUAL[k], {
+            **FEW, 'model.new_group_noise': .5, 'model.bbox_head.loss_cls': dict(
+                _delete_=True, type=f'{loss}Loss', use_sigmoid=True)})
+           for k in (1, 3) for loss in ('IABCE', 'MA')},
+        **{f'K = {k}, strong': Cell(k, EQUAL[k], {**FEW, 'model.new_group_noise': .5},
+                                    config=STRONG) for k in (1, 3)}},
     'backbone': {f'K = {k}': Cell(k, n, FEW, 'backbone') for k, n in FROM_BACKBONE.items()},
 }
 
@@ -82,7 +93,8 @@ class Training(NamedTuple):
 
     @property
     def cell(self) -> Cell:
-        return STUDIES[self.study][self.label]
+        cell = STUDIES[self.study][self.label]
+        return cell._replace(epochs=cell.epochs * LONGER.get(self.data, 1))
 
 
 class Recorder(Hook):
@@ -103,14 +115,14 @@ class Recorder(Hook):
         self.curve.append([runner.epoch, metrics[options.AP], metrics[f'{options.AP}_50']])
 
 
-def shrink(source: Path, out: Path) -> None:
-    """Write a data set with images of ``SIZE`` pixels, and ``train.json`` and ``val.json``."""
+def shrink(source: Path, out: Path, size: int) -> None:
+    """Write a data set with images of ``size`` pixels, and ``train.json`` and ``val.json``."""
     dataset = read_dataset(source)
     dataset.splits = dict(train=sum(dataset.splits.values(), []))  # some have 14 for validation
     complete_splits(dataset, 0.3, seed=0)
     for split, images in dataset.splits.items():
         for i, image in enumerate(images):
-            pixels, factor = mmcv.imrescale(mmcv.imread(image.path), (SIZE, SIZE),
+            pixels, factor = mmcv.imrescale(mmcv.imread(image.path), (size, size),
                                             return_scale=True, interpolation='area')
             path = out / split / f'{i}.png'
             mmcv.imwrite(pixels, str(path))
@@ -127,7 +139,7 @@ def data_settings(name: str, args: argparse.Namespace) -> Dict[str, Any]:
     if name == SHAPES:
         make_shapes(str(root))
     elif not (root / 'val.json').exists():
-        shrink(args.data / name, root)
+        shrink(args.data / name, root, REAL[name])
     categories = json.loads((root / 'val.json').read_text())['categories']
     classes = tuple(x['name'] for x in categories)
     found: Dict[str, Any] = {'model.bbox_head.num_classes': len(classes)}
@@ -144,15 +156,20 @@ def data_settings(name: str, args: argparse.Namespace) -> Dict[str, Any]:
 
 def training_config(training: Training, args: argparse.Namespace) -> Config:
     """Config of a training, with data, weights and work directory as the arguments name."""
-    cfg, cell = read_config(DEMO), training.cell
-    if training.data != SHAPES:  # which may be upside down
-        cfg.train_dataloader.dataset.pipeline[3] = dict(type='RandomFlip', prob=.5)
+    cell = training.cell
+    cfg = read_config(cell.config)
+    parts = [cfg.train_dataloader, cfg.get('custom_hooks')]
+    for _, part in iter_dicts(parts, '') if training.data != SHAPES else ():
+        if part.get('type') == 'RandomFlip':  # the shapes alone may be upside down
+            part.update(prob=.5, direction='horizontal')
+        elif part.get('type') in MIXING:
+            part.img_scale = tuple(x * REAL[training.data] // 128 for x in part.img_scale)
     cfg.merge_from_dict(data_settings(training.data, args))
     cfg.merge_from_dict({'model.num_queries': 40, 'model.num_query_groups': cell.num_groups,
                          'randomness.seed': training.seed, 'log_level': 'WARNING',
                          'default_hooks.checkpoint.interval': -1, **cell.settings})
     options.set_epochs(cfg, cell.epochs)
-    cfg.train_cfg.val_interval = max(1, cell.epochs // 8)
+    cfg.train_cfg.val_interval = max(1, cell.epochs // 6)
     cfg.work_dir = str(args.work_dir / training.name)
     if cell.start != 'nothing':
         cfg.load_from = write_start(cell, cfg.work_dir, args)
@@ -199,10 +216,9 @@ def wanted(args: argparse.Namespace) -> Iterator[Training]:
     """The trainings that the arguments name, seed by seed: all cells get their first one soon."""
     for seed in args.seeds:
         for study in args.studies:
-            single = study == 'pretraining'
-            for data in (SHAPES, ) if single else args.sets:
+            for data in (SHAPES, ) if study in ON_SHAPES else args.sets:
                 for label in STUDIES[study]:
-                    if (not args.rows or label in args.rows) and not (single and seed):
+                    if label in (args.rows or [label]) and (study != ON_SHAPES[0] or not seed):
                         yield Training(study, data, label, seed)
 
 
@@ -222,7 +238,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('--studies', nargs='+', choices=STUDIES, default=list(STUDIES))
     add('--rows', nargs='+', help='rows of the tables, such as "K = 3" (default: all)')
-    add('--sets', nargs='+', choices=(SHAPES, *REAL), default=REAL, help='data sets')
+    add('--sets', nargs='+', choices=(SHAPES, *REAL), default=list(REAL), help='data sets')
     add('--seeds', nargs='+', type=int, default=[0, 1])
     add('--data', type=Path, default=Path('data'), help=f'folder with {", ".join(REAL)}')
     add('--work-dir', type=Path, default=Path('work_dirs/evidence'))

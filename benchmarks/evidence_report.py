@@ -1,104 +1,152 @@
 """Write the tables and pictures of the documentation from what ``python -m benchmarks.evidence``
 measured."""
 import argparse
-import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from scipy import stats
 
-from groupdetr_mmdet.analysis.plots import line_style, save_picture
+from groupdetr_mmdet.analysis.plots import COLORS, line_style, save_picture
 from groupdetr_mmdet.commands.cli import end_in_one_line
 from groupdetr_mmdet.io import write_atomically
 
-from .evidence import RESULTS
+from .evidence import RESULTS, STUDIES, Results, read_results
 from .report import markdown_lines
 
 DOCS = Path(__file__).parents[1] / 'docs'
-PAGE = 'choose-k.md'
-HEADER = ('trained', 'epochs', 'CPU minutes', 'AP', 'AP50', 'seeds')
+PAGES = 'choose-k.md', 'experiments.md'
 
 
-class Curve(NamedTuple):
-    """The trainings that differ in their seeds alone."""
-    label: str  # what they have in common
-    epochs: np.ndarray  # when they were evaluated
-    minutes: np.ndarray  # CPU minutes of training until then
-    ap: np.ndarray  # shape (seeds, evaluations)
-    ap50: np.ndarray  # as ap
-
-    def row(self) -> Tuple:
-        """What the curve ends with: mean, and least to most where there are several seeds."""
-        return (self.label, f'{self.epochs[-1]:g}', f'{self.minutes[-1]:.1f}',
-                *(f'{x.mean():.3f}' + f' ({x.min():.3f} to {x.max():.3f})' * (len(x) > 1)
-                  for x in (self.ap[:, -1], self.ap50[:, -1])), len(self.ap))
+class Table(NamedTuple):
+    """Rows of one study, and the row that they are compared with."""
+    study: str
+    baseline: str
+    rows: Tuple[str, ...] = ()  # all by default
 
 
-def read_curves(path: Path) -> Dict[str, List[Curve]]:
-    """Read the curves of each study, by rising K."""
-    runs, studies = defaultdict(list), defaultdict(list)
-    for name, run in json.loads(path.read_text()).items():
-        study, label, _ = name.split('/')
-        runs[study, run['num_groups'], label].append(run)
-    for (study, k, label), seeds in sorted(runs.items()):
-        if (study, k) == ('by-k', 6):  # whose time is the time of all in the other study
-            studies['equal-time'].append(to_curve(label, seeds))
-        studies[study].append(to_curve(label, seeds))
-    studies['equal-time'].sort(key=lambda curve: int(curve.label.split()[-1]))
-    return studies
+class Row(NamedTuple):
+    """The trainings that differ in data set and seed alone."""
+    label: str
+    epochs: int  # on most data sets
+    minutes: float  # CPU minutes of training, mean
+    ap: Dict[Tuple[str, int], float]  # by data set and seed, after the last epoch
+
+    def gains(self, baseline: 'Row') -> np.ndarray:
+        """Return the differences to another row, of each data set and seed that both have."""
+        return np.array([self.ap[x] - baseline.ap[x] for x in sorted(self.ap) if x in baseline.ap])
 
 
-def to_curve(label: str, seeds: List[Dict[str, Any]]) -> Curve:
-    points = np.array([run['curve'] for run in seeds])  # (seeds, evaluations, 3)
-    seconds = np.median([run['seconds_per_step'] * run['steps_per_epoch'] for run in seeds])
-    epochs = points[0, :, 0]
-    return Curve(label, epochs, epochs * seconds / 60, points[..., 1], points[..., 2])
-
-
-def fill_page(text: str, studies: Dict[str, List[Curve]]) -> str:
-    """Write the table of each study between the two comments that name it."""
-    for study, curves in studies.items():
-        begin, end = f'<!-- {study} -->\n\n', f'\n\n<!-- end of {study} -->'
-        before, rest = text.split(begin)
-        table = '\n'.join(markdown_lines(HEADER, (x.row() for x in curves)))
-        text = before + begin + table + rest[rest.index(end):]
-    return text
-
-
-# picture -> panels: title, study, what is on the x axis
-PICTURES: Dict[str, List[Tuple[str, str, str]]] = {
-    'evidence_shapes.png': [
-        ('Equal epochs', 'by-k', 'epochs'), ('Equal epochs, by time', 'by-k', 'minutes'),
-        ('Schedules of equal time', 'equal-time', 'minutes')],
-    'evidence_fine_tuning.png': [
-        ('Fine-tuning, by epoch', 'fine-tuning', 'epochs'),
-        ('Fine-tuning, by time', 'fine-tuning', 'minutes')],
+# The comment that stands around the table in the pages -> the table
+TABLES = {
+    'from-scratch': Table('from-scratch', 'K = 1'),
+    'groups': Table('fine-tuning', 'K = 1', tuple(
+        x for x in STUDIES['fine-tuning'] if not x.endswith(('IABCE', 'MA')))),
+    'losses': Table('fine-tuning', 'K = 1', tuple(
+        x for x in STUDIES['fine-tuning'] if x == 'K = 1' or x.endswith(('IABCE', 'MA')))),
+    'backbone': Table('backbone', 'K = 1'),
+    'lr': Table('lr', 'lr x 1'),
 }
 
 
-def draw(panels: List[Tuple[str, str, str]], studies: Dict[str, List[Curve]],
-         out_file: Path) -> None:
-    """Draw the mean AP of each curve of a K, and from the least to the most of its seeds."""
-    fig, axes = plt.subplots(1, len(panels), sharey=True, figsize=(4.4 * len(panels), 4),
-                             layout='constrained')
-    styles: Dict[str, dict] = {}
-    for ax, (title, study, x) in zip(axes, panels):
-        for curve in studies[study]:
-            if curve.label.startswith('K = '):
-                style = styles.setdefault(curve.label, line_style(len(styles)))
-                ax.plot(getattr(curve, x), curve.ap.mean(0), label=curve.label, marker='o',
-                        markersize=3, **style)
-                ax.fill_between(getattr(curve, x), curve.ap.min(0), curve.ap.max(0), alpha=.15,
-                                color=style['color'])
-        ax.set(title=title, xlim=(0, None),
-               xlabel='epochs' if x == 'epochs' else 'CPU minutes of training')
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+def read_rows(results: Results, table: Table) -> List[Row]:
+    """Read the rows of a table that have been measured, in the order of the study."""
+    runs: Dict[str, Dict[Tuple[str, int], dict]] = defaultdict(dict)
+    for name, run in results.items():
+        study, data, label, seed = name.split('/')
+        if study == table.study:
+            runs[label][data, int(seed)] = run
+    return [Row(label, min(x['epochs'] for x in found.values()),
+                float(np.mean([x['epochs'] * x['steps_per_epoch'] * x['seconds_per_step'] / 60
+                               for x in found.values()])),
+                {key: x['curve'][-1][1] for key, x in found.items()})
+            for label in table.rows or STUDIES[table.study] if (found := runs.get(label))]
+
+
+def interval(values: np.ndarray) -> float:
+    """Half the width of the 95 % t-interval of a mean; NaN for a single value."""
+    if len(values) < 2:
+        return np.nan
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+def table_lines(rows: List[Row], table: Table) -> str:
+    """Write a table: AP of each data set, mean and standard deviation, and the difference."""
+    baseline = next(row for row in rows if row.label == table.baseline)
+    sets = list(dict.fromkeys(data for row in rows for data, _ in row.ap))
+    return '\n'.join(markdown_lines(
+        ('trained', 'epochs', 'CPU minutes', *sets, f'difference to {table.baseline}', 'runs'),
+        ((row.label, row.epochs, f'{row.minutes:.2f}', *(spread(row, data) for data in sets),
+          difference(row.gains(baseline)) if row is not baseline else '', len(row.ap))
+         for row in rows)))
+
+
+def spread(row: Row, data: str) -> str:
+    values = [ap for (name, _), ap in row.ap.items() if name == data]
+    if not values:
+        return ''
+    text = f'{np.mean(values):.3f}'
+    return text if len(values) == 1 else f'{text} ± {np.std(values, ddof=1):.3f}'
+
+
+def difference(gains: np.ndarray) -> str:
+    half = interval(gains)
+    if np.isnan(half):
+        return ''
+    return f'{gains.mean():+.3f} ({gains.mean() - half:+.3f} to {gains.mean() + half:+.3f})'
+
+
+def fill_page(text: str, results: Results) -> str:
+    """Write each table between the two comments that name it, if the page has them."""
+    for name, table in TABLES.items():
+        begin, end = f'<!-- {name} -->\n\n', f'\n\n<!-- end of {name} -->'
+        if begin in text and (rows := read_rows(results, table)):
+            before, rest = text.split(begin)
+            text = before + begin + table_lines(rows, table) + rest[rest.index(end):]
+    return text
+
+
+def draw_gains(results: Results, names: Sequence[str], out_file: Path) -> None:
+    """Draw the differences to the baseline of each table, with their intervals."""
+    tables = {name: rows for name in names if (rows := read_rows(results, TABLES[name]))}
+    fig, axes = plt.subplots(
+        len(tables), 1, figsize=(7.5, 1.2 + 0.32 * sum(map(len, tables.values()))), sharex=True,
+        layout='constrained', height_ratios=[max(1, len(x) - 1) for x in tables.values()])
+    for ax, (name, rows) in zip(np.atleast_1d(axes), tables.items()):
+        first = next(row for row in rows if row.label == TABLES[name].baseline)
+        rows = [row for row in rows if row is not first and len(row.gains(first)) > 1]
+        for y, row in enumerate(reversed(rows)):
+            gains = row.gains(first)
+            ax.plot(gains, [y] * len(gains), '.', color='gray', alpha=.5)
+            ax.errorbar(gains.mean(), y, xerr=interval(gains), fmt='o', capsize=3,
+                        color=COLORS[0])
+        ax.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
+        ax.set(ylim=(-.6, len(rows) - .4), title=f'{name}: difference to {first.label}')
+        ax.axvline(0, color='black', linewidth=.8)
         ax.grid(alpha=.3)
-    axes[0].set(ylabel='AP (IoU 0.50:0.95)', ylim=(0, None))
-    axes[0].legend()
+    np.atleast_1d(axes)[-1].set_xlabel('AP (IoU 0.50:0.95); bars are 95 % intervals')
+    save_picture(fig, out_file, dpi=110)
+
+
+def draw_curves(results: Results, study: str, out_file: Path) -> None:
+    """Draw the mean AP by CPU minutes of each row, and from the least to the most of its seeds."""
+    fig, ax = plt.subplots(figsize=(6, 4), layout='constrained')
+    for i, label in enumerate(STUDIES[study]):
+        runs = [run for name, run in results.items()
+                if name.startswith(f'{study}/') and name.split('/')[2] == label]
+        points = np.array([run['curve'] for run in runs])  # (seeds, validations, 3)
+        minutes = points[0, :, 0] / 60 * np.median(
+            [run['seconds_per_step'] * run['steps_per_epoch'] for run in runs])
+        style = line_style(i)
+        ax.plot(minutes, points[..., 1].mean(0), label=label, marker='o', markersize=3, **style)
+        ax.fill_between(minutes, points[..., 1].min(0), points[..., 1].max(0), alpha=.15,
+                        color=style['color'])
+    ax.set(xlabel='CPU minutes of training', ylabel='AP (IoU 0.50:0.95)', xlim=(0, None),
+           ylim=(0, None))
+    ax.grid(alpha=.3)
+    ax.legend()
     save_picture(fig, out_file, dpi=110)
 
 
@@ -107,11 +155,12 @@ def main() -> None:
     parser.add_argument('--results', type=Path, default=RESULTS)
     parser.add_argument('--docs', type=Path, default=DOCS, help='folder of the documentation')
     args = parser.parse_args()
-    studies, page = read_curves(args.results), args.docs / PAGE
-    write_atomically(page, fill_page(page.read_text(), studies).encode())
-    for name, panels in PICTURES.items():
-        draw(panels, studies, args.docs / 'images' / name)
-    print(f'Wrote the tables of {page} and {", ".join(PICTURES)}')
+    results, images = read_results(args.results), args.docs / 'images'
+    for page in (args.docs / name for name in PAGES):
+        write_atomically(page, fill_page(page.read_text(), results).encode())
+    draw_curves(results, 'from-scratch', images / 'evidence_shapes.png')
+    draw_gains(results, ('groups', 'losses', 'backbone'), images / 'evidence_gains.png')
+    print(f'Wrote the tables of {" and ".join(PAGES)}, and the pictures in {images}')
 
 
 if __name__ == '__main__':

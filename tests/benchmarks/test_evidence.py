@@ -3,61 +3,63 @@ import functools
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
-from mmdet.visualization import DetLocalVisualizer
 
 from benchmarks import evidence, evidence_report
-from benchmarks.evidence import SHAPES, Training
+from benchmarks.evidence import PRETRAINED, Cell
+from benchmarks.evidence_report import Row
 from groupdetr_mmdet.data.shapes import make_shapes
 
-DOCS = evidence_report.DOCS
-TRAININGS = {
-    'by-k': [Training('by-k', 'K = 2', 0, 2, 1), Training('by-k', 'K = 6', 0, 6, 1)],
-}
+FEW = functools.partial(make_shapes, num_train=12, num_val=4, size=64)
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Run a study in this process; returns what is in the file of results."""
-    def train(*args) -> dict:
-        DetLocalVisualizer._instance_dict.clear()  # or it writes where the last training did
-        return evidence.train(*args)
+def test_the_documentation_has_what_was_measured():
+    results = evidence.read_results(evidence.RESULTS)
+    for name in evidence_report.PAGES:
+        page = (evidence_report.DOCS / name).read_text()
+        assert evidence_report.fill_page(page, results) == page
 
-    monkeypatch.setattr(evidence, 'run_alone', train)
-    monkeypatch.setattr(evidence, 'make_shapes',
-                        functools.partial(make_shapes, num_train=16, num_val=4, size=64))
 
-    def run(study: str) -> dict:
-        monkeypatch.setattr(evidence, 'make_studies', lambda results: TRAININGS)
-        monkeypatch.setattr('sys.argv', [
-            'evidence', '--shapes', str(tmp_path / 'shapes'), '--studies', study,
-            '--work-dir', str(tmp_path / 'work'), '--results', str(tmp_path / 'results.json')])
-        evidence.main()
-        return json.loads((tmp_path / 'results.json').read_text())
+def test_differences_are_paired_by_data_set_and_seed():
+    first = Row('K = 1', 1, 1., {('a', 0): .1, ('b', 0): .5, ('b', 1): .4})
+    other = Row('K = 3', 1, 1., {('b', 1): .6, ('a', 0): .2, ('c', 0): .9})
+    gains = other.gains(first)
+    assert gains == pytest.approx([.1, .2])
+    assert evidence_report.interval(gains) == pytest.approx(12.706 * .05, rel=1e-3)
+    assert np.isnan(evidence_report.interval(gains[:1]))
 
-    return run
+
+def test_shrunken_images_keep_their_objects(tmp_path: Path):
+    make_shapes(str(tmp_path / 'large'), num_train=6, num_val=4, size=256)
+    evidence.shrink(tmp_path / 'large', tmp_path / 'small', 128)
+    large, small = ([json.loads((tmp_path / name / f'{split}.json').read_text())
+                     for split in ('train', 'val')] for name in ('large', 'small'))
+    boxes = [sorted(x['bbox'] for coco in cocos for x in coco['annotations'])
+             for cocos in (large, small)]
+    np.testing.assert_allclose(np.array(boxes[0]) / 2, boxes[1], atol=1e-6)
+    assert [len(coco['images']) for coco in small] == [7, 3]
+    for image in small[0]['images']:
+        assert cv2.imread(str(tmp_path / 'small' / image['file_name'])).shape == (128, 128, 3)
 
 
 @pytest.mark.slow
-def test_results_are_kept_and_not_trained_again(run, monkeypatch):
-    first = run('by-k')
-    assert list(first) == ['by-k/K = 2/0', 'by-k/K = 6/0']
+def test_results_are_kept_and_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    FEW(str(tmp_path / 'bccd'))
+    monkeypatch.setattr(evidence, 'make_shapes', FEW)
+    monkeypatch.setattr(evidence, 'STUDIES', {
+        'pretraining': {'K = 1': Cell(epochs=1, start='nothing')},
+        'fine-tuning': {'K = 2': Cell(2, 1, anew=True)}, 'backbone': {'K = 2': Cell(2, 1, {
+            'model.num_queries': 4}, 'backbone')}})
+    monkeypatch.setattr('sys.argv', [
+        'evidence', '--data', str(tmp_path), '--work-dir', str(tmp_path / 'work'),
+        '--results', str(tmp_path / 'results.json'), '--sets', 'bccd', '--seeds', '0'])
+    evidence.main()
+    first = json.loads((tmp_path / 'results.json').read_text())
+    assert list(first) == ['backbone/bccd/K = 2/0', 'fine-tuning/bccd/K = 2/0', PRETRAINED]
     for result in first.values():
-        assert [point[0] for point in result['curve']] == [1] and result['steps_per_epoch'] == 2
-        assert result['seconds_per_step'] > 0
-    monkeypatch.setattr(evidence, 'run_alone', None)
-    assert run('by-k') == first
-
-
-def test_equal_time_follows_the_measured_cost():
-    assert not evidence.make_studies({})['equal-time']
-    results = {run.name: dict(seconds_per_step=1 + run.num_groups)
-               for run in evidence.make_studies({})['by-k']}
-    epochs = {run.num_groups: run.epochs for run in evidence.make_studies(results)['equal-time']}
-    assert epochs == {1: evidence.EPOCHS[SHAPES] * 7 / 2, 3: evidence.EPOCHS[SHAPES] * 7 / 4,
-                      11: round(evidence.EPOCHS[SHAPES] * 7 / 12)}
-
-
-def test_the_documentation_says_what_was_measured():
-    page = (DOCS / evidence_report.PAGE).read_text()
-    assert evidence_report.fill_page(page, evidence_report.read_curves(evidence.RESULTS)) == page
+        assert [point[0] for point in result['curve']] == [1] and result['seconds_per_step'] > 0
+    monkeypatch.setattr(evidence, 'train', None)
+    evidence.main()
+    assert json.loads((tmp_path / 'results.json').read_text()) == first
