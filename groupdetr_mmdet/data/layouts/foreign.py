@@ -4,8 +4,8 @@ from typing import Optional
 
 from .common import Source, has_pattern
 
-FORMATS = {  # format -> its files, what stands in each, and the converter's name of it
-    'labelme': ('*.json', rb'"shapes"\s*:', 'labelme'),
+FORMATS = {  # format -> its files, what stands in each, and globox's name of it
+    'labelme': ('*.json', rb'"shapes"\s*:', None),  # globox drops polygons
     'VIA': ('*.json', rb'"regions"\s*:', 'via-json'),
     'CreateML': ('*.json', rb'\A\s*\[[\s\S]*"annotations"\s*:', None),
     'CVAT': ('*.xml', rb'<annotations>[\s\S]*<image\s', 'cvat'),
@@ -14,12 +14,12 @@ FORMATS = {  # format -> its files, what stands in each, and the converter's nam
 
 def advice(source: Source) -> Optional[str]:
     """Name the format of the labels and how to convert them; None if no format is recognized."""
-    for name, (pattern, content, converted) in FORMATS.items():
+    for name, (pattern, content, globox) in FORMATS.items():
         for file in source.label_files(pattern):
             if has_pattern(file, content):
-                labels = quote(str(file.parent if converted == 'labelme' else file))
-                command = (f'with globox: globox convert {labels} labels.json -f {converted} -F '
-                           f'coco -A -d {quote(str(source.root))}' if converted else
-                           'with supervision, as docs/own-data.md shows')
+                labels, images = quote(str(file)), quote(str(source.root))
+                command = ('with supervision, as docs/own-data.md shows' if globox is None else
+                           f'with globox: globox convert {labels} labels.json -f {globox} -F coco '
+                           f'-A -d {images}')
                 return f'{name} ({file}): convert it to COCO {command}'
     return None
