@@ -35,9 +35,9 @@ LINK = re.compile(r'\]\((?!\w+:|#)([^)#\s]+)(#[^)]*)?\)')
 
 
 def public_classes() -> List[type]:
-    """What the package exports, in the order of the modules."""
+    """What the package exports, the mixin of all detectors first."""
     found = [getattr(groupdetr_mmdet, name) for name in groupdetr_mmdet.__all__]
-    return [x for x in found if inspect.isclass(x)]
+    return sorted(filter(inspect.isclass, found), key=lambda cls: cls.__name__ != 'GroupQueries')
 
 
 def write_api() -> None:
