@@ -40,6 +40,9 @@ nitpick_ignore_regex = [  # classes of others, whose lists of names are on the n
 html_theme = 'pydata_sphinx_theme'
 html_title = project
 html_theme_options = dict(navigation_with_keys=False, secondary_sidebar_items=['page-toc'])
+if repository := generated.repository():
+    html_theme_options['icon_links'] = [
+        dict(name='Repository', url=repository, icon='fa-solid fa-code-branch')]
 html_context = dict(default_mode='auto')
 html_static_path, html_css_files, html_favicon = ['static'], ['site.css'], 'static/icon.svg'
 html_copy_source = False

@@ -7,7 +7,7 @@ import pkgutil
 import re
 import shutil
 from pathlib import Path
-from typing import Iterator, List
+from typing import Iterator, List, Optional
 
 import groupdetr_mmdet
 from groupdetr_mmdet.commands.cli import COMMANDS
@@ -32,6 +32,12 @@ SECTIONS = {  # of what a config names -> pattern of the names, the first that f
     'Parts of models and runs': '',
 }
 LINK = re.compile(r'\]\((?!\w+:|#)([^)#\s]+)(#[^)]*)?\)')
+
+
+def repository() -> Optional[str]:
+    """The address that CITATION.cff gives as ``repository-code``."""
+    match = re.search(r'^repository-code: *(\S+)', (ROOT / 'CITATION.cff').read_text(), re.M)
+    return match and match[1]
 
 
 def public_classes() -> List[type]:
