@@ -27,7 +27,8 @@ def stock_model(model: ConfigDict) -> ConfigDict:
         ConfigError: If mmdet's own classes cannot run it.
     """
     detector = build_without_memory(one_group(model))
-    stock = {key: value for key, value in with_parents(model).items() if key not in OUR_KEYS}
+    stock = {key: value for key, value in with_parents(with_stock_loss(model)).items()
+             if key not in OUR_KEYS}
     for key in LAYER_OPTIONS:
         stock.get('decoder', {}).pop(key, None)
     stock['test_cfg'] = {key: value for key, value in detector.test_cfg.items()
@@ -37,6 +38,14 @@ def stock_model(model: ConfigDict) -> ConfigDict:
         raise ConfigError(f'--to mmdet: the model has {detector.embed_dims} channels, and the '
                           f'stock {stock["type"]} runs with {WIDTH} only: keep --to ours.')
     return ConfigDict(stock)
+
+
+def with_stock_loss(model: Mapping) -> Dict[str, Any]:
+    """Copy a model whose classification loss is of ours with one of mmdet: inference has none."""
+    head = model.get('bbox_head') or {}
+    if class_of_ours((head.get('loss_cls') or {}).get('type')) is None:
+        return dict(model)
+    return dict(model, bbox_head=dict(head, loss_cls=dict(type='FocalLoss', use_sigmoid=True)))
 
 
 def one_group(model: Mapping) -> Dict[str, Any]:

@@ -32,6 +32,8 @@ def model_config(family: str) -> ConfigDict:
     model.bbox_head.num_classes = len(CLASSES)
     model.test_cfg = dict(query_group=GROUP, max_per_img=100)
     model.decoder.num_cp = 1
+    if family == 'refine':
+        model.bbox_head.loss_cls = dict(type='IABCELoss')
     return model
 
 
