@@ -39,7 +39,8 @@ SHAPES = 'shapes'
 REAL = dict(bccd=128, raccoon=128, boxhead=256)  # pixels of the longer side of an image
 MIXING = 'CachedMosaic', 'CachedMixUp'
 LONGER = dict(boxhead=3)  # times the epochs, for it is learned more slowly
-PRETRAINED = 'pretraining/shapes/K = 1/0'
+PRETRAINED = dict(detector='pretraining/shapes/K = 1/0', backbone='pretraining/shapes/K = 1/0',
+                  groups='pretraining/shapes/K = 3/0')  # what a training begins with
 ON_SHAPES = 'pretraining', 'from-scratch'  # studies, the first with one seed
 
 
@@ -48,7 +49,7 @@ class Cell(NamedTuple):
     num_groups: int = 1  # K
     epochs: int = 30
     settings: Dict[str, Any] = {}  # what else is set in the config
-    start: str = 'detector'  # what is loaded of the pretrained detector; 'backbone', 'nothing'
+    start: str = 'detector'  # what is loaded, of PRETRAINED, or 'nothing'
     anew: bool = False  # whether the queries of further groups are drawn anew
     config: str = LIGHT
 
@@ -58,12 +59,13 @@ EQUAL = {1: 20, 3: 15, 6: 10}  # epochs of equal time, by K
 FROM_BACKBONE = {1: 30, 3: 22, 6: 16}
 FEW = {'train_dataloader.batch_size': 4}
 STUDIES: Dict[str, Dict[str, Cell]] = {
-    'pretraining': {'K = 1': Cell(1, 20, start='nothing')},
+    'pretraining': {'K = 1': Cell(1, 20, start='nothing'), 'K = 3': Cell(3, 12, start='nothing')},
     'from-scratch': {f'K = {k}': Cell(k, n, {'model.num_queries': 16}, 'nothing')
                      for k, n in ((1, 11), (3, 10), (6, 8), (11, 6))},
-    'lr': {f'lr x {x}': Cell(1, 15, {'train_dataloader.batch_size': 2,
-                                     'optim_wrapper.optimizer.lr': x * LR / 4})
-           for x in (1, 2, 4, 8)},
+    'lr': {f'lr x {x}{note}': Cell(1, epochs, {'train_dataloader.batch_size': 2,
+                                               'optim_wrapper.optimizer.lr': x * LR / 4})
+           for x, epochs, note in ((1, 15, ''), (2, 15, ''), (4, 15, ''), (8, 15, ''),
+                                   (2, 45, ', 45 epochs'))},
     'fine-tuning': {
         'K = 1': Cell(1, EQUAL[1], FEW),
         **{f'K = {k}, noise {x:g}': Cell(k, EQUAL[k], {**FEW, 'model.new_group_noise': x})
@@ -76,6 +78,7 @@ STUDIES: Dict[str, Dict[str, Cell]] = {
            for k in (1, 3) for loss in ('IABCE', 'MA')},
         **{f'K = {k}, strong': Cell(k, EQUAL[k], {**FEW, 'model.new_group_noise': .5},
                                     config=STRONG) for k in (1, 3)}},
+    'from-groups': {f'K = {k}': Cell(k, EQUAL[k], FEW, 'groups') for k in (1, 3)},
     'backbone': {f'K = {k}': Cell(k, n, FEW, 'backbone') for k, n in FROM_BACKBONE.items()},
 }
 
@@ -180,7 +183,7 @@ def training_config(training: Training, args: argparse.Namespace) -> Config:
 
 def write_start(cell: Cell, work_dir: str, args: argparse.Namespace) -> str:
     """Write the weights that a training begins with; return their file."""
-    saved = torch.load(find_checkpoint('last', str(args.work_dir / PRETRAINED)),
+    saved = torch.load(find_checkpoint('last', str(args.work_dir / PRETRAINED[cell.start])),
                        weights_only=False)
     weights = saved['state_dict']
     if cell.start == 'backbone':
