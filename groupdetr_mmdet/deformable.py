@@ -30,6 +30,11 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
     """
     xavier_modules = ('memory_trans_fc', )  # of those that each group has in two stages
 
+    def __init__(self, *args, as_two_stage: bool = False, **kwargs) -> None:
+        if as_two_stage:  # more noise on the encoder's heads has not been measured
+            kwargs.setdefault('new_group_noise', 0.02)
+        super().__init__(*args, as_two_stage=as_two_stage, **kwargs)
+
     @property
     def head_class(self) -> type:
         """In two stages a head that takes the encoder's predictions of every group."""

@@ -54,7 +54,7 @@ class GroupDetector(DecodedGroups):
     head_class: type = nn.Module  # of which the head must be an instance
 
     def __init__(self, *, num_query_groups: int = 11, train_cfg: OptConfigType = None,
-                 test_cfg: OptConfigType = None, new_group_noise: float = 0.02, **kwargs) -> None:
+                 test_cfg: OptConfigType = None, new_group_noise: float = 0.5, **kwargs) -> None:
         self.num_query_groups = check_num_query_groups(num_query_groups)
         if type(self.num_queries) is not int or self.num_queries < 1:
             raise ConfigError(f'model.num_queries={self.num_queries!r} must be an integer of at '

@@ -45,7 +45,7 @@ class GroupQueries(GroupDetector):
             True; False is an ablation of the paper.
         new_group_noise (float): Noise on the groups that a loaded checkpoint does not have, and
             which repeat those that it has: standard deviation relative to that of each tensor.
-            Defaults to 0.02; 0 leaves them equal.
+            Defaults to 0.5, in two stages to 0.02; 0 leaves them equal.
         kwargs: As for the stock detector.
 
     Raises:

@@ -72,8 +72,8 @@ class Converted(NamedTuple):
 
 
 def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to: str = 'ours',
-            num_queries: Optional[int] = None, query_group: int = 0, noise: float = 0.02,
-            seed: int = 0, publish: bool = False) -> Converted:
+            num_queries: Optional[int] = None, query_group: int = 0,
+            noise: Optional[float] = None, seed: int = 0, publish: bool = False) -> Converted:
     """Convert a checkpoint; return the result and the report on it.
 
     Args:
@@ -84,8 +84,8 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
             group, of which that is made. Defaults to 'ours'.
         num_queries (int, optional): Queries of one group in a file that says it wrongly.
         query_group (int): The file's group that the stock detector gets. Defaults to 0.
-        noise (float): Relative noise on groups that the file does not have, see
-            :class:`GroupQueries`. Defaults to 0.02.
+        noise (float, optional): ``new_group_noise`` in the place of the model's, see
+            :class:`GroupQueries`.
         seed (int): Seed of the noise. Defaults to 0.
         publish (bool): Take averaged weights where there are any, and leave the training's state
             out. Defaults to False.
@@ -94,13 +94,15 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
         ConfigError: If the file is of another detector or has numbers that are not finite, a
             tensor is left over, missing or of another shape, or the numbers of queries differ.
     """
-    target = build_without_memory(dict(model, new_group_noise=noise))
+    target = build_without_memory(
+        model if noise is None else dict(model, new_group_noise=noise))
     found = find_tensors(checkpoint, target, source, publish, num_queries)
     num_queries = target.num_queries
     tensors, done, left_out = rename_tensors(found, target)
     classes_cut = cut_classes(tensors, target, done, found.source)
     saved = {name: tensors[name] for name, _ in target.group_parameters() if name in tensors}
     groups, wanted = target.count_saved_groups(saved), target.num_query_groups
+    noise = target.new_group_noise
     if to != 'ours':  # with all groups of the file, to choose from
         target = build_without_memory(dict(model, num_query_groups=groups))
     adapted = target.adapt_groups(saved, dict(num_queries=found.num_queries), seed)

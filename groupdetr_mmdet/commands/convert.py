@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='queries of one group in SRC, where it says another number')
     add('--query-group', type=query_group, metavar='I', help='group that --to mmdet and --to '
         'transformers keep, 0 by default; best: the one that groupdetr test --all-groups found')
-    add('--noise', type=float, default=0.02, help='noise on groups that are repeated to get more '
-        'of them, relative to the standard deviation of each tensor (default: %(default)s)')
+    add('--noise', type=float, help='noise on groups that are repeated to get more of them, '
+        "relative to the standard deviation of each tensor (default: the model's new_group_noise)")
     add('--seed', type=int, default=0, help='seed of the noise')
     add('--publish', action='store_true', help="leave the optimizer's and hooks' state out, take "
         'averaged weights (EMA) where there are any, and add the first 8 digits of the SHA-256 to '

@@ -153,7 +153,7 @@ def test_groups_that_the_file_lacks_are_repeated_with_noise(tmp_path):
     assert torch.equal(first[:N], rows) and torch.equal(first, again)
     assert not torch.equal(first, other)
     differences = first.view(4, N, -1)[1:] - rows
-    assert differences.std().item() == pytest.approx(0.02 * rows.std().item(), rel=0.1)
+    assert differences.std().item() == pytest.approx(0.5 * rows.std().item(), rel=0.1)
     assert len({tuple(group[0].tolist()) for group in differences}) == 3
     assert all(torch.equal(results[0][name], x) for name, x in stock.items() if name != ROWS)
 

@@ -63,7 +63,8 @@ def test_groups_of_a_stock_checkpoint_differ_before_and_after_training(family):
         spread = first.std(correction=0).item()
         for other in others:
             difference = (other - first).std(correction=0).item()
-            assert difference == pytest.approx(.02 * spread, rel=.2 if first.numel() > 100 else 1)
+            assert difference == pytest.approx(
+                model.new_group_noise * spread, rel=.2 if first.numel() > 100 else 1)
     added = updates(model)
     for a, b in pairs(next(iter(added.values()))):
         assert (a - b).norm() > .005 * a.norm()
