@@ -14,7 +14,7 @@ class DC5ResNet(ResNet):
 
     In torchvision's ``replace_stride_with_dilation``, and so in the official DETRs, the first
     block of a dilated stage keeps the dilation of the stage before it; mmdet dilates all.
-    Arguments are those of ``ResNet``, of depth 50 or more, without ``strides`` and ``dilations``.
+    Arguments as for ``ResNet``, of depth 50 or more, without ``strides`` and ``dilations``.
     """
 
     def __init__(self, **kwargs) -> None:
@@ -32,7 +32,7 @@ class EndingMobileNetV2(MobileNetV2):
     """MobileNetV2 that ends with the last layer of ``out_indices``.
 
     mmdet's has the layers behind it, too, whose parameters get no gradient, and freezes stages
-    only when it is told to train: in either case two processes wait for each other in vain.
+    only when training begins: in either case two processes wait for each other in vain.
 
     Args:
         kwargs: As for ``MobileNetV2``.

@@ -85,7 +85,7 @@ def pytorch_focal_loss(py_sigmoid_focal_loss: Callable, pred: Tensor, target: Te
     return py_sigmoid_focal_loss(pred, one_hot, weight, gamma, alpha, reduction)
 
 
-# torch >= 2.6 unpickles only what it is told to trust
+# torch >= 2.6 unpickles only what is on its list
 
 
 def allow_mmengine_checkpoints() -> None:

@@ -32,7 +32,7 @@ class GroupCriterion(DETRHead):
     It comes last, ``class GroupHead(StockHead, GroupCriterion)``, so that it stands in the place
     of ``DETRHead`` and the stock heads between call it.
 
-    The losses are those of the stock head, with two differences that follow the official code:
+    The losses equal the stock head's, with two differences that follow the official code:
     each is divided by the number of ground-truth boxes in the batch times K, averaged over ranks,
     at least 1 (the stock head counts matched queries instead, which are fewer where an image has
     more boxes than queries), and this average covers the classification loss too.

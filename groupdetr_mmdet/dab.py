@@ -65,7 +65,7 @@ class DABDeformableDETR(DeformableDETR):
     layer to the layer before.
 
     Row i of ``query_embedding`` is query i: its content, ``embed_dims`` numbers, and its anchor,
-    cxcywh before the sigmoid. Arguments are those of ``DeformableDETR``.
+    cxcywh before the sigmoid. Arguments as for ``DeformableDETR``.
 
     Raises:
         ConfigError: If boxes are not refined, or anchors are selected and not learned.

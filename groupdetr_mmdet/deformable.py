@@ -28,7 +28,7 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
     decoder's, which all groups share, and a group's own are ``memory_trans_fc`` and
     ``memory_trans_norm``.
     """
-    xavier_modules = ('memory_trans_fc', )  # of those that each group has in two stages
+    xavier_modules = ('memory_trans_fc', )  # of the modules that each group has in two stages
 
     def __init__(self, *args, as_two_stage: bool = False, **kwargs) -> None:
         if as_two_stage:  # more noise on the encoder's heads has not been measured

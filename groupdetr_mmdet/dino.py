@@ -26,8 +26,8 @@ class GroupDINOHead(DINOHead, GroupCriterion):
                       dn_meta: Dict[str, int]) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
         """Take the denoising queries out of each group, see :func:`split_denoising`.
 
-        ``dn_meta`` counts those of all groups together. Logits and boxes of the matching part come
-        first, then those of the denoising part, each of shape (num_layers, bs, num_rows, dim).
+        ``dn_meta`` counts all groups together. Logits and boxes of the matching part come
+        first, then of the denoising part, each of shape (num_layers, bs, num_rows, dim).
         """
         (matching_scores, dn_scores), (matching_boxes, dn_boxes) = (
             split_denoising(x, dn_meta['num_denoising_queries'], self.assigner.num_queries)

@@ -168,7 +168,7 @@ class GroupDNDETR(GroupDABDETR):
                         batch_data_samples: OptSampleList) -> Dict:
         """Decode, in training with denoising queries.
 
-        Arguments and result are those of ``DABDETR``, with the ground truth, and with ``dn_meta``
+        Arguments and result as for ``DABDETR``, with the ground truth, and with ``dn_meta``
         for the head where there are denoising queries.
         """
         mask, head_inputs = None, {}
@@ -185,7 +185,7 @@ class GroupDNDETR(GroupDABDETR):
 
     def add_denoising(self, query: Tensor, query_pos: Tensor,
                       samples: SampleList) -> Tuple[Tensor, Tensor, Tensor, Dict[str, int]]:
-        """Put denoising queries in front of those of each group, and count those of all groups.
+        """Put denoising queries in front of the queries of each group, and count them.
 
         The mask is that of one group.
         """

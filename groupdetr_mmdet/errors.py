@@ -1,4 +1,4 @@
-"""What a user is told: errors of one sentence, and warnings."""
+"""Messages to a user: errors of one sentence, and warnings."""
 import functools
 import logging
 import traceback

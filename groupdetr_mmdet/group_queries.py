@@ -24,7 +24,7 @@ class GroupQueries(GroupDetector):
     ``num_query_groups=1`` the detector is the stock one.
 
     A checkpoint of another K loads: fewer groups keep the first ones, more groups repeat them with
-    a little noise, without which they would stay equal for ever.
+    noise, without which they would stay equal.
 
     Args:
         num_queries (int): Queries of one group, N.
@@ -38,13 +38,13 @@ class GroupQueries(GroupDetector):
             without K. With ``groups_at_once`` n the decoder runs on n groups at a time under
             activation checkpointing; losses and gradients stay (None: all at once).
         test_cfg (dict, optional): Testing config: ``max_per_img`` detections (100) by the
-            queries of group ``query_group`` (0), or by those of all groups together ('all').
+            queries of group ``query_group`` (0), or by the queries of all groups ('all').
             With ``each_group`` every group also detects for itself, see
             :meth:`GroupDetector.predict`.
         separate_self_attn (bool): Whether self-attention stays inside each group. Defaults to
             True; False is an ablation of the paper.
         new_group_noise (float): Noise on the groups that a loaded checkpoint does not have, and
-            which repeat those that it has: standard deviation relative to that of each tensor.
+            which repeat its groups: in standard deviations of each tensor.
             Defaults to 0.5, in two stages to 0.02; 0 leaves them equal.
         kwargs: As for the stock detector.
 
@@ -68,7 +68,7 @@ class GroupQueries(GroupDetector):
     def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
         """Prepare K * N queries in training, N at inference (paper, Algorithm 1).
 
-        Arguments and results are those of the stock detector, but for the number of rows.
+        Arguments and results as for the stock detector, except for the number of rows.
         """
         with decoding(self.decoded_groups):
             return super().pre_decoder(*args, **kwargs)
@@ -103,9 +103,9 @@ class GroupQueries(GroupDetector):
                     **{LOSS_ARGUMENTS.get(name, name): x for name, x in outputs.items()})
 
     def encode(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Tuple[Dict, Dict]:
-        """Compute the inputs of :meth:`pre_decoder`, and those of ``forward_decoder`` but queries.
+        """Compute the inputs of :meth:`pre_decoder`, and of ``forward_decoder`` except queries.
 
-        Arguments are those of ``loss``.
+        Arguments as for ``loss``.
         """
         features = self.extract_feat(batch_inputs)
         encoder_inputs, decoder_inputs = self.pre_transformer(features, batch_data_samples)

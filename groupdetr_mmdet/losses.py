@@ -126,7 +126,7 @@ class MALoss(IoUAwareLoss):
 
 
 def loss_terms(loss_cls: nn.Module) -> Optional[Terms]:
-    """Return the terms of a loss, without its ``loss_weight``; None if it is not known here."""
+    """Return the terms of a loss, without its ``loss_weight``; None if it is another loss."""
     if isinstance(loss_cls, IoUAwareLoss):
         return Terms(loss_cls.background, loss_cls.matched)
     if type(loss_cls) is FocalLoss and not loss_cls.activated:

@@ -20,7 +20,7 @@ class GroupMask2FormerHead(DecodedGroups, Mask2FormerHead):
     """``Mask2FormerHead`` with K groups of queries.
 
     Each group is matched one-to-one with the ground truth, at the same points of the masks. The
-    losses are those of the stock head over all matched queries, and so the mean over the groups.
+    losses are computed as in the stock head over all matched queries: the mean over the groups.
 
     The detector sets ``num_query_groups`` (K) and ``group_size`` (N) when it has built the head.
     """

@@ -91,7 +91,7 @@ def summarize_groups(groups: Sequence[Dict[str, float]], kept: int) -> Dict[str,
 
 
 def split_groups(metrics: Dict[str, float]) -> List[Dict[str, float]]:
-    """Take each group's metrics out of those of :class:`GroupCocoMetric`, with any prefix."""
+    """Take each group's metrics out of a result of :class:`GroupCocoMetric`, with any prefix."""
     groups: Dict[int, Dict[str, float]] = {}
     for name, value in metrics.items():
         if match := re.search(r'(?:^|/)group(\d+)/(.+)$', name):

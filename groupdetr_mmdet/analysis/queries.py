@@ -75,7 +75,7 @@ def match_queries(model: GroupDetector, decoded: DecodedQueries) -> List[Tensor]
     gts = [ground_truth(sample) for sample in decoded.samples]
     if decoded.masks is not None:
         return [match_masks(model, *x) for x in zip(decoded.cls_scores, decoded.masks, gts)]
-    # Test pipelines load the annotations last, so that boxes are those of the original image.
+    # Test pipelines load the annotations last, so that boxes are in pixels of the original image.
     metas = [dict(sample.metainfo, img_shape=sample.ori_shape) for sample in decoded.samples]
     pairs = assigner.match_layers(decoded.cls_scores[None], decoded.bbox_preds[None], gts, metas,
                                   model.bbox_head.num_classes)

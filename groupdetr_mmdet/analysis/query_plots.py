@@ -48,8 +48,8 @@ def query_pictures(model: GroupDetector, dataset: BaseDataset, index: int, score
 
     First the K queries that are matched with each of the ``max_objects`` largest objects: their
     boxes, a color for each group, and reference points, if they have any. Then the detections of
-    the kept group. Last those of all groups with joint self-attention: what would be left without
-    groups. Detections of a score below ``score_thr`` are left out.
+    the kept group. Last the detections of all groups with joint self-attention: what would be
+    left without groups. Detections of a score below ``score_thr`` are left out.
     """
     data = pseudo_collate([dataset[index]])
     decoded = decode_queries(model.eval(), data)

@@ -16,13 +16,13 @@ INSTABILITY = 'instability/mean'
 
 
 class Run(NamedTuple):
-    """The scalars of a run, those of a resumed run joined; pictures name it by ``label``."""
+    """The scalars of a run, joined if it was resumed; pictures name it by ``label``."""
     label: str
     metric: str  #: the compared metric, COCO's AP of boxes, or the data set's own
     train: List[dict]  #: with ``loss``, ``step`` (iterations done), ``epochs`` (done), ``hours``
     val: List[dict]  #: with ``metric``, ``step`` (epochs done), ``hours`` (of training)
     stability: List[dict]  #: of ``MatchingStabilityHook``, with ``step`` (epochs done)
-    folder: Path  #: of the last log of a training, beside its ``config.py``
+    folder: Path  #: of the last log of a run, beside its ``config.py``
 
 
 def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
@@ -30,7 +30,7 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
     folder in it; the label is by default the name of the directory.
 
     Raises:
-        ConfigError: If there is no log of a training by epoch.
+        ConfigError: If there is no log by epoch.
     """
     work_dir = Path(work_dir)
     files = sorted(work_dir.glob('vis_data/scalars.json')) or sorted(
@@ -38,7 +38,7 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
     logs = {file.parent: read_log(file) for file in files}
     trained = [folder for folder, log in logs.items() if any('loss' in entry for entry in log)]
     if not trained:
-        raise ConfigError(f'WORK_DIR {work_dir} has no */vis_data/scalars.json of a training; '
+        raise ConfigError(f'WORK_DIR {work_dir} has no */vis_data/scalars.json of a run; '
                           'name the --work-dir of groupdetr train, with LocalVisBackend among '
                           'vis_backends.')
     metric = next((x for log in logs.values() for entry in log if (x := main_metric(entry))), AP)
@@ -47,7 +47,7 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
                    for log in logs.values()])
         for key in ('loss', metric, INSTABILITY)), trained[-1])
     if any('epoch' not in entry for entry in run.train):
-        raise ConfigError(f'WORK_DIR {work_dir} has the log of a training by iteration, and runs '
+        raise ConfigError(f'WORK_DIR {work_dir} has a log by iteration, and runs '
                           'are compared by epoch: train with log_processor.by_epoch=True and '
                           'train_cfg.type=EpochBasedTrainLoop.')
     add_hours(run)

@@ -75,7 +75,7 @@ class MatchingStabilityHook(Hook):
 
 
 def stability_scalars(before: Sequence[Tensor], after: Sequence[Tensor], num_queries: int) -> dict:
-    """Make the scalars of the hook by name; arguments as those of :func:`count_changes`."""
+    """Make the scalars of the hook by name; arguments as for :func:`count_changes`."""
     changed = torch.cat([a != b for a, b in zip(before, after)], 1).double().mean(1)
     scores = dict(instability=count_changes(before, after, num_queries), changed_matches=changed)
     scalars = {f'{name}/group{i}': x for name, values in scores.items()

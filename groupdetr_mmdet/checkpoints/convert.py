@@ -1,6 +1,6 @@
 """Convert checkpoints between codebases, numbers of groups, and our and mmdet's detectors.
 
-The config says what the result is: the model is built from it, without memory for its weights, and
+The config determines the result: the model is built from it, without memory for its weights, and
 what does not fit into it is listed.
 """
 import argparse
@@ -30,7 +30,7 @@ LABELS = '.label_embedding.'  # of noisy labels
 # Of frozen statistics and normalization, which our models take from elsewhere.
 NO_WEIGHTS = re.compile(r'(^|\.)pixel_(mean|std)$|^criterion\.|^data_preprocessor\.(mean|std)$')
 OWN_NAMES = ('transformers', 'mmdet', 'ours')  # sources whose names are the model's, once read
-AVERAGED = ('ema_state', 'ema_model', 'model_ema')  # entries of detrex, DINO's authors, others
+AVERAGED = ('ema_state', 'ema_model', 'model_ema')  # entries of other codebases
 KEPT = 'kept'  # as what was done with a tensor
 
 
@@ -40,8 +40,8 @@ class Found(NamedTuple):
     detector: str  # one of CONFIGS, or the class of another
     entry: str  # where in the file the tensors are
     tensors: Dict[str, Tensor]  # under the file's own names
-    num_queries: Optional[int]  # N, where it is said
-    notes: List[str]  # what else the user should know
+    num_queries: Optional[int]  # N, where it is given
+    notes: List[str]  # remarks for the user
 
 
 class Converted(NamedTuple):
@@ -82,7 +82,7 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
         source (str, optional): One of ``SOURCES``; recognized by default.
         to (str): 'ours', 'mmdet' for the stock detector, or 'transformers' for ours with one
             group, of which that is made. Defaults to 'ours'.
-        num_queries (int, optional): Queries of one group in a file that says it wrongly.
+        num_queries (int, optional): Queries of one group in a file that is wrong about it.
         query_group (int): The file's group that the stock detector gets. Defaults to 0.
         noise (float, optional): ``new_group_noise`` in the place of the model's, see
             :class:`GroupQueries`.
@@ -146,10 +146,10 @@ def entry_of(checkpoint: Any, key: str) -> Mapping:
 
 def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str], averaged: bool,
                  num_queries: Optional[int]) -> Found:
-    """Find the tensors, averaged ones if they are asked for, and what the file says of them.
+    """Find the tensors, averaged tensors if they are asked for, and their metadata.
 
-    mmengine's ``EMAHook`` puts the averaged weights under ``state_dict`` and the others under
-    ``ema_state_dict``; others put the averaged ones under ``AVERAGED``.
+    mmengine's ``EMAHook`` puts the averaged weights under ``state_dict`` and the trained weights
+    under ``ema_state_dict``; other codebases put the averaged weights under ``AVERAGED``.
     """
     keys = AVERAGED * averaged + ('model', 'state_dict')
     entry = next((key for key in keys if entry_of(checkpoint, key)), None)
@@ -180,7 +180,7 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str], aver
 
 def recognize_for(target: nn.Module, tensors: Mapping[str, Tensor],
                   source: Optional[str]) -> Tuple[Optional[str], str]:
-    """Name codebase and detector by the tensors, which must be those of the target."""
+    """Name codebase and detector by the tensors, which must fit the target."""
     marked, detector = recognize(tensors)
     wanted = recognize(target.state_dict())[1] or type(target).__name__
     if not (marked or source):
@@ -193,7 +193,7 @@ def recognize_for(target: nn.Module, tensors: Mapping[str, Tensor],
 
 
 def check_queries(wanted: int, said: Dict[str, Optional[int]]) -> Optional[int]:
-    """N as the first of several sources says it, if one does; it must be that of the config."""
+    """N by the first source that gives it; it must be the N of the config."""
     by, number = next(((by, x) for by, x in said.items() if x), ('', None))
     if number not in (None, wanted):
         raise ConfigError(
@@ -277,7 +277,7 @@ def cut_classes(tensors: Dict[str, Tensor], target: nn.Module, done: Dict[str, L
 
 def check_tensors(tensors: Dict[str, Tensor], done: Dict[str, List[str]], target: nn.Module,
                   found: Found) -> None:
-    """Check that all tensors are there, fit, and are no others; add BatchNorm's counters.
+    """Check that exactly the tensors of the model are there and fit; add BatchNorm's counters.
 
     What the detector holds once must be equal under all its names.
     """
@@ -311,7 +311,7 @@ def check_tensors(tensors: Dict[str, Tensor], done: Dict[str, List[str]], target
 
 def describe(found: Found, target: nn.Module, groups: int, num_queries: int,
              classes_cut: bool) -> List[str]:
-    """Say what was found, and what it became."""
+    """Print what was found, and what it became."""
     classes = str(count_classes(target.state_dict()))
     if classes_cut:
         classes = f'rows of {COCO_ID_ROWS[0]} COCO ids, cut to the {classes} categories'

@@ -52,7 +52,7 @@ class SeededBatch(list):
 class ResumableBatchSampler(Sampler):
     """Batches whose images draw the same random numbers in a resumed run, from any batch on.
 
-    The arguments are those of PyTorch's ``BatchSampler``, which makes the batches; the config
+    Arguments as for PyTorch's ``BatchSampler``, which makes the batches; the config
     ``batch_sampler`` names another class.
     """
     start = 0  # the first batch that is yielded
@@ -120,7 +120,7 @@ class ExactResumeHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Continue at the place that the checkpoint notes."""
-        if not runner._resume or not isinstance(checkpoint, dict):  # another hook refuses those
+        if not runner._resume or not isinstance(checkpoint, dict):  # another hook refuses these
             return
         layout, saved = self._layout(runner), checkpoint.get(PROGRESS)
         saved = saved if isinstance(saved, dict) else {}

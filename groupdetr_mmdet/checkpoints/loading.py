@@ -57,7 +57,7 @@ def load_weights(model: nn.Module, checkpoint: Any, path: str,
                  allow_missing: bool = False) -> None:
     """Load the weights of a checkpoint, read at a path, into a model, all of them or none.
 
-    With ``allow_missing`` the tensors that fit are loaded, and the log says how many.
+    With ``allow_missing`` the tensors that fit are loaded, and the log has their number.
 
     Raises:
         ConfigError: If a tensor does not fit, is missing or not finite, or if none fits.
@@ -91,13 +91,13 @@ def load_fitting(model: nn.Module, state_dict: Dict[str, Tensor], path: str) -> 
         raise ConfigError(f'{path} has not one tensor of this model: name another checkpoint.')
     missing, _ = model.load_state_dict(state_dict, strict=False)
     print_log(f'{path}: {len(state_dict)} of the {len(own)} tensors of the model are loaded; the '
-              f'others, such as {(missing or ["none"])[0]}, keep their start.',
+              f'rest, such as {(missing or ["none"])[0]}, keeps its initial values.',
               logger='current', level=logging.WARNING)
 
 
 @HOOKS.register_module()
 class CheckedWeightsHook(Hook):
-    """Refuse weights that are not finite, or not those of the runner's model.
+    """Refuse weights that are not finite, or not of the runner's model.
 
     With ``allow_missing=True`` in the config, ``load_from`` takes the tensors that fit.
     """
@@ -153,7 +153,7 @@ def announce_rest(checkpoint: Dict[str, Any], runner: Runner, path: str) -> None
 class CheckedPretrainedInit(PretrainedInit):
     """mmengine's ``Pretrained``, which refuses weights that leave a part of the module random.
 
-    With ``allow_missing`` the tensors that fit are taken, and the log says how many.
+    With ``allow_missing`` the tensors that fit are taken, and the log has their number.
     """
 
     def __init__(self, *args, allow_missing: bool = False, **kwargs) -> None:
@@ -178,7 +178,7 @@ class CheckedPretrainedInit(PretrainedInit):
 
 @HOOKS.register_module()
 class OtherClassesHook(Hook):
-    """Leave the class layers out of ``load_from`` where the classes are others."""
+    """Leave the classification layers out of ``load_from`` where the classes differ."""
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Give the checkpoint the model's own class layers, in place."""
@@ -200,7 +200,7 @@ def keep_class_layers(model: nn.Module, state_dict: Dict[str, Tensor]) -> List[s
             repeat_groups(own[name], model.num_query_groups, num_groups, noise=0., seed=0)
             if name in of_groups else own[name])
     print_log(f'load_from has {saved_classes} classes and the model {num_classes}: the class '
-              'layers are left out, all others are loaded.', logger='current')
+              'layers are left out, all other layers are loaded.', logger='current')
     return names
 
 

@@ -15,7 +15,7 @@ SOURCES = dict(  # and how a report calls them
     transformers="Hugging Face's transformers", mmdet='mmdet', ours='ours')
 COCO_IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 
-# Codebase, detector and the tensors that tell them; the first row counts of which all are there.
+# Codebase, detector and the tensors that identify them; the first row with all of them counts.
 MARKS = (
     ('official', 'DINO', 'transformer.enc_out_bbox_embed.layers.0.weight'),
     ('official', 'DABDeformableDETR', 'refpoint_embed.weight', 'tgt_embed.weight'),
@@ -90,7 +90,7 @@ DAB = ((r'^bbox_embed\.', 'bbox_head.fc_reg.'), ) + CONDITIONAL
 
 
 def recognize(names: Container[str]) -> Tuple[Optional[str], Optional[str]]:
-    """Name codebase and detector by the names of tensors, (None, None) where they tell neither."""
+    """Name codebase and detector by the names of tensors, or (None, None)."""
     return next(((source, detector) for source, detector, *marks in MARKS
                  if all(name in names for name in marks)), (None, None))
 
@@ -130,8 +130,8 @@ def rules_of(source: str, detector: str, num_convs: int = 1, num_layers: int = 6
             (r'^(decoder\.layers\.\d+\.self_attn)\.(?!attn\.)', r'\1.attn.'),
         ))
     if detector not in heads:
-        raise ConfigError(f'--from {source}: the names that it gives a {detector} are not known; '
-                          f'those of {", ".join(heads)} are.')
+        raise ConfigError(f'--from {source}: its tensor names of a {detector} are unknown; '
+                          f'convert reads {", ".join(heads)}.')
     # The decoder holds the prediction layers a second time.
     shared = ((r'^transformer\.', ''), (r'^decoder\.(class|bbox)_embed\.', r'\1_embed.'))
     return [*BACKBONES[source], *shared, *heads[detector], *LAYERS[source]]

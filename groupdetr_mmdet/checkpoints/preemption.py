@@ -1,7 +1,7 @@
 """A training that has to stop finishes its step, writes a checkpoint, and ends.
 
 SLURM (``scancel``, preemption, a time limit), ``timeout``, a container that stops and Ctrl+C send
-their signal to every process of a training. The processes that load data go on until the
+their signal to every process of a run. The processes that load data go on until the
 checkpoint is written, and end with the training.
 """
 import functools
@@ -116,7 +116,7 @@ class PreemptionHook(Hook):
 
 @functools.cache
 def reset_in_children() -> None:
-    """Let processes that are forked, such as those of a metric's pool, end by a signal.
+    """Let processes that are forked, as for a metric's pool, end by a signal.
 
     Where they had the training's handler, ``Pool.terminate`` would wait for them for ever.
     """
@@ -176,7 +176,7 @@ def shield_workers(runner: Runner) -> None:
 
 
 def start_worker(start: Optional[Callable], worker_id: int) -> None:
-    """Ignore signals, save those of the training's process, in a worker that starts."""
+    """Ignore signals, except of the training's process, in a worker that starts."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=end_with_parent, daemon=True).start()
     if start is not None:
@@ -186,7 +186,7 @@ def start_worker(start: Optional[Callable], worker_id: int) -> None:
 def end_with_parent() -> None:
     """End the process by a signal of the parent, as of ``Process.terminate``, or after its end.
 
-    PyTorch's workers outlive a training that was killed by 5 seconds, and keep its work directory.
+    PyTorch's workers outlive a run that was killed by 5 seconds, and keep its work directory.
     """
     parent, forked_by, sender = multiprocessing.parent_process().pid, os.getppid(), None
     while sender != parent and os.getppid() == forked_by:

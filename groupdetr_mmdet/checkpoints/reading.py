@@ -37,12 +37,12 @@ READS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6.0')
 # Beside what mmengine's checkpoints hold: the official code's arguments, all numpy scalars.
 PLAIN_CLASSES = [argparse.Namespace, np.ndarray, np.dtype,
                  *{type(np.dtype(kind)) for kind in '?bhilqBHILQefdgFDGSUMm'}]
-# What an error of `torch.load` says before the name of what a file may not hold.
+# What stands in an error of `torch.load` before the name of what a file may not hold.
 REFUSED = r"(?:GLOBAL|[Uu]nsupported class|but got <class|read the attribute) '?([\w.]+)"
 
 
 def read_checkpoint(path: Union[str, Path], trust_pickle: bool = False) -> Any:
-    """Return what a file holds, or any address that mmengine's loader knows, on the CPU.
+    """Return what a file holds, or any address that mmengine's loader takes, on the CPU.
 
     That is ``state_dict`` and ``meta`` of a ``.safetensors`` file. With ``trust_pickle`` the code
     that the file asks for is run.
@@ -103,7 +103,7 @@ def load_from_http(address: str, map_location: Any = None) -> Any:
 
 
 def load_from_zoo(name: str, map_location: Any = None) -> Any:
-    """Read weights by a name of mmengine's tables; of mmcls those of the backbone."""
+    """Read weights by a name of mmengine's tables; of mmcls, the backbone's weights."""
     scheme, _, model = name.partition('://')
     tables = dict(modelzoo=torchvision_models, torchvision=torchvision_models,
                   mmcls=checkpoint.get_mmcls_models)
@@ -117,7 +117,7 @@ def load_from_zoo(name: str, map_location: Any = None) -> Any:
 
 
 def torchvision_models() -> Dict[str, str]:
-    """Addresses of torchvision's weights; without torchvision those that mmengine lists."""
+    """Addresses of torchvision's weights; without torchvision, mmengine's list."""
     if importlib.util.find_spec('torchvision') is not None:
         return checkpoint.get_torchvision_models()
     return mmengine.load(Path(mmengine.__path__[0], 'hub', 'torchvision_0.12.json'))
@@ -140,7 +140,7 @@ READERS = {  # by the starts of addresses, as mmengine's schemes
 def fetch(address: str) -> str:
     """Fetch a file once for all processes and runs; return its path in ``torch.hub``'s folder."""
     path = Path(torch.hub.get_dir(), 'checkpoints', Path(re.split('[?#]', address)[0]).name)
-    for turn in (is_main_process(), True):  # later those of another machine
+    for turn in (is_main_process(), True):  # later the processes of another machine
         if turn and not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -89,7 +89,7 @@ class AtomicCheckpointHook(CheckpointHook):
     after its successor is on the disk, so there is one more of them for a moment. ``--resume``
     passes over checkpoints that another hook left cut short, and corrects ``last_checkpoint``.
 
-    Arguments and file names are those of :class:`mmengine.hooks.CheckpointHook`. With
+    Arguments and file names as for :class:`mmengine.hooks.CheckpointHook`. With
     :mod:`.exact`, as the commands add it, a resumed run continues as if it had never stopped.
     Without it a resumed ``EpochBasedTrainLoop`` starts at the beginning of an epoch, with other
     random numbers. A validation that was interrupted is not repeated; if that was while it
@@ -167,7 +167,7 @@ class AtomicCheckpointHook(CheckpointHook):
         return path
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, float]) -> None:
-        """Save the best checkpoints, then remove those that they replace."""
+        """Save the best checkpoints, then remove the checkpoints that they replace."""
         removals: List[str] = []
         backend = self.file_backend  # this hook's own
         backend.remove = backend.rmtree = removals.append
@@ -190,9 +190,9 @@ class AtomicCheckpointHook(CheckpointHook):
 
 
 def announce_new_start(work_dir: Union[str, Path]) -> None:
-    """Say that a run which does not resume will write over the checkpoints of an earlier one."""
+    """Warn that a run which does not resume will write over the checkpoints of an earlier run."""
     latest = latest_whole_checkpoint(work_dir)
     if latest:
         print(f'{work_dir} has checkpoints of an earlier run, the latest {latest}. This run '
-              'starts anew and writes over those of the same name; --resume would continue it, '
+              'starts anew and writes over files of the same name; --resume would continue it, '
               'and another --work-dir would keep it.', flush=True)

@@ -1,4 +1,4 @@
-"""Configs of mmdet's own detectors, made of those of ours."""
+"""Configs of mmdet's own detectors, made of ours."""
 import copy
 import inspect
 from typing import Any, Dict, Mapping, Optional, Sequence
@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from ..ops.recompute import LAYER_OPTIONS
 from ..registry import SCOPE
 
-WIDTH = 256  # of mmdet's ConditionalDETR and two-stage detectors, whatever their config says
+WIDTH = 256  # of mmdet's ConditionalDETR and two-stage detectors, whatever their config
 OUR_KEYS = ('separate_self_attn', 'new_group_noise', 'train_cfg')
 ANYWHERE = ('init_cfg', 'num_query_groups')  # keys that are left out wherever they are
 REGISTRIES = (MODELS, DATASETS, TRANSFORMS, METRICS)

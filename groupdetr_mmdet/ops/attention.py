@@ -15,7 +15,7 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int,
     """Multi-head attention, ``softmax(q k^T / sqrt(d)) v``, by PyTorch's fused kernels.
 
     Conditional cross-attention has queries and keys twice as wide as its values. The flash kernels
-    want one width, so the values are padded with zeros and the zeros are cut from the result.
+    require one width, so the values are padded with zeros and the zeros are cut from the result.
 
     Args:
         query (Tensor): Projected queries, shape (bs, num_queries, d_qk).

@@ -15,7 +15,7 @@ CHUNK = 2**20  # attention weights held at a time: 4 MiB in float32, which a cac
 
 @functools.cache
 def announce_dropout_attention() -> None:
-    """Say once that attention runs by the code of this module."""
+    """Warn once that attention runs by the code of this module."""
     print_log('Attention dropout has no fused kernel on the CPU; the attention map is computed '
               'part by part. attn_drop=0. in model.decoder.layer_cfg makes training there faster.',
               logger='current')
@@ -29,7 +29,7 @@ def dropout_attention(query: Tensor, key: Tensor, value: Tensor, keep_mask: Opti
     The weights are made again in the backward pass, so that only one byte of each is kept: whether
     it was dropped.
 
-    The arguments are those of ``scaled_dot_product_attention``: queries, keys and values of shape
+    The arguments of ``scaled_dot_product_attention``: queries, keys and values of shape
     (bs, num_heads, num_rows, dim), a mask that is True where a query may look at a key, and the
     probability of dropping a weight, in steps of 2**-16.
     """

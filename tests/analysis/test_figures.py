@@ -101,7 +101,7 @@ def test_plot_runs_prints_its_table(tmp_path: Path, capfd: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize('args, error', [
-    (['nowhere'], 'WORK_DIR nowhere has no */vis_data/scalars.json of a training'),
+    (['nowhere'], 'WORK_DIR nowhere has no */vis_data/scalars.json of a run'),
     (['unfinished'], 'the run unfinished has no coco/bbox_mAP in its log'),
     (['a', 'b', '--labels', 'one'], '--labels: 1 labels for 2 runs'),
     (['a', '--out', 'runs.txt'], '--out: runs.txt is not the name of a picture'),
@@ -126,7 +126,7 @@ def test_a_run_by_iteration_is_not_compared(tiny_coco: Path, tmp_path: Path,
     tiny_runner(cfg, tmp_path).train()
     for command in ('plot_runs', 'report'):
         assert run_tool(command, tmp_path / 'work', '--out', tmp_path / 'out.png') == 2
-        assert 'has the log of a training by iteration' in capfd.readouterr().err
+        assert 'has a log by iteration' in capfd.readouterr().err
 
 
 def test_groups_are_drawn_with_their_median():
