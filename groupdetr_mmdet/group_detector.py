@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from .assigner import GroupHungarianAssigner
 from .attention import group_self_attention
 from .errors import ConfigError, warn_once
-from .group_layers import give_each_group
-from .groups import check_num_query_groups, chosen_groups
+from .groups import check_num_query_groups, chosen_groups, give_each_group
 from .ops.deformable import save_memory
 from .turns import check_groups_at_once
 

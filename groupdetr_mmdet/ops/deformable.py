@@ -4,8 +4,7 @@ mmcv's PyTorch code keeps every sampled value for the backward pass, several tim
 ``num_levels * num_points`` times its width. Here a part of the queries is sampled at a time, and
 sampled again in the backward pass.
 """
-from types import FunctionType
-from typing import Iterator, Sequence, Tuple
+from typing import Iterator, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -14,25 +13,67 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..errors import warn_once
+from .attention import replace_attention
 
 SAMPLES_AT_ONCE = 2**20  # values sampled at a time: 4 MiB in float32, which a cache keeps
 
 
-def save_memory(model: nn.Module) -> None:
-    """Let mmcv's deformable attention layers inside a model compute as this module does.
+class MemorySavingAttention(mmcv_module.MultiScaleDeformableAttention):
+    """mmcv's ``MultiScaleDeformableAttention`` with :func:`deformable_attention`, batch first.
 
-    mmcv's compiled op, where it is installed, stays in use.
+    mmcv's compiled op, where it is installed, stays in use on a GPU. A model that is exported or
+    compiled takes mmcv's PyTorch code.
     """
-    for module in model.modules():
-        if type(module) is mmcv_module.MultiScaleDeformableAttention:
-            module.__class__ = MemorySavingAttention
+
+    def forward(self, query: Tensor, key: None = None, value: Optional[Tensor] = None,
+                identity: Optional[Tensor] = None, query_pos: Optional[Tensor] = None,
+                key_padding_mask: Optional[Tensor] = None,
+                reference_points: Optional[Tensor] = None,
+                spatial_shapes: Optional[Tensor] = None, **kwargs) -> Tensor:
+        """Attend as the parent does, whose arguments these are."""
+        if (query.is_cuda and mmcv_module.IS_CUDA_AVAILABLE or torch.jit.is_tracing() or
+                is_compiling()):
+            return super().forward(
+                query, key, value, identity, query_pos, key_padding_mask, reference_points,
+                spatial_shapes, **kwargs)
+        identity = query if identity is None else identity
+        value = self.value_proj(query if value is None else value)
+        if key_padding_mask is not None:
+            value = value.masked_fill(key_padding_mask[..., None], 0.)
+        if query_pos is not None:
+            query = query + query_pos
+        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
+        weights = weights.unflatten(-1, (self.num_levels, -1))
+        offsets = self.sampling_offsets(query).unflatten(-1, (*weights.shape[2:], 2))
+        points = reference_points[:, :, None, :, None]  # (x, y) or cxcywh
+        if points.size(-1) == 2:
+            offsets = offsets / spatial_shapes.flip(-1)[:, None]
+        else:
+            offsets = offsets / self.num_points * points[..., 2:] * .5
+        out = deformable_attention(value.unflatten(-1, (self.num_heads, -1)), spatial_shapes,
+                                   points[..., :2] + offsets, weights)
+        return self.dropout(self.output_proj(out)) + identity
+
+
+def save_memory(model: nn.Module) -> None:
+    """Replace mmcv's deformable attention layers inside a model, in place; parameters stay."""
+    for layer in list(model.modules()):
+        for name in ('self_attn', 'cross_attn'):
+            if type(getattr(layer, name, None)) is mmcv_module.MultiScaleDeformableAttention:
+                with torch.device('meta'):  # draws no random numbers
+                    replace_attention(layer, name, MemorySavingAttention)
+
+
+def is_compiling() -> bool:
+    """Whether ``torch.compile`` is at work."""
+    if hasattr(torch.compiler, 'is_compiling'):  # since torch 2.3
+        return torch.compiler.is_compiling()
+    return torch._dynamo.is_compiling()
 
 
 def deformable_attention(value: Tensor, value_spatial_shapes: Tensor, sampling_locations: Tensor,
                          attention_weights: Tensor) -> Tensor:
     """Multi-scale deformable attention (Deformable DETR, Section 4.1), as mmcv computes it.
-
-    A model that is exported or compiled takes mmcv's PyTorch code.
 
     Args:
         value (Tensor): Shape (bs, num_keys, num_heads, dim).
@@ -44,9 +85,6 @@ def deformable_attention(value: Tensor, value_spatial_shapes: Tensor, sampling_l
     Returns:
         Tensor: Shape (bs, num_queries, num_heads * dim).
     """
-    if torch.jit.is_tracing() or is_compiling():
-        return mmcv_module.multi_scale_deformable_attn_pytorch(
-            value, value_spatial_shapes, sampling_locations, attention_weights)
     if value.is_cuda:
         warn_once('Deformable attention runs as slower PyTorch code: install the full mmcv, built '
                   'for your torch and CUDA, for its compiled op.')
@@ -55,25 +93,6 @@ def deformable_attention(value: Tensor, value_spatial_shapes: Tensor, sampling_l
         return _DeformableAttention.apply(
             value.to(dtype), sampling_locations.to(dtype), attention_weights.to(dtype),
             torch.as_tensor(value_spatial_shapes).tolist())
-
-
-def is_compiling() -> bool:
-    """Whether ``torch.compile`` is at work."""
-    if hasattr(torch.compiler, 'is_compiling'):  # since torch 2.3
-        return torch.compiler.is_compiling()
-    return torch._dynamo.is_compiling()
-
-
-def calling_ours(forward: FunctionType) -> FunctionType:
-    """Copy mmcv's ``forward``, in which the global name of its PyTorch code means ours."""
-    forward = getattr(forward, '__wrapped__', forward)
-    names = dict(forward.__globals__, multi_scale_deformable_attn_pytorch=deformable_attention)
-    return FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__)
-
-
-class MemorySavingAttention(mmcv_module.MultiScaleDeformableAttention):
-    """mmcv's ``MultiScaleDeformableAttention`` with :func:`deformable_attention`."""
-    forward = calling_ours(mmcv_module.MultiScaleDeformableAttention.forward)
 
 
 class _DeformableAttention(torch.autograd.Function):
