@@ -30,14 +30,10 @@ def shipped_configs() -> Dict[str, Path]:
 
 
 def find_config(config: str, key: str = 'CONFIG') -> str:
-    """Find a config file by its path, or a shipped one by its name, with folder or without.
-
-    Args:
-        config (str): Path or name, such as ``demo/cond_detr_demo`` or ``cond_detr_demo``.
-        key (str): Name of the argument, for the message. Defaults to 'CONFIG'.
+    """Find a config by its path, or a shipped one by its name, such as ``cond_detr_demo``.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If there is none; the message calls the argument ``key``.
     """
     if osp.isfile(config):
         return config
@@ -117,14 +113,8 @@ def nearest(name: Any, known: Iterable[str]) -> Optional[str]:
 def hint(words: str, stack: Sequence[FrameType]) -> str:
     """Return the nearest known name for a library's message about an unknown key or type.
 
-    For a key of this package in a stock detector it is the detector with groups.
-
-    Args:
-        words (str): The message.
-        stack (Sequence[FrameType]): The calls that led to it, the innermost last.
-
-    Returns:
-        str: Words to add to the message, '' where no name is near.
+    For a key of this package in a stock detector it is the detector with groups. ``stack`` has
+    the calls that led to the message, the innermost last.
     """
     builds = [frame.f_locals for frame in stack if frame.f_code.co_name == 'build_from_cfg']
     built, known = builds[-1].get('obj_cls') if builds else None, set()
@@ -163,15 +153,7 @@ def iter_dicts(value: Any, key: str) -> Iterator[Tuple[str, dict]]:
 
 
 def check_groups(key: str, model: Optional[dict]) -> None:
-    """Check that a model is a detector with groups of queries, of whatever K.
-
-    Args:
-        key (str): Argument that needs groups, for the message.
-        model (dict, optional): Config of the model.
-
-    Raises:
-        ConfigError: If it is another detector.
-    """
+    """Check that the config of a model is of a detector with groups, which an argument needs."""
     name = (model or {}).get('type')
     detector = MODELS.get(name) if isinstance(name, str) else name
     if not (inspect.isclass(detector) and issubclass(detector, GroupDetector)):

@@ -2,7 +2,7 @@
 import difflib
 import logging
 import math
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
 from mmdet.registry import TASK_UTILS
@@ -176,7 +176,11 @@ class GroupDetector(DecodedGroups):
         fitting = {name: rows for name, rows in saved.items() if len(rows) == old * blocks[name]}
         if old == new or not fitting:
             return fitting
-        announce_groups(old, new, self.new_group_noise, fitting)
+        what = ('the first groups are kept' if new < old else
+                f'groups are repeated with model.new_group_noise={self.new_group_noise}')
+        print_log(f'{", ".join(fitting)}: num_query_groups={old} in the checkpoint, {new} in the '
+                  f'model; {what}.', logger='current',
+                  level=logging.INFO if new < old else logging.WARNING)
         scales = {name: (rows.max() > rows.min()) * rows.std(correction=0)
                   for name, rows in fitting.items()}
         if not any(scales.values()):
@@ -265,18 +269,6 @@ def check_noise(noise: float) -> float:
         raise ConfigError(f'model.new_group_noise={noise!r} must be a number of at least 0: the '
                           'relative noise on groups that a checkpoint does not have.')
     return noise
-
-
-def announce_groups(old: int, new: int, noise: float, names: Iterable[str]) -> None:
-    """Log what becomes of a checkpoint's groups in a model of another number of them."""
-    level, what = logging.INFO, 'the first groups are kept'
-    if new > old:
-        level, what = logging.WARNING, (
-            f'groups are repeated with noise of {noise} standard deviations' if noise else
-            'groups are repeated without noise, and equal groups may stay equal')
-        what += f' (model.new_group_noise={noise})'
-    print_log(f'{", ".join(names)}: num_query_groups={old} in the checkpoint, {new} in the model; '
-              f'{what}.', logger='current', level=level)
 
 
 def repeat_groups(rows: Tensor, old: int, new: int, noise: float, seed: int) -> Tensor:

@@ -2,7 +2,7 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import ContextManager, Optional, Sequence, Union
+from typing import ContextManager, Sequence, Union
 
 from filelock import FileLock, Timeout
 
@@ -54,22 +54,19 @@ def irregular(path: Union[str, Path]) -> str:
     return 'a folder' if os.path.isdir(path) else 'a pipe or a device'
 
 
-def check_path(key: str, path: Optional[str], folder: bool = False) -> None:
-    """Check that the path of a config key or argument names a file or, if asked, a folder.
-
-    An empty path or a web address passes; ``~`` is expanded.
+def check_path(key: str, path: str) -> None:
+    """Check that the path of a config key or argument names a file; a web address passes.
 
     Raises:
         ConfigError: If the path does not exist or is of another kind.
     """
-    if not path or '://' in path:
+    if '://' in path:
         return
     place = os.path.expanduser(path)
     if not os.path.exists(place):
         raise ConfigError(f'{key}: {path} does not exist; put it there or correct {key}.')
-    wanted, found = 'a folder' if folder else 'a file', irregular(place) or 'a file'
-    if found != wanted:
-        raise ConfigError(f'{key}: {path} is {found} and not {wanted}: correct {key}.')
+    if found := irregular(place):
+        raise ConfigError(f'{key}: {path} is {found} and not a file: correct {key}.')
 
 
 def check_output(key: str, path: Union[str, Path], kind: str = 'a file',

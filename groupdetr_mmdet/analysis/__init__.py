@@ -1,4 +1,1 @@
-"""What the groups do: AP of each, matches, stability, curves of runs, pictures, the report.
-
-It reads trained detectors and logs, and changes neither.
-"""
+"""What the groups do: AP of each, matches, stability, curves of runs, pictures, the report."""

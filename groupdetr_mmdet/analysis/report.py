@@ -40,8 +40,7 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
         work_dir (Path): Work directory of the training.
         compare (Sequence[Path]): Work directories of others, the baseline first.
         labels (Sequence[str]): Names of these, and then of ``work_dir``.
-        checkpoint (str, optional): A file of weights, 'best' or 'last'; by default the best
-            weights, or the last ones where none were kept as best.
+        checkpoint (str, optional): A file, 'best' or 'last'; by default the best there is.
 
     Raises:
         ConfigError: If a log by epoch with validations, config or checkpoint is missing.

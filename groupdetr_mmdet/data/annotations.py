@@ -29,7 +29,7 @@ ID = None  # a text where the first one is a text, and else a finite number
 FIELDS = {  # of each part: the required fields, what they are, and the test of it
     'images': dict(id=ID, file_name=FILE, width=PIXELS, height=PIXELS),
     'annotations': dict(image_id=ID, category_id=ID, bbox=BOX, area=('a number', is_number),
-                        iscrowd=('0, or 1 for a crowd', lambda x: x in (0, 1))),
+                        iscrowd=('0, or 1 for a crowd', lambda x: x in (0, 1, None))),
     'categories': dict(id=ID, name=TEXT),
 }
 LARGEST = 10  # times its image: no annotation tool draws a wider box
@@ -48,7 +48,7 @@ class Fault(NamedTuple):
 
 
 def check_annotations(coco: dict, path: str, scored: bool, masks: str = '') -> None:
-    """Check the content of an annotation file, in place: ``iscrowd`` defaults to 0.
+    """Check the content of an annotation file, and complete it in place.
 
     Annotations are numbered from 1: pycocotools needs numbers, and never finds number 0.
 
@@ -61,10 +61,6 @@ def check_annotations(coco: dict, path: str, scored: bool, masks: str = '') -> N
     Raises:
         ConfigError: If an entry is not in COCO's format or makes the result meaningless.
     """
-    annotations = coco.get('annotations')
-    for annotation in annotations if type(annotations) is list else ():
-        if type(annotation) is dict and annotation.get('iscrowd') is None:
-            annotation['iscrowd'] = 0
     for part in FIELDS:
         if part in coco or part != 'annotations' or not scored:  # a public test set has none
             check_part(coco, part, path)
@@ -72,12 +68,12 @@ def check_annotations(coco: dict, path: str, scored: bool, masks: str = '') -> N
         raise ConfigError(f'ann_file {path} has no images: name the file of the whole data set.')
     warn_repeated(coco['images'], 'file_name', path, 'objects of one entry are background in '
                   'the other')
-    if annotations:
+    if annotations := coco.get('annotations'):
         check_objects(coco, path, scored, masks)
         warn_repeated([x for x in annotations if 'id' in x], 'id', path, 'each counts as an '
                       'object of its own')
         for number, annotation in enumerate(annotations, 1):
-            annotation['id'] = number
+            annotation.update(id=number, iscrowd=annotation.get('iscrowd') or 0)
 
 
 def warn_repeated(entries: Sequence[dict], field: str, path: str, effect: str) -> None:

@@ -6,7 +6,7 @@ mmdet numbers classes in the order of each annotation file. Here label i is the 
 import json
 import reprlib
 from collections import Counter
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 from mmdet.datasets import CocoDataset
@@ -59,14 +59,14 @@ class CheckedCOCO(COCO):
                 f'category of ann_file {self.name}: it has {shown.repr([*names.elements()])}. '
                 'Correct metainfo=dict(classes=...) and num_classes.')
         ids = [by_name[name] for name in cat_names]
-        of_boxes = [ann['category_id'] for ann in self.anns.values()]
-        left_out = Counter(x for x in of_boxes if x not in {*ids})
+        left_out = Counter(x['category_id'] for x in self.anns.values()
+                           if x['category_id'] not in ids)
         if left_out:
             called = {category_id: name for name, category_id in by_name.items()}
             counts = [f'{called.get(x, f"unlisted id {x}")} ({n})' for x, n in
                       left_out.most_common()]
-            warn_once(f'{sum(left_out.values())} of {len(of_boxes)} boxes in {self.name} are left '
-                      f'out: their categories {shown.repr(counts)} are not in metainfo.classes.')
+            warn_once(f'{sum(left_out.values())} of {len(self.anns)} boxes in {self.name} are left'
+                      f' out: their categories {shown.repr(counts)} are not in metainfo.classes.')
         return ids
 
 
@@ -78,12 +78,8 @@ class CheckedCocoDataset(CocoDataset):
     entry or image makes the result meaningless, or nothing is left to train on or to score.
     """
 
-    @property
-    def COCOAPI(self) -> Any:
-        """What the parent calls to read its annotation file."""
-        return self._read_annotations
-
-    def _read_annotations(self, path: str) -> CheckedCOCO:
+    def COCOAPI(self, path: str) -> CheckedCOCO:
+        """Read the annotation file, as the parent asks for it."""
         loads = any(getattr(x, 'with_mask', False) for x in self.pipeline.transforms)
         coco = CheckedCOCO(path, self.ann_file, self.test_mode, 'loaded' if loads else '')
         self._has_annotations = 'annotations' in coco.dataset

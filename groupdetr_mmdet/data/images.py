@@ -106,11 +106,8 @@ def check_size(results: dict, size: Tuple[int, int]) -> None:
 def check_files(images: Sequence[dict], ann_file: str, pipeline: Compose, every: bool) -> None:
     """Check that a data set's local images are there, whole, and of the annotated size.
 
-    Args:
-        images (Sequence[dict]): mmdet's entries, with ``img_path``, ``width`` and ``height``.
-        ann_file (str): The file that lists them, for the message.
-        pipeline (Compose): The transforms, one of which loads the image.
-        every (bool): Whether to read all headers, as an evaluation needs, or a sample.
+    The size is read of ``every`` image, as an evaluation needs, or of a sample. ``images`` are
+    mmdet's entries, and ``pipeline`` has the transform that loads them.
     """
     loader = next((x for x in pipeline.transforms if isinstance(x, LoadImageFromFile)), None)
     if loader is None or loader.file_client_args is not None or \

@@ -1,4 +1,1 @@
-"""A trained detector at work: inference on folders of images, and ONNX.
-
-One group of queries is left, and nothing of the training.
-"""
+"""A trained detector at work, by one group of queries: inference on folders, and ONNX."""

@@ -121,16 +121,13 @@ class Inferencer(DetInferencer):
             return
         readable, data = self.collate_fn(batch)
         try:
-            found = self.forward(data)
+            found = zip(readable, self.forward(data))
         except Exception as error:  # such as fewer feature points than queries
-            found = None
             if len(batch) == 1:
-                self.failed[readable[0]], readable = first_line(error), []
-        if found is None:
-            for path in readable:  # alone, in less memory
-                yield from self.detect([path])
-        else:
-            yield from zip(readable, found)
+                self.failed[readable[0]] = first_line(error)
+                return
+            found = (x for path in readable for x in self.detect([path]))  # alone, in less memory
+        yield from found
 
     def draw(self, path: str, sample: DetDataSample, out_file: str) -> None:
         """Draw detections into a copy of their image."""

@@ -35,14 +35,10 @@ FROZEN = 600  # seconds after which processes that wait for another one end the 
 
 
 def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
-    """Build the runner that ``runner_type`` names, mmengine's ``Runner`` by default.
+    """Build the runner that ``runner_type`` names, or else of the class ``default``.
 
     The runner takes the classes of this package in the place of those in ``TYPES``: data and
-    pretrained weights are checked, and a training is resumable.
-
-    Args:
-        cfg (Config): The whole config; it is changed.
-        default (Type[Runner]): Class where the config has no ``runner_type``.
+    pretrained weights are checked, and a training is resumable. The config is changed.
     """
     check_data(cfg)
     dist_cfg = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', dict(backend='nccl'))

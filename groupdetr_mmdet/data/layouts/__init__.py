@@ -19,12 +19,10 @@ LAYOUTS = (coco, yolo, voc)
 
 def read_dataset(path: Union[str, Path],
                  files: Optional[Dict[str, List[str]]] = None) -> Dataset:
-    """Read a data set.
+    """Read a data set: a folder whose layout is recognized, or the label file that counts.
 
-    Args:
-        path (str | Path): A folder whose layout is recognized, or the label file that counts.
-        files (dict, optional): Label files of 'train', 'val' and 'test', for images in ``path``,
-            in the place of those that are found there.
+    ``files`` are label files of 'train', 'val' and 'test', for images in ``path``, in the place of
+    those that are found there.
 
     Raises:
         ConfigError: If there are no labels, or labels that cannot be right.

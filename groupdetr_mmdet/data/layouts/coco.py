@@ -4,6 +4,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, Dict, List
 
+import numpy as np
 from pycocotools import mask as mask_utils
 
 from ...errors import ConfigError
@@ -166,8 +167,7 @@ def box_of(segmentation: Any) -> List[float]:
             if isinstance(segmentation['counts'], list):
                 segmentation = mask_utils.frPyObjects(segmentation, *segmentation['size'])
             return mask_utils.toBbox(segmentation).tolist()
-        x, y = ([float(number) for polygon in segmentation for number in polygon[i::2]]
-                for i in (0, 1))
-        return [min(x), min(y), max(x) - min(x), max(y) - min(y)]
+        corners = np.concatenate([np.reshape(x, (-1, 2)) for x in segmentation]).astype(float)
+        return [*corners.min(0), *np.ptp(corners, 0)]
     except (TypeError, ValueError, KeyError, AttributeError):
         return []

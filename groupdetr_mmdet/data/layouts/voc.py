@@ -27,10 +27,9 @@ def read(source: Source, files: List[Path]) -> Dataset:
     known = {comparable(x.stem) for x in (*files, *(image.path for image in read))}
     for stem in sorted(source.by_stem.keys() - known):
         source.note('images without XML, left out', source.by_stem[stem][0])
-    for file in sorted({*files} - {file for group in by_split.values() for file in group}):
+    for file in sorted({*files}.difference(*by_split.values())):
         source.note('XML files that no list of ImageSets names, left out', file)
-    kind = 'with ImageSets' if find_lists(files[0].parent) else 'as labelImg writes it'
-    return Dataset(f'Pascal VOC, {kind}', sorted({box.name for x in read for box in x.boxes}),
+    return Dataset('Pascal VOC', sorted({box.name for x in read for box in x.boxes}),
                    dict(images), source.notes())
 
 
