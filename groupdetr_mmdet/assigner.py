@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .errors import ConfigError
-from .groups import check_num_query_groups, count_groups
+from .groups import check_count, count_groups
 
 try:
     from lap import lapjvr_batch
@@ -64,7 +64,7 @@ class GroupHungarianAssigner(HungarianAssigner):
                  num_queries: Optional[int] = None) -> None:
         super().__init__(match_costs)
         if num_query_groups is not None:
-            check_num_query_groups(num_query_groups)
+            check_count('num_query_groups', num_query_groups, 'it is the number of groups')
         self.num_query_groups, self.num_queries = num_query_groups, num_queries
 
     def count_groups(self, num_preds: int) -> int:

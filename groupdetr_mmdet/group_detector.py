@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .assigner import GroupHungarianAssigner
 from .attention import group_self_attention
 from .errors import ConfigError, warn_once
-from .groups import check_num_query_groups, chosen_groups, give_each_group
+from .groups import check_count, chosen_groups, give_each_group
 from .ops.deformable import save_memory
 from .turns import check_groups_at_once
 
@@ -53,11 +53,10 @@ class GroupDetector(DecodedGroups):
     head_class: type = nn.Module  # of which the head must be an instance
 
     def __init__(self, *, num_query_groups: int = 11, train_cfg: OptConfigType = None,
-                 test_cfg: OptConfigType = None, new_group_noise: float = 0.5, **kwargs) -> None:
-        self.num_query_groups = check_num_query_groups(num_query_groups)
-        if type(self.num_queries) is not int or self.num_queries < 1:
-            raise ConfigError(f'model.num_queries={self.num_queries!r} must be an integer of at '
-                              'least 1: it is the number of queries of one group.')
+                 test_cfg: OptConfigType = None, new_group_noise: float = 0.02, **kwargs) -> None:
+        self.num_query_groups = check_count(
+            'model.num_query_groups', num_query_groups, '1 is the detector without groups')
+        check_count('model.num_queries', self.num_queries, 'it counts the queries of one group')
         for part in kwargs.keys() & {'decoder', 'bbox_head'}:
             kwargs[part] = without_numbers(kwargs[part], part, self.numbers)
         warn_of_typos(train_cfg=train_cfg, test_cfg=test_cfg)

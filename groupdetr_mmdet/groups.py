@@ -14,6 +14,7 @@ A tensor does not say how many groups it holds in training (K) or at inference (
 divided by N do. Only the number of rows N of a group is therefore handed around.
 """
 import contextlib
+import math
 from contextvars import ContextVar
 from typing import Iterator, Optional
 
@@ -56,13 +57,13 @@ def count_groups(num_rows: int, group_size: int) -> int:
     return num_rows // group_size
 
 
-def check_num_query_groups(num_query_groups: int) -> int:
-    """Return ``num_query_groups`` if it can be K, an integer of at least one."""
-    if type(num_query_groups) is not int or num_query_groups < 1:
+def check_count(key: str, count: int, meaning: str, most: float = math.inf) -> int:
+    """Return a number of groups or queries if it is an integer from 1 to ``most``."""
+    if type(count) is not int or not 1 <= count <= most:
+        limit = f' and at most {most}' if most < math.inf else ''
         raise ConfigError(
-            f'num_query_groups={num_query_groups!r} must be an integer of at least 1: '
-            'set model.num_query_groups=1 for the detector without groups.')
-    return num_query_groups
+            f'{key}={count!r} must be an integer of at least 1{limit}: {meaning}.')
+    return count
 
 
 @contextlib.contextmanager

@@ -54,19 +54,20 @@ def irregular(path: Union[str, Path]) -> str:
     return 'a folder' if os.path.isdir(path) else 'a pipe or a device'
 
 
-def check_path(key: str, path: str) -> None:
-    """Check that the path of a config key or argument names a file; a web address passes.
+def check_path(key: str, path: Optional[str], folder: bool = False) -> None:
+    """Check that a config key or argument names a file, or a folder; '' and addresses pass.
 
     Raises:
         ConfigError: If the path does not exist or is of another kind.
     """
-    if '://' in path:
+    if not path or '://' in path:
         return
     place = os.path.expanduser(path)
     if not os.path.exists(place):
         raise ConfigError(f'{key}: {path} does not exist; put it there or correct {key}.')
-    if found := irregular(place):
-        raise ConfigError(f'{key}: {path} is {found} and not a file: correct {key}.')
+    wanted, found = 'a folder' if folder else 'a file', irregular(place) or 'a file'
+    if found != wanted:
+        raise ConfigError(f'{key}: {path} is {found} and not {wanted}: correct {key}.')
 
 
 def check_output(key: str, path: Union[str, Path], kind: str = 'a file',

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .errors import ConfigError
+from .groups import check_count
 
 # Where the groups of a prediction are, by its name among the arguments of ``loss_by_feat``
 GROUP_DIMS = dict(all_layers_cls_scores=2, all_layers_bbox_preds=2, enc_cls_scores=0,
@@ -60,10 +61,8 @@ def check_groups_at_once(groups_at_once: Optional[int], num_query_groups: int,
     """
     if groups_at_once is None:
         return None
-    if type(groups_at_once) is not int or not 1 <= groups_at_once <= num_query_groups:
-        raise ConfigError(
-            f'model.train_cfg.groups_at_once={groups_at_once!r} must be an integer from 1 to '
-            f'model.num_query_groups={num_query_groups}, or None for all groups at once.')
+    check_count('model.train_cfg.groups_at_once', groups_at_once,
+                'None decodes all groups at once', most=num_query_groups)
     if not separate_self_attn:
         raise ConfigError(
             f'model.train_cfg.groups_at_once={groups_at_once} decodes groups in turns, and '

@@ -5,8 +5,6 @@ from mmengine.logging import print_log
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import ConfigError
-
 LAYER_OPTIONS = ('num_cp', 'compile')  # of model.decoder, which the decoders of mmdet do not have
 
 
@@ -18,13 +16,7 @@ def set_layer_options(decoder: nn.Module, num_cp: int = -1, compile: bool = Fals
         num_cp (int): Layers, from the first, whose activations the backward pass recomputes,
             which trades time for memory, as ``num_cp`` of mmdet's encoders. -1 and 0: none.
         compile (bool): Whether ``torch.compile`` compiles the layers, once for all image sizes.
-
-    Raises:
-        ConfigError: If ``num_cp`` is no integer.
     """
-    if not isinstance(num_cp, int) or isinstance(num_cp, bool):
-        raise ConfigError(f'model.decoder.num_cp={num_cp!r} must be an integer: the number of '
-                          'layers whose activations are recomputed, or -1.')
     if num_cp > 0 or compile:
         print_log(f'model.decoder: num_cp={num_cp}, compile={compile}', logger='current')
     for layer in decoder.layers[:max(0, num_cp)]:

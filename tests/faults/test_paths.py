@@ -37,6 +37,9 @@ def test_what_is_no_file_is_refused(tmp_path, name, reader):
 
 def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path):
     (tmp_path / 'a').write_text('')
+    with pytest.raises(ConfigError, match='is a file and not a folder'):
+        check_path('data_prefix.img', str(tmp_path / 'a'), folder=True)
+    check_path('data_prefix.img', str(tmp_path), folder=True)
     with pytest.raises(ConfigError, match='cannot be written'):
         check_output('--out', tmp_path / 'a/b.png')
     for path in ('', '/dev/null'):  # which it would replace
