@@ -1,6 +1,7 @@
 """COCO: one JSON, or several for a split, with the images beside it or anywhere in the folder."""
 import json
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -8,8 +9,8 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from ...errors import ConfigError
-from .common import (Dataset, LabelError, LabeledBox, LabeledImage, Source, has_pattern, read_text,
-                     to_number)
+from .common import (Dataset, LabelError, LabeledBox, LabeledImage, Labels, Source, has_pattern,
+                     read_text, to_number)
 
 PARTS = dict(images=['id'], annotations=[], categories=['id', 'name'])  # what is required
 KEYS = 'id', 'image_id', 'category_id', 'supercategory'  # what is compared
@@ -118,23 +119,21 @@ def read_file(source: Source, file: Path, split: str,
     if len(by_image) < len(images):
         raise ConfigError(f'{file} has two images of the same id: give each its own.')
     for annotation in content['annotations']:
-        where = f'{file} annotation {annotation.get("id")}'
         if annotation.get('image_id') in by_image:
-            by_image[annotation['image_id']].append((annotation, where))
+            by_image[annotation['image_id']].append(annotation)
         else:
-            source.note('annotations of images that the file does not list, left out', where)
+            source.note('annotations of images that the file does not list, left out',
+                        f'{file} annotation {annotation.get("id")}')
     relative = are_fractions([x.get('bbox') or () for x in content['annotations']])
     if relative:
         source.note('label files whose boxes are fractions of their image', file)
 
-    def read_image(image: dict) -> tuple:
-        boxes = ((read_box(annotation, categories, where), where)
-                 for annotation, where in by_image[image['id']])
-        return (f'{image_name(image)} of {file} image {image["id"]}', boxes, image.get('width'),
-                image.get('height'))
-
     paths = source.find_images([[image_name(image)] for image in images], file.parent, split)
-    return source.read(images, paths, read_image, 'images that are not there, left out', relative)
+    return source.read([
+        Labels(path, f'{image_name(image)} of {file} image {image["id"]}',
+               map(partial(read_box, file, categories), by_image[image['id']]),
+               (image.get('width'), image.get('height')))
+        for image, path in zip(images, paths)], 'images that are not there, left out', relative)
 
 
 def are_fractions(boxes: List[Any]) -> bool:
@@ -145,8 +144,9 @@ def are_fractions(boxes: List[Any]) -> bool:
         return False
 
 
-def read_box(annotation: dict, categories: Dict[Any, str], where: str) -> LabeledBox:
+def read_box(file: Path, categories: Dict[Any, str], annotation: dict) -> LabeledBox:
     """Read a box, ``left, top, width, height`` in pixels, or that of a segmentation."""
+    where = f'{file} annotation {annotation.get("id")}'
     if annotation.get('category_id') not in categories:
         raise LabelError('category', f'{where} is of the category '
                          f'{annotation.get("category_id")!r}, which the file does not have')
@@ -157,7 +157,7 @@ def read_box(annotation: dict, categories: Dict[Any, str], where: str) -> Labele
     left, top, width, height = (to_number(x, where) for x in box)
     ignored = to_number(annotation.get('iscrowd') or annotation.get('ignore') or 0, where)
     return LabeledBox(categories[annotation['category_id']],
-                      (left, top, left + width, top + height), bool(ignored))
+                      (left, top, left + width, top + height), where, bool(ignored))
 
 
 def box_of(segmentation: Any) -> List[float]:

@@ -4,9 +4,9 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from rich.progress import track
@@ -29,11 +29,21 @@ class LabelError(ConfigError):
         self.kind = kind
 
 
-class LabeledBox(NamedTuple):
+@dataclass(frozen=True)
+class LabeledBox:
     """An object of an image."""
     name: str  # of its class
     xyxy: Tuple[float, float, float, float]  # in pixels, of an image that was read inside it
+    place: Any = field(default='', compare=False)  # of the label, for messages
     iscrowd: bool = False  # in COCO's sense
+
+
+class Labels(NamedTuple):
+    """The labels of an image, as a reader finds them."""
+    path: Optional[Path]  # of the image, None where it is not there
+    place: Any  # of the labels, for messages
+    boxes: Iterable[LabeledBox]  # a LabelError where one cannot be right
+    size: Sequence[Any] = ()  # width and height in pixels, where the labels have them
 
 
 @dataclass
@@ -151,33 +161,31 @@ class Source:
                 'image', f'{folder} has labels for {wanted}, which is {files[0]} or {files[1]}'))
         return files[0] if files else None, alike, False
 
-    def read(self, items: Sequence[Any], paths: Sequence[Optional[Path]], read: Callable,
-             missing: str = '', relative: bool = False) -> List[LabeledImage]:
-        """Read the labels of images; ``missing`` notes the items without a path.
+    def read(self, labels: Sequence[Labels], missing: str = '',
+             relative: bool = False) -> List[LabeledImage]:
+        """Read the labels of images; ``missing`` notes those whose image is not there.
 
-        ``read`` returns the place of an item's labels, each box with its place, and width and
-        height where the labels have them. ``relative`` boxes are in parts of the image.
+        ``relative`` boxes are in parts of the image.
         """
         images = []
-        for item, path in track(list(zip(items, paths)), 'Reading labels', transient=True,
-                                disable=len(items) < 1000):
+        for path, place, boxes, listed in track(labels, 'Reading labels', transient=True,
+                                                disable=len(labels) < 1000):
             try:
-                where, boxes, *size = read(item)
                 if path is None:
-                    self.note(missing, where)
-                elif size := self.size_of(path, where, [to_number(x or 0, where) for x in size]):
-                    kept = [self.clip(box, size, relative, place) for box, place in boxes]
-                    images.append(LabeledImage(path, *size, list(dict.fromkeys(
-                        box for box in kept if box))))
-                    if len(images[-1].boxes) < len(kept) - kept.count(None):
+                    self.note(missing, place)
+                elif size := self.size_of(path, place, listed):
+                    kept = list(filter(None, (self.clip(box, size, relative) for box in boxes)))
+                    images.append(LabeledImage(path, *size, list(dict.fromkeys(kept))))
+                    if len(images[-1].boxes) < len(kept):
                         self.note('images with the same box twice, which counts once', path)
             except LabelError as fault:
                 self.add_fault(fault)
         return images
 
-    def size_of(self, path: Path, where: Any, listed: List[float]) -> Optional[Tuple[int, int]]:
+    def size_of(self, path: Path, place: Any, listed: Sequence) -> Optional[Tuple[int, int]]:
         """Width and height of an image, which ``listed`` must be; None if it cannot be read."""
-        listed = tuple(listed) if all(listed) and listed else None
+        listed = tuple(to_number(x or 0, place) for x in listed)
+        listed = listed if all(listed) and listed else None
         try:
             size = image_size(str(path), listed=listed)
         except OSError as error:
@@ -185,12 +193,12 @@ class Source:
             return None
         if listed not in (None, size):
             raise LabelError('size', (
-                f'{where} has the size {listed[0]:g} x {listed[1]:g} for {path}, which is '
+                f'{place} has the size {listed[0]:g} x {listed[1]:g} for {path}, which is '
                 f'{size[0]} x {size[1]} when it is read (EXIF data may turn it)'))
         return size
 
-    def clip(self, box: LabeledBox, size: Tuple[int, int], relative: bool,
-             place: Any) -> Optional[LabeledBox]:
+    def clip(self, box: LabeledBox, size: Tuple[int, int],
+             relative: bool) -> Optional[LabeledBox]:
         """Check a box, and clip it to its image, in pixels; None if nothing of it is left."""
         xyxy = tuple(x * n for x, n in zip(box.xyxy, size * 2)) if relative else box.xyxy
         fault = ('that is not finite' if not all(map(math.isfinite, xyxy)) else
@@ -198,19 +206,19 @@ class Source:
                  if any(b - a > LARGEST * n for a, b, n in zip(xyxy, xyxy[2:], size)) else
                  'with swapped corners' if xyxy[0] > xyxy[2] or xyxy[1] > xyxy[3] else '')
         if fault:
-            raise LabelError(fault, f'{place} has a box {fault} (left, top, right, bottom: '
+            raise LabelError(fault, f'{box.place} has a box {fault} (left, top, right, bottom: '
                              f'{", ".join(f"{x:g}" for x in xyxy)})')
         left, top, right, bottom = clipped = tuple(
             min(max(x, 0.), float(limit)) for x, limit in zip(xyxy, size * 2))
         if right <= left or bottom <= top:
-            self.note('boxes without area inside their image, left out', place)
+            self.note('boxes without area inside their image, left out', box.place)
             return None
         if max(abs(a - b) for a, b in zip(clipped, xyxy)) > 1:
-            self.note('boxes over the edge of their image, clipped', place)
+            self.note('boxes over the edge of their image, clipped', box.place)
         if box.iscrowd:
             self.note('objects that are marked difficult, iscrowd or ignore, neither trained '
-                      'nor scored', place)
-        return box._replace(xyxy=clipped)
+                      'nor scored', box.place)
+        return replace(box, xyxy=clipped)
 
 
 def visible_files(root: Path) -> Iterator[Path]:

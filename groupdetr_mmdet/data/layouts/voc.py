@@ -2,11 +2,12 @@
 import re
 import xml.etree.ElementTree as ET
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, List
 
-from .common import (SPLITS, Dataset, LabelError, LabeledBox, LabeledImage, Source, comparable,
-                     has_pattern, read_lines, to_number)
+from .common import (SPLITS, Dataset, LabelError, LabeledBox, LabeledImage, Labels, Source,
+                     comparable, has_pattern, read_lines, to_number)
 
 
 def find(source: Source) -> List[Path]:
@@ -84,17 +85,13 @@ def read_folder(source: Source, folder: Path, files: List[Path]) -> List[Labeled
         names.append([f'{file.stem}{Path(name).suffix or ".jpg"}', *([name] if name else [])])
         parsed.append((file, root))
     paths = source.find_images(names, folder, source.split_of(folder))
-    return source.read(parsed, paths, read_labels, 'label files without image, left out')
+    return source.read([
+        Labels(path, file, map(partial(read_box, file), root.iter('object')),
+               (root.findtext('size/width'), root.findtext('size/height')))
+        for (file, root), path in zip(parsed, paths)], 'label files without image, left out')
 
 
-def read_labels(parsed: Tuple[Path, ET.Element]) -> tuple:
-    """Read the objects and the size of a parsed XML."""
-    file, root = parsed
-    return (file, ((read_box(entry, file), file) for entry in root.iter('object')),
-            root.findtext('size/width'), root.findtext('size/height'))
-
-
-def read_box(entry: ET.Element, file: Path) -> LabeledBox:
+def read_box(file: Path, entry: ET.Element) -> LabeledBox:
     """Read an ``object``; a ``difficult`` one is neither trained nor scored, as a crowd."""
     name = (entry.findtext('name') or '').strip()
     if not name or entry.find('bndbox') is None:
@@ -102,4 +99,5 @@ def read_box(entry: ET.Element, file: Path) -> LabeledBox:
                          f'{"bndbox" if name else "name"}')
     corners = (to_number(entry.findtext(f'bndbox/{x}'), file)
                for x in ('xmin', 'ymin', 'xmax', 'ymax'))
-    return LabeledBox(name, tuple(corners), (entry.findtext('difficult') or '').strip() == '1')
+    return LabeledBox(name, tuple(corners), file,
+                      (entry.findtext('difficult') or '').strip() == '1')

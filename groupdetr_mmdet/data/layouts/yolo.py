@@ -3,13 +3,13 @@ images of each split; or ``classes.txt`` or ``obj.names`` instead."""
 import os
 import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional
 
 import yaml
 
 from ...errors import ConfigError
-from .common import (Dataset, LabelError, LabeledBox, Source, has_pattern, is_image, read_lines,
-                     read_text, to_number, visible_files)
+from .common import (Dataset, LabelError, LabeledBox, Labels, Source, has_pattern, is_image,
+                     read_lines, read_text, to_number, visible_files)
 
 CLASS_LISTS = 'classes.txt', '*.names'
 SPLITS = 'train', 'val', 'test'
@@ -52,8 +52,9 @@ def read(source: Source, files: List[Path]) -> Dataset:
                               'counts in the place of the folder.')
     names = class_names(file, config)
     by_split = {split: find_images(source, file, config, split) for split in SPLITS}
-    splits = {split: source.read(paths, paths, lambda path: (
-        label_file(path), read_labels(source, path, names, config)), relative=True)
+    splits = {split: source.read([
+        Labels(path, label_file(path), read_labels(source, path, names, config))
+        for path in paths], relative=True)
         for split, paths in by_split.items() if paths or split == 'train' and config.get(split)}
     images = [path for paths in by_split.values() for path in paths]
     labels = {file, *map(label_file, images)}
@@ -134,8 +135,8 @@ def label_file(image: Path) -> Path:
 
 
 def read_labels(source: Source, path: Path, names: List[str],
-                config: Dict[str, Any]) -> Iterator[Tuple[LabeledBox, str]]:
-    """Yield an image's objects, each with its place; without a label file there are none."""
+                config: Dict[str, Any]) -> Iterator[LabeledBox]:
+    """Yield an image's objects; without a label file there are none."""
     label = label_file(path)
     if not label.is_file():
         source.note('images without a label file, taken as background',
@@ -148,7 +149,7 @@ def read_labels(source: Source, path: Path, names: List[str],
             if 'kpt_shape' in config or has_key_points(values[1:]):
                 values = values[:5]
                 source.note('objects with key points, of which the box is used', where)
-            yield read_line(values, names, where), where
+            yield read_line(values, names, where)
 
 
 def has_key_points(values: List[float]) -> bool:
@@ -180,4 +181,4 @@ def read_line(words: List[float], names: List[str], where: str) -> LabeledBox:
         corners = x - width / 2, y - height / 2, x + width / 2, y + height / 2
     else:
         corners = (*map(min, (values[::2], values[1::2])), *map(max, (values[::2], values[1::2])))
-    return LabeledBox(names[int(label)], corners)
+    return LabeledBox(names[int(label)], corners, where)
