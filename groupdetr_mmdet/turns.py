@@ -21,17 +21,10 @@ GROUP_DIMS = dict(all_layers_cls_scores=2, all_layers_bbox_preds=2, enc_cls_scor
 
 def decode_in_turns(decode: Callable[[range, Tensor], Dict[str, Any]], num_query_groups: int,
                     groups_at_once: int, memory: Tensor) -> Dict[str, Any]:
-    """Decode all groups, some at a time, and join their predictions.
+    """Decode all K groups, ``groups_at_once`` at a time, and join their predictions in order.
 
-    Args:
-        decode (Callable): Computes the predictions of some groups from the memory, a dict of
-            arguments of ``loss_by_feat``.
-        num_query_groups (int): Number of all groups, K.
-        groups_at_once (int): Groups of a turn; the last turn may have fewer.
-        memory (Tensor): What all groups share, shape (bs, num_keys, dim).
-
-    Returns:
-        dict: The predictions of all groups, group after group.
+    ``decode`` computes the predictions of some groups, a dict of arguments of ``loss_by_feat``,
+    from ``memory``, shape (bs, num_keys, dim), which all groups share.
     """
     turns = []
     for first in range(0, num_query_groups, groups_at_once):

@@ -50,16 +50,13 @@ class Fault(NamedTuple):
 def check_annotations(coco: dict, path: str, scored: bool, masks: str = '') -> None:
     """Check the content of an annotation file, and complete it in place.
 
-    Annotations are numbered from 1: pycocotools needs numbers, and never finds number 0.
-
-    Args:
-        coco (dict): Content of the JSON file.
-        path (str): Name of the file, for the message.
-        scored (bool): Whether the file is evaluated on, and not trained on.
-        masks (str): 'loaded' or 'scored' where segmentations are used. Defaults to ''.
+    Annotations are numbered from 1: pycocotools needs numbers, and never finds number 0. A
+    ``scored`` file is evaluated on, and not trained on. ``masks`` is 'loaded' or 'scored' where
+    segmentations are used.
 
     Raises:
-        ConfigError: If an entry is not in COCO's format or makes the result meaningless.
+        ConfigError: If an entry is not in COCO's format or makes the result meaningless; the
+            message calls the file ``path``.
     """
     for part in FIELDS:
         if part in coco or part != 'annotations' or not scored:  # a public test set has none

@@ -23,6 +23,7 @@ shown = reprlib.Repr()
 shown.maxlist = 10
 shown.maxstring = 60
 
+
 class CheckedCOCO(COCO):
     """COCO annotations, checked when they are read; arguments as of :func:`check_annotations`."""
 

@@ -148,18 +148,16 @@ class Source:
         for place in (base / x for x in wanted for base in (folder, self.root)):
             if os.path.isfile(place):
                 return place, alike, True
-        files, wanted = alike, wanted[0]
+        wanted = wanted[0]
         near = {*wanted.parts, *folder.parts}
-        for fit in (lambda x: comparable(x.name) == comparable(wanted.name),
-                    lambda x: x.name == wanted.name, lambda x: len(near & {*x.parent.parts}),
-                    lambda x: self.split_of(x.parent) == split,
-                    lambda x: not DRAWN.search(x.parent.name)):
-            if len(files) > 1:
-                files = [x for x in files if fit(x) == max(map(fit, files))]
-        if len(files) > 1:
+        fits = {x: (comparable(x.name) == comparable(wanted.name), x.name == wanted.name,
+                    len(near & {*x.parent.parts}), self.split_of(x.parent) == split,
+                    not DRAWN.search(x.parent.name)) for x in alike}
+        best = [x for x in alike if fits[x] == max(fits.values())]
+        if len(best) > 1:
             self.add_fault(LabelError(
-                'image', f'{folder} has labels for {wanted}, which is {files[0]} or {files[1]}'))
-        return files[0] if files else None, alike, False
+                'image', f'{folder} has labels for {wanted}, which is {best[0]} or {best[1]}'))
+        return best[0] if best else None, alike, False
 
     def read(self, labels: Sequence[Labels], missing: str = '',
              relative: bool = False) -> List[LabeledImage]:
@@ -201,10 +199,12 @@ class Source:
              relative: bool) -> Optional[LabeledBox]:
         """Check a box, and clip it to its image, in pixels; None if nothing of it is left."""
         xyxy = tuple(x * n for x, n in zip(box.xyxy, size * 2)) if relative else box.xyxy
-        fault = ('that is not finite' if not all(map(math.isfinite, xyxy)) else
-                 f'more than {LARGEST} times as wide or high as its image of {size[0]} x {size[1]}'
-                 if any(b - a > LARGEST * n for a, b, n in zip(xyxy, xyxy[2:], size)) else
-                 'with swapped corners' if xyxy[0] > xyxy[2] or xyxy[1] > xyxy[3] else '')
+        extent = xyxy[2] - xyxy[0], xyxy[3] - xyxy[1]
+        fault = next((what for what, is_so in (
+            ('that is not finite', not all(map(math.isfinite, xyxy))),
+            (f'more than {LARGEST} times as wide or high as its image',
+             any(x > LARGEST * n for x, n in zip(extent, size))),
+            ('with swapped corners', min(extent) < 0)) if is_so), None)
         if fault:
             raise LabelError(fault, f'{box.place} has a box {fault} (left, top, right, bottom: '
                              f'{", ".join(f"{x:g}" for x in xyxy)})')
