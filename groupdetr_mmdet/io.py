@@ -2,7 +2,7 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import ContextManager, Sequence, Union
+from typing import ContextManager, Optional, Sequence, Union
 
 from filelock import FileLock, Timeout
 
