@@ -176,7 +176,8 @@ class GroupDetector(DecodedGroups):
         if old == new or not fitting:
             return fitting
         what = ('the first groups are kept' if new < old else
-                f'groups are repeated with model.new_group_noise={self.new_group_noise}')
+                f'groups are repeated with noise of {self.new_group_noise} standard deviations '
+                '(model.new_group_noise)')
         print_log(f'{", ".join(fitting)}: num_query_groups={old} in the checkpoint, {new} in the '
                   f'model; {what}.', logger='current',
                   level=logging.INFO if new < old else logging.WARNING)

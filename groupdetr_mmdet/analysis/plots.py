@@ -57,11 +57,7 @@ def detection_pairs(model: BaseModel, dataset: BaseDataset, num_images: int, sco
     """
     model.eval()
     visualizer = DetLocalVisualizer()
-    classes = dataset.metainfo['classes']
-    palette = dataset.metainfo.get('palette')
-    # CocoDataset has 80 colors, whatever the classes.
-    is_enough = isinstance(palette, (list, tuple)) and len(palette) >= len(classes)
-    visualizer.dataset_meta = dict(classes=classes, palette=palette if is_enough else 'random')
+    visualizer.dataset_meta = dict(classes=dataset.metainfo['classes'], palette='random')
     for index in range(min(num_images, len(dataset))):
         sample = model.test_step(pseudo_collate([dataset[index]]))[0].cpu()
         image, factor = enlarged(mmcv.imread(sample.img_path, channel_order='rgb'), size)

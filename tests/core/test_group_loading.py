@@ -120,7 +120,7 @@ def test_the_metadata_says_the_groups_and_older_files_need_not(family):
 def test_one_warning_names_the_tensors(family, caplog):
     source = make(family, 1)
     logger = MMLogger.get_current_instance()
-    for noise, words in ((.02, 'with noise of 0.02'), (0, 'without noise')):
+    for noise, words in ((.02, 'with noise of 0.02'), (0, 'with noise of 0 ')):
         logger.addHandler(caplog.handler)
         model = load(family, source, new_group_noise=noise)
         load(family, model)
