@@ -53,7 +53,7 @@ class GroupDetector(DecodedGroups):
     head_class: type = nn.Module  # of which the head must be an instance
 
     def __init__(self, *, num_query_groups: int = 11, train_cfg: OptConfigType = None,
-                 test_cfg: OptConfigType = None, new_group_noise: float = 0.02, **kwargs) -> None:
+                 test_cfg: OptConfigType = None, new_group_noise: float = 0.5, **kwargs) -> None:
         self.num_query_groups = check_count(
             'model.num_query_groups', num_query_groups, '1 is the detector without groups')
         check_count('model.num_queries', self.num_queries, 'it counts the queries of one group')
