@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# GPUS, GPUS_PER_NODE and CPUS_PER_TASK say how much, SRUN_ARGS what else srun is told.
+# GPUS, GPUS_PER_NODE and CPUS_PER_TASK set the resources, SRUN_ARGS more arguments of srun.
 set -euo pipefail
 USAGE='usage: tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [arguments of test.py]'
 PARTITION=${1:?$USAGE}

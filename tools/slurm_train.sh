@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# GPUS, GPUS_PER_NODE and CPUS_PER_TASK say how much, SRUN_ARGS what else srun is told.
+# GPUS, GPUS_PER_NODE and CPUS_PER_TASK set the resources, SRUN_ARGS more arguments of srun.
 # A job that may be preempted or run out of time: let SRUN_ARGS have --signal=USR1@120, and two
 # minutes before the end the training writes a checkpoint and ends with status 75. In a script for
 # sbatch --requeue --open-mode=append, call this with --resume, and the job goes on where it was.

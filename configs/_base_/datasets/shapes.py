@@ -3,7 +3,7 @@ dataset_type = 'CheckedCocoDataset'
 data_root = 'data/shapes/'
 metainfo = dict(
     classes=('circle', 'square', 'triangle', 'star'),
-    # Okabe and Ito's colors, which color-blind people can tell apart
+    # Okabe and Ito's colors, which color-blind people can distinguish
     palette=[(230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167)])
 
 train_pipeline = [

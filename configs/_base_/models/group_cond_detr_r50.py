@@ -1,4 +1,4 @@
-# The model of the official code, layer by layer. `num_query_groups` is said here and nowhere else.
+# The model of the official code, layer by layer. Set `num_query_groups` here alone.
 model = dict(
     type='GroupConditionalDETR',
     num_queries=300,
