@@ -1,8 +1,10 @@
-"""Small models of every family, with groups or stock."""
+"""Small models of every family, with groups or stock, and a batch for each."""
 import copy
 from typing import Optional
 
-from builders import MATCH_COSTS, detector_config
+from builders import MATCH_COSTS, detector_config, make_batch
+from mask_builders import make_mask_batch, mask2former_config
+from mmengine.config import ConfigDict
 
 # name -> detector without groups
 STOCK = dict(
@@ -12,8 +14,23 @@ STOCK = dict(
 GROUP = {family: f'Group{stock}' for family, stock in STOCK.items()}
 GROUP.update(dn='GroupDNDETR', dn_off='GroupDNDETR')  # off: without denoising, it is DAB-DETR
 FAMILIES = tuple(x for x in GROUP if x != 'dn_off')
+ALL = (*FAMILIES, 'mask2former')
 # mmdet hard-codes 128 sine features a coordinate in these, so that their stock form is this wide
 ONE_WIDTH = dict(conditional=256, two_stage=256, tied_two_stage=256, dino=256)
+
+
+def config_of(family: str, num_query_groups: Optional[int] = 3, paired: bool = False,
+              **kwargs) -> ConfigDict:
+    """Config of a detector of ``ALL``; ``paired``: of a width that its stock form has, too."""
+    if family == 'mask2former':
+        return mask2former_config(num_query_groups, **kwargs)
+    kwargs.setdefault('width', ONE_WIDTH.get(family, 32) if paired else 32)
+    return ConfigDict(family_config(family, num_query_groups, **kwargs))
+
+
+def batch_of(family: str, *args, **kwargs) -> tuple:
+    """Images and samples as of ``builders.make_batch``, with what the family learns from."""
+    return (make_mask_batch if family == 'mask2former' else make_batch)(*args, **kwargs)
 
 
 def family_config(family: str,

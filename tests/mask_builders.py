@@ -76,9 +76,9 @@ def same_points():
     return draw_points
 
 
-def make_mask_batch(num_gts=(3, 2), num_stuff: int = 0, sizes=((64, 96), (96, 64))):
+def make_mask_batch(*args, num_stuff: int = 0, **kwargs):
     """Random images with ellipses, and with two halves of stuff."""
-    inputs, samples = make_batch(sizes, num_gts, NUM_CLASSES)
+    inputs, samples = make_batch(*args, **kwargs)
     height, width = inputs.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing='ij')
     for sample in samples:

@@ -28,7 +28,7 @@ def test_masks_of_all_groups_have_their_boxes():
 
 def test_a_perfect_mask_of_each_group_is_matched():
     model = build(mask2former_config())
-    _, samples = make_mask_batch((3, 2), sizes=((64, 96), (64, 96)))
+    _, samples = make_mask_batch(sizes=((64, 96), (64, 96)))
     gts = samples[0].gt_instances
     masks, logits = torch.full((K * N, 64, 96), -9.), torch.zeros(K * N, 6)
     wanted = torch.tensor([[0, 1, 2], [5, 3, 1], [2, 4, 0]])

@@ -1,9 +1,8 @@
-"""Mask2Former with groups: what holds for groups in every family, and mmdet's own with one."""
+"""Mask2Former with groups of queries; what holds in every family is in test_families.py."""
 import pytest
 import torch
 from builders import build, perturbed
 from mask_builders import make_mask_batch, mask2former_config, same_points
-from mmcv.cnn.bricks.transformer import MultiheadAttention
 from torch import nn
 
 from groupdetr_mmdet.errors import ConfigError
@@ -32,61 +31,16 @@ def outputs(model: nn.Module) -> list:
     return [torch.stack(logits), torch.stack([x.flatten(2) for x in masks])]
 
 
-def outputs_of_groups(model: nn.Module) -> list:
-    return [x.unflatten(2, (-1, N)) for x in outputs(model)]
-
-
 def assert_equal(found, expected, **kwargs) -> None:
     for a, b in zip(found, expected):
         torch.testing.assert_close(a, b, **(kwargs or dict(atol=1e-5, rtol=1e-4)))
 
 
-@torch.no_grad()
-def test_moving_a_group_moves_no_other():
-    model = make()
-    before = outputs_of_groups(model)
-    for _, parameter in model.group_parameters():
-        parameter.chunk(K)[2].add_(.3)
-    for a, b in zip(before, outputs_of_groups(model)):
-        assert torch.equal(a[:, :, :2], b[:, :, :2])
-        assert not torch.allclose(a[:, :, 2], b[:, :, 2], atol=1e-3)
-
-
-def test_no_gradient_crosses_groups():
-    model = make()
-    sum(x[:, :, 1].sum() for x in outputs_of_groups(model)).backward()
-    for name, parameter in model.group_parameters():
-        norms = [block.norm() for block in parameter.grad.chunk(K)]
-        assert norms[0] == norms[2] == 0 < norms[1], name
-
-
-@torch.no_grad()
-def test_all_groups_at_once_equal_each_alone():
-    model = make()
-    together = outputs_of_groups(model)
-    for group in range(K):
-        assert_equal([x[:, :, group] for x in together], outputs(one_group(model, group)))
-
-
-@torch.no_grad()
-def test_fold_equals_a_block_diagonal_mask():
-    model = make()
-    folded = outputs(model)
-    mask = ~torch.block_diag(*[torch.ones(N, N, dtype=torch.bool)] * K)
-    for layer in model.panoptic_head.transformer_decoder.layers:
-        stock = MultiheadAttention(**layer.self_attn_cfg).train(layer.training)
-        stock.load_state_dict(layer.self_attn.state_dict())
-        layer.self_attn = stock
-        stock.register_forward_pre_hook(
-            lambda module, args, kwargs: (args, dict(kwargs, attn_mask=mask)), with_kwargs=True)
-    assert_equal(folded, outputs(model))
-
-
 @pytest.mark.parametrize('num_gts', [(3, 2), (0, 2), (0, 0)])
 def test_losses_are_the_mean_over_groups_alone(drawn_points, num_gts):
     model = make()
-    together = model.loss(*make_mask_batch(num_gts))
-    alone = [one_group(model, group).loss(*make_mask_batch(num_gts)) for group in range(K)]
+    together = model.loss(*make_mask_batch(num_gts=num_gts))
+    alone = [one_group(model, group).loss(*make_mask_batch(num_gts=num_gts)) for group in range(K)]
     assert together.keys() == alone[0].keys() and len(together) == 9
     for name, loss in together.items():
         mean = sum(x[name] for x in alone) / K
@@ -130,8 +84,7 @@ def assert_same_results(model: nn.Module, stock: nn.Module, num_stuff: int = 0) 
             assert same.float().mean() > .999
 
 
-@pytest.mark.parametrize('group', [0, 2])
-def test_inference_is_that_of_the_stock_detector_with_a_group(group):
+def test_inference_is_that_of_the_stock_detector_with_a_group(group=2):
     config = mask2former_config()
     config.test_cfg.query_group = group
     model = build(config).eval()
@@ -148,7 +101,7 @@ def test_inference_is_that_of_the_stock_detector_with_a_group(group):
 def test_every_object_is_matched_once_in_each_group():
     model = make()
     head = model.panoptic_head
-    inputs, samples = make_mask_batch((4, 2))
+    inputs, samples = make_mask_batch(num_gts=(4, 2))
     logits, masks = model(inputs, samples, mode='tensor')
     gts = head.preprocess_gt([x.gt_instances for x in samples], [None, None])
     for image, count in enumerate((4, 2)):
@@ -158,24 +111,6 @@ def test_every_object_is_matched_once_in_each_group():
         assert torch.bincount(rows // N).tolist() == [count] * K
         for group in labels[rows].view(K, count):
             assert sorted(group.tolist()) == sorted(gts[image].labels.tolist())
-
-
-@torch.no_grad()
-def test_a_stock_checkpoint_loads_into_every_group_with_noise():
-    stock = build(mask2former_config(None))
-    model = build(mask2former_config(), seed=1)
-    model.load_state_dict(stock.state_dict())
-    for name, parameter in model.group_parameters():
-        first, *others = parameter.chunk(K)
-        assert torch.equal(first, stock.state_dict()[name])
-        for other in others:
-            assert ((other - first).std() / first.std()).item() == pytest.approx(.02, rel=.2)
-    more = build(mask2former_config(5), seed=2)
-    more.load_state_dict(model.state_dict())
-    for name, parameter in more.group_parameters():
-        assert torch.equal(parameter[:K * N], model.get_parameter(name))
-    with pytest.raises(ConfigError, match='panoptic_head.query_feat.weight.*num_queries=4'):
-        build(mask2former_config(num_queries=4)).load_state_dict(model.state_dict())
 
 
 @torch.no_grad()

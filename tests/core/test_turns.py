@@ -46,11 +46,10 @@ def assert_same(found: Tuple[dict, dict], expected: Tuple[dict, dict], tol: floa
             torch.testing.assert_close(a[name], value, atol=tol * scale, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize('num_gts', [(3, 2), (0, 0)])
-@pytest.mark.parametrize('groups_at_once', [1, 2])
+@pytest.mark.parametrize('groups_at_once, num_gts', [(2, (3, 2)), (1, (0, 0))])
 @pytest.mark.parametrize('family', FAMILIES)
 def test_turns_learn_what_all_groups_learn_at_once(family, groups_at_once, num_gts):
-    """With a last turn of fewer groups, and with an image that has no object."""
+    """With a last turn of fewer groups, and with images that have no object."""
     config = family_config(family, K)
     expected = step(in_turns(config, None), num_gts)
     assert_same(step(in_turns(config, groups_at_once), num_gts), expected)

@@ -3,7 +3,7 @@ import pytest
 from family_builders import FAMILIES, family_config
 from mask_builders import mask2former_config
 from mmdet.registry import MODELS
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from running import run_tool
 from tiny import tiny_config
 
@@ -113,10 +113,3 @@ def test_a_nearly_right_key_of_the_groups_is_announced(warnings_logged, key, nea
     MODELS.build(model.model)
     warning, = warnings_logged()
     assert f'model.{key} ' in warning and f'is {near}.' in warning
-
-
-def test_dino_with_groups_needs_its_head():
-    model = ConfigDict(family_config('dino'))
-    model.bbox_head.type = 'DINOHead'
-    with pytest.raises(ConfigError, match='DINOHead .*GroupDINOHead'):
-        MODELS.build(model)
