@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
+from running import forget_runs
 from tiny import tiny_config, write_tiny_coco
 
 from groupdetr_mmdet.errors import warn_once
@@ -56,8 +57,8 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def own_logger() -> None:
-    """Let no test write to the logger of another: runs of one name in one second share theirs."""
-    MMLogger._instance_dict.clear()
+    """Let no test write to the log of another."""
+    forget_runs()
 
 
 @pytest.fixture(autouse=True, scope='module')
