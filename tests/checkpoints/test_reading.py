@@ -52,7 +52,8 @@ def test_a_file_that_wants_to_run_code_is_refused_by_name(remote, legacy, tmp_pa
 
 
 @pytest.mark.usefixtures('any_torch')
-@pytest.mark.parametrize('name, owner', [('__init__', HistoryBuffer), ('tofile', np.ndarray)])
+@pytest.mark.parametrize('name, owner', [
+    ('__init__', HistoryBuffer), ('__subclasses__', HistoryBuffer), ('tofile', np.ndarray)])
 def test_an_attribute_that_could_run_code_is_refused(name, owner, tmp_path):
 
     class Reaching:

@@ -9,8 +9,6 @@ from builders import build, detector_config, make_batch
 from family_builders import family_config
 from mmcv.cnn.bricks.transformer import FFN
 from mmdet.models.layers.transformer.utils import ConditionalAttention
-from mmengine.optim import AmpOptimWrapper
-from mmengine.optim.optimizer import amp_optimizer_wrapper
 from torch import nn
 
 from groupdetr_mmdet.ops import dropout as dropout_module
@@ -49,14 +47,6 @@ def test_chunks_with_dropout_equal_the_formula(mask, chunk, monkeypatch):
     for a, b in zip(torch.autograd.grad((found * weight).sum(), (q, k, v)),
                     torch.autograd.grad((expected * weight).sum(), (q, k, v))):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
-
-
-@pytest.mark.parametrize('size', [(6, 6, 7), (176, 300, 300), (16, 3300, 850), (3, 5, 10**7)])
-def test_chunks_cover_every_weight_once(size):
-    seen = torch.zeros(size[:2], dtype=torch.int)
-    for heads, rows in chunks(*size):
-        seen[heads, rows] += 1
-    assert (seen == 1).all()
 
 
 def test_kept_weights_are_drawn_with_the_asked_probability():
@@ -222,22 +212,6 @@ def test_fused_ffn_has_the_parameters_and_results_of_the_stock_one():
     assert torch.equal(fused(x), stock(x))
     dropped = fused.train().layers[0](torch.randn(100, 16)) == 0
     assert 0.7 < dropped.float().mean() < 0.8, 'half by the ReLU, half of the rest dropped'
-
-
-def test_a_step_of_mmengines_mixed_precision_wrapper(monkeypatch):
-    """The wrapper wants a GPU and then asks autocast for the device: here it is told of one."""
-    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
-    model = build(
-        dict(detector_config(), data_preprocessor=dict(type='mmdet.DetDataPreprocessor')))
-    inputs, samples = make_batch()
-    expected = sum(model.loss(inputs, samples).values()).item()
-    wrapper = AmpOptimWrapper(
-        dtype='bfloat16', optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3))
-    losses = [
-        model.train_step(dict(inputs=list(inputs), data_samples=samples), wrapper)['loss'].item()
-        for _ in range(5)]
-    assert losses[0] == pytest.approx(expected, rel=0.02)
-    assert losses[-1] < losses[0]
 
 
 def test_what_runs_in_the_place_of_a_fused_kernel_is_said_once(monkeypatch):

@@ -5,12 +5,9 @@ import pytest
 import torch
 from builders import build, make_batch
 from family_builders import family_config
-from mmcv.cnn.bricks.transformer import FFN
 from mmcv.ops import multi_scale_deform_attn as mmcv_module
-from torch import nn
 
 from groupdetr_mmdet.ops import deformable
-from groupdetr_mmdet.ops.dropout import FusedBlock
 
 OURS, STOCK = deformable.deformable_attention, mmcv_module.multi_scale_deformable_attn_pytorch
 SHAPES = torch.tensor([[5, 7], [3, 4], [1, 2]])
@@ -40,13 +37,6 @@ def test_values_and_gradients_are_those_of_mmcv(monkeypatch, samples_at_once, dt
     for found, expected in zip(run(OURS, *inputs), run(STOCK, *inputs)):
         scale = max(1., expected.abs().max().item())
         torch.testing.assert_close(found, expected, atol=tol * scale, rtol=0)
-
-
-def test_gradients_are_those_of_finite_differences(monkeypatch):
-    monkeypatch.setattr(deformable, 'SAMPLES_AT_ONCE', 100)
-    inputs = make_inputs(num_queries=3)
-    assert torch.autograd.gradcheck(
-        lambda value, locations, weights: OURS(value, SHAPES, locations, weights), inputs)
 
 
 def test_under_autocast_locations_keep_their_precision():
@@ -95,10 +85,3 @@ def test_a_training_step_of_dino_is_that_of_mmcvs_code(monkeypatch):
                         mmcv_module.MultiScaleDeformableAttention.forward)
     for a, b in zip(found, step()):
         torch.testing.assert_close(a, b, atol=2e-6 * (1 + b.abs().max().item()), rtol=0)
-
-
-@pytest.mark.parametrize('family', ['dab', 'deformable', 'dab_deformable', 'dino'])
-def test_ffns_keep_the_result_of_their_activation_alone(family):
-    model = build(family_config(family))
-    assert all(isinstance(ffn.layers[0], FusedBlock) or isinstance(ffn.layers[0][1], nn.PReLU)
-               for ffn in model.modules() if isinstance(ffn, FFN))

@@ -3,17 +3,10 @@
 ``DistributedDataParallel`` waits for the gradient of every parameter. Test_distributed.py has the
 processes themselves, for one model of each family.
 """
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from builders import build, make_batch
-from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
-from running import free_port
-from torch.nn.parallel import DistributedDataParallel
 
 from groupdetr_mmdet.config import read_config, shipped_configs
 
@@ -58,28 +51,6 @@ def untrained(model: torch.nn.Module) -> list:
                                   if not has_twin(name) and 'mask2former' not in name])
 def test_a_step_reaches_every_parameter(name):
     assert untrained(build(shrunk_model(name))) == []
-
-
-def train_rank(rank: int, port: str, config: dict, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', world_size=2, rank=rank)
-    model = DistributedDataParallel(MODELS.build(config)).train()  # as a runner does it
-    for _ in range(2):  # what is missing in a step is missed by the next one
-        inputs, samples = make_batch(num_classes=3, seed=rank)
-        sum(model(inputs, samples, mode='loss').values()).backward()
-    torch.save({name: x.grad for name, x in model.named_parameters() if x.requires_grad},
-               folder / f'{rank}.pth')
-    del model
-    dist.destroy_process_group()
-
-
-def test_two_processes_train_the_small_model(tmp_path):
-    """Both with the mean of the gradients, of different images."""
-    config = shrunk_model('group_cond_detr_mbv2_30e')
-    mp.spawn(train_rank, args=(free_port(), config, tmp_path), nprocs=2)
-    first, second = (torch.load(tmp_path / f'{rank}.pth') for rank in range(2))
-    assert all(torch.equal(x, second[name]) for name, x in first.items())
-    assert sum(x.abs().sum() for x in first.values()) > 0
 
 
 def test_a_backbone_with_layers_behind_its_output_is_noticed():
