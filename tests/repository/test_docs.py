@@ -3,16 +3,22 @@ import argparse
 import ast
 import importlib
 import itertools
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Iterator, List, Tuple
+from typing import Dict, Iterator, List, Tuple
 
+import cv2
+import numpy as np
 import pytest
+import torch
 import yaml
+from mmdet.registry import MODELS
+from mmengine.registry import init_default_scope
 
 from groupdetr_mmdet.commands.cli import COMMANDS
 from groupdetr_mmdet.config import find_config, read_config
@@ -26,6 +32,7 @@ SCRIPTS = dict(dist_train=('train', 2, [0]), dist_test=('test', 3, [0, 1]),
                slurm_train=('train', 4, [2]), slurm_test=('test', 4, [2, 3]))
 COMMAND = (r'(?:groupdetr(?= [a-z])|python (?:tools/\w+\.py|-m benchmarks\.\w+)|'
            r'(?:[A-Z_]+=\S+ )*tools/\w+\.sh)')
+BASE = 'groupdetr_mmdet::group_detr/demo/group_cond_detr_demo.py'
 PREPARED = ('mine.py', 'yolo.py', 'photos', 'bccd_yolo')  # a user's own in the examples
 
 
@@ -128,21 +135,52 @@ def test_every_page_has_a_place_on_the_site():
     assert set(listed) - pages == {'api/index', 'tutorial'}, 'which conf.py writes'
 
 
-def run_block(page: str, words: str, setup: str, checks: str, folder: Path) -> None:
-    """Run the block of Python in a page that has these words, and checks, in its own process."""
-    blocks = re.findall(r'^```python\n(.*?)^```', (ROOT / page).read_text(),
-                        re.DOTALL | re.MULTILINE)
-    block = next(block for block in blocks if words in block)
-    code = setup.format(block=block) if '{block' in setup else f'{setup}\n{block}'
-    result = subprocess.run([sys.executable, '-c', f'{code}\n{checks}'], cwd=folder, text=True,
-                            capture_output=True, env=dict(os.environ, PYTHONPATH=os.pathsep.join(
-                                [str(ROOT), str(ROOT / 'tests')])))
-    assert result.returncode == 0, result.stderr
+def python_blocks() -> Dict[str, str]:
+    """Blocks of Python by page and line, without those that say that they are not run."""
+    blocks = {}
+    for page in PAGES:
+        text = page.read_text()
+        for found in re.finditer(r'^(<!-- not run: .+ -->\n)?```python\n(.*?)^```', text,
+                                 re.DOTALL | re.MULTILINE):
+            if not found[1]:
+                blocks[f'{page.name}:{text.count(chr(10), 0, found.start()) + 1}'] = found[2]
+    return blocks
 
 
-@pytest.mark.slow
-def test_a_detr_of_ones_own_gets_groups_as_the_page_says(tmp_path: Path):
-    run_block('docs/families.md', 'class GroupDETR', '', """
+def write_what_it_reads(block: str) -> None:
+    """Write the picture, the configs and the checkpoints that a block names."""
+    if not Path('configs').exists():
+        Path('configs').symlink_to(ROOT / 'configs')
+        cv2.imwrite('photo.jpg', np.random.default_rng(0).integers(
+            0, 256, (64, 96, 3), np.uint8))
+    for config, checkpoint in re.findall(r"DetInferencer\(\s*'([^']+)', '([^']+)'", block):
+        if config.endswith('.py') and not Path(config).exists():
+            Path(config).write_text(f"_base_ = '{ROOT}/configs/demo/group_cond_detr_demo.py'")
+        if not Path(checkpoint).exists():
+            model = MODELS.build(read_config(config).model)
+            classes = [f'class {i}' for i in range(model.bbox_head.num_classes)]
+            Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
+            torch.save(dict(state_dict=model.state_dict(), meta=dict(
+                dataset_meta=dict(classes=classes))), checkpoint)
+
+
+# A part of a config changes a shipped one, and what it names is there.
+BUILD = """
+import groupdetr_mmdet, mmdet.registry, torch
+from groupdetr_mmdet.config import iter_dicts
+from mmengine import registry
+from mmengine.config import Config
+cfg = Config.fromfile({file!r})
+registry.init_default_scope('mmdet')
+with torch.device('meta'):
+    model = mmdet.registry.MODELS.build(cfg.model)
+assert len(model.query_embedding.weight) == model.num_query_groups * model.num_queries > 0
+own = Config.fromstring({block!r}, '.py').to_dict() if '_base_' not in {block!r} else {{}}
+for _, part in iter_dicts(own, ''):
+    assert 'type' not in part or any(
+        x.get(part['type']) for x in vars(mmdet.registry).values() if isinstance(x, registry.Registry))
+"""
+CHECKS = {'class GroupDETR': """
 from builders import make_batch
 inputs, samples = make_batch()
 losses = detector.train().loss(inputs, samples)
@@ -150,18 +188,30 @@ sum(x for name, x in losses.items() if 'loss' in name).backward()
 first, second, _ = detector.query_embedding.weight.grad.chunk(3)
 assert first.any() and second.any() and (first != second).any()
 assert len(detector.eval().predict(inputs, samples)) == len(samples)
-""", tmp_path)
+"""}
 
 
-def test_a_config_gets_groups_as_the_readme_says(tmp_path: Path):
-    run_block('README.md', "type='GroupConditionalDETR'", 'open("mine.py", "w").write({block!r})',
-              """
-import groupdetr_mmdet
-from mmengine.config import Config
-from mmdet.registry import MODELS
-model = MODELS.build(Config.fromfile('mine.py').model)
-assert len(model.query_embedding.weight) == 11 * model.num_queries
-""", tmp_path)
+@pytest.mark.slow
+def test_python_runs_as_it_stands_in_a_process_of_its_own(tmp_path: Path, monkeypatch):
+    """What cannot, as it is a part of a program, has ``<!-- not run: WHY -->`` above it."""
+    monkeypatch.chdir(tmp_path)
+    init_default_scope('mmdet')
+    programs = {}
+    for i, (name, block) in enumerate(python_blocks().items()):
+        if re.search('^(import|from) ', block, re.MULTILINE):
+            write_what_it_reads(block)
+            programs[name] = block + ''.join(x for key, x in CHECKS.items() if key in block)
+        else:
+            file = Path(f'config_{i}.py')
+            base = '' if '_base_' in block else f"_base_ = '{BASE}'\n"
+            file.write_text(base + block)
+            programs[name] = BUILD.format(file=str(file), block=block)
+    assert len(programs) >= 8
+    paths = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
+    result = subprocess.run(
+        [sys.executable, Path(__file__).with_name('run_snippets.py')], capture_output=True,
+        input=json.dumps(programs), text=True, env=dict(os.environ, PYTHONPATH=paths))
+    assert result.returncode == 0, result.stderr
 
 
 def test_rooms_import_only_the_layers_before_them():
