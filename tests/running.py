@@ -3,9 +3,10 @@ import runpy
 import socket
 import sys
 from pathlib import Path
-from typing import Union
+from typing import Any, Callable, Union
 from unittest import mock
 
+import torch.multiprocessing as mp
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.visualization import Visualizer
 
@@ -27,6 +28,11 @@ def forget_runs() -> None:
     """Let a run write to no file of an earlier one: in one second, equal names share theirs."""
     for kept in (MMLogger, MessageHub, Visualizer, *Visualizer.__subclasses__()):
         kept._instance_dict.clear()
+
+
+def fork_ranks(run: Callable, *args: Any) -> None:
+    """Run a function of a rank in two processes, which have imported all that this one has."""
+    mp.start_processes(run, args, nprocs=2, start_method='fork')
 
 
 def free_port() -> str:

@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 from builders import detector_config
 from mmengine.config import Config
+from mmengine.runner import Runner
+from running import forget_runs
 
 from groupdetr_mmdet import CheckedCocoDataset
 
@@ -129,3 +131,12 @@ def tiny_config(data_root: Path, **model) -> Config:
         visualizer=dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')],
                         name='visualizer'),
         randomness=dict(seed=0)))
+
+
+def tiny_runner(cfg: Config, folder: Path, **changes) -> Runner:
+    """mmengine's runner of a config with some changes, in a work directory."""
+    cfg = cfg.copy()
+    cfg.work_dir = str(folder)
+    cfg.merge_from_dict(changes)
+    forget_runs()
+    return Runner.from_cfg(cfg)

@@ -11,9 +11,8 @@ from family_builders import FAMILIES, family_config
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 from mmengine.config import Config
-from mmengine.runner import Runner
 from running import run_tool
-from tiny import CLASSES, tiny_config
+from tiny import CLASSES, tiny_config, tiny_runner
 
 from groupdetr_mmdet.analysis.group_metrics import (GroupCocoMetric, choose_group,
                                                     evaluate_each_group, read_groups, record_file,
@@ -193,11 +192,8 @@ def test_training_config_evaluates_all_groups(tiny_coco: Path, tmp_path: Path):
     evaluated = tiny_config(tiny_coco)
     evaluate_each_group(evaluated)
     evaluated.val_evaluator = evaluated.test_evaluator
-    evaluated.work_dir = str(tmp_path / 'work')
-    evaluated.default_hooks.checkpoint.update(save_best='coco/bbox_mAP')
-    evaluated.train_cfg.max_epochs = 1
-    evaluated.visualizer.name = str(tmp_path)  # mmengine keeps one visualizer of each name
-    runner = Runner.from_cfg(evaluated)
+    runner = tiny_runner(evaluated, tmp_path / 'work', **{
+        'default_hooks.checkpoint.save_best': 'coco/bbox_mAP', 'train_cfg.max_epochs': 1})
     runner.train()
     scalars = Path(runner.log_dir, 'vis_data/scalars.json').read_text().splitlines()
     metrics = json.loads(scalars[-1])

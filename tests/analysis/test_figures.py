@@ -9,11 +9,8 @@ import numpy as np
 import pytest
 import torch
 from builders import build, detector_config
-from mmengine.config import Config
-from mmengine.runner import Runner
 from running import run_tool
-from test_stability import detr_config
-from tiny import CLASSES, tiny_config
+from tiny import CLASSES, tiny_config, tiny_runner
 
 from groupdetr_mmdet.analysis import query_plots, runs
 from groupdetr_mmdet.analysis.group_metrics import draw_groups
@@ -123,7 +120,7 @@ def test_a_run_by_iteration_is_not_compared(tiny_coco: Path, tmp_path: Path,
     cfg.param_scheduler = []
     cfg.log_processor = dict(by_epoch=False)
     cfg.default_hooks.checkpoint.update(by_epoch=False)
-    tiny_runner(cfg, tmp_path).train()
+    tiny_runner(cfg, tmp_path / 'work').train()
     for command in ('plot_runs', 'report'):
         assert run_tool(command, tmp_path / 'work', '--out', tmp_path / 'out.png') == 2
         assert 'has a log by iteration' in capfd.readouterr().err
@@ -136,11 +133,6 @@ def test_groups_are_drawn_with_their_median():
     assert 'spread 0.400, best 1' in ax.get_title()
     assert len({bar.get_facecolor() for bar in ax.patches}) == 2
     plt.close(ax.figure)
-
-
-def tiny_runner(cfg: Config, folder: Path) -> Runner:
-    cfg.work_dir, cfg.visualizer.name = str(folder / 'work'), str(folder)
-    return Runner.from_cfg(cfg)
 
 
 def test_queries_of_all_groups_are_drawn(tiny_coco: Path, tmp_path: Path):
@@ -171,17 +163,6 @@ def test_detections_are_drawn_beside_the_ground_truth(tiny_coco: Path, tmp_path:
     assert name == 'val_0.jpg' and every.shape == (320, 2 * 320, 3)
     truth, detections = np.split(every != none, 2, axis=1)
     assert detections.any() and not truth.any(), 'the threshold is of detections alone'
-
-
-def test_queries_without_reference_points(tiny_coco: Path, tmp_path: Path, figures: list):
-    """As of the first DETR, whose class probabilities are a softmax, too."""
-    cfg = tiny_config(tiny_coco)
-    cfg.model = detr_config(len(CLASSES))
-    runner = tiny_runner(cfg, tmp_path)
-    draw_queries(runner.model, runner.test_dataloader.dataset, tmp_path / 'queries.png', [0], 0.)
-    fig, = figures
-    assert [ax.get_title() for ax in fig.axes][1].startswith('group 0 alone: 6 detections')
-    assert [text.get_text() for text in fig.legends[0].texts] == [f'group {i}' for i in range(K)]
 
 
 def test_draw_queries_command(tiny_config_file: Path, tmp_path: Path,

@@ -6,21 +6,17 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from mmengine.runner import Runner
 from running import run_tool
-from tiny import tiny_config, write_tiny_coco
+from tiny import tiny_config, tiny_runner, write_tiny_coco
 
 K = 3
 
 
 def train(folder: Path, **changes) -> Path:
     """Train for two epochs and return the work directory."""
-    cfg = tiny_config(write_tiny_coco(folder / 'coco'))
-    cfg.work_dir = str(folder / 'K & 3')  # must be escaped in HTML
-    cfg.visualizer.name = str(folder)
-    cfg.merge_from_dict(changes)
-    Runner.from_cfg(cfg).train()
-    return Path(cfg.work_dir)
+    work_dir = folder / 'K & 3'  # must be escaped in HTML
+    tiny_runner(tiny_config(write_tiny_coco(folder / 'coco')), work_dir, **changes).train()
+    return work_dir
 
 
 @pytest.fixture(scope='module')

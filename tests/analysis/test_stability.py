@@ -12,9 +12,8 @@ from mmdet.models.task_modules import HungarianAssigner
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
-from mmengine.runner import Runner
 from mmengine.structures import InstanceData
-from tiny import tiny_config
+from tiny import tiny_config, tiny_runner
 
 from groupdetr_mmdet.analysis.queries import (DecodedQueries, count_changes, decode_queries,
                                               detections, match_queries, to_pixels)
@@ -125,10 +124,7 @@ def test_boxes_are_those_of_the_original_image():
 
 def train(cfg: Config, folder: Path, **changes) -> list:
     """Train, and return what the local backend logged."""
-    cfg = cfg.copy()
-    cfg.work_dir, cfg.visualizer.name = str(folder), str(folder)
-    cfg.merge_from_dict(changes)
-    runner = Runner.from_cfg(cfg)
+    runner = tiny_runner(cfg, folder, **changes)
     runner.train()
     lines = Path(runner.log_dir, 'vis_data/scalars.json').read_text().splitlines()
     return [json.loads(line) for line in lines]

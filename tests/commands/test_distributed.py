@@ -2,11 +2,10 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from builders import build, make_batch
-from family_builders import family_config
-from mask_builders import make_mask_batch, mask2former_config, same_points
-from running import free_port
+from builders import build
+from family_builders import batch_of, config_of
+from mask_builders import same_points
+from running import fork_ranks, free_port
 from torch.nn.parallel import DistributedDataParallel
 
 SIZES = ((64, 96), (64, 96))
@@ -18,17 +17,12 @@ def drawn_points(monkeypatch):
     monkeypatch.setattr(torch, 'rand', same_points())
 
 
-def batch_of(family, num_gts):
-    if family == 'mask2former':
-        return make_mask_batch(num_gts, sizes=SIZES)
-    return make_batch(SIZES, num_gts)
-
-
-def config_of(family):
-    if family == 'mask2former':
-        return mask2former_config()
-    config = family_config(family)
-    return dict(config, dn_cfg=EXACT) if family == 'dn' else config
+def make(family, groups_at_once=None):
+    config = config_of(family)
+    config.train_cfg.groups_at_once = groups_at_once
+    if family == 'dn':
+        config.dn_cfg = EXACT
+    return build(config)
 
 
 def step(model, inputs, samples):
@@ -40,10 +34,8 @@ def step(model, inputs, samples):
 def train_rank(rank, port, family, num_gts, groups_at_once, folder):
     torch.set_num_threads(1)
     dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', world_size=2, rank=rank)
-    config = config_of(family)
-    config['train_cfg']['groups_at_once'] = groups_at_once
-    model = DistributedDataParallel(build(config))  # no find_unused_parameters
-    inputs, samples = batch_of(family, num_gts)
+    model = DistributedDataParallel(make(family, groups_at_once))  # no find_unused_parameters
+    inputs, samples = batch_of(family, SIZES, num_gts)
     torch.rand = same_points()  # this process has no other test
     losses = step(model, inputs[rank:rank + 1], samples[rank:rank + 1])
     grads = {n: p.grad for n, p in model.module.named_parameters() if p.grad is not None}
@@ -57,11 +49,10 @@ def train_rank(rank, port, family, num_gts, groups_at_once, folder):
     ('two_stage', (5, 1), 1), ('dn', (2, 2), None), ('dab_deformable', (3, 0), None),
     ('mask2former', (2, 2), None)])
 def test_two_processes_equal_one_on_the_joined_batch(family, num_gts, groups_at_once, tmp_path):
-    mp.spawn(train_rank, args=(free_port(), family, num_gts, groups_at_once, str(tmp_path)),
-             nprocs=2)
+    fork_ranks(train_rank, free_port(), family, num_gts, groups_at_once, str(tmp_path))
     ranks = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
-    model = build(config_of(family))
-    losses = step(model, *batch_of(family, num_gts))
+    model = make(family)
+    losses = step(model, *batch_of(family, SIZES, num_gts))
     for name, value in losses.items():
         mean = (ranks[0][0][name] + ranks[1][0][name]) / 2
         torch.testing.assert_close(mean, value, atol=1e-5, rtol=1e-5)

@@ -1,7 +1,6 @@
 """From a training to three ways to run its detector, which find the same objects."""
 import json
 import os
-import re
 import runpy
 import subprocess
 import sys
@@ -100,22 +99,6 @@ def test_training_to_stock_detector_and_onnx(folder, onnx_file):
             differences = largest_differences(found, ours[name], max(shape))
             assert differences['pixels'] < 0.01 and differences['score'] < 1e-5
         assert (other[name].scores - ours[name].scores).abs().max() > 1e-5
-
-
-def test_the_python_of_the_guide_runs(folder, monkeypatch):
-    """And finds the best object that the example finds in the ONNX file."""
-    monkeypatch.chdir(folder)
-    guide = (ROOT / 'README.md').read_text().partition('## Detect')[2]
-    inferencer, = re.findall(r'```python\n(.*?)```', guide, re.DOTALL)
-    files = {'configs/group_cond_detr_r50_12e.py': 'ours.py', 'epoch_12.pth': 'epoch_2.pth',
-             'photo.jpg': 'images/a.png'}
-    for old, new in files.items():
-        assert old in inferencer
-        inferencer = inferencer.replace(old, new)
-    results = {}
-    exec(inferencer, results)
-    assert len(results['result']['predictions'][0]['scores']) == 30
-    assert (folder / 'out/vis/a.png').exists()
 
 
 # Runs a script as a machine would that has none of these packages.

@@ -105,9 +105,9 @@ def config_faults() -> Iterator[Fault]:
             yield Fault(f'config/{command.split()[0]} {name}', command.format(file), words,
                         damage=partial(lambda file, text: Path(file).write_text(text), file,
                                        content))
-    for fault, words in run_checks.FAULTS.items():
-        yield Fault(f'config/{fault.__name__.replace("_", " ")}', TRAIN, words,
-                    damage=partial(edit, lambda cfg, fault=fault: fault(cfg, COCO)))
+    for name, (change, words) in run_checks.FAULTS.items():
+        yield Fault(f'config/{name}', TRAIN, words,
+                    damage=partial(edit, lambda cfg, change=change: change(cfg, COCO)))
     yield Fault('config/lr 1e18', f'{TRAIN} optim_wrapper.optimizer.lr=1e18 '
                 'optim_wrapper.clip_grad=None', 'lower optim_wrapper')
     for command in ('test {1} {0}', 'export {1} {0} a.onnx', 'predict coco {1} {0} --out found'):

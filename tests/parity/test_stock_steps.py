@@ -7,9 +7,9 @@ from typing import Dict, List, Tuple
 
 import pytest
 import torch
-from builders import build, make_batch, perturbed
-from family_builders import FAMILIES, ONE_WIDTH, family_config
-from mask_builders import make_mask_batch, mask2former_config, same_points
+from builders import build, perturbed
+from family_builders import ALL, FAMILIES, batch_of, config_of
+from mask_builders import same_points
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -19,16 +19,9 @@ K = 3
 Losses = Dict[str, Tensor]
 
 
-def config_of(family: str, num_query_groups) -> dict:
-    if family == 'mask2former':
-        return mask2former_config(num_query_groups)
-    return family_config(family, num_query_groups, width=ONE_WIDTH.get(family, 32))
-
-
-def batch_of(family: str, seed: int) -> tuple:
+def double_batch(family: str, seed: int) -> tuple:
     """Two images in float64, drawn outside of ``golden.float64``."""
-    torch.manual_seed(seed)
-    inputs, samples = make_mask_batch() if family == 'mask2former' else make_batch(seed=seed)
+    inputs, samples = batch_of(family, seed=seed)
     for sample in samples:
         sample.gt_instances.bboxes = sample.gt_instances.bboxes.double()
     return inputs.double(), samples
@@ -81,14 +74,14 @@ def assert_same(found: Tensor, expected: Tensor, name: str) -> None:
 
 
 @pytest.mark.parametrize('family, groups_at_once, steps', [
-    *((family, None, 20) for family in (*FAMILIES, 'mask2former')),
+    *((family, None, 20) for family in ALL),
     *((family, 1, 2) for family in FAMILIES)])
 def test_steps_are_those_of_k_stock_detectors(family, groups_at_once, steps, monkeypatch):
-    config = config_of(family, K)
-    config['train_cfg']['groups_at_once'] = groups_at_once
+    config = config_of(family, K, paired=True)
+    config.train_cfg.groups_at_once = groups_at_once
     model = perturbed(build(config)).double()
-    stock = StockDetectors(build(config_of(family, None)).double(), model)
-    batches = [batch_of(family, seed) for seed in range(steps)]
+    stock = StockDetectors(build(config_of(family, None, paired=True)).double(), model)
+    batches = [double_batch(family, seed) for seed in range(steps)]
     with golden.float64():
         monkeypatch.setattr(torch, 'rand', same_points())  # of masks
         parameters = [x for x in model.parameters() if x.requires_grad]

@@ -7,11 +7,10 @@ from typing import List
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from parity import golden
 from parity.case import PARITY, from_official
 from parity.training import Trained, draw_scenes, train
-from running import free_port
+from running import fork_ranks, free_port
 
 LONG, SHORT = PARITY / 'train_A', PARITY / 'train_C'
 
@@ -76,5 +75,5 @@ def train_rank(rank: int, port: str, folder: str) -> None:
 
 
 def test_two_processes_of_one_image_each_take_the_official_steps(tmp_path):
-    mp.spawn(train_rank, args=(free_port(), str(tmp_path)), nprocs=2)
+    fork_ranks(train_rank, free_port(), str(tmp_path))
     assert [Path(tmp_path, f'{rank}.steps').read_text() for rank in range(2)] == ['48', '48']

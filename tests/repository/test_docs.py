@@ -177,8 +177,8 @@ with torch.device('meta'):
 assert len(model.query_embedding.weight) == model.num_query_groups * model.num_queries > 0
 own = Config.fromstring({block!r}, '.py').to_dict() if '_base_' not in {block!r} else {{}}
 for _, part in iter_dicts(own, ''):
-    assert 'type' not in part or any(
-        x.get(part['type']) for x in vars(mmdet.registry).values() if isinstance(x, registry.Registry))
+    assert 'type' not in part or any(x.get(part['type']) for x in vars(
+        mmdet.registry).values() if isinstance(x, registry.Registry))
 """
 CHECKS = {'class GroupDETR': """
 from builders import make_batch

@@ -11,10 +11,9 @@ from builders import build
 from deploy_models import Files, write_detector
 from family_builders import family_config
 from mmengine.config import Config
-from mmengine.runner import Runner
 from PIL import Image
 from running import run_tool
-from tiny import CLASSES, tiny_config, write_tiny_coco
+from tiny import CLASSES, tiny_config, tiny_runner, write_tiny_coco
 
 from groupdetr_mmdet.commands import export
 from groupdetr_mmdet.commands.common import print_table
@@ -178,8 +177,7 @@ def test_a_report_by_another_metric_than_that_of_coco(tmp_path: Path,
     cfg = tiny_config(write_tiny_coco(tmp_path / 'coco'), **MODEL)
     cfg.val_evaluator = cfg.test_evaluator = dict(
         type='VOCMetric', metric='mAP', eval_mode='area')
-    cfg.work_dir, cfg.visualizer.name = str(tmp_path / 'work'), str(tmp_path)
-    Runner.from_cfg(cfg).train()
+    tiny_runner(cfg, tmp_path / 'work').train()
     assert run_tool('report', tmp_path / 'work') == 0
     page = (tmp_path / 'work/report.html').read_text()
     assert '<th>final pascal_voc/mAP</th>' in page and 'joint self-attention' in page
