@@ -4,8 +4,7 @@ import copy
 import functools
 import logging
 from dataclasses import dataclass
-from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple
-from unittest import mock
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from mmcv.ops import multi_scale_deform_attn
@@ -265,7 +264,12 @@ class Benchmark:
             yield
 
 
-def mmcv_attention() -> ContextManager:
+@contextlib.contextmanager
+def mmcv_attention() -> Iterator[None]:
     """Let deformable attention run as without this package, where no compiled kernel is."""
-    return mock.patch.object(MemorySavingAttention, 'forward',
-                             multi_scale_deform_attn.MultiScaleDeformableAttention.forward)
+    ours = MemorySavingAttention.forward
+    MemorySavingAttention.forward = multi_scale_deform_attn.MultiScaleDeformableAttention.forward
+    try:
+        yield
+    finally:
+        MemorySavingAttention.forward = ours
