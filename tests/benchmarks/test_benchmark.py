@@ -11,6 +11,7 @@ from builders import detector_config
 from family_builders import family_config
 from mmengine.config import Config
 
+import benchmarks.__main__
 from benchmarks import measure
 from benchmarks.cases import Benchmark, Case, Shapes, build_model, share_weights
 from benchmarks.measure import peak_memory
@@ -148,11 +149,6 @@ def test_peak_memory_sees_what_is_freed_before_the_end():
     assert peak == pytest.approx(size, rel=.2)
 
 
-def run_tool(*args: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(ROOT / 'tools/benchmark.py'), *map(str, args)],
-                          capture_output=True, text=True, timeout=300)
-
-
 @pytest.fixture
 def config_file(cfg, tmp_path) -> Path:
     cfg.custom_imports = dict(imports=['groupdetr_mmdet'])
@@ -162,9 +158,10 @@ def config_file(cfg, tmp_path) -> Path:
 
 def test_command_measures_modes_side_by_side(config_file, tmp_path):
     out = tmp_path / 'out.json'
-    result = run_tool(config_file, '--parts', 'decoder', '--modes', 'plain', 'ours:bf16', 'stock',
-                      '--groups', 2, 3, '--image-size', 64, 96, '--rounds', 2, '--threads', 1,
-                      '--json', out)
+    words = '--parts decoder --modes plain ours:bf16 stock --groups 2 3 --image-size 64 96 ' \
+        '--rounds 2 --threads 1 --json'
+    result = subprocess.run([sys.executable, ROOT / 'tools/benchmark.py', config_file,
+                             *words.split(), out], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     record = json.loads(out.read_text())
     cases = {(case['name'], case['num_groups']): case for case in record['cases']}
@@ -176,11 +173,12 @@ def test_command_measures_modes_side_by_side(config_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_command_measures_the_whole_table(config_file, tmp_path):
+def test_command_measures_the_whole_table(config_file, tmp_path, monkeypatch):
     out = tmp_path / 'out.json'
-    result = run_tool(config_file, '--table', '--image-size', 64, 96, '--rounds', 1,
-                      '--threads', 1, '--json', out)
-    assert result.returncode == 0, result.stderr
+    monkeypatch.setattr('sys.argv', [
+        'benchmarks', str(config_file), '--table', '--image-size', '64', '96', '--rounds', '1',
+        '--threads', '1', '--json', str(out)])
+    benchmarks.__main__.main()
     rows = json.loads(out.read_text())['reach']
     assert len(rows) == 7
     assert all(row['value'] > 0 for row in rows)

@@ -4,13 +4,16 @@ import os
 import shlex
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
+from running import run_tool
 
 import groupdetr_mmdet.data.shapes as shapes
+from groupdetr_mmdet.commands.demo import training_beside
 from groupdetr_mmdet.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,22 +84,19 @@ def test_an_interrupted_run_leaves_what_was_there(
     assert contents(root) == before and list(tmp_path.iterdir()) == [root]
 
 
-def run_demo(folder: Path, *args) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, ROOT / 'tools/demo.py', '--quick', *args], cwd=folder,
-        env=dict(os.environ, OMP_NUM_THREADS='1'), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True)
-
-
 def last_scalars(work_dir: Path) -> dict:
     scalars, = work_dir.glob('*/vis_data/scalars.json')
     return json.loads(scalars.read_text().splitlines()[-1])
 
 
 @pytest.mark.slow
-def test_demo_ends_with_pictures_and_a_comparison(tmp_path: Path) -> None:
-    result = run_demo(tmp_path, '--baseline', ROOT / 'configs/demo/cond_detr_demo.py')
-    assert result.returncode == 0, result.stdout
+def test_demo_ends_with_pictures_and_a_comparison(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = subprocess.run(
+        [sys.executable, ROOT / 'tools/demo.py', '--quick', '--baseline',
+         ROOT / 'configs/demo/cond_detr_demo.py'], cwd=tmp_path, text=True,
+        env=dict(os.environ, OMP_NUM_THREADS='1'), capture_output=True)
+    assert result.returncode == 0, result.stderr
     work_dir = tmp_path / 'work_dirs/demo'
     report = result.stdout.splitlines()[-6:]
     for folder, line in ((work_dir, report[1]), (work_dir / 'baseline', report[2])):
@@ -104,15 +104,17 @@ def test_demo_ends_with_pictures_and_a_comparison(tmp_path: Path) -> None:
     html = (work_dir / 'report.html').read_text()
     assert '<td>cond_detr_demo</td>' in html and '<td>group_cond_detr_demo</td>' in html
     assert any(line.startswith('  work_dirs/demo/report.html: ') for line in report)
+    monkeypatch.chdir(tmp_path)
     run_the_quick_start(tmp_path)
 
 
 @pytest.mark.slow
-def test_the_demo_of_masks(tmp_path: Path) -> None:
-    result = run_demo(tmp_path, 'group_mask2former_demo', '--work-dir', 'masks')
-    assert result.returncode == 0, result.stdout
+def test_the_demo_of_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                           capfd: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_tool('demo', '--quick', 'group_mask2former_demo', '--work-dir', 'masks') == 0
     mask_ap = last_scalars(tmp_path / 'masks')['coco/segm_mAP']
-    assert f', mask AP {mask_ap:.3f} on 16 images' in result.stdout
+    assert f', mask AP {mask_ap:.3f} on 16 images' in capfd.readouterr().out
     assert (tmp_path / 'masks/report.html').exists()
 
 
@@ -123,8 +125,8 @@ def run_the_quick_start(folder: Path) -> None:
     lines = block.partition('```')[0].replace('epoch_10', 'epoch_1').splitlines()
     assert len(lines) == 3
     for line in lines:
-        subprocess.run([sys.executable, '-m', 'groupdetr_mmdet', *shlex.split(line)[1:]],
-                       cwd=folder, check=True)
+        _, command, *words = shlex.split(line)
+        assert run_tool(command.replace('-', '_'), *words) == 0
     assert (folder / 'found/results.json').is_file() and (folder / 'runs.png').is_file()
 
 
@@ -133,9 +135,10 @@ def test_a_failed_baseline_is_said(tmp_path: Path) -> None:
     bad = tmp_path / 'bad.py'
     bad.write_text(f"_base_ = '{ROOT / 'configs/demo/cond_detr_demo.py'}'\n"
                    "model = dict(num_query_groups=0)\n")
-    result = run_demo(tmp_path, '--baseline', bad)
-    assert result.returncode == 2
-    assert f'--baseline: {bad} ended with status 2; ' in result.stdout.splitlines()[-1]
-    output = tmp_path / 'work_dirs/demo/baseline/output.txt'
+    args = Namespace(baseline=str(bad), work_dir=str(tmp_path / 'work'), quick=True,
+                     data_root=str(tmp_path / 'shapes'))
+    with pytest.raises(ConfigError, match=f'--baseline: {bad} ended with status 2; '):
+        with training_beside(args):
+            pass
+    output = tmp_path / 'work/baseline/output.txt'
     assert 'num_query_groups=0' in output.read_text().splitlines()[-1]
-    assert (tmp_path / 'work_dirs/demo/last_checkpoint').is_file()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from builders import build, detector_config
 from deploy_models import build_detector, write_detector
-from family_builders import FAMILIES, ONE_WIDTH, family_config
+from family_builders import FAMILIES, config_of
 from mask_builders import mask2former_config
 from mmengine.config import Config
 from mmengine.structures import InstanceData
@@ -66,8 +66,7 @@ def test_the_file_says_what_a_user_must_know(exported, files):
 
 def build_family(family: str, groups: Optional[int]) -> torch.nn.Module:
     """A detector in evaluation mode whose queries differ, with the last of its groups."""
-    width = ONE_WIDTH.get(family, 32) if groups is None else 32
-    detector = build(family_config(family, groups, width=width)).eval()
+    detector = build(config_of(family, groups, paired=groups is None)).eval()
     with torch.no_grad():
         for parameter in detector.bbox_head.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -80,27 +79,12 @@ def detections(boxes, scores, labels) -> InstanceData:
     return InstanceData(bboxes=boxes, scores=scores, labels=labels)
 
 
-@pytest.mark.parametrize('groups', [None, 3], ids=['stock', 'groups'])
-@pytest.mark.parametrize('family', FAMILIES)
-def test_tensors_in_and_out_are_what_the_detector_does(family, groups):
-    detector = build_family(family, groups)
-    before = dict(detector.bbox_head.test_cfg)
-    for sizes in ([(40, 40)], [(61, 95), (97, 31)]):
-        images, image_sizes = random_batch(sizes)
-        with torch.no_grad():
-            outputs = OnnxDetector(detector)(images, image_sizes)
-        for i, expected in enumerate(predict(detector, images, sizes)):
-            actual = detections(*(output[i] for output in outputs))
-            assert len(actual.scores) == 20 < len(expected.scores)
-            differences = largest_differences(actual, expected, max(sizes[i]))
-            assert differences['pixels'] < 1e-3 and differences['score'] < 1e-6
-    assert detector.bbox_head.test_cfg == before
-
-
-@pytest.mark.parametrize('family', FAMILIES)
-def test_every_family_in_every_runtime(family, tmp_path):
+@pytest.mark.parametrize('family, groups', [
+    *((family, 3) for family in FAMILIES), ('conditional', None), ('two_stage', None)])
+def test_every_family_in_every_runtime(family, groups, tmp_path):
     """Writing compares the file in onnxruntime, in images of other sizes."""
-    detector, path = build_family(family, 3), tmp_path / 'detector.onnx'
+    detector, path = build_family(family, groups), tmp_path / 'detector.onnx'
+    before = dict(detector.bbox_head.test_cfg)
     sizes = [[(64, 64)], [(50, 70), (51, 69), (96, 33)]]
     found = [export.export_onnx(detector, path, {}),
              check_onnx(str(path), detector, sizes)]
@@ -108,9 +92,11 @@ def test_every_family_in_every_runtime(family, tmp_path):
         found.append(check_onnx(str(path), detector, sizes, openvino_model))
     for differences in found:
         assert differences['pixels'] < 1e-2 and differences['score'] < 1e-5
-    detector.test_cfg['query_group'] = 0
-    with pytest.raises(RuntimeError, match='does not find what PyTorch finds'):
-        check_onnx(str(path), detector, sizes)
+    assert detector.bbox_head.test_cfg == before
+    if groups:
+        detector.test_cfg['query_group'] = 0
+        with pytest.raises(RuntimeError, match='does not find what PyTorch finds'):
+            check_onnx(str(path), detector, sizes)
 
 
 def test_a_softmax_has_one_class_a_query():

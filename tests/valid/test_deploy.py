@@ -16,7 +16,6 @@ from running import run_tool
 from tiny import CLASSES, tiny_config, tiny_runner, write_tiny_coco
 
 from groupdetr_mmdet.commands import export
-from groupdetr_mmdet.commands.common import print_table
 from groupdetr_mmdet.deploy.inference import CocoIds, Inferencer
 from groupdetr_mmdet.errors import ConfigError
 
@@ -183,9 +182,3 @@ def test_a_report_by_another_metric_than_that_of_coco(tmp_path: Path,
     assert '<th>final pascal_voc/mAP</th>' in page and 'joint self-attention' in page
     assert run_tool('plot_runs', tmp_path / 'work', '--out', tmp_path / 'runs.png') == 0
     assert 'pascal' in capsys.readouterr().out
-
-
-@pytest.mark.parametrize('name', ['[/b]', 'door [open]', '[bold]'])
-def test_names_with_brackets_are_printed(name: str, capsys: pytest.CaptureFixture):
-    print_table((name, 'n'), [[name, '1']])
-    assert capsys.readouterr().out.count(name) == 2
