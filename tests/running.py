@@ -1,11 +1,16 @@
 """What the tests of commands share."""
+import os
 import runpy
+import signal
 import socket
 import sys
+import time
+import traceback
 from pathlib import Path
-from typing import Any, Callable, Union
+from typing import Any, Callable, Optional, Union
 from unittest import mock
 
+import torch
 import torch.multiprocessing as mp
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.visualization import Visualizer
@@ -33,6 +38,41 @@ def forget_runs() -> None:
 def fork_ranks(run: Callable, *args: Any) -> None:
     """Run a function of a rank in two processes, which have imported all that this one has."""
     mp.start_processes(run, args, nprocs=2, start_method='fork')
+
+
+def fork_session(run: Callable[[], int], output: Path) -> int:
+    """Run a function in a forked process, in a session of its own; return the process's id.
+
+    The function returns its exit status; what it prints goes to a file.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    os.setsid()
+    sys.stdout = sys.stderr = output.open('a', buffering=1)
+    for number in (1, 2):
+        os.dup2(sys.stdout.fileno(), number)
+    torch.set_num_threads(1)  # the threads of OpenMP are not forked
+    status = -1
+    try:
+        status = run()
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def wait_for(pid: int, seconds: float) -> Optional[int]:
+    """Exit status of a process; kill its session and return None if it takes longer."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(.02)
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
 
 
 def free_port() -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.structures import InstanceData
 from running import run_tool
 from tiny import CLASSES, tiny_config, write_tiny_coco

@@ -9,17 +9,13 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import sys
 import tempfile
-import time
-import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Callable, List, NamedTuple, Optional, Set
 
 import mmengine.config.config
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +23,8 @@ from groupdetr_mmdet.checkpoints.reading import is_whole
 from groupdetr_mmdet.commands import cli
 
 from .table import CHECKPOINT, COCO, FAULTS, Fault, tiny
+
+from running import fork_session, wait_for  # isort: skip, only after the table
 
 CLEAR, HARMLESS, TRACEBACK, SILENT, HANG, LOST = ENDS = (
     'clear sentence', 'harmless or warned', 'traceback', 'silently wrong', 'hang', 'lost')
@@ -42,38 +40,17 @@ class Result(NamedTuple):
 
 def run_forked(command: List[str], damage: Callable, seconds: float) -> Optional[int]:
     """Make a fault, run a command with its output in a file; return its status, None in a hang."""
-    pid = os.fork()
-    if pid:
-        return wait(pid, seconds)
-    os.setpgid(0, 0)
-    said = os.open('said', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
-    status = 0
-    try:
+    def run() -> int:
         damage()
-        cli.main(command)
-    except SystemExit as end:
-        status = end.code or 0
-    except BaseException:
-        traceback.print_exc()
-        status = -1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+        try:
+            cli.main(command)
+        except SystemExit as end:
+            return end.code or 0
+        return 0
 
-
-def wait(pid: int, seconds: float) -> Optional[int]:
-    """Wait for a process; kill it and what it started after some seconds."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
+    said = Path('said')
+    said.write_text('')
+    return wait_for(fork_session(run, said), seconds)
 
 
 def whole_checkpoints() -> Set[Path]:
@@ -146,7 +123,6 @@ def main() -> None:
         name in results and results[name].as_expected)]
     for command in cli.COMMANDS:  # so that no forked process has to
         importlib.import_module(f'groupdetr_mmdet.commands.{command.replace("-", "_")}')
-    torch.set_num_threads(1)
     mmengine.config.config.FormatCode = lambda text, **_: (text, True)  # a second at every start
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder, 'place')  # the same for all: checkpoints name it

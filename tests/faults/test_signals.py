@@ -3,12 +3,9 @@
 SLURM and a terminal send it so. The training writes its step, ends, and resumes from the step as
 if it had not been stopped.
 """
-import multiprocessing
 import os
 import signal
-import sys
 import time
-import traceback
 from pathlib import Path
 
 import pytest
@@ -18,7 +15,7 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, METRICS
-from running import free_port, run_tool
+from running import fork_session, free_port, run_tool, wait_for
 from tiny import tiny_config, write_tiny_coco
 
 from groupdetr_mmdet.checkpoints.preemption import INTERRUPTED_STATUS, SIGNALS, STOPPED_STATUS
@@ -107,28 +104,18 @@ def config(tmp_path_factory) -> Path:
     return folder / 'mine.py'
 
 
-def train_and_exit(words, **environ) -> None:
-    """The end of a forked process."""
-    try:
-        torch.set_num_threads(1)  # the threads of OpenMP are not forked
-        os.environ.update(environ)
-        os._exit(run_tool('train', *words))
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-
-
-def launch_and_exit(words) -> None:
-    """The end of a forked process that starts two, and sends signals on, as torchrun does."""
+def launch(words) -> int:
+    """Fork two processes, and send signals on, as torchrun does; return the larger status."""
     ranks, port = [], free_port()
     for rank in '01':
         ranks.append(os.fork())
         if ranks[-1] == 0:
-            train_and_exit([*words, '--launcher', 'pytorch'], RANK=rank, LOCAL_RANK=rank,
-                           WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+            os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE='2',
+                              MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+            return run_tool('train', *words, '--launcher', 'pytorch')
     for number in SIGNALS:
         signal.signal(number, lambda number, _: [os.kill(pid, number) for pid in ranks])
-    os._exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in ranks))
+    return max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in ranks)
 
 
 class Training:
@@ -136,16 +123,14 @@ class Training:
 
     def __init__(self, config: Path, work_dir: Path, *more, processes=1, wait_at='') -> None:
         self.file = work_dir.with_suffix('.txt')
-        words = ['--work-dir', work_dir, '--cfg-options',
+        words = [config, '--work-dir', work_dir, '--cfg-options',
                  f'val_evaluator.1.work_dir={work_dir}', *more]
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.setsid()
-            sys.stdout = sys.stderr = self.file.open('a', buffering=1)
-            for said in (1, 2):
-                os.dup2(sys.stdout.fileno(), said)
+
+        def run() -> int:
             os.environ['WAIT_AT'] = wait_at
-            (train_and_exit if processes == 1 else launch_and_exit)([config, *words])
+            return run_tool('train', *words) if processes == 1 else launch(words)
+
+        self.pid = fork_session(run, self.file)
 
     def wait_for(self, folder: Path, count: int) -> None:
         """Wait until so many processes are at a place."""
@@ -157,14 +142,9 @@ class Training:
 
     def end(self) -> int:
         """Wait for the status."""
-        for _ in range(20 * PATIENCE):
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.05)
-        os.killpg(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        raise AssertionError(f'it hangs: {self.file.read_text()}')
+        status = wait_for(self.pid, PATIENCE)
+        assert status is not None, f'it hangs: {self.file.read_text()}'
+        return status
 
 
 def final_weights(work_dir: Path) -> dict:
@@ -254,9 +234,6 @@ def test_a_metric_with_a_pool_of_processes_ends(change, tiny_coco, tmp_path):
     cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval = 1, 1
     change(cfg)
     cfg.dump(tmp_path / 'mine.py')
-    process = multiprocessing.get_context('fork').Process(
-        target=train_and_exit, args=[[tmp_path / 'mine.py', '--work-dir', tmp_path / 'work']])
-    process.start()
-    process.join(PATIENCE)
-    process.kill()  # where it hangs
-    assert process.exitcode == 0
+    pid = fork_session(lambda: run_tool(
+        'train', tmp_path / 'mine.py', '--work-dir', tmp_path / 'work'), tmp_path / 'said.txt')
+    assert wait_for(pid, PATIENCE) == 0
