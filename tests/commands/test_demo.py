@@ -121,8 +121,8 @@ def test_the_demo_of_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def run_the_quick_start(folder: Path) -> None:
     """Run what the page says can be done with what the demo has trained, here one epoch."""
     page = (ROOT / 'docs/quickstart.md').read_text()
-    block = page.partition('on what the demo has drawn and trained:\n\n```\n')[2]
-    lines = block.partition('```')[0].replace('epoch_10', 'epoch_1').splitlines()
+    block = page.partition('## Use what it trained')[2].split('```')[1]
+    lines = block.strip().replace('epoch_10', 'epoch_1').splitlines()
     assert len(lines) == 3
     for line in lines:
         _, command, *words = shlex.split(line)

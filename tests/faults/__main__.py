@@ -22,9 +22,10 @@ from rich.table import Table
 from groupdetr_mmdet.checkpoints.reading import is_whole
 from groupdetr_mmdet.commands import cli
 
-from .table import CHECKPOINT, COCO, FAULTS, Fault, tiny
+from .table import CHECKPOINT, COCO, FAULTS, Fault
 
-from running import fork_session, wait_for  # isort: skip, only after the table
+import tiny  # isort: skip, only after the table
+from running import fork_session, wait_for  # isort: skip
 
 CLEAR, HARMLESS, TRACEBACK, SILENT, HANG, LOST = ENDS = (
     'clear sentence', 'harmless or warned', 'traceback', 'silently wrong', 'hang', 'lost')

@@ -12,9 +12,9 @@ import pytest
 def test_a_fault_is_tried_and_counted(tmp_path):
     root, counts = Path(__file__).parents[2], tmp_path / 'counts.json'
     said = subprocess.run(
-        [sys.executable, '-m', 'tests.faults', '--only', 'swapped test', '--json', counts],
+        [sys.executable, '-m', 'tests.faults', '--only', 'in use', '--json', counts],
         capture_output=True, text=True, cwd=root, env=dict(os.environ, PYTHONPATH=str(root)))
     assert said.returncode == 0, said.stderr
-    assert '1/1 config/swapped test: clear sentence' in said.stdout
-    end, as_expected, sentence = json.loads(counts.read_text())['config/swapped test']
-    assert end == 'clear sentence' and as_expected and 'swapped?' in sentence
+    assert '1/1 system/in use: clear sentence' in said.stdout
+    end, as_expected, sentence = json.loads(counts.read_text())['system/in use']
+    assert end == 'clear sentence' and as_expected and 'another training' in sentence
