@@ -17,7 +17,7 @@ from running import run_tool
 from tiny import CLASSES, tiny_config, write_tiny_coco
 
 GROUP = 1
-FAMILIES = ('conditional', 'dab', 'deformable', 'two_stage', 'dino', 'mask2former')
+FAMILIES = ('conditional', 'dab', 'deformable', 'refine', 'two_stage', 'dino', 'mask2former')
 
 ALONE = Path(__file__).with_name('mmdet_alone.py')
 
