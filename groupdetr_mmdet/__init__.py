@@ -23,6 +23,7 @@ from .dn_detr import GroupDNDETR, GroupDNDETRHead
 from .group_queries import GroupQueries
 from .losses import IABCELoss, MALoss
 from .training.amp import BFloat16OptimWrapper
+from .training.early_stopping import RisenEarlyStoppingHook
 from .backbones import DC5ResNet, EndingMobileNetV2, PyTorchDefaultInit
 from .data.coco import CheckedCocoDataset, CheckedCocoMetric
 from .data.images import CheckedLoadImageFromFile
@@ -42,5 +43,6 @@ __all__ = [
     'GroupDeformableDETRHead', 'GroupHungarianAssigner', 'GroupMask2Former',
     'GroupMask2FormerHead', 'GroupQueries', 'IABCELoss', 'MALoss', 'MatchingStabilityHook',
     'OneToManyHungarianAssigner', 'OtherClassesHook', 'PreemptionHook', 'PyTorchDefaultInit',
-    'ResumableBatchSampler', 'ResumableTrainLoop', 'RunCheckHook', '__version__'
+    'ResumableBatchSampler', 'ResumableTrainLoop', 'RisenEarlyStoppingHook', 'RunCheckHook',
+    '__version__'
 ]

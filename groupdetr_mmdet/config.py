@@ -19,7 +19,8 @@ from .io import irregular
 WEIGHTS = ('.pth', '.pt', '.ckpt', '.safetensors')
 SHIPPED = Path(__file__).parent / '.mim/configs/group_detr'
 # Parts of a config that somebody reads
-PARTS = {*inspect.signature(Runner).parameters, 'runner_type', 'allow_missing'}
+PARTS = {*inspect.signature(Runner).parameters, 'runner_type', 'allow_missing', 'sync_bn',
+         'find_unused_parameters', 'compile', 'tta_pipeline', 'activation_checkpointing'}
 
 
 def shipped_configs() -> Dict[str, Path]:
@@ -103,6 +104,9 @@ def check_option(cfg: Config, key: str) -> None:
             raise ConfigError(f'--cfg-options {key}: the config has no {part}; the nearest name '
                               f'is {near}: correct it.')
         warn_once(f'--cfg-options {key}: the config has no {part}.')
+    elif part not in PARTS and not isinstance(cfg[part], dict):
+        warn_once(f'--cfg-options {key}: the file was read before, and what it made of {part} '
+                  f'stays: edit {part} in the file, or set the keys that use it.')
 
 
 def nearest(name: Any, known: Iterable[str]) -> Optional[str]:

@@ -1,35 +1,42 @@
 """A report of a training as one HTML page that needs no network."""
 import base64
-import copy
 import io
+from datetime import date
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import jinja2
 import matplotlib.pyplot as plt
+import mmdet
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.utils.dl_utils import collect_env
 from rich.console import Console
 
-from ..checkpoints.named import best_checkpoint, find_checkpoint
+from .. import __version__
+from ..checkpoints.named import best_checkpoint, find_checkpoint, trained_config
 from ..config import check_groups, read_config
 from ..errors import ConfigError
 from ..group_detector import GroupDetector
 from ..io import check_output, check_path, write_atomically
+from ..training.options import AP
 from ..training.progress import quiet_runner
+from ..training.runner import for_test
 from .group_metrics import (coco_metrics, draw_groups, evaluate_each_group, groups_table,
                             read_groups, record_groups)
 from .plots import detection_pairs
 from .queries import has_references
 from .query_plots import add_legend, query_pictures
-from .runs import comparison, draw_panel, panels_of, read_run
+from .runs import Run, comparison, draw_panel, panels_of, read_run
 
 TEMPLATE = Path(__file__).with_name('report.html')
 NUM_DETECTIONS, NUM_QUERIES = 6, 2  # images
 SCORE_THR = 0.3
+VERSIONS = (f'groupdetr_mmdet {__version__}', f'MMDetection {mmdet.__version__}',
+            f'PyTorch {torch.__version__}')
 
 
 def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[str] = (),
@@ -56,7 +63,8 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
     best = best_checkpoint(work_dir)
     weights = find_checkpoint(checkpoint or ('best' if best else 'last'), work_dir)
     check_path('--checkpoint', weights)
-    cfg = read_config(str(runs[-1].folder / 'config.py'), f'WORK_DIR {work_dir}')
+    cfg = read_config(str(trained_config(weights) or runs[-1].folder / 'config.py'),
+                      f'WORK_DIR {work_dir}')
     check_groups(f'WORK_DIR {work_dir}', cfg.get('model'))
     model, dataset, record = evaluate(cfg, weights, work_dir)
     curves = {panel: plt.figure(figsize=(5, 3.6), layout='constrained')
@@ -70,7 +78,9 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
     legend = plt.figure(figsize=(7, .8))
     add_legend(legend, model)
     page = jinja2.Template(TEMPLATE.read_text(), autoescape=True).render(
-        cfg=cfg, model=model, label=runs[-1].label, header=header, rows=rows, curves=curves,
+        cfg=cfg, model=model, label=runs[-1].label, result=result_of(runs),
+        date=date.today().isoformat(), versions=', '.join(VERSIONS),
+        header=header, rows=rows, curves=curves,
         weights=Path(weights).name, is_best=weights == str(best), num_images=len(dataset),
         record=record, groups_table=groups_table, draw_groups=draw_groups, queries=queries,
         legend=legend, references=has_references(model), embed=embed, score_thr=SCORE_THR,
@@ -80,18 +90,26 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
     return out_file
 
 
+def result_of(runs: Sequence[Run]) -> str:
+    """Return a sentence on what each run reached, the last run first."""
+    metric = runs[0].metric
+    reached = [f'{run.label} {max(entry[metric] for entry in run.val):.3f} in {epochs} epoch'
+               f'{"s" * (epochs > 1)}' for run in reversed(runs)
+               for epochs in [run.val[-1]['step']]]
+    return f'Best {"AP" if metric == AP else metric}: {", ".join(reached)}.'
+
+
 def evaluate(cfg: Config, checkpoint: str,
              work_dir: Path) -> Tuple[GroupDetector, BaseDataset, Optional[Dict[str, Any]]]:
     """Evaluate every group, or read what was recorded: the model, its test images, the record.
 
     The record is None without a COCO metric, and in an ablation with joint self-attention.
     """
-    cfg = copy.deepcopy(cfg)  # the page has the one of the training
+    cfg = for_test(cfg, checkpoint)  # the page has the one of the training
     ranked = cfg.model.get('separate_self_attn', True) and len(coco_metrics(cfg)) == 1
     if ranked:
         evaluate_each_group(cfg, f'WORK_DIR {work_dir}')
-    cfg.update(work_dir=str(work_dir / 'report'), load_from=checkpoint, resume=False,
-               launcher='none')  # several processes may have trained, and this is one
+    cfg.update(work_dir=str(work_dir / 'report'), launcher='none')  # this is one process
     record = read_groups(checkpoint) if ranked else None
     with Console(stderr=True).status('Evaluating'), quiet_runner(cfg) as runner:
         if ranked and record is None:

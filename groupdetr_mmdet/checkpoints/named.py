@@ -1,5 +1,6 @@
 """Checkpoints by name: ``best`` and ``last`` of a training, published ones, mmdet's model zoo."""
 import os
+import zipfile
 from pathlib import Path
 from typing import Any, Dict, Optional, Union
 
@@ -10,7 +11,7 @@ from ..errors import ConfigError
 from ..io import check_path
 from ..config import read_config
 from .convert import convert
-from .reading import read_checkpoint
+from .reading import load_from_local, read_checkpoint
 from .transformers import HUB, load_from_hub
 
 POINTER = 'last_checkpoint'  # the file in which mmengine names the checkpoint to resume
@@ -47,6 +48,22 @@ def named_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
     pointer = Path(work_dir, POINTER)
     name = pointer.read_text(errors='replace').strip() if pointer.is_file() else ''
     return Path(name) if name else None
+
+
+def trained_config(checkpoint: str) -> Optional[Path]:
+    """Return the config that the training of a checkpoint wrote beside it, None without one.
+
+    A later training may have replaced ``NAME.py`` in a folder. The checkpoint holds the text.
+    """
+    folder = Path(checkpoint).parent
+    files = [*folder.glob('*.py'), *sorted(folder.glob('*/vis_data/config.py'))]
+    if not (files and zipfile.is_zipfile(checkpoint)):
+        return None
+    try:
+        text = load_from_local(checkpoint, 'cpu', mmap=True)['meta']['cfg']
+    except (ConfigError, KeyError, TypeError):  # not of a training; who needs the weights checks
+        return None
+    return next((x for x in files if x.read_text(errors='replace') == text), None)
 
 
 CheckpointLoader.register_scheme(prefixes=HUB, loader=load_from_hub)

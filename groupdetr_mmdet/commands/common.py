@@ -1,8 +1,7 @@
 """Arguments and configs of several commands."""
 import argparse
-import os
 from pathlib import Path
-from typing import Iterable, Sequence
+from typing import Any, Iterable, Sequence
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -11,11 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..analysis.group_metrics import choose_group, query_group
-from ..checkpoints.named import find_checkpoint
+from ..checkpoints.named import find_checkpoint, trained_config
 from ..config import Options, check_groups, merge_options, read_config
 
 CONFIG = 'config file, or the name of a shipped config'
-CHECKPOINT = 'checkpoint file, or best or last of the training of CONFIG'
+CHECKPOINT = ('checkpoint file, or best or last of the training of CONFIG; beside the config that '
+              'its training wrote, that config is used')
+EVALUATED = 'model', 'test_dataloader', 'test_evaluator', 'test_cfg'  # what detections depend on
 
 
 def positive(text: str) -> int:
@@ -53,16 +54,6 @@ def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
     add_cfg_options(parser)
 
 
-def load_config(args: argparse.Namespace) -> Config:
-    """Read the config file and merge the shared arguments into it."""
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = read_config(args.config)
-    cfg.launcher = args.launcher
-    merge_options(cfg, args.cfg_options)
-    cfg.work_dir = args.work_dir or default_work_dir(cfg, args.config)
-    return cfg
-
-
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table of texts."""
     table = Table(*map(escape, header))
@@ -71,17 +62,41 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     Console().print(table)
 
 
-def default_work_dir(cfg: Config, config: str) -> str:
-    """Return the work directory of a config, without ``--work-dir``."""
-    return cfg.get('work_dir') or str(Path('work_dirs', Path(config).stem))
+def work_dir_of(cfg: Config, args: argparse.Namespace) -> str:
+    """Return the work directory: of the arguments, of the config, or by the config's name."""
+    return (getattr(args, 'work_dir', None) or (args.cfg_options or {}).get('work_dir') or
+            cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem)))
+
+
+def load_trained(args: argparse.Namespace, of_this_name: bool = False) -> Config:
+    """Find the checkpoint, and read the config that its training wrote, or else the named one.
+
+    One line names the config where the named one would detect or evaluate otherwise. With
+    ``of_this_name`` the training must have had a config of this name.
+    """
+    cfg = named = read_config(args.config)
+    args.checkpoint = find_checkpoint(args.checkpoint, work_dir_of(named, args))
+    folder, file = Path(args.checkpoint).parent, trained_config(args.checkpoint)
+    if file and not (of_this_name and not (folder / Path(named.filename).name).is_file()):
+        cfg = read_config(str(file))
+        cfg.work_dir = str(folder)
+        differing = [key for key in EVALUATED if plain(cfg, key) != plain(named, key)]
+        if differing:
+            print(f'Using {file}, which the training wrote; {args.config} differs in '
+                  f'{", ".join(differing)}. To use it, copy the checkpoint to another folder.')
+    merge_options(cfg, args.cfg_options)
+    return cfg
+
+
+def plain(cfg: Config, key: str) -> Any:
+    """Return a part of a config as a file holds it."""
+    return Config(dict(part=cfg.get(key))).to_dict()
 
 
 def load_inference_config(args: argparse.Namespace) -> Config:
-    """Read the config file, merge the shared arguments into it, and find the checkpoint."""
-    cfg = read_config(args.config)
-    merge_options(cfg, args.cfg_options)
+    """Read the config of a checkpoint, and choose the group of queries."""
+    cfg = load_trained(args)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    args.checkpoint = find_checkpoint(args.checkpoint, default_work_dir(cfg, args.config))
     if args.query_group is not None:
         check_groups(f'--query-group {args.query_group}', cfg.model)
         group = choose_group(args.query_group, args.checkpoint)

@@ -18,17 +18,18 @@ from ..checkpoints.transformers import config_for, write_folder
 from ..deploy.inference import class_names
 from ..deploy.preprocessing import describe_preprocessing
 from ..errors import ConfigError
-from ..config import check_groups, merge_options, read_config
+from ..config import check_groups
 from ..io import check_new_folder, check_output, check_path, write_atomically
-from .common import CONFIG, add_cfg_options, positive
+from .common import CONFIG, add_cfg_options, load_trained, positive
 from .model_card import model_card
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('config', metavar='CONFIG', help=CONFIG)
-    add('src', metavar='SRC', help='checkpoint: a path, an address http(s)://, a folder of '
-        "transformers, or its name on Hugging Face's hub, hf://OWNER/NAME")
+    add('src', metavar='SRC', help='checkpoint: a path, best or last of the training of '
+        'CONFIG, an address http(s)://, a folder of transformers, or its name on Hugging '
+        "Face's hub, hf://OWNER/NAME")
     add('out', metavar='OUT', help=f'file to write; its suffix {SAFETENSORS} chooses that format; '
         'with --to transformers a folder')
     add('--from', dest='source', choices=SOURCES,
@@ -91,9 +92,10 @@ def write_transformers(args: argparse.Namespace, cfg: Config, converted: Convert
 
 
 def main(args: argparse.Namespace) -> None:
+    args.checkpoint = args.src
+    cfg = load_trained(args, of_this_name=True)
+    args.src = args.checkpoint
     check_args(args)
-    cfg = read_config(args.config)
-    merge_options(cfg, args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     check_groups('CONFIG', cfg.model)
     if args.to == 'transformers':  # refuses what cannot be written

@@ -93,7 +93,8 @@ def main(args: argparse.Namespace) -> None:
     page = write_report(folder, compare, labels)
     model = runner.model
     print(f'\n{type(model).__name__}: {model.num_query_groups} groups of {model.num_queries} '
-          f'queries, {runner.max_epochs} epochs of {len(runner.train_dataloader.dataset)} images, '
+          f'queries, {runner.max_epochs} epoch{"s" * (runner.max_epochs > 1)} of '
+          f'{len(runner.train_dataloader.dataset)} images, '
           f'{(time.time() - start) / 60:.1f} minutes in all.')
     print(f'{reached(folder)} on {len(runner.val_dataloader.dataset)} images that it has never '
           'seen.')

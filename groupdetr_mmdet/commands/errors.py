@@ -35,7 +35,7 @@ TOLD = 'GROUPDETR_TOLD'  # environment variable: a file that the first process w
 LIBRARIES = {'groupdetr_mmdet', 'site-packages', 'dist-packages', 'mmengine', 'mmcv', 'mmdet'}
 STDLIB = sysconfig.get_path('stdlib')
 BEGINNINGS = {'build_from_cfg', 'build_runner', 'load_config', 'load_inference_config',
-              'apply_options'}  # functions in which a run has not begun
+              'load_trained', 'start_run'}  # functions in which a run has not begun
 MEMORY = ('The memory is full ({}): lower train_dataloader.batch_size, model.num_query_groups or '
           'the image scale, or set model.decoder.num_cp.')
 EVERY_DAY = (  # class, text, and the line, where {} is the first line of the text

@@ -14,11 +14,11 @@ from ..checkpoints.named import resolve_weights
 from ..errors import ConfigError
 from ..io import check_output
 from ..data.layouts import LabeledImage, read_dataset
-from ..training.recipe import MODELS, complete_splits, write_training
-from .common import print_table
+from ..training.recipe import AUGMENTATIONS, MODELS, complete_splits, write_training
+from .common import positive, print_table
 
 DEFAULTS = dict(model='cond', weights='coco', val_fraction=0.2, seed=0, train=None, val=None,
-                test=None)
+                test=None, image_size=None, augment=None)
 SPLITS = 'train', 'val', 'test'
 AREAS = 0, 32**2, 96**2, np.inf  # COCO's small, medium and large ones, in square pixels
 
@@ -37,6 +37,10 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         'ResNet-50, or a small Conditional DETR for a CPU (default: cond)')
     add('--weights', metavar='coco|none|FILE', help='to begin with: trained on COCO, none, or a '
         'path or address (default: coco)')
+    add('--image-size', type=positive, metavar='N', help='shorter side in pixels that images are '
+        'resized to fit')
+    add('--augment', choices=list(AUGMENTATIONS), help='of training images: light flips, detr '
+        'also resizes and crops, strong also mixes images and changes colors')
     add('--val-fraction', type=float, help='part of the images for validation, where the folder '
         'has no such split (default: 0.2)')
     add('--seed', '--split-seed', type=int, help='chooses these images (default: 0)')
@@ -69,7 +73,8 @@ def prepare(args: argparse.Namespace, data: str, out: Path) -> None:
     load_from = resolve_weights(choices['weights'], model.weights)
     dataset = read_dataset(data, files)
     complete_splits(dataset, choices['val_fraction'], choices['seed'])
-    write_training(dataset, data, out, model, load_from)
+    write_training(dataset, data, out, model, load_from, choices['image_size'],
+                   choices['augment'])
     columns = [describe(dataset.classes, images) for images in dataset.splits.values()]
     print_table((dataset.layout, *dataset.splits),
                 ((rows[0][0], *(value for _, value in rows)) for rows in zip(*columns)))

@@ -9,7 +9,8 @@ from ..analysis.report import write_report
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('work_dir', metavar='WORK_DIR', help='work directory of a training')
     parser.add_argument('--compare', nargs='+', default=[], metavar='WORK_DIR',
-                        help='trainings to compare it with, the baseline first')
+                        help='trainings to compare it with, the baseline first; by default '
+                        'WORK_DIR/baseline, which groupdetr demo --baseline trains')
     parser.add_argument('--labels', nargs='+', metavar='LABEL',
                         help='what to call those of --compare, and then WORK_DIR')
     parser.add_argument('--checkpoint',
@@ -18,7 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    out_file = write_report(
-        Path(args.work_dir), [Path(x) for x in args.compare], args.labels or (), args.checkpoint,
-        args.out and Path(args.out))
+    work_dir, compare = Path(args.work_dir), [Path(x) for x in args.compare]
+    baseline = work_dir / 'baseline'
+    if not (compare or args.labels) and any(baseline.glob('*/vis_data/scalars.json')):
+        compare = [baseline]
+    out_file = write_report(work_dir, compare, args.labels or (), args.checkpoint,
+                            args.out and Path(args.out))
     print('Wrote', out_file)

@@ -1,16 +1,20 @@
 """Evaluate a detector."""
 import argparse
+import os
+from typing import Any, Dict
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmengine.dist import is_main_process
 
 from ..io import check_output, check_path
-from ..analysis.group_metrics import draw_groups, evaluate_each_group, record_groups, split_groups
+from ..analysis.group_metrics import (draw_groups, evaluate_each_group, groups_table,
+                                      record_groups, split_groups)
 from ..analysis.plots import save_picture
-from ..checkpoints.named import find_checkpoint
-from ..training.runner import build_runner
-from .common import CHECKPOINT, add_runner_arguments, load_config
+from ..training.progress import shown_runner
+from ..training.runner import for_test
+from .common import (CHECKPOINT, add_runner_arguments, load_trained, print_table,
+                     work_dir_of)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,20 +33,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     if args.out:
         check_output('--out', args.out, 'a pickle file', ('.pkl', '.pickle'))
-    cfg = load_config(args)
-    args.checkpoint = find_checkpoint(args.checkpoint, cfg.work_dir)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = for_test(load_trained(args), args.checkpoint)
     check_path('CHECKPOINT', args.checkpoint)
-    cfg.load_from = args.checkpoint
+    cfg.update(launcher=args.launcher, work_dir=work_dir_of(cfg, args))
     if args.all_groups:
         evaluate_each_group(cfg)
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
-    runner = build_runner(cfg)
-    if args.out:
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    metrics = runner.test()
+    with shown_runner(cfg, 'Testing') as runner:
+        if args.out:
+            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+        metrics = runner.test()
+    if is_main_process():
+        show(metrics)
     if args.all_groups and '://' not in args.checkpoint and is_main_process():
         record = record_groups(args.checkpoint, metrics)
         picture = record.with_suffix('.png')
         save_picture(draw_groups(split_groups(metrics)), picture, dpi=110)
         print(f'Wrote {record} and {picture}')
+
+
+def show(metrics: Dict[str, float]) -> None:
+    """Print a table of AP: a row for boxes, masks, or each group."""
+    groups = split_groups(metrics)
+    if groups:
+        header, *rows = groups_table(groups)
+    else:
+        table = {}
+        for name, value in metrics.items():
+            row, _, column = name.rpartition('/')[2].partition('_')
+            table.setdefault(row, {})[column.replace('mAP', 'AP')] = value
+        columns = list(dict.fromkeys(column for row in table.values() for column in row))
+        header = ['', *columns]
+        rows = [[name, *(number(row.get(column)) for column in columns)]
+                for name, row in table.items()]
+    print_table(header, rows)
+
+
+def number(value: Any) -> str:
+    """Return a metric as a text; COCO's -1 is of no objects."""
+    return f'{value:.3f}' if isinstance(value, float) and value != -1 else '-'

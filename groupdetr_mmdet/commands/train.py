@@ -13,14 +13,15 @@ from mmengine.dist import is_main_process
 from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..checkpoints.resume import announce_new_start
 from ..data.layouts import is_data
-from ..config import WEIGHTS
+from ..config import WEIGHTS, merge_options, read_config
 from ..errors import ConfigError
 from ..io import check_path, lock_work_dir
 from ..training import dry_run, options
 from ..training.processes import end_with_launcher, launched_rank
 from ..training.progress import run_training
+from ..training.runner import RunConfig
 from . import prepare
-from .common import add_runner_arguments, load_config, positive, print_table
+from .common import add_runner_arguments, positive, print_table, work_dir_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,8 +70,12 @@ def config_of_data(args: argparse.Namespace) -> str:
     return str(out)
 
 
-def apply_options(cfg: Config, args: argparse.Namespace) -> None:
-    """Change the config by the arguments."""
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config file, and change it by the arguments."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = read_config(args.config)
+    merge_options(cfg, args.cfg_options)
+    cfg.work_dir = work_dir_of(cfg, args)
     options.keep_best(cfg)
     options.add_hook(cfg, type='OtherClassesHook')
     for value, change in ((args.epochs, options.set_epochs),
@@ -80,7 +85,6 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
             change(cfg, value)
     if args.auto_scale_lr:
         cfg.auto_scale_lr = dict(cfg.get('auto_scale_lr') or {}, enable=True)
-    options.scale_for_accumulation(cfg)
     if args.amp:
         options.set_amp(cfg)
     if args.ema:
@@ -88,14 +92,23 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
     for backend in ('Tensorboard', 'Wandb'):
         if getattr(args, backend.lower()):
             options.log_to(cfg, backend)
+    cfg.allow_missing = args.allow_missing or cfg.get('allow_missing', False)
+    return cfg
+
+
+def start_run(cfg: Config, args: argparse.Namespace) -> Config:
+    """Add to the config what is of this run alone, and not recorded."""
+    cfg = RunConfig(cfg)
+    cfg.launcher = args.launcher
+    options.scale_for_accumulation(cfg)
     if args.resume:
         cfg.resume = True
         cfg.load_from = (None if args.resume in ('auto', 'last') else
                          find_checkpoint(args.resume, cfg.work_dir))
     if not os.path.isdir(cfg.get('load_from') or ''):  # as DeepSpeed's checkpoints are
         check_path('--resume' if cfg.get('resume') else 'load_from', cfg.get('load_from'))
-    cfg.allow_missing = args.allow_missing or cfg.get('allow_missing', False)
     options.fetch_once(cfg)
+    return cfg
 
 
 def show_next(args: argparse.Namespace, work_dir: Path) -> None:
@@ -105,7 +118,8 @@ def show_next(args: argparse.Namespace, work_dir: Path) -> None:
     if written is None:
         return
     # best and last are looked for in the config's own work directory.
-    name = quote(str(written)) if args.work_dir else 'best' if best else 'last'
+    own = not args.work_dir and 'work_dir' not in (args.cfg_options or {})
+    name = ('best' if best else 'last') if own else quote(str(written))
     config = quote(args.config)
     print(f'Wrote {written}.\n'
           f'Next: groupdetr test {config} {name}\n'
@@ -115,8 +129,7 @@ def show_next(args: argparse.Namespace, work_dir: Path) -> None:
 
 def main(args: argparse.Namespace) -> None:
     args.config = config_of_data(args)
-    cfg = load_config(args)
-    apply_options(cfg, args)
+    cfg = start_run(load_config(args), args)
     if dry_run.is_slow(cfg):
         print(f'There is no GPU, and {args.config} takes long without one. --dry-run forecasts '
               f'the time; {dry_run.SMALL_CONFIG} is a small config, and groupdetr prepare DATA '

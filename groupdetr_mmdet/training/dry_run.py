@@ -1,4 +1,5 @@
 """Dry run: time a few training steps, measure their memory, and forecast the whole training."""
+import copy
 import math
 import resource
 import sys
@@ -11,6 +12,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..compat import unwrapped
+from ..config import iter_dicts
 from ..group_queries import GroupQueries
 from ..groups import decoding
 from .progress import quiet_runner
@@ -40,11 +42,14 @@ def measure(cfg: Config) -> List[Tuple[str, str]]:
 
 def few_steps(cfg: Config, work_dir: str) -> Config:
     """Copy a config for a few steps without validation, checkpoints and curves."""
-    cfg, steps = cfg.copy(), WARM_UP + TIMED
+    cfg, steps = copy.deepcopy(cfg), WARM_UP + TIMED
+    for _, part in iter_dicts(cfg.model, 'model'):  # weights change no time, and may be far away
+        if (part.get('init_cfg') or {}).get('type') == 'Pretrained':
+            part.init_cfg = None
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps, val_interval=steps + 1)
     cfg.update(val_dataloader=None, val_cfg=None, val_evaluator=None, test_dataloader=None,
                test_cfg=None, test_evaluator=None, visualizer=None, resume=False,
-               work_dir=work_dir)
+               load_from=None, work_dir=work_dir)
     cfg.default_hooks.checkpoint = None
     return cfg
 

@@ -8,7 +8,6 @@ from ..config import iter_dicts
 from ..errors import ConfigError
 
 AP = 'coco/bbox_mAP'
-LEAST_GAIN = 0.001  # of AP, below which a validation does not count as better
 
 
 def set_amp(cfg: Config) -> None:
@@ -68,22 +67,23 @@ def average_weights(cfg: Config) -> None:
 
 
 def stop_early(cfg: Config, patience: int) -> None:
-    """End a training after that many validations in a row that were not better than the best."""
+    """End a training after that many validations in a row without a better result."""
     metric = (checkpoint_hook(cfg) or {}).get('save_best', 'auto')
     kinds = [str(x.get('type')) for _, x in iter_dicts(cfg.get('val_evaluator'), '')]
     if metric == 'auto' and not any('CocoMetric' in kind for kind in kinds):
         raise ConfigError(f'--early-stop follows {AP}, and val_evaluator has {", ".join(kinds)}: '
                           'set default_hooks.checkpoint.save_best to its metric, such as '
                           'pascal_voc/mAP.')
-    add_hook(cfg, type='EarlyStoppingHook', monitor=AP if metric == 'auto' else metric,
-             rule='greater', min_delta=LEAST_GAIN, patience=patience)
+    add_hook(cfg, type='RisenEarlyStoppingHook', monitor=AP if metric == 'auto' else metric,
+             patience=patience)
 
 
 def log_to(cfg: Config, backend: str) -> None:
     """Write curves with 'Tensorboard' or 'Wandb', too."""
     visualizer = cfg.setdefault('visualizer', dict(
         type='DetLocalVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')]))
-    visualizer.vis_backends = [*visualizer.vis_backends, dict(type=f'{backend}VisBackend')]
+    added = dict(type=f'{backend}VisBackend')
+    visualizer.vis_backends = [x for x in visualizer.vis_backends if x != added] + [added]
 
 
 def keep_best(cfg: Config) -> None:
@@ -107,5 +107,7 @@ def fetch_once(cfg: Config) -> None:
 
 
 def add_hook(cfg: Config, **hook) -> None:
-    """Add a hook to the custom hooks of a config."""
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
+    """Add a hook to the custom hooks of a config, in the place of another of its type."""
+    others = [x for x in cfg.get('custom_hooks') or []
+              if not isinstance(x, dict) or x.get('type') != hook['type']]
+    cfg.custom_hooks = [*others, hook]

@@ -4,7 +4,7 @@ import math
 import os
 from pathlib import Path
 from pprint import pformat
-from typing import NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional
 
 import numpy as np
 
@@ -15,48 +15,87 @@ from ..data.layouts import Dataset, has_objects, to_coco
 
 SEEN_IMAGES = 20_000  # images that a training sees, whatever their number
 EPOCHS = 12, 50  # at least, at most
-LAST_EPOCHS = 11 / 12  # of a training, where the learning rate falls, as in the official recipe
 
 CONFIG = """\
 # groupdetr prepare {source}
 # {images}, at most {most} objects in one.
-_base_ = 'groupdetr_mmdet::group_detr/{base}.py'
+_base_ = {bases}
+
+# What people change
+image_size = {image_size}  # images are resized to fit: longer side, shorter side
+num_query_groups = {num_query_groups}  # K: more take longer in training, and nothing later
+max_epochs = {max_epochs}
+lr = {lr:g}  # for {base_batch_size} images an update; it follows how many all processes have
+batch_size = {batch_size}  # images of a step in each process
+load_from = {load_from!r}  # {why_weights}
+{augmentation}
 
 data_root = {data_root!r}  # of the images
 annotations = "{{{{ fileDirname }}}}/{stem}_"  # COCO files beside this one
 metainfo = dict(classes={classes})
-max_epochs = {max_epochs}
 
 model = dict(
     num_queries={num_queries},  # of a group; {why_queries}
-    num_query_groups={num_query_groups},  # K: more take longer in training, and nothing later
+    num_query_groups=num_query_groups,
     bbox_head=dict(num_classes={num_classes}))
+train_pipeline = [*_base_.train_pipeline[:2], *augmentation, _base_.train_pipeline[-1]]
+{mixing}test_pipeline = _base_.test_pipeline
+test_pipeline[1].scale = image_size
 dataset = dict(data_root=data_root, data_prefix=dict(img=''), metainfo=metainfo)
 train_dataloader = dict(
-    batch_size={batch_size},  # of a process
+    batch_size=batch_size,
     drop_last=False,
-    dataset=dict(ann_file=annotations + 'train.json', **dataset))
+    dataset=dict(ann_file=annotations + 'train.json', pipeline=train_pipeline, **dataset))
+dataset.update(pipeline=test_pipeline)
 val_dataloader = dict(dataset=dict(ann_file=annotations + 'val.json', **dataset))
 test_dataloader = dict(dataset=dict(ann_file=annotations + '{test}.json', **dataset))
 val_evaluator = dict(ann_file=annotations + 'val.json')
 test_evaluator = dict(ann_file=annotations + '{test}.json')
 
 train_cfg = dict(max_epochs=max_epochs, val_interval=1)
-param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[{milestone}], gamma=0.1)]
-# lr is for steps of base_batch_size images, and follows how many all processes have together.
-optim_wrapper = dict(optimizer=dict(lr={lr:g}))
+milestone = max(1, round(max_epochs * 11 / 12))  # where the learning rate falls
+param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[milestone], gamma=0.1)]
+optim_wrapper = dict(optimizer=dict(lr=lr))
 auto_scale_lr = dict(enable=True, base_batch_size={base_batch_size})
 default_hooks = dict(
     logger=dict(interval={log_interval}),
     checkpoint=dict(interval=1, max_keep_ckpts=2, save_best='coco/bbox_mAP'))
-load_from = {load_from!r}  # {why_weights}
 """
+AUGMENTATIONS = dict(  # of training images, after they are loaded
+    light="""\
+augmentation = [
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='Resize', scale=image_size, keep_ratio=True)
+]""",
+    detr="""\
+scales = [(image_size[0], image_size[1] * i // 25) for i in range(15, 26)]
+augmentation = [  # DETR's: flip; then resize, or resize, crop and resize
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='RandomChoice', transforms=[
+        [dict(type='RandomChoiceResize', scales=scales, keep_ratio=True)],
+        [dict(type='RandomChoiceResize', keep_ratio=True,
+              scales=[(9999, image_size[1] * i // 8) for i in (4, 5, 6)]),
+         dict(type='RandomCrop', crop_type='absolute_range', allow_negative_crop=True,
+              crop_size=(image_size[1] * 12 // 25, image_size[1] * 3 // 4)),
+         dict(type='RandomChoiceResize', scales=scales, keep_ratio=True)]])
+]""")
+AUGMENTATIONS['strong'] = f"""\
+strong_epochs = max_epochs * 3 // 4  # with Mosaic, MixUp and colors, too; then without
+{AUGMENTATIONS['detr']}"""
+MIXING = """\
+unmixed_pipeline = train_pipeline
+train_pipeline = [*unmixed_pipeline[:2], *_base_.strong_augmentation, *unmixed_pipeline[2:]]
+custom_hooks = [dict(
+    type='PipelineSwitchHook', switch_epoch=strong_epochs, switch_pipeline=unmixed_pipeline)]
+"""
+SCOPE = 'groupdetr_mmdet::group_detr'
 
 
 class Model(NamedTuple):
     """A detector to begin with."""
     base: str  # name of the shipped config
     weights: Optional[str]  # trained on COCO
+    augment: str = 'detr'  # of AUGMENTATIONS
 
 
 MODELS = dict(
@@ -65,7 +104,7 @@ MODELS = dict(
     deformable=Model('group_deformable_detr_r50_12e',
                      'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco'),
     dino=Model('group_dino_4scale_r50_12e', 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco'),
-    small=Model('group_cond_detr_mbv2_30e', None))
+    small=Model('group_cond_detr_mbv2_30e', None, 'light'))
 
 
 def complete_splits(dataset: Dataset, val_fraction: float, seed: int) -> None:
@@ -92,26 +131,49 @@ def complete_splits(dataset: Dataset, val_fraction: float, seed: int) -> None:
 
 
 def write_training(dataset: Dataset, data: str, out: Path, model: Model,
-                   load_from: Optional[str]) -> None:
-    """Write the annotations as ``STEM_SPLIT.json``, and the config beside them."""
+                   load_from: Optional[str], image_size: Optional[int] = None,
+                   augment: Optional[str] = None) -> None:
+    """Write the annotations as ``STEM_SPLIT.json``, and the config beside them.
+
+    ``image_size`` is the shorter side that images are resized to fit, in pixels, and ``augment``
+    one of ``AUGMENTATIONS``; both are the model's by default.
+    """
     for split, images in dataset.splits.items():
         coco = to_coco(images, dataset.classes, dataset.root)
         write_atomically(out.with_name(f'{out.stem}_{split}.json'), json.dumps(coco).encode())
     base, splits = read_config(model.base), dataset.splits
     num_train, batch_size = len(splits['train']), base.train_dataloader.batch_size
-    most = max(len(image.boxes) for images in splits.values() for image in images)
-    epochs = int(np.clip(math.ceil(SEEN_IMAGES / num_train), *EPOCHS))
-    why = (('as many as the weights have', 'its class layers are left out') if load_from else
-           ('half as many again as objects in an image',
-            'the backbone alone begins with weights, of ImageNet'))
+    longer, shorter = base.test_pipeline[1].scale
+    image_size, augment = image_size or shorter, augment or model.augment
     write_atomically(out, CONFIG.format(
-        source=repr(os.path.abspath(data))[1:-1], base=model.base, stem=out.stem,
+        source=repr(os.path.abspath(data))[1:-1], stem=out.stem,
         images=', '.join(f'{len(x)} images for {split}' for split, x in splits.items()),
-        most=most, data_root=f'{dataset.root}{os.sep}', num_classes=len(dataset.classes),
+        data_root=f'{dataset.root}{os.sep}', num_classes=len(dataset.classes),
         classes=pformat(tuple(dataset.classes), width=75, compact=True).replace('\n', '\n   '),
-        max_epochs=epochs, milestone=round(epochs * LAST_EPOCHS), batch_size=batch_size,
-        num_query_groups=base.model.num_query_groups, why_queries=why[0], why_weights=why[1],
-        num_queries=base.model.num_queries if load_from else
-        max(20, math.ceil(most * 1.5 / 10) * 10), test='test' if splits.get('test') else 'val',
+        max_epochs=int(np.clip(math.ceil(SEEN_IMAGES / num_train), *EPOCHS)),
+        batch_size=batch_size, image_size=(image_size * longer // shorter, image_size),
+        num_query_groups=base.model.num_query_groups, test='test' if splits.get('test') else 'val',
         lr=base.optim_wrapper.optimizer.lr, base_batch_size=base.auto_scale_lr.base_batch_size,
-        log_interval=max(1, min(50, num_train // batch_size // 4)), load_from=load_from).encode())
+        log_interval=max(1, min(50, num_train // batch_size // 4)), load_from=load_from,
+        **describe_images(model, augment), **describe_queries(
+            dataset, base.model.num_queries if load_from else None, augment)).encode())
+
+
+def describe_images(model: Model, augment: str) -> Dict[str, str]:
+    """Return the parts of the config about bases and training images."""
+    strong, base = augment == 'strong', f"'{SCOPE}/{model.base}.py'"
+    mixed = f"[{base},\n          '{SCOPE}/_base_/strong_augmentation.py']"
+    return dict(bases=mixed if strong else base, augmentation=AUGMENTATIONS[augment],
+                mixing=MIXING if strong else '')
+
+
+def describe_queries(dataset: Dataset, of_weights: Optional[int], augment: str) -> Dict[str, Any]:
+    """Return the number of queries, those of weights or by the objects in an image, and why."""
+    most = max(len(image.boxes) for images in dataset.splits.values() for image in images)
+    if of_weights:
+        return dict(most=most, num_queries=of_weights, why_queries='as many as the weights have',
+                    why_weights='its class layers are left out')
+    factor = 3 if augment == 'strong' else 1.5  # a mixed image has about twice the objects
+    return dict(most=most, num_queries=max(20, math.ceil(most * factor / 10) * 10),
+                why_queries=f'{factor:g} for each object of the fullest image',
+                why_weights='the backbone alone begins with weights, of ImageNet')

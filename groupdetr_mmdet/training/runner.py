@@ -1,9 +1,11 @@
 """Build the runner of a config, with the data, loops and weights of this package."""
 import atexit
 import contextlib
+import copy
 import gc
 import time
-from typing import Any, Callable, Iterator, Type
+from pathlib import Path
+from typing import Any, Callable, Iterator, Optional, Type, Union
 
 import torch
 from mmcv.transforms import LoadImageFromFile
@@ -34,12 +36,44 @@ METRICS = 'CheckedCocoMetric', 'GroupCocoMetric', 'mmdet.GroupCocoMetric'
 FROZEN = 600  # seconds after which processes that wait for another one end the run
 
 
+class RunConfig(Config):
+    """Config of a run; its text stays as it is now, whatever the run changes in the config.
+
+    mmengine writes the text into the log, two files and every checkpoint.
+
+    Args:
+        cfg (Config): The config, which is shared and not copied.
+        to_files (bool): Whether the run writes the files. Defaults to True.
+    """
+
+    def __init__(self, cfg: Config, to_files: bool = True) -> None:
+        self.__dict__.update(cfg.__dict__, text_now=cfg.pretty_text, to_files=to_files)
+
+    @property
+    def pretty_text(self) -> str:
+        """The text."""
+        return self.__dict__['text_now']
+
+    def dump(self, file: Union[str, Path, None] = None) -> Optional[str]:
+        """Write a file, or return the text."""
+        return super().dump(file) if file is None or self.__dict__['to_files'] else None
+
+
+def for_test(cfg: Config, checkpoint: str) -> RunConfig:
+    """Copy a config for a test of a checkpoint, which writes no config."""
+    cfg = RunConfig(copy.deepcopy(cfg), to_files=False)
+    cfg.update(load_from=checkpoint, resume=False)
+    return cfg
+
+
 def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
     """Build the runner that ``runner_type`` names, or else of the class ``default``.
 
     The runner takes the classes of this package in the place of those in ``TYPES``: data and
-    pretrained weights are checked, and a training is resumable. The config is changed.
+    pretrained weights are checked, and a training is resumable. The config is changed. The run
+    records it as it is now, a :class:`RunConfig` as it was.
     """
+    cfg = cfg if isinstance(cfg, RunConfig) else RunConfig(cfg)
     check_data(cfg)
     dist_cfg = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', dict(backend='nccl'))
     dist_cfg.setdefault('timeout', FROZEN)
@@ -122,7 +156,7 @@ def check_data(cfg: Config) -> None:
                 metric['by_name'] = all(x.get('type') == 'CheckedCocoDataset' for x in datasets)
                 # 'cpu' writes into a folder .dist_test, which stays where a run fails.
                 metric.setdefault('collect_device', 'gpu')
-    add_missing_hook(cfg, 'RunCheckHook')
+    add_hook(cfg, type='RunCheckHook')
 
 
 def datasets_of(cfg: dict) -> Iterator[dict]:
@@ -148,15 +182,8 @@ def make_resumable(cfg: Config) -> None:
     if isinstance(loader, dict) and (inner or {}).get('type') != 'ResumableBatchSampler':
         loader.batch_sampler = dict(type='ResumableBatchSampler', batch_sampler=inner,
                                     drop_last=loader.pop('drop_last', False))
-    add_missing_hook(cfg, 'ExactResumeHook')
-    add_missing_hook(cfg, 'PreemptionHook')
-
-
-def add_missing_hook(cfg: Config, name: str) -> None:
-    """Add a hook to a config that does not have it."""
-    if not any(isinstance(hook, dict) and hook.get('type') == name
-               for hook in cfg.get('custom_hooks') or []):
-        add_hook(cfg, type=name)
+    add_hook(cfg, type='ExactResumeHook')
+    add_hook(cfg, type='PreemptionHook')
 
 
 def replace_type(part: Any) -> None:

@@ -63,7 +63,8 @@ def test_it_holds_all_that_it_shows(report: Path):
 
 def test_it_says_what_was_measured(report: Path, work_dir: Path):
     page = Page(report.read_text())
-    for text in ('GroupConditionalDETR: K = 3 <b>', 'final AP', 'baseline', 'median', 'spread',
+    for text in ('Best AP: K = 3 <b> 0.', ' in 2 epochs, baseline 0.', 'MMDetection 3.',
+                 'GroupConditionalDETR: K = 3 <b>', 'final AP', 'baseline', 'median', 'spread',
                  'PyTorch', 'groups of queries K', 'all groups, joint self-attention: '):
         assert any(text in x for x in page.texts), text
     assert 'b' not in page.tags, 'a label is text'
@@ -72,11 +73,13 @@ def test_it_says_what_was_measured(report: Path, work_dir: Path):
 
 def test_what_was_recorded_is_not_evaluated_again(report: Path, work_dir: Path, tmp_path: Path,
                                                   capfd: pytest.CaptureFixture):
+    shutil.copytree(work_dir, work_dir / 'baseline')
     assert run_tool('report', work_dir, '--out', tmp_path / 'again.html') == 0
     assert len(''.join(capfd.readouterr()).splitlines()) == 1, 'the log file has all else'
     logs = [log.read_text() for log in work_dir.glob('report/*/*.log')]
     assert sum('Epoch(test)' in log for log in logs) == 1 < len(logs)
-    assert 'K &amp; 3' in (tmp_path / 'again.html').read_text()
+    html = (tmp_path / 'again.html').read_text()
+    assert 'K &amp; 3' in html and '<td>baseline</td>' in html, 'as the demo compares'
 
 
 def test_an_ablation_has_no_groups_to_show(tmp_path: Path):

@@ -63,6 +63,13 @@ def test_every_command_has_its_help(command: str, capsys: pytest.CaptureFixture)
     assert f'usage: groupdetr {command}' in help_text and '%(' not in help_text
 
 
+def test_the_list_of_commands_imports_nothing_slow():
+    code = 'import sys, groupdetr_cli as cli\ntry: cli.main(["--help"])\n' \
+           'finally: print(sorted({"torch", "mmdet", "numpy"} & set(sys.modules)))'
+    out = run(sys.executable, '-c', code, PYTHONPATH=str(ROOT))
+    assert all(name in out for name in COMMANDS) and out.splitlines()[-1] == '[]'
+
+
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``tiny.py`` and the work directory ``work`` of its two epochs."""

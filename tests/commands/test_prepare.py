@@ -11,6 +11,8 @@ from mmengine.registry import init_default_scope
 from running import run_tool
 from tiny import CLASSES
 
+from groupdetr_mmdet.config import read_config
+
 
 @pytest.fixture
 def data(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -47,7 +49,8 @@ def test_the_config_says_all_that_a_training_needs(tiny_coco, tmp_path, kind, ca
 def test_choices_are_in_the_config(data):
     weights = Path('mine.pth')
     weights.touch()
-    assert run_tool('prepare', data, '--model', 'dab', '--weights', weights) == 0
+    assert run_tool('prepare', data, '--model', 'dab', '--weights', weights, '--image-size', 400,
+                    '--augment', 'light') == 0
     cfg = Config.fromfile('photos.py')
     assert cfg.model.type == 'GroupDABDETR' and cfg.load_from == 'mine.pth'
     assert cfg.model.num_queries == 300, 'those of the weights'
@@ -55,6 +58,45 @@ def test_choices_are_in_the_config(data):
     assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=16)
     assert cfg.optim_wrapper.optimizer.lr == 1e-4 and cfg.optim_wrapper.clip_grad.max_norm == .1
     assert cfg.default_hooks.checkpoint.save_best
+    flip, resize = cfg.train_dataloader.dataset.pipeline[2:4]
+    assert flip.type == 'RandomFlip' and resize.scale == (666, 400)
+    assert all(cfg[f'{x}_dataloader'].dataset.pipeline[1].scale == (666, 400)
+               for x in ('val', 'test'))
+
+
+def test_strong_augmentation_ends_before_the_training(data):
+    assert run_tool('prepare', data, '--weights', 'none', '--augment', 'strong') == 0
+    cfg = Config.fromfile('photos.py')
+    hook, = cfg.custom_hooks
+    mixed, unmixed = ([step.type for step in pipeline] for pipeline in (
+        cfg.train_dataloader.dataset.pipeline, hook.switch_pipeline))
+    assert mixed == [*unmixed[:2], 'RandomApply', 'YOLOXHSVRandomAug', *unmixed[2:]]
+    assert (hook.switch_epoch, cfg.train_cfg.max_epochs) == (37, 50)
+
+
+def test_what_people_change_is_a_key_at_the_top(data):
+    """Each line is edited, and each edit arrives."""
+    assert run_tool('prepare', data, '--weights', 'none') == 0
+    config = Path('photos.py')
+    cfg, stock = Config.fromfile(config), read_config('group_cond_detr_r50_12e')
+    changes = dict(image_size=(500, 300), num_query_groups=2, max_epochs=24, lr=.5, batch_size=3)
+    pipelines = [part.train_dataloader.dataset.pipeline for part in (cfg, stock)]
+    sizes = [sorted(map(sorted, pipeline[3].transforms[0][0].scales)) for pipeline in pipelines]
+    assert sizes[0] == sizes[1], "DETR's at its image size"
+    crops = [pipeline[3].transforms[1][1].crop_size for pipeline in pipelines]
+    assert crops[0] == crops[1] and len(pipelines[0]) == len(pipelines[1])
+    text = config.read_text()
+    for key, value in changes.items():
+        text, count = re.subn(rf'(?m)^{key} = .*?(  #|$)', rf'{key} = {value}\1', text)
+        assert count == 1 and text.index(f'{key} = ') < text.index('data_root')
+    config.write_text(text)
+    cfg = Config.fromfile(config)
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    assert pipeline[3].transforms[0][0].scales[-1] == (500, 300)
+    assert cfg.test_dataloader.dataset.pipeline[1].scale == (500, 300)
+    assert cfg.model.num_query_groups == 2 and cfg.train_dataloader.batch_size == 3
+    assert cfg.train_cfg.max_epochs == 24 and cfg.param_scheduler[0].milestones == [22]
+    assert cfg.optim_wrapper.optimizer.lr == .5
 
 
 def test_a_test_split_is_kept_for_the_test(tiny_coco, tmp_path):

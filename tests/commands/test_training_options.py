@@ -1,19 +1,25 @@
 """A training with the options that people set, in a terminal, and before it begins."""
+import contextlib
+import io
 import os
 import pty
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
+from rich.console import Console
 from running import run_tool
 from tiny import tiny_config, write_tiny_coco
 
 from groupdetr_mmdet.checkpoints.named import best_checkpoint
 from groupdetr_mmdet.config import read_config
 from groupdetr_mmdet.training.dry_run import SMALL_CONFIG, is_slow
+from groupdetr_mmdet.training.progress import Prints
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
@@ -66,6 +72,23 @@ def test_a_terminal_shows_progress_and_the_log_all(trained):
     assert f'the log is {os.path.relpath(log)}' in text.replace('\r\n', '')
 
 
+def test_a_user_s_prints_are_shown_and_those_of_libraries_logged():
+    text, logged = io.StringIO(), []
+    with contextlib.redirect_stdout(Prints(Console(file=text))) as prints:
+        prints.logger = SimpleNamespace(info=logged.append)
+        for module in ('pycocotools.coco', 'mmdet', 'my_hooks', '__main__'):
+            exec(f'print("of {module}")', dict(__name__=module))
+    assert text.getvalue() == 'of my_hooks\nof __main__\n'
+    assert logged == ['of pycocotools.coco', 'of mmdet']
+
+
+def test_a_terminal_shows_a_test_by_a_bar_and_a_table(trained):
+    config, work_dir, _ = trained
+    text = run_in_terminal('test', config, 'best', '--work-dir', work_dir)
+    assert 'testing' in text and '2/2' in text and 'AP_50' in text
+    assert 'Epoch(test)' not in text and 'creating index' not in text
+
+
 def test_weights_are_checked_in_a_terminal_too(trained, tmp_path):
     config, _, _ = trained
     torch.save(dict(state_dict=dict(x=torch.zeros(1))), tmp_path / 'other.pth')
@@ -99,6 +122,12 @@ def test_the_report_takes_the_best_and_says_so(trained):
 
 
 def test_a_dry_run_says_what_a_training_takes(tiny_config_file, tmp_path, capfd):
+    """Weights that cannot be fetched are not missed."""
+    nowhere = 'http://127.0.0.1:9/x.pth'
+    cfg = Config.fromfile(tiny_config_file)
+    cfg.load_from = nowhere
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=nowhere)
+    cfg.dump(tiny_config_file)
     assert run_tool('train', tiny_config_file, '--work-dir', tmp_path / 'work', '--dry-run',
                     '--batch-size', 1, '--epochs', 10) == 0
     out = capfd.readouterr().out

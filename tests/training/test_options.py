@@ -1,11 +1,19 @@
 """The options of a training change its config."""
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 from mmengine.config import Config
+from mmengine.registry import HOOKS
 from tiny import tiny_config
 
 from groupdetr_mmdet.config import read_config
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.training import options
+
+
+RECORDED = json.loads((Path(__file__).parents[2] / 'benchmarks/evidence.json').read_text())
 
 
 @pytest.fixture
@@ -60,7 +68,7 @@ def test_hooks_are_added_to_those_of_the_config(cfg, best):
     options.keep_best(cfg)
     options.stop_early(cfg, 3)
     assert [hook['type'] for hook in cfg.custom_hooks] == [
-        'NumClassCheckHook', 'EMAHook', 'EarlyStoppingHook']
+        'NumClassCheckHook', 'EMAHook', 'RisenEarlyStoppingHook']
     assert cfg.default_hooks.checkpoint.save_best == best
     assert cfg.custom_hooks[-1]['monitor'] == ('coco/bbox_mAP' if best == 'auto' else best)
 
@@ -72,3 +80,28 @@ def test_an_early_stop_names_a_metric_that_it_cannot_follow(cfg):
     cfg.default_hooks.checkpoint.save_best = 'pascal_voc/mAP'
     options.stop_early(cfg, 3)
     assert cfg.custom_hooks[-1]['monitor'] == 'pascal_voc/mAP'
+
+
+def stopped_after(curve, patience: int) -> int:
+    """Number of validations after which an early stop ends a run with these AP."""
+    hook = HOOKS.build(dict(type='RisenEarlyStoppingHook', monitor='AP', patience=patience))
+    runner = SimpleNamespace(train_loop=SimpleNamespace(stop_training=False),
+                             logger=SimpleNamespace(info=lambda text: None))
+    for done, value in enumerate(curve, 1):
+        hook.after_val_epoch(runner, dict(AP=value))
+        if runner.train_loop.stop_training:
+            return done
+    return len(curve)
+
+
+def test_an_early_stop_ends_no_recorded_run_before_half_of_its_ap():
+    for name, run in RECORDED.items():
+        curve = [ap for _, ap, *_ in run['curve']]
+        assert max(curve[:stopped_after(curve, 5)]) >= .5 * max(curve), name
+
+
+@pytest.mark.parametrize(('curve', 'done'), [
+    ([.001] * 20, 20), ([.001] * 10 + [.1] * 10, 13), ([.3, .2, .2, .4], 3),
+    ([.3, .3005, .3009, .4], 3), ([.001, float('nan'), .1], 2)])
+def test_validations_count_once_the_metric_has_risen(curve, done):
+    assert stopped_after(curve, 2) == done
