@@ -163,9 +163,9 @@ def config_for(detector: nn.Module, classes: Sequence[str]) -> Any:
         ConfigError: If transformers is missing, or has no such detector or backbone.
     """
     kind = recognize(detector.state_dict())[1]
-    if kind not in DETECTORS or type(detector).__name__ == 'GroupDNDETR':
-        raise ConfigError(f'--to transformers: transformers has no {type(detector).__name__[5:]}: '
-                          f'it has {", ".join(DETECTORS)}; keep --to ours or mmdet.')
+    if kind not in DETECTORS:
+        raise ConfigError(f'--to transformers writes {", ".join(DETECTORS)}, and no '
+                          f'{type(detector).__name__[len("Group"):]}: keep --to ours or mmdet.')
     try:
         import transformers
     except ImportError as error:
@@ -243,8 +243,10 @@ def to_transformers(detector: nn.Module) -> Dict[str, Tensor]:
 
 
 def write_folder(folder: Path, detector: nn.Module, classes: Sequence[str],
-                 preprocessing: Mapping[str, Any], card: str) -> None:
+                 preprocessing: Mapping[str, Any], card: str) -> Dict[str, float]:
     """Write a folder for transformers, which must detect what the detector does, or nothing.
+
+    Return how far apart both are, as :func:`check_same` does.
 
     Args:
         folder (Path): Folder that is not there yet, or is empty.
@@ -276,10 +278,11 @@ def write_folder(folder: Path, detector: nn.Module, classes: Sequence[str],
         if wrong:
             raise ConfigError(f'--to transformers: {prefix} has no place for {wrong[0]} or lacks '
                               f'it, as {len(wrong)} tensors: keep --to ours or mmdet.')
-        check_same(detector, model)
+        differences = check_same(detector, model)
         if folder.exists():
             folder.rmdir()
         os.replace(part, folder)
+    return differences
 
 
 @contextlib.contextmanager
@@ -310,10 +313,11 @@ def image_processor(prefix: str, preprocessing: Mapping[str, Any]) -> Any:
 
 
 @torch.no_grad()
-def check_same(detector: nn.Module, model: nn.Module) -> None:
-    """Check that both detect the same in two random images, padded to a batch.
+def check_same(detector: nn.Module, model: nn.Module) -> Dict[str, float]:
+    """Check that both detect the same in two images of noise, padded to a batch.
 
-    Rows are compared sorted: proposals of nearly equal score may change places.
+    Return the largest differences of scores and of boxes, in parts of the image. Rows are compared
+    sorted: proposals of nearly equal score may change places.
     """
     height, width = (max(x) for x in zip(*SIZES))
     images = torch.zeros(2, 3, height, width)
@@ -327,10 +331,13 @@ def check_same(detector: nn.Module, model: nn.Module) -> None:
     logits, boxes, *_ = detector.eval()._forward(images, samples)
     channels = in_order_of(detector, {FIRST_CONV: images})[FIRST_CONV]
     found = model.eval()(pixel_values=channels, pixel_mask=mask)
-    for ours, theirs in ((logits[-1].sigmoid(), found.logits.sigmoid()),
-                         (boxes[-1], found.pred_boxes)):
-        difference = (ours.flatten(1).sort()[0] - theirs.flatten(1).sort()[0]).abs().max()
+    differences = {
+        name: float((ours.flatten(1).sort()[0] - theirs.flatten(1).sort()[0]).abs().max())
+        for name, ours, theirs in (('scores', logits[-1].sigmoid(), found.logits.sigmoid()),
+                                   ('boxes', boxes[-1], found.pred_boxes))}
+    for name, difference in differences.items():
         if not difference < TOLERANCE:
             raise ConfigError(f'--to transformers: {type(model).__name__} computes something else '
-                              f'than the detector of CONFIG (scores or boxes differ by '
-                              f'{difference:.1g}): keep --to ours or mmdet.')
+                              f'than the detector of CONFIG ({name} differ by {difference:.1g}): '
+                              'keep --to ours or mmdet.')
+    return differences

@@ -84,9 +84,11 @@ def write_transformers(args: argparse.Namespace, cfg: Config, converted: Convert
     detector.load_state_dict(converted.state_dict)
     classes = class_names(cfg, dict(meta=converted.meta))
     groups = converted.report[1].partition(': ')[2]
-    write_folder(
+    differences = write_folder(
         Path(args.out), detector, classes, describe_preprocessing(cfg, detector.data_preprocessor),
         model_card(args, cfg, classes, groups, group, converted.meta))
+    found = ', '.join(f'{name} differ by {x:.0e}' for name, x in differences.items())
+    print(f'Compared : {found} at most, in two images of noise')
     print(f"Wrote    : {args.out}; read it by transformers.pipeline('object-detection', "
           f'{args.out!r})')
 

@@ -1,7 +1,10 @@
 """The round trip with Hugging Face's transformers: what leaves detects the same, and returns."""
 import http.server
 import json
+import re
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any, Dict, Iterator, Tuple
@@ -10,6 +13,7 @@ import pytest
 import torch
 from builders import build, make_batch, perturbed
 from family_builders import family_config
+from mask_builders import mask2former_config
 from mmdet.datasets import CocoDataset
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
@@ -25,6 +29,9 @@ from groupdetr_mmdet.checkpoints.reading import read_checkpoint
 from groupdetr_mmdet.checkpoints.stock import build_without_memory, one_group
 from groupdetr_mmdet.checkpoints.transformers import (backbone_config, config_for,
                                                       read_folder, write_folder)
+from groupdetr_mmdet.commands.model_card import metrics_of
+from groupdetr_mmdet.config import read_config
+from groupdetr_mmdet.data.shapes import make_shapes
 from groupdetr_mmdet.errors import ConfigError
 
 transformers = pytest.importorskip('transformers')
@@ -316,10 +323,12 @@ def test_prepare_takes_names_and_folders(folders):
 # What does not fit
 
 
-@pytest.mark.parametrize('family', ['dino', 'dn', 'dab_deformable'])
-def test_a_detector_that_transformers_has_not_is_refused(family):
-    with pytest.raises(ConfigError, match='--to transformers: transformers has no D'):
-        config_for(build_without_memory(one_group(family_config(family))), LABELS)
+@pytest.mark.parametrize('family', ['dino', 'dn', 'dab_deformable', 'mask2former'])
+def test_a_detector_that_is_not_written_is_refused(family):
+    config = mask2former_config() if family == 'mask2former' else family_config(family)
+    name = config['type'][len('Group'):]
+    with pytest.raises(ConfigError, match=f'writes ConditionalDETR, .* and no {name}'):
+        config_for(build_without_memory(one_group(config)), LABELS)
 
 
 @pytest.mark.parametrize('change', [dict(dilations=(1, 1, 1, 2), strides=(1, 2, 2, 1)),
@@ -371,3 +380,31 @@ def test_a_name_that_is_neither_folder_nor_address_gets_the_scheme(trained, caps
     assert run_tool('convert_checkpoint', trained[0], 'microsoft/detector', 'x.pth', '--from',
                     'transformers') == 2
     assert 'write hf://microsoft/detector' in capsys.readouterr().err
+
+
+def test_the_page_leads_from_a_run_to_a_pipeline(tmp_path, monkeypatch):
+    """Its last program knows neither this package nor mmdet; here nothing was trained."""
+    page = (Path(__file__).parents[2] / 'docs/transformers.md').read_text()
+    command, program = re.search(
+        r'groupdetr demo --quick\ngroupdetr convert (.*?)\n```.*?```python\n(.*?)```', page,
+        re.S).groups()
+    monkeypatch.chdir(tmp_path)
+    make_shapes('data/shapes', num_train=1, num_val=1)
+    Path('work_dirs/demo').mkdir(parents=True)
+    model = build(read_config('group_cond_detr_demo').model)
+    torch.save(dict(state_dict=model.state_dict()), 'work_dirs/demo/epoch_1.pth')
+    assert run_tool('convert_checkpoint', *command.split()) == 0
+    program += 'import sys\nassert not {"groupdetr_mmdet", "mmdet"} & set(sys.modules)'
+    subprocess.run([sys.executable, '-c', program], check=True, timeout=300)
+
+
+def test_the_card_has_the_ap_of_the_epoch(tmp_path):
+    logs = tmp_path / 'run/vis_data'
+    logs.mkdir(parents=True)
+    logs.joinpath('scalars.json').write_text('\n'.join(json.dumps(x) for x in (
+        dict(loss=1., step=1, epoch=1, time=1.), {'coco/bbox_mAP': .25, 'step': 1},
+        dict(loss=1., step=2, epoch=2, time=1.),
+        {'coco/bbox_mAP': .5, 'coco/bbox_mAP_50': .75, 'step': 2})))
+    assert metrics_of(tmp_path / 'epoch_2.pth', dict(epoch=2)) == dict(AP=.5, AP50=.75)
+    assert metrics_of(tmp_path / 'epoch_3.pth', dict(epoch=3)) == {}
+    assert metrics_of(logs / 'epoch_2.pth', dict(epoch=2)) == {}
