@@ -92,7 +92,7 @@ def read_json(path: Path) -> Dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> Dict[str, Tensor]:
-    """Read all tensors of a folder, under transformers' names, from a file or several."""
+    """Read all tensors of a folder, under transformers' names, as float32."""
     files = [x for x in WEIGHTS if (folder / x).exists()][:1]
     index = next((folder / f'{x}{INDEX}' for x in WEIGHTS if (folder / f'{x}{INDEX}').exists()), 0)
     if index and not files:
@@ -104,7 +104,7 @@ def read_tensors(folder: Path) -> Dict[str, Tensor]:
     for file in files:
         held = load_from_local(str(folder / file))
         tensors.update(held.get('state_dict', held))
-    return tensors
+    return {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
 
 
 def to_mmdet(tensors: Mapping[str, Tensor], kind: str) -> Dict[str, Tensor]:
@@ -236,9 +236,8 @@ def to_transformers(detector: nn.Module) -> Dict[str, Tensor]:
         without.append('.decoder.class_embed.')
     for name in [x for x in held if any(y in x for y in without)]:
         del held[name]
-    for i in (x[1] for x in (re.fullmatch(r'(model\.input_proj\w*(\.\d+\.0)?)\.weight', y)
-                             for y in list(held)) if x):
-        held.setdefault(f'{i}.bias', torch.zeros(len(held[f'{i}.weight'])))
+    for name in [x for x in held if re.fullmatch(r'model\.input_proj.*[n0]\.weight', x)]:
+        held.setdefault(name.replace('weight', 'bias'), torch.zeros(len(held[name])))
     return held
 
 
@@ -272,7 +271,8 @@ def write_folder(folder: Path, detector: nn.Module, classes: Sequence[str],
         save_file(to_transformers(detector), part / WEIGHTS[0], metadata=dict(format='pt'))
         image_processor(prefix, preprocessing).save_pretrained(part)
         (part / 'README.md').write_text(card)
-        model, report = model_class.from_pretrained(part, output_loading_info=True)
+        model, report = model_class.from_pretrained(part, output_loading_info=True,
+                                                    ignore_mismatched_sizes=True)
         wrong = [name for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys')
                  for name in report[key]]
         if wrong:
