@@ -84,11 +84,16 @@ def write_transformers(args: argparse.Namespace, cfg: Config, converted: Convert
     detector.load_state_dict(converted.state_dict)
     classes = class_names(cfg, dict(meta=converted.meta))
     groups = converted.report[1].partition(': ')[2]
+    preprocessing = describe_preprocessing(cfg, detector.data_preprocessor, ('cv2', 'pillow'))
     differences = write_folder(
-        Path(args.out), detector, classes, describe_preprocessing(cfg, detector.data_preprocessor),
+        Path(args.out), detector, classes, preprocessing,
         model_card(args, cfg, classes, groups, group, converted.meta))
     found = ', '.join(f'{name} differ by {x:.0e}' for name, x in differences.items())
     print(f'Compared : {found} at most, in two images of noise')
+    if any('Resize' in str(x['type']) and x.get('backend') != 'pillow'
+           for x in cfg.test_dataloader.dataset.pipeline):
+        print('Note     : transformers resizes by PIL: to evaluate the detector as it will run, '
+              "test with backend='pillow' in Resize of the test pipeline")
     print(f"Wrote    : {args.out}; read it by transformers.pipeline('object-detection', "
           f'{args.out!r})')
 

@@ -1,9 +1,10 @@
 """What happens to an image before it goes into an exported detector, as the file describes it."""
 import tempfile
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
 import cv2
+import mmcv
 import mmdet.datasets.transforms
 import numpy as np
 from mmcv import transforms
@@ -17,8 +18,11 @@ RESIZES = tuple(x.Resize._resize_img for x in (transforms, mmdet.datasets.transf
 SIZES = 2 * ((480, 640), (333, 500), (640, 426), (97, 131))  # (h, w); twice: a step may be random
 
 
-def describe_preprocessing(cfg: Config, preprocessor: nn.Module) -> Dict[str, Any]:
+def describe_preprocessing(cfg: Config, preprocessor: nn.Module,
+                           backends: Sequence[str] = ('cv2', )) -> Dict[str, Any]:
     """Describe a config's test pipeline and data preprocessor, and compare both with what they do.
+
+    ``backends`` are the libraries by which the pipeline may resize.
 
     Returns:
         dict: ``mean`` and ``std`` of the channels, ``channels``, which is 'RGB' or 'BGR', and
@@ -27,19 +31,21 @@ def describe_preprocessing(cfg: Config, preprocessor: nn.Module) -> Dict[str, An
     steps = Compose(cfg.test_dataloader.dataset.pipeline)
     steps.transforms = [x for x in steps.transforms if not isinstance(
         x, transforms.LoadAnnotations)]
+    backend = backends[0]
     settings, resize = cfg.model.get('data_preprocessor') or {}, dict(scale=None, keep_ratio=False)
     for step in steps.transforms:
         if isinstance(step, transforms.RandomChoiceResize) and len(step.scales) == 1:
             step.resize.scale, step = step.scales[0], step.resize
         if getattr(type(step), '_resize_img', None) in RESIZES:
             resize = dict(scale=step.scale, keep_ratio=step.keep_ratio)
+            backend = step.backend if step.backend in backends else backend
     description = dict(
         mean=list(settings.get('mean') or [0] * 3), std=list(settings.get('std') or [1] * 3),
         channels='RGB' if settings.get('bgr_to_rgb') or settings.get('rgb_to_bgr') else 'BGR',
         resize=resize)
     for size in SIZES:
         image = np.random.default_rng(0).integers(256, size=(*size, 3), dtype=np.uint8)
-        wanted = preprocess(image, description)
+        wanted = preprocess(image, description, backend)
         try:
             given, reason = run_pipeline(steps, preprocessor, image), ''
         except Exception as error:  # of any step
@@ -62,13 +68,15 @@ def run_pipeline(steps: Compose, preprocessor: nn.Module, image: np.ndarray) -> 
     return preprocessor(pseudo_collate([data]), False)['inputs'][0].numpy()
 
 
-def preprocess(image: np.ndarray, description: Dict[str, Any]) -> np.ndarray:
+def preprocess(image: np.ndarray, description: Dict[str, Any],
+               backend: str = 'cv2') -> np.ndarray:
     """Do as the description says, and as ``examples/detect_onnx.py``; shapes as above."""
     height, width = image.shape[:2]
     size = tuple(description['resize']['scale'] or (width, height))
     if description['resize']['keep_ratio']:
         ratio = min(max(size) / max(height, width), min(size) / min(height, width))
         size = int(width * ratio + .5), int(height * ratio + .5)
-    resized = cv2.resize(image, size)[..., ::-1 if description['channels'] == 'RGB' else 1]
+    resized = mmcv.imresize(image, size, backend=backend)
+    resized = resized[..., ::-1 if description['channels'] == 'RGB' else 1]
     pixels = (resized - np.float32(description['mean'])) / np.float32(description['std'])
     return pixels.transpose(2, 0, 1)
