@@ -125,6 +125,7 @@ def install(args: argparse.Namespace, python: Path, wheel: Path) -> None:
             pip('--no-deps', '--force-reinstall', line.replace('==', '-headless=='))
     before = freeze(python)
     pip(wheel)
+    pip('--no-deps', '--force-reinstall', wheel)  # which may be another of the same version
     for line in sorted(before - freeze(python)):
         print('Installing this package replaced', line, flush=True)
 
