@@ -80,7 +80,7 @@ def one_group() -> None:
             losses = model.loss(images, [DetDataSample(metainfo=meta, gt_instances=truth)])
             with torch.no_grad():
                 found = model.eval().predict(images, [DetDataSample(metainfo=meta)])
-            results.append(([x for _, x in sorted(losses.items())],
+            results.append(([x.flatten() for _, x in sorted(losses.items())],
                             [found[0].pred_instances.bboxes, found[0].pred_instances.scores]))
         torch.testing.assert_close(*results, atol=1e-3, rtol=1e-4)
 

@@ -5,11 +5,12 @@
 """
 import functools
 import importlib.util
+import inspect
 import sys
 from importlib.machinery import ModuleSpec
 from pickle import UnpicklingError
 from types import ModuleType
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 import mmcv
 import numpy as np
@@ -120,6 +121,15 @@ def history_buffer_method(owner: Any, name: str) -> Callable:
     if owner is not HistoryBuffer or name.startswith('_'):
         raise UnpicklingError(f'A checkpoint may not read the attribute {name} of {owner}.')
     return getattr(owner, name)
+
+
+def onnx_exporter() -> Dict[str, bool]:
+    """Arguments with which ``torch.onnx.export`` is the exporter by TorchScript.
+
+    Early releases, such as torch 2.1, have no other.
+    """
+    return dict(dynamo=False) if 'dynamo' in inspect.signature(
+        torch.onnx.export).parameters else {}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -16,6 +16,7 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from ..compat import onnx_exporter
 from ..errors import ConfigError, first_line
 from ..group_detector import ALL_GROUPS
 from ..group_queries import GroupQueries
@@ -180,7 +181,7 @@ def trace(module: OnnxDetector, opset: int) -> bytes:
         warnings.simplefilter('ignore')  # for the exporter's developers, or of fixed numbers
         torch.onnx.export(
             module, random_batch(CHECKED_BATCHES[-1]), file, input_names=INPUTS,
-            output_names=OUTPUTS, opset_version=opset, dynamo=False,
+            output_names=OUTPUTS, opset_version=opset, **onnx_exporter(),
             dynamic_axes=dict.fromkeys(('image_sizes', *OUTPUTS), batch) | dict(
                 images={**batch, 2: 'height', 3: 'width'}))
     return file.getvalue()
