@@ -4,13 +4,13 @@ import logging
 import os
 import threading
 from pathlib import Path
-from typing import Iterator, List, Set, Tuple
+from typing import Callable, Iterator, List, Set, Tuple
 from unittest import mock
 
 import pytest
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from running import forget_runs
+from running import forget_runs, run_tool
 from tiny import tiny_config, write_tiny_coco
 
 from groupdetr_mmdet.errors import warn_once
@@ -105,6 +105,20 @@ def tiny_config_file(tiny_coco: Path, tmp_path: Path) -> Path:
     config_file = tmp_path / 'tiny.py'
     tiny_config(tiny_coco).dump(config_file)
     return config_file
+
+
+@pytest.fixture
+def last_error(capfd: pytest.CaptureFixture) -> Callable[..., str]:
+    """Run a tool that is to end before the first step, and return its last line, the error."""
+    def run(*args) -> str:
+        status, captured = run_tool(*args), capfd.readouterr()
+        assert status == 2 and 'Traceback' not in captured.err, captured.err
+        assert 'Epoch(train)' not in captured.out + captured.err
+        last = captured.err.splitlines()[-1]
+        assert 'error: ' in last
+        return last
+
+    return run
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Callable
 
 import mmdet
 import pytest
@@ -175,12 +176,10 @@ def test_train_of_mmdet(trained: Path, tmp_path: Path):
     ('train {config} --launcher pytorch', 'RANK'), ('train {config} --epochs 0', '--epochs'),
     ('train {config} --cfg-options a', '--cfg-options a'),
     ('test {config} {config} --out predictions.txt', '--out: predictions.txt is not ')])
-def test_mistakes(tiny_config_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture,
-                  command: str, words: str):
+def test_mistakes(tiny_config_file: Path, tmp_path: Path, last_error: Callable, command: str,
+                  words: str):
     args = command.format(config=tiny_config_file).split()
-    assert run_tool(*args, '--work-dir', tmp_path / 'work') == 2
-    last = capfd.readouterr().err.splitlines()[-1]
-    assert 'error: ' in last and words in last
+    assert words in last_error(*args, '--work-dir', tmp_path / 'work')
 
 
 def test_weights_of_a_distributed_model_of_other_groups_are_evaluated(

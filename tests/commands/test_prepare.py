@@ -125,23 +125,19 @@ def test_a_test_split_is_kept_for_the_test(tiny_coco, tmp_path):
     (['--val-fraction', '1'], '--val-fraction 1.0 must be above 0 and below 1'),
     (['--weights', 'nowhere.pth'], '--weights: nowhere.pth does not exist'),
 ])
-def test_mistakes(data, capsys, args, message):
+def test_mistakes(data, last_error, args, message):
     Path('there.py').touch()
-    assert run_tool('prepare', data, *args) == 2
-    error = capsys.readouterr().err
-    assert re.match(f'error: {message}', error) and error.count('\n') == 1
+    assert re.match(f'error: {message}', last_error('prepare', data, *args))
     assert [path.name for path in Path().iterdir()] == ['there.py']
 
 
-def test_training_a_folder_needs_a_name_that_is_free(tiny_config_file, data, capsys):
+def test_training_a_folder_needs_a_name_that_is_free(tiny_config_file, data, last_error):
     for args, words in (
             ([data, '--launcher', 'pytorch'], 'run groupdetr prepare'),
             ([data, '--model', 'small', '--weights', 'nowhere.pth'], '--weights: nowhere.pth'),
             ([tiny_config_file, '--model', 'dab'], '--model is for a folder of images')):
-        assert run_tool('train', *args) == 2
-        assert words in capsys.readouterr().err and not list(Path().iterdir())
+        assert words in last_error('train', *args) and not list(Path().iterdir())
     Path('photos.py').touch()
     for args, words in ((['--split-seed', 3], '--seed would change'), ([], 'for other data')):
-        assert run_tool('train', data, *args) == 2
-        error = capsys.readouterr().err
+        error = last_error('train', data, *args)
         assert 'photos.py is there already' in error and words in error

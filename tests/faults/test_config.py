@@ -4,7 +4,6 @@ from family_builders import FAMILIES, family_config
 from mask_builders import mask2former_config
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from running import run_tool
 from tiny import tiny_config
 
 from groupdetr_mmdet.errors import ConfigError, warn_once
@@ -51,42 +50,28 @@ WRONG = {  # by key of a detector with three groups
 }
 
 
-@pytest.fixture
-def last_line(tiny_config_file, tmp_path, capfd):
-    """Run a training that ends before its first step, and return the last line."""
-
-    def run(*options):
-        status = run_tool('train', tiny_config_file, '--work-dir', tmp_path / 'work', *options)
-        captured = capfd.readouterr()
-        assert status == 2 and 'Traceback' not in captured.err, captured.err
-        assert 'Epoch(train)' not in captured.out
-        return captured.err.splitlines()[-1]
-
-    return run
-
-
 @pytest.mark.parametrize('option', LINES)
-def test_a_wrong_value_ends_a_training_in_a_line_with_its_part(last_line, option):
-    line = last_line('--cfg-options', option)
-    assert line.startswith('error: ') and all(words in line for words in LINES[option])
+def test_a_wrong_value_ends_a_training_in_a_line_with_its_part(tiny_config_file, tmp_path,
+                                                               last_error, option):
+    line = last_error('train', tiny_config_file, '--work-dir', tmp_path / 'work', '--cfg-options',
+                      option)
+    assert all(words in line for words in LINES[option])
 
 
 @pytest.mark.parametrize('name', FILES)
-def test_a_file_that_is_no_config_is_refused(tmp_path, capfd, name):
+def test_a_file_that_is_no_config_is_refused(tmp_path, last_error, name):
     file, content, words = FILES[name]
     (tmp_path / file).write_text(content)
-    assert run_tool('test', tmp_path / file, tmp_path / file, '--work-dir', tmp_path / 'w') == 2
-    last = capfd.readouterr().err.splitlines()[-1]
-    assert last.startswith('error: ') and file in last and words in last
+    last = last_error('test', tmp_path / file, tmp_path / file, '--work-dir', tmp_path / 'w')
+    assert file in last and words in last
 
 
 def test_a_key_of_this_package_in_a_stock_detector_names_the_detector_with_groups(
-        tiny_coco, tmp_path, capfd):
+        tiny_coco, tmp_path, last_error):
     cfg = tiny_config(tiny_coco)
     cfg.model.update(type='ConditionalDETR')
     cfg.dump(tmp_path / 'stock.py')
-    assert run_tool('train', tmp_path / 'stock.py', '--work-dir', tmp_path / 'work') == 2
-    last = capfd.readouterr().err.splitlines()[-1]
+    last = last_error('train', tmp_path / 'stock.py', '--work-dir', tmp_path / 'work')
     assert 'num_query_groups' in last and "set model.type='GroupConditionalDETR'" in last
 
 

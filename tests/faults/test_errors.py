@@ -90,11 +90,11 @@ def test_after_the_first_step_an_error_of_a_library_keeps_its_traceback(
                  'val_evaluator.metric_items=[foo]')
 
 
-def test_the_log_has_the_traceback(tiny_config_file, tmp_path, capfd):
-    assert run_tool('train', tiny_config_file, '--work-dir', tmp_path / 'work', '--cfg-options',
-                    'model.neck.in_channels=[7]') == 2
+def test_the_log_has_the_traceback(tiny_config_file, tmp_path, last_error):
+    last_error('train', tiny_config_file, '--work-dir', tmp_path / 'work', '--cfg-options',
+               'model.neck.in_channels=[7]')
     log, = tmp_path.glob('work/*/*.log')
-    assert 'Traceback' in log.read_text() and 'Traceback' not in capfd.readouterr().err
+    assert 'Traceback' in log.read_text()
 
 
 def test_of_several_processes_one_tells_and_its_traceback_on_request(

@@ -62,36 +62,35 @@ ANNOUNCED = {
 }
 
 
-def resume(trained, tmp_path, write, *options):
+def resume(run, trained, tmp_path, write, *options):
     checkpoint = torch.load(trained / 'work/epoch_2.pth', weights_only=False)
     write(tmp_path / 'x.pth', checkpoint)
-    return run_tool('train', trained / 'mine.py', '--work-dir', tmp_path / 'work', '--resume',
-                    tmp_path / 'x.pth', *(['--cfg-options', *options] if options else []))
+    return run('train', trained / 'mine.py', '--work-dir', tmp_path / 'work', '--resume',
+               tmp_path / 'x.pth', *(['--cfg-options', *options] if options else []))
 
 
 @pytest.mark.parametrize('name', REFUSED)
-def test_what_cannot_be_resumed_is_refused_with_the_real_key(trained, tmp_path, capfd, name):
+def test_what_cannot_be_resumed_is_refused_with_the_real_key(trained, tmp_path, last_error, name):
     write, options, words = REFUSED[name]
-    assert resume(trained, tmp_path, write, *options) == 2
-    last = capfd.readouterr().err.splitlines()[-1]
-    assert last.startswith('error: ') and words.format(path=tmp_path / 'x.pth') in last
+    last = resume(last_error, trained, tmp_path, write, *options)
+    assert words.format(path=tmp_path / 'x.pth') in last
 
 
-def test_other_classes_are_said_by_their_key(trained, tmp_path, capfd):
+def test_other_classes_are_said_by_their_key(trained, tmp_path, last_error):
     cfg = Config.fromfile(trained / 'mine.py')
     cfg.model.bbox_head.num_classes = 2
     for mode in ('train', 'val', 'test'):
         cfg[f'{mode}_dataloader'].dataset.metainfo.classes = ('red', 'green')
     cfg.dump(tmp_path / 'other.py')
-    assert run_tool('train', tmp_path / 'other.py', '--work-dir', tmp_path / 'work', '--resume',
-                    trained / 'work/epoch_2.pth') == 2
-    assert 'resume with the num_classes' in capfd.readouterr().err.splitlines()[-1]
+    assert 'resume with the num_classes' in last_error(
+        'train', tmp_path / 'other.py', '--work-dir', tmp_path / 'work', '--resume',
+        trained / 'work/epoch_2.pth')
 
 
 @pytest.mark.parametrize('name', ANNOUNCED)
 def test_an_unusual_resumption_is_announced(trained, tmp_path, capfd, name):
     write, epochs, words = ANNOUNCED[name]
     checkpoints = sorted((trained / 'work').glob('*.pth'))
-    assert resume(trained, tmp_path, write, f'train_cfg.max_epochs={epochs}') == 0
+    assert resume(run_tool, trained, tmp_path, write, f'train_cfg.max_epochs={epochs}') == 0
     assert words in ''.join(capfd.readouterr())
     assert sorted((trained / 'work').glob('*.pth')) == checkpoints  # also the best one

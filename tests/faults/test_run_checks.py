@@ -44,14 +44,12 @@ FAULTS = {  # what is changed in the config or its data set, and what the line s
 
 
 @pytest.mark.parametrize('name', FAULTS)
-def test_what_does_not_fit_is_refused_before_the_first_step(cfg, tiny_coco, tmp_path, capfd, name):
+def test_what_does_not_fit_is_refused_before_the_first_step(cfg, tiny_coco, tmp_path, last_error,
+                                                            name):
     change, words = FAULTS[name]
     change(cfg, tiny_coco)
     cfg.dump(tmp_path / 'mine.py')
-    assert run_tool('train', tmp_path / 'mine.py', '--work-dir', tmp_path / 'work') == 2
-    out = capfd.readouterr()
-    last = out.err.splitlines()[-1]
-    assert last.startswith('error: ') and words in last and 'Epoch(train)' not in out.err + out.out
+    assert words in last_error('train', tmp_path / 'mine.py', '--work-dir', tmp_path / 'work')
 
 
 def test_stock_classes_of_a_config_are_checked_too(cfg):
