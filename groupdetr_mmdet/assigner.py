@@ -141,14 +141,14 @@ class GroupHungarianAssigner(HungarianAssigner):
         """Match all layers, images and groups of a batch.
 
         The match costs are called once per image, over all layers and groups. All that the host
-        must know crosses in one copy, and the pairs go back in one, on the device of the
+        needs crosses in one copy, and the pairs go back in one, on the device of the
         predictions.
 
         Args:
             cls_scores, bbox_preds, batch_gt_instances, batch_img_metas: As for
                 :meth:`GroupCriterion.loss_by_feat`.
             num_classes (int): Number of categories.
-            num_groups (int, optional): Groups of the predictions, if they are not those of the
+            num_groups (int, optional): Groups of the predictions, if they are not the
                 decoder's queries.
 
         Raises:
@@ -175,7 +175,7 @@ class GroupHungarianAssigner(HungarianAssigner):
 
     def solve(self, cost: np.ndarray, num_groups: int,
               num_layers: int = 1) -> Tuple[np.ndarray, np.ndarray]:
-        """Match the predictions of one image, those of each layer and group one-to-one.
+        """Match the predictions of one image, each layer and group one-to-one.
 
         Returns the matched rows, ascending, and columns of the finite costs, of shape
         (num_layers * K * N, G).
@@ -199,10 +199,10 @@ class GroupHungarianAssigner(HungarianAssigner):
             InstanceData(labels=labels, bboxes=gt_instances.bboxes), img_meta)
 
     def costs_read_matched_classes_only(self) -> bool:
-        """Tell whether no match cost needs the scores of classes that are not in the image.
+        """Return whether no match cost needs the scores of classes that are not in the image.
 
         The focal cost looks at each class alone, yet computes all of them, ten times too many on
-        COCO. Of a cost that is not known here, a softmax is assumed.
+        COCO. An unknown cost is assumed to use a softmax.
         """
         return all(type(cost) in (BBoxL1Cost, IoUCost) or
                    type(cost) is FocalLossCost and not cost.binary_input

@@ -106,7 +106,7 @@ class GroupDetector(DecodedGroups):
                 rescale: bool = True) -> SampleList:
         """Detect objects by one group, and with ``test_cfg.each_group`` by every group, too.
 
-        Arguments and result are those of the stock detector. With ``each_group``, an image also
+        Arguments and result as for the stock detector. With ``each_group``, an image also
         gets ``group_instances`` of all groups, whose ``query_groups`` is the group of each, and
         ``query_group`` in the meta information.
         """
@@ -155,10 +155,10 @@ class GroupDetector(DecodedGroups):
                      seed: int = 0) -> Dict[str, Tensor]:
         """Give a checkpoint's ``group_parameters`` the number of groups of this detector.
 
-        Fewer groups are the first ones. More groups repeat those that there are, with noise:
+        Fewer groups are the first ones. More groups repeat the saved groups, with noise:
         groups with equal rows are matched alike, get equal gradients and stay equal. A tensor of
-        equal numbers gets none, for others tell its groups apart; if all are such, the first gets
-        noise all the same.
+        equal numbers gets none, because other tensors separate its groups; if all are such, the
+        first gets noise all the same.
 
         ``saved`` are the checkpoint's, of K' blocks of rows, and ``metadata`` has its
         ``num_queries``, if it is there. The returned tensors have K blocks; a tensor that has
@@ -200,7 +200,7 @@ class GroupDetector(DecodedGroups):
                 f'{tuple(shape)} in groups of model.num_queries={num_queries} in the model: only '
                 'num_query_groups may differ; use num_queries and width of the checkpoint.')
         if saved_queries is None and saved_groups > 1:
-            print_log(f'{name}: the checkpoint does not say its num_queries; its {len(rows)} rows '
+            print_log(f'{name}: the checkpoint has no num_queries; its {len(rows)} rows '
                       f'are taken for {saved_groups} groups of {num_queries}. groupdetr convert '
                       'reads checkpoints of other detectors.',
                       logger='current', level=logging.WARNING)
@@ -232,7 +232,7 @@ def without_numbers(cfg: ConfigType, key: str, numbers: Dict[str, int]) -> Confi
 def assigner_config(assigner: OptConfigType, numbers: Dict[str, int]) -> ConfigDict:
     """Copy the config of an assigner with groups, without the detector's numbers."""
     if not assigner:
-        raise ConfigError('model.train_cfg.assigner is missing: say '
+        raise ConfigError('model.train_cfg.assigner is missing: set '
                           "type='GroupHungarianAssigner' with match_costs.")
     name = assigner['type']
     found = TASK_UTILS.get(name) if isinstance(name, str) else name

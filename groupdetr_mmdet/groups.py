@@ -10,7 +10,7 @@ treats the groups independently too, with no mask and no copy. The reshape is ri
 batch comes first: with queries first, ``(K * N, bs, C)``, the same call mixes the rows of
 different images and groups and raises no error.
 
-A tensor does not say how many groups it holds in training (K) or at inference (one): its rows
+A tensor does not record how many groups it holds in training (K) or at inference (one): its rows
 divided by N do. Only the number of rows N of a group is therefore handed around.
 """
 import contextlib

@@ -24,7 +24,7 @@ def write_atomically(path: Union[str, Path], data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except OSError as error:  # a full disk, say: give the space back
+    except OSError as error:  # such as a full disk: give the space back
         part.unlink(missing_ok=True)
         error.filename = str(path)  # the system names no file
         raise

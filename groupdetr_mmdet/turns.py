@@ -1,7 +1,7 @@
 """Groups in turns: a training step of K groups in the memory of a few.
 
 This is activation checkpointing, some groups at a time (Chen et al., Training Deep Nets with
-Sublinear Memory Cost, arXiv:1604.06174). The decoder runs on some groups after the others and
+Sublinear Memory Cost, arXiv:1604.06174). The decoder runs on some groups at a time and
 keeps their predictions alone; the backward pass recomputes all else. The losses are computed once,
 from the predictions of all groups, by the ordinary criterion.
 """

@@ -15,7 +15,7 @@ from mmengine.model import BaseModel
 
 from ..io import check_output, write_atomically
 
-# Okabe and Ito's colors, which color-blind people can tell apart, without their yellow
+# Okabe and Ito's colors, which color-blind people can distinguish, without their yellow
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 LINE_STYLES = ('-', '--', ':', '-.')  # one after the other when the colors have all been used
 SUFFIXES = ('.png', '.svg', '.pdf', '.jpg')  # of pictures
@@ -36,7 +36,7 @@ def save_picture(fig: Figure, out_file: Union[str, Path], dpi: float) -> None:
 
 
 def line_style(index: int) -> dict:
-    """Color and line style that tell the lines of a picture apart."""
+    """Color and line style that distinguish the lines of a picture."""
     return dict(color=COLORS[index % len(COLORS)],
                 linestyle=LINE_STYLES[index // len(COLORS) % len(LINE_STYLES)])
 

@@ -1,4 +1,4 @@
-"""A report of a training as one HTML page that needs no network."""
+"""A report of a run as one HTML page that needs no network."""
 import base64
 import io
 from datetime import date
@@ -41,11 +41,11 @@ VERSIONS = (f'groupdetr_mmdet {__version__}', f'MMDetection {mmdet.__version__}'
 
 def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[str] = (),
                  checkpoint: Optional[str] = None, out_file: Optional[Path] = None) -> Path:
-    """Write the report of a training, and return its file, by default ``work_dir/report.html``.
+    """Write the report of a run, and return its file, by default ``work_dir/report.html``.
 
     Args:
         work_dir (Path): Work directory of the training.
-        compare (Sequence[Path]): Work directories of others, the baseline first.
+        compare (Sequence[Path]): Work directories of other runs, the baseline first.
         labels (Sequence[str]): Names of these, and then of ``work_dir``.
         checkpoint (str, optional): A file, 'best' or 'last'; by default the best there is.
 

@@ -163,7 +163,7 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str], aver
     if marked == 'mmdet' and ('num_queries' in metadata or is_ours):
         marked = 'ours'
     num_queries = check_queries(target.num_queries, {
-        '--num-queries': num_queries, 'as the file says': metadata.get('num_queries'),
+        '--num-queries': num_queries, 'in the file': metadata.get('num_queries'),
         "by the file's args": None if is_ours else args.get('num_queries'),
         "by the file's config": cfg.get('num_queries')})
     notes = []

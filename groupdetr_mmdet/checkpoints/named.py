@@ -1,4 +1,4 @@
-"""Checkpoints by name: ``best`` and ``last`` of a training, published ones, mmdet's model zoo."""
+"""Checkpoints by name: ``best`` and ``last`` of a run, published weights, mmdet's model zoo."""
 import os
 import zipfile
 from pathlib import Path
@@ -22,7 +22,7 @@ PUBLISHED = dict(group_cond_detr_r50_12e=f'{DETREX}v0.4.0/converted_group_detr_r
 
 
 def find_checkpoint(checkpoint: str, work_dir: Union[str, Path]) -> str:
-    """Turn ``best`` or ``last`` of a training into a path; leave any other name."""
+    """Turn ``best`` or ``last`` of a run into a path; leave any other name."""
     if checkpoint not in ('best', 'last') or Path(checkpoint).exists():
         return checkpoint
     found = (best_checkpoint if checkpoint == 'best' else last_checkpoint)(Path(work_dir))
@@ -61,7 +61,7 @@ def trained_config(checkpoint: str) -> Optional[Path]:
         return None
     try:
         text = load_from_local(checkpoint, 'cpu', mmap=True)['meta']['cfg']
-    except (ConfigError, KeyError, TypeError):  # not of a training; who needs the weights checks
+    except (ConfigError, KeyError, TypeError):  # not of a run: whoever needs the weights checks
         return None
     return next((x for x in files if x.read_text(errors='replace') == text), None)
 
@@ -81,7 +81,7 @@ def load_published(name: str, map_location: Any = None) -> Dict[str, Any]:
 
 
 def resolve_weights(weights: str, published: Optional[str]) -> Optional[str]:
-    """Turn ``--weights`` into what ``load_from`` says: a path or address, or None.
+    """Turn ``--weights`` into the value of ``load_from``: a path or address, or None.
 
     ``published`` is what 'coco' means: an address, or ``mmdet::`` and the name of a config.
     """

@@ -32,9 +32,9 @@ def add_runner_arguments(parser: argparse.ArgumentParser, config: str = CONFIG) 
     add_cfg_options(parser)
     parser.add_argument('--work-dir', help='directory of logs, checkpoints and metrics')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
-                        help='what started this process, if it is one of several')
+                        help='what started this process, for several processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
-                        help='given by some launchers; has no other use')
+                        help='set by some launchers')
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:

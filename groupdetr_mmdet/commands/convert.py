@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "for this package, for mmdet's own detector, with its config beside it, or for Hugging "
         "Face's transformers")
     add('--num-queries', type=positive, metavar='N',
-        help='queries of one group in SRC, where it says another number')
+        help='queries of one group in SRC, where the file is wrong')
     add('--query-group', type=query_group, metavar='I', help='group that --to mmdet and --to '
         'transformers keep, 0 by default; best: the one that groupdetr test --all-groups found')
     add('--noise', type=float, help='noise on groups that are repeated to get more of them, '

@@ -1,4 +1,4 @@
-"""Draw the queries of every group: those matched with each object, the detections of the kept
+"""Draw the queries of every group: the pairs with each object, the detections of the kept
 group, and the duplicates that joint self-attention would leave."""
 import argparse
 

@@ -29,7 +29,7 @@ from ..config import hint, iter_dicts
 from ..errors import ConfigError, first_line
 from ..training.processes import launched_rank
 
-ERROR, INTERRUPTED, UNREAD = 2, 130, 141  # statuses; the last two are those of Ctrl+C and SIGPIPE
+ERROR, INTERRUPTED, UNREAD = 2, 130, 141  # statuses; the last two follow Ctrl+C and SIGPIPE
 TRACEBACK = 'GROUPDETR_TRACEBACK'  # environment variable: 1 shows the traceback above the line
 TOLD = 'GROUPDETR_TOLD'  # environment variable: a file that the first process with an error makes
 LIBRARIES = {'groupdetr_mmdet', 'site-packages', 'dist-packages', 'mmengine', 'mmcv', 'mmdet'}

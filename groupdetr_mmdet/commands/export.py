@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from ..io import check_output
 from .common import add_inference_arguments, load_inference_config
 
-# What the file says of its inputs and outputs, besides what it says of preprocessing and classes
+# Descriptions of the inputs and outputs, for the metadata of the file
 TENSORS = dict(
     images='float32, NCHW, resized, (pixel - mean) / std, then zeros at the bottom and right '
     'where images of a batch differ in size',
@@ -54,5 +54,5 @@ def main(args: argparse.Namespace) -> None:
           f'of {sizes} it finds what PyTorch finds, boxes within '
           f'{differences["pixels"]:.1g} pixels, scores within {differences["score"]:.1g}')
     if differences['swapped']:
-        print(f'Up to {differences["swapped"]:.1%} of the detections of an image are others: two '
+        print(f'Up to {differences["swapped"]:.1%} of the detections of an image differ: two '
               'proposals of nearly equal score may swap their queries.')

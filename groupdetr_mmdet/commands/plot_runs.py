@@ -10,7 +10,7 @@ from .common import print_table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR',
-                        help='work directories of trainings, the baseline first')
+                        help='work directories of runs, the baseline first')
     parser.add_argument('--labels', nargs='+', metavar='LABEL',
                         help='what to call them; the names of the directories by default')
     parser.add_argument('--out', default='runs.png',

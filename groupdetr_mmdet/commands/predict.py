@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def picture_names(paths: List[str], folder: Path) -> Dict[str, str]:
-    """Name a picture for every image, in folders as those of the images; some get .jpg added."""
+    """Name a picture for every image, in folders like the images; some get .jpg added."""
     root = osp.commonpath([osp.dirname(osp.abspath(path)) for path in paths])
     names = {path: str(folder / osp.relpath(osp.abspath(path), root)) for path in paths}
     taken = set(names.values())

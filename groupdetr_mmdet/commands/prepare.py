@@ -1,4 +1,4 @@
-"""Write the config of a training on a folder of images and labels, in the layout of YOLO, COCO,
+"""Write a config for a folder of images and labels, in the layout of YOLO, COCO,
 Roboflow, Pascal VOC or labelImg, and the labels as COCO beside it. The folder stays as it is."""
 import argparse
 import os
@@ -25,7 +25,7 @@ AREAS = 0, 32**2, 96**2, np.inf  # COCO's small, medium and large ones, in squar
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('data', metavar='DATA',
-                        help='folder of images and labels, or the label file in it that counts')
+                        help='folder of images and labels, or the label file to use')
     parser.add_argument('--out', help='config to write; the name of the folder by default')
     add_choices(parser)
 
@@ -35,7 +35,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group('with DATA, a folder of images').add_argument
     add('--model', choices=list(MODELS), help='Conditional, DAB-, Deformable DETR or DINO with a '
         'ResNet-50, or a small Conditional DETR for a CPU (default: cond)')
-    add('--weights', metavar='coco|none|FILE', help='to begin with: trained on COCO, none, or a '
+    add('--weights', metavar='coco|none|FILE', help='to start from: trained on COCO, none, or a '
         'path or address (default: coco)')
     add('--image-size', type=positive, metavar='N', help='shorter side in pixels that images are '
         'resized to fit')
@@ -45,7 +45,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         'has no such split (default: 0.2)')
     add('--seed', '--split-seed', type=int, help='chooses these images (default: 0)')
     for split in SPLITS:
-        add(f'--{split}', nargs='+', metavar='FILE', help=f'label files to {split} on')
+        add(f'--{split}', nargs='+', metavar='FILE', help=f'label files of the split {split}')
 
 
 def folder_of(data: str) -> Path:

@@ -1,4 +1,4 @@
-"""Write a report of a training as one HTML page that needs no network: its curves, the AP of every
+"""Write a report of a run as one HTML page that needs no network: its curves, the AP of every
 group, detections beside the ground truth, the queries, configuration and environment."""
 import argparse
 from pathlib import Path
@@ -7,12 +7,12 @@ from ..analysis.report import write_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('work_dir', metavar='WORK_DIR', help='work directory of a training')
+    parser.add_argument('work_dir', metavar='WORK_DIR', help='work directory of a run')
     parser.add_argument('--compare', nargs='+', default=[], metavar='WORK_DIR',
-                        help='trainings to compare it with, the baseline first; by default '
+                        help='runs to compare it with, the baseline first; by default '
                         'WORK_DIR/baseline, which groupdetr demo --baseline trains')
     parser.add_argument('--labels', nargs='+', metavar='LABEL',
-                        help='what to call those of --compare, and then WORK_DIR')
+                        help='names of the runs of --compare, and then of WORK_DIR')
     parser.add_argument('--checkpoint',
                         help='weights, a file, best or last; the best ones of WORK_DIR by default')
     parser.add_argument('--out', help='file to write; WORK_DIR/report.html by default')

@@ -37,12 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--ema', action='store_true', help='average the weights of all steps')
     add('--early-stop', type=positive, metavar='N',
         help='end after N validations without a better result')
-    add('--tensorboard', action='store_true', help='write TensorBoard logs, too')
-    add('--wandb', action='store_true', help='log to Weights & Biases, too')
+    add('--tensorboard', action='store_true', help='also write TensorBoard logs')
+    add('--wandb', action='store_true', help='also log to Weights & Biases')
     add('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on a CPU')
     add('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
     add('--allow-missing', action='store_true',
-        help='begin with those tensors of load_from that fit the model')
+        help='start from the tensors of load_from that fit the model')
     add('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help='continue from this '
         'checkpoint, or without a value from the last one in the work directory')
 

@@ -123,7 +123,7 @@ def count_objects(image: dict) -> int:
 
 @METRICS.register_module()
 class CheckedCocoMetric(CocoMetric):
-    """``CocoMetric`` of labels that follow names, as those of :class:`CheckedCocoDataset`.
+    """``CocoMetric`` of labels that follow names, as in :class:`CheckedCocoDataset`.
 
     ``by_name=False`` numbers labels as mmdet's ``CocoDataset``, in the order of the file.
     """

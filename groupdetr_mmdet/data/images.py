@@ -54,7 +54,7 @@ def unreadable(path: str, error: Exception) -> ConfigError:
     """Return the error for an image that cannot be read."""
     return ConfigError(
         f'Image {path} cannot be read ({fault(path, error)}): replace it, correct data_prefix.img '
-        'or ann_file of the dataset, or leave such images out of a training by ignore_empty=True '
+        'or ann_file of the dataset, or leave such images out of training by ignore_empty=True '
         'on CheckedLoadImageFromFile.')
 
 

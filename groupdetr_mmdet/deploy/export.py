@@ -27,7 +27,7 @@ OPSET = 18
 OPSETS = range(16, 21)  # GridSample of deformable attention is in 16, and the exporter ends at 20
 BOX_TOLERANCE = 1e-3  # relative to the longer side of the image
 SCORE_TOLERANCE = 1e-3
-# Share of DINO's detections that may be others: its content queries belong to the ranks of the
+# Share of DINO's detections that may differ: its content queries belong to the ranks of the
 # proposals, and two proposals of nearly equal score change their ranks by a rounding.
 SWAPPED_TOLERANCE = 0.02
 Size = Tuple[int, int]
@@ -155,7 +155,7 @@ def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any],
     import onnxruntime  # noqa: F401, missing before the minutes of tracing, and not after
     module = OnnxDetector(detector)
     model = onnx.load_from_string(trace(module, opset))
-    for output in model.graph.output:  # the exporter knows no number here
+    for output in model.graph.output:  # the exporter writes no number here
         output.type.tensor_type.shape.dim[1].dim_value = module.max_per_img
     onnx.helper.set_model_props(model, {key: value if isinstance(value, str) else json.dumps(value)
                                         for key, value in metadata.items()})
@@ -251,7 +251,7 @@ def largest_differences(actual: InstanceData, expected: InstanceData, side: int,
     looked for among all of its label in ``expected``: as many or more, of falling scores.
 
     Returns:
-        dict[str, float]: ``pixels``, largest difference of a coordinate of those found;
+        dict[str, float]: ``pixels``, largest difference of a coordinate;
         ``score``, of the scores in order; ``swapped``, the share that was not found.
 
     Raises:

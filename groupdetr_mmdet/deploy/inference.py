@@ -74,7 +74,7 @@ def class_names(cfg: Config, checkpoint: Dict[str, Any]) -> List[str]:
 
 
 class Inferencer(DetInferencer):
-    """``DetInferencer`` that goes on after an image that fails, and refuses weights of others.
+    """``DetInferencer`` that continues after an image that fails, and refuses other weights.
 
     Args:
         cfg (Config): Config of the detector.
@@ -91,7 +91,7 @@ class Inferencer(DetInferencer):
         self._weights, self._checkpoint = weights, read_checkpoint(weights)
         cfg = copy.deepcopy(cfg)
         cfg.visualizer = dict(cfg.get('visualizer') or dict(type='DetLocalVisualizer'),
-                              vis_backends=[])  # pictures go where the caller says
+                              vis_backends=[])  # the caller chooses where pictures go
         super().__init__(cfg, device=device, show_progress=False)
         self.classes = list(self.model.dataset_meta['classes'])
 
@@ -109,7 +109,7 @@ class Inferencer(DetInferencer):
             meta['palette'] = 'random'  # such as CocoDataset's 80 colors, with more classes
 
     def detect(self, paths: Sequence[str]) -> Iterator[Tuple[str, DetDataSample]]:
-        """Yield path and detections of each image of a batch; ``failed`` has the others."""
+        """Yield path and detections of each image of a batch; ``failed`` has the failed images."""
         batch = []
         for path in paths:
             try:
@@ -215,7 +215,7 @@ def annotated_ids(classes: Sequence[str], paths: Sequence[str],
         shared = {i: len(osp.commonprefix([own, folders[::-1]])) for own, i in named[name]}
         best = [i for i, count in shared.items() if count == max(shared.values())]
         if len(best) > 1 or best[0] in taken:
-            raise ConfigError(f'--ann-file {ann_file} does not tell which image {path} '
+            raise ConfigError(f'--ann-file {ann_file} does not determine which image {path} '
                               'is: keep the folders of file_name, or leave it out.')
         images[path] = best[0]
         taken.add(best[0])

@@ -70,7 +70,7 @@ def run_pipeline(steps: Compose, preprocessor: nn.Module, image: np.ndarray) -> 
 
 def preprocess(image: np.ndarray, description: Dict[str, Any],
                backend: str = 'cv2') -> np.ndarray:
-    """Do as the description says, and as ``examples/detect_onnx.py``; shapes as above."""
+    """Do what the description gives, as ``examples/detect_onnx.py``; shapes as above."""
     height, width = image.shape[:2]
     size = tuple(description['resize']['scale'] or (width, height))
     if description['resize']['keep_ratio']:

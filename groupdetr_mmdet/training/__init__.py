@@ -1,1 +1,1 @@
-"""A training as the commands run it: its config, its runner, what it takes, how far it is."""
+"""A run of the commands: its config, its runner, its cost, its progress."""

@@ -1,4 +1,4 @@
-"""Early stopping that lets a training begin."""
+"""Early stopping that waits until a metric has risen."""
 from typing import Any, Dict
 
 from mmengine.hooks import EarlyStoppingHook
@@ -25,7 +25,7 @@ class RisenEarlyStoppingHook(EarlyStoppingHook):
         self.risen = risen
 
     def before_run(self, runner: Runner) -> None:
-        """Leave the parent's check to a training: a test has no training loop."""
+        """Make the parent's check in training alone: a test has no training loop."""
 
     def before_train(self, runner: Runner) -> None:
         """Check that the loop can be stopped."""

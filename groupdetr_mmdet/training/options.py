@@ -1,4 +1,4 @@
-"""Options of a training that need no config of one's own: each function changes a config."""
+"""Options of a run that need no new config: each function changes a config."""
 from typing import Optional
 
 from mmengine.config import Config, ConfigDict
@@ -54,7 +54,7 @@ def set_batch_size(cfg: Config, batch_size: int) -> None:
 
 
 def scale_for_accumulation(cfg: Config) -> None:
-    """Let ``auto_scale_lr``, which counts the images of a step, count those of an update."""
+    """Let ``auto_scale_lr``, which counts the images of a step, count the images of an update."""
     steps, scale = cfg.optim_wrapper.get('accumulative_counts', 1), cfg.get('auto_scale_lr') or {}
     if scale.get('enable') and 'base_batch_size' in scale:
         scale.base_batch_size /= steps
@@ -67,7 +67,7 @@ def average_weights(cfg: Config) -> None:
 
 
 def stop_early(cfg: Config, patience: int) -> None:
-    """End a training after that many validations in a row without a better result."""
+    """End a run after that many validations in a row without a better result."""
     metric = (checkpoint_hook(cfg) or {}).get('save_best', 'auto')
     kinds = [str(x.get('type')) for _, x in iter_dicts(cfg.get('val_evaluator'), '')]
     if metric == 'auto' and not any('CocoMetric' in kind for kind in kinds):
@@ -100,7 +100,7 @@ def checkpoint_hook(cfg: Config) -> Optional[ConfigDict]:
 
 
 def fetch_once(cfg: Config) -> None:
-    """Load no weights of the backbone where ``load_from`` has those of the whole model."""
+    """Load no weights of the backbone where ``load_from`` has the weights of the whole model."""
     backbone = cfg.model.get('backbone')
     if backbone and cfg.get('load_from') and not (cfg.get('resume') or cfg.allow_missing):
         backbone.init_cfg = None

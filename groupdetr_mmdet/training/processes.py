@@ -1,4 +1,4 @@
-"""What a process of a training is to its launcher."""
+"""A process of a run and its launcher."""
 import ctypes
 import os
 import signal
@@ -9,7 +9,7 @@ RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK', 'LOCAL_RANK')
 
 
 def launched_rank() -> int:
-    """Number of this process among those that its launcher started, 0 without a launcher."""
+    """Number of this process among the processes of its launcher, 0 without a launcher."""
     ranks = (os.environ.get(name, '') for name in RANKS)
     return next((int(rank) for rank in ranks if rank.isdigit()), 0)
 

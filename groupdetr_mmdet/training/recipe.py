@@ -1,4 +1,4 @@
-"""A training for a data set of one's own: splits, numbers, and the config."""
+"""The config for a data set: splits, numbers, and the text."""
 import json
 import math
 import os
@@ -13,7 +13,7 @@ from ..config import read_config
 from ..io import write_atomically
 from ..data.layouts import Dataset, has_objects, to_coco
 
-SEEN_IMAGES = 20_000  # images that a training sees, whatever their number
+SEEN_IMAGES = 20_000  # images that a run sees, whatever their number
 EPOCHS = 12, 50  # at least, at most
 
 CONFIG = """\
@@ -120,13 +120,13 @@ def complete_splits(dataset: Dataset, val_fraction: float, seed: int) -> None:
     num_val = min(max(1, round(val_fraction * len(images))), len(images) - 1)
     order = np.random.default_rng(seed).permutation(len(images)).tolist()
     order.sort(key=lambda i: not has_objects([images[i]]))
-    # The same part of the images with objects and of those without.
+    # The same part of the images with and without objects.
     chosen = {order[i * len(images) // num_val] for i in range(num_val)}
     splits['val'] = [image for i, image in enumerate(images) if i in chosen]
     splits['train'] = [image for i, image in enumerate(images) if i not in chosen]
     if not (has_objects(splits['train']) and has_objects(splits['val'])):
-        raise ConfigError('DATA has too few images with objects: a training needs one and a '
-                          'validation another.')
+        raise ConfigError('DATA has too few images with objects: training and '
+                          'validation require one each.')
     dataset.notes.append(f'images drawn for validation with seed {seed}: {num_val}')
 
 
@@ -168,7 +168,7 @@ def describe_images(model: Model, augment: str) -> Dict[str, str]:
 
 
 def describe_queries(dataset: Dataset, of_weights: Optional[int], augment: str) -> Dict[str, Any]:
-    """Return the number of queries, those of weights or by the objects in an image, and why."""
+    """Return the number of queries, from the weights or by the objects in an image, and why."""
     most = max(len(image.boxes) for images in dataset.splits.values() for image in images)
     if of_weights:
         return dict(most=most, num_queries=of_weights, why_queries='as many as the weights have',

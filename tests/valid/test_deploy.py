@@ -48,7 +48,7 @@ def test_ids_of_images_in_folders(row: str, tmp_path: Path):
         images=[dict(id=i, file_name=name) for name, i in annotated.items()],
         categories=[dict(id=1, name='cat')])))
     if expected is None:
-        with pytest.raises(ConfigError, match='--ann-file .* does not tell which image'):
+        with pytest.raises(ConfigError, match='--ann-file .* does not determine which image'):
             CocoIds(['cat'], paths, str(ann_file))
     else:
         assert list(CocoIds(['cat'], paths, str(ann_file)).images.values()) == expected

@@ -22,7 +22,7 @@ def read_dataset(path: Union[str, Path],
     """Read a data set: a folder whose layout is recognized, or the label file that counts.
 
     ``files`` are label files of 'train', 'val' and 'test', for images in ``path``, in the place of
-    those that are found there.
+    the files that are found there.
 
     Raises:
         ConfigError: If there are no labels, or labels that cannot be right.

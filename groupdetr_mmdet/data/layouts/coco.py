@@ -25,7 +25,7 @@ def find(source: Source) -> List[Path]:
 
 
 def read(source: Source, files: List[Path]) -> Dataset:
-    """Read the files of all splits; file names are those of the real images."""
+    """Read the files of all splits; file names are the real images' names."""
     files = [file for file in files if file.name.startswith('instances')] or files
     contents = {file: load(file, source.split_of(file)) for file in files}
     by_split = choose_files(source, contents)
@@ -62,7 +62,7 @@ def choose_files(source: Source, contents: Dict[Path, dict]) -> Dict[str, List[P
     named = set().union(*(names[file] for group in by_split.values() for file in group))
     for file in rest:
         if 'train' in by_split and names[file] <= named:
-            source.note('label files whose images are those of other files, left out', file)
+            source.note('label files with the images of other files, left out', file)
         else:
             by_split['train'].append(file)
     return {split: by_split[split] for split in ('train', 'val', 'test') if split in by_split}
@@ -96,7 +96,7 @@ def image_name(image: dict) -> str:
 
 
 def used_names(source: Source, file: Path, content: Dict[str, List[dict]]) -> List[str]:
-    """Names of the categories, without those that only stand above others, as Roboflow's."""
+    """Names of the categories, without unused super-categories such as Roboflow's."""
     categories = content['categories']
     used = {annotation.get('category_id') for annotation in content['annotations']}
     above = {x.get('supercategory') for x in categories if x.get('supercategory') != x['name']}
@@ -105,7 +105,7 @@ def used_names(source: Source, file: Path, content: Dict[str, List[dict]]) -> Li
         if category['id'] in used or category['name'] not in above:
             names.append(str(category['name']))
         else:
-            source.note('categories above others without objects, left out', category['name'])
+            source.note('super-categories without objects, left out', category['name'])
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f'{file} has two categories of the name {twice[0]}: rename one.')
     return names

@@ -132,7 +132,7 @@ class Source:
 
         An image may have another suffix, or be named as on another machine. Masks and other
         splits may have the same names: a folder counts only if most of its images of these names
-        are meant. ``folder`` and ``split`` are those of the labels.
+        are meant. ``folder`` and ``split`` belong to the labels.
         """
         found = [self.find_image(choice, folder, split) for choice in names]
         meant = Counter(path.parent for path in {path for path, _, _ in found if path})
@@ -161,7 +161,7 @@ class Source:
 
     def read(self, labels: Sequence[Labels], missing: str = '',
              relative: bool = False) -> List[LabeledImage]:
-        """Read the labels of images; ``missing`` notes those whose image is not there.
+        """Read the labels of images; ``missing`` notes the labels of missing images.
 
         ``relative`` boxes are in parts of the image.
         """

@@ -19,7 +19,7 @@ def find(source: Source) -> List[Path]:
 
 
 def read(source: Source, files: List[Path]) -> Dataset:
-    """Read all files; the classes are those that occur, in the order of the alphabet."""
+    """Read all files; the classes that occur, in the order of the alphabet."""
     by_split, images = split_files(source, files), defaultdict(list)
     for split, group in by_split.items():
         for folder in sorted({file.parent for file in group}):
