@@ -120,8 +120,8 @@ class ExactResumeHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Continue at the place that the checkpoint notes."""
-        if not runner._resume or not isinstance(checkpoint, dict):  # another hook refuses these
-            return
+        if not (runner._resume and isinstance(checkpoint, dict) and 'meta' in checkpoint):
+            return  # another hook refuses these
         layout, saved = self._layout(runner), checkpoint.get(PROGRESS)
         saved = saved if isinstance(saved, dict) else {}
         done = saved.get('batches_done')

@@ -36,7 +36,7 @@ def changed(change):
 REFUSED = {
     'text': (text, [], '{path} cannot be read as a checkpoint'),
     'cut': (cut, [], '{path} cannot be read as a checkpoint'),
-    'folder': (lambda path, _: path.mkdir(), [], '{path} is a folder'),
+    'folder': (lambda path, _: path.mkdir(), [], '{path} is no folder of transformers'),
     'missing': (lambda path, _: None, [], '--resume: {path} does not exist'),
     'list': (changed(lambda x: [1]), [], 'holds no state dict'),
     'weights alone': (changed(lambda x: x['state_dict']), [], 'no training to go on with'),
