@@ -17,59 +17,32 @@ MATCH_COSTS = [
 ]
 
 
-def detector_config(num_queries: int = 10,
-                    num_query_groups: Optional[int] = 3,
-                    num_classes: int = 5,
-                    width: int = 32,
-                    num_heads: int = 4,
-                    enc_layers: int = 1,
-                    dec_layers: int = 2,
-                    feedforward_channels: int = 64,
-                    base_channels: int = 8,
-                    dropout: float = 0.) -> dict:
+def detector_config(num_queries: int = 10, num_query_groups: Optional[int] = 3,
+                    num_classes: int = 5, width: int = 32, num_heads: int = 4,
+                    enc_layers: int = 1, dec_layers: int = 2, feedforward_channels: int = 64,
+                    base_channels: int = 8, dropout: float = 0.) -> dict:
     """Config of a Group Conditional DETR, or of the stock one with ``num_query_groups=None``."""
-    ffn = dict(
-        embed_dims=width, feedforward_channels=feedforward_channels, num_fcs=2, ffn_drop=dropout)
+    ffn = dict(embed_dims=width, feedforward_channels=feedforward_channels, num_fcs=2,
+               ffn_drop=dropout)
     attention = dict(embed_dims=width, num_heads=num_heads, attn_drop=dropout, proj_drop=dropout)
     config = dict(
-        type='GroupConditionalDETR',
-        num_queries=num_queries,
-        num_query_groups=num_query_groups,
+        type='GroupConditionalDETR', num_queries=num_queries, num_query_groups=num_query_groups,
         backbone=dict(
-            type='ResNet',
-            depth=18,
-            base_channels=base_channels,
-            num_stages=4,
-            out_indices=(3, ),
-            frozen_stages=1,
-            norm_cfg=dict(type='BN', requires_grad=False),
-            norm_eval=True,
+            type='ResNet', depth=18, base_channels=base_channels, num_stages=4, out_indices=(3, ),
+            frozen_stages=1, norm_cfg=dict(type='BN', requires_grad=False), norm_eval=True,
             style='pytorch'),
         neck=dict(
-            type='ChannelMapper',
-            in_channels=[8 * base_channels],
-            kernel_size=1,
-            out_channels=width,
-            act_cfg=None,
-            norm_cfg=None,
-            num_outs=1),
-        encoder=dict(
-            num_layers=enc_layers,
-            layer_cfg=dict(
-                self_attn_cfg=dict(embed_dims=width, num_heads=num_heads, dropout=dropout),
-                ffn_cfg=ffn)),
-        decoder=dict(
-            num_layers=dec_layers,
-            return_intermediate=True,
-            layer_cfg=dict(
-                self_attn_cfg=dict(attention, cross_attn=False),
-                cross_attn_cfg=dict(attention, cross_attn=True),
-                ffn_cfg=ffn)),
+            type='ChannelMapper', in_channels=[8 * base_channels], kernel_size=1,
+            out_channels=width, act_cfg=None, norm_cfg=None, num_outs=1),
+        encoder=dict(num_layers=enc_layers, layer_cfg=dict(
+            self_attn_cfg=dict(embed_dims=width, num_heads=num_heads, dropout=dropout),
+            ffn_cfg=ffn)),
+        decoder=dict(num_layers=dec_layers, return_intermediate=True, layer_cfg=dict(
+            self_attn_cfg=dict(attention, cross_attn=False),
+            cross_attn_cfg=dict(attention, cross_attn=True), ffn_cfg=ffn)),
         positional_encoding=dict(num_feats=width // 2, normalize=True),
         bbox_head=dict(
-            type='GroupConditionalDETRHead',
-            num_classes=num_classes,
-            embed_dims=width,
+            type='GroupConditionalDETRHead', num_classes=num_classes, embed_dims=width,
             loss_cls=dict(
                 type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0),
             loss_bbox=dict(type='L1Loss', loss_weight=5.0),
@@ -93,8 +66,7 @@ def build(config: dict, seed: int = 0) -> torch.nn.Module:
 
 
 def make_batch(sizes: Sequence[Tuple[int, int]] = ((64, 96), (96, 64)),
-               num_gts: Sequence[int] = (3, 2),
-               num_classes: int = 5,
+               num_gts: Sequence[int] = (3, 2), num_classes: int = 5,
                seed: int = 0) -> Tuple[torch.Tensor, List[DetDataSample]]:
     """Random images, padded at the bottom right, with random boxes."""
     generator = torch.Generator().manual_seed(seed)
@@ -118,15 +90,9 @@ def collate(images: Sequence[torch.Tensor],
     for i, (image, (labels, boxes)) in enumerate(zip(images, targets)):
         h, w = image.shape[1:]
         inputs[i, :, :h, :w] = image
-        sample = DetDataSample(
-            metainfo=dict(
-                img_id=i,
-                img_path=f'image{i}.jpg',
-                img_shape=(h, w),
-                ori_shape=(h, w),
-                scale_factor=(1., 1.),
-                pad_shape=(height, width),
-                batch_input_shape=(height, width)))
+        sample = DetDataSample(metainfo=dict(
+            img_id=i, img_path=f'image{i}.jpg', img_shape=(h, w), ori_shape=(h, w),
+            scale_factor=(1., 1.), pad_shape=(height, width), batch_input_shape=(height, width)))
         half = boxes[:, 2:] / 2
         corners = torch.cat([boxes[:, :2] - half, boxes[:, :2] + half], 1)
         sample.gt_instances = InstanceData(

@@ -33,9 +33,7 @@ def batch_of(family: str, *args, **kwargs) -> tuple:
     return (make_mask_batch if family == 'mask2former' else make_batch)(*args, **kwargs)
 
 
-def family_config(family: str,
-                  num_query_groups: Optional[int] = 3,
-                  num_queries: int = 6,
+def family_config(family: str, num_query_groups: Optional[int] = 3, num_queries: int = 6,
                   width: int = 32) -> dict:
     """Config of a detector of a family, or of the stock one with ``num_query_groups=None``.
 
@@ -88,14 +86,9 @@ def deformable_config(family: str, num_queries: int, width: int) -> dict:
     config.update(
         num_feature_levels=2,
         encoder=dict(num_layers=1, layer_cfg=dict(self_attn_cfg=attention, ffn_cfg=ffn)),
-        decoder=dict(
-            num_layers=2,
-            return_intermediate=True,
-            post_norm_cfg=None,
-            layer_cfg=dict(
-                self_attn_cfg=dict(embed_dims=width, num_heads=4, dropout=0.),
-                cross_attn_cfg=attention,
-                ffn_cfg=ffn)),
+        decoder=dict(num_layers=2, return_intermediate=True, post_norm_cfg=None, layer_cfg=dict(
+            self_attn_cfg=dict(embed_dims=width, num_heads=4, dropout=0.),
+            cross_attn_cfg=attention, ffn_cfg=ffn)),
         positional_encoding=dict(num_feats=width // 2, normalize=True, offset=-.5))
     config['bbox_head']['sync_cls_avg_factor'] = True
     if family != 'dab_deformable':

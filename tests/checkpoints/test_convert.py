@@ -14,7 +14,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hooks import EMAHook
 from mmengine.logging import HistoryBuffer
 from parity import golden
-from parity.case import PARITY, Case
+from parity.case import PARITY, Case, model_config
 from running import run_tool
 
 from groupdetr_mmdet.checkpoints import convert as conversion
@@ -39,12 +39,8 @@ def official_checkpoint(**args) -> dict:
 
 
 def case_config(**kwargs) -> dict:
-    config = spec()['config']
-    return detector_config(**dict(dict(
-        num_queries=N, num_query_groups=K, num_classes=config['num_classes'], width=256,
-        num_heads=8, enc_layers=config['enc_layers'], dec_layers=config['dec_layers'],
-        feedforward_channels=config['dim_feedforward'],
-        base_channels=config['base_channels']), **kwargs))
+    config = dict(spec()['config'], num_groups=kwargs.pop('num_query_groups', K))
+    return model_config(dict(config, **kwargs))
 
 
 def convert(checkpoint, num_query_groups=K, config=None, **kwargs):

@@ -18,16 +18,11 @@ def from_official(state_dict: dict) -> dict:
 
 def model_config(config: dict) -> dict:
     """Config of our model for the configuration of a case or of a training."""
+    same = {key: config[key] for key in (
+        'num_queries', 'num_classes', 'enc_layers', 'dec_layers', 'base_channels')}
     return detector_config(
-        num_queries=config['num_queries'],
-        num_query_groups=config['num_groups'],
-        num_classes=config['num_classes'],
-        width=256,
-        num_heads=8,
-        enc_layers=config['enc_layers'],
-        dec_layers=config['dec_layers'],
-        feedforward_channels=config['dim_feedforward'],
-        base_channels=config['base_channels'])
+        num_query_groups=config['num_groups'], width=256, num_heads=8,
+        feedforward_channels=config['dim_feedforward'], **same)
 
 
 class Case:
