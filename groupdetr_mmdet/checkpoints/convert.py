@@ -104,7 +104,7 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
     groups, wanted = target.count_saved_groups(saved), target.num_query_groups
     noise = target.new_group_noise
     if to != 'ours':  # with all groups of the file, to choose from
-        target = build_without_memory(dict(model, num_query_groups=groups))
+        target = build_without_memory(dict(one_group(model), num_query_groups=groups))
     adapted = target.adapt_groups(saved, dict(num_queries=found.num_queries), seed)
     how = 'first groups kept' if groups > wanted else f'groups repeated, noise {noise}'
     if to != 'ours':

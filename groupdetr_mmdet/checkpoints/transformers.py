@@ -21,18 +21,19 @@ from torch import Tensor, nn
 from ..errors import ConfigError, first_line
 from .names import COCO_IDS, recognize
 from .reading import SAFETENSORS, load_from_local
-from .transformers_names import (BACKBONE, DETECTORS, RESNET, TIMM, Row, level_rows, to_ours,
+from .transformers_names import (BACKBONE, DETECTORS, TIMM, Row, level_rows, resnet_rows, to_ours,
                                  to_theirs)
 
 HUB = 'hf://'
 CONFIG = 'config.json'
 WEIGHTS = ('model.safetensors', 'pytorch_model.bin')  # each also in parts, which an index lists
 INDEX = '.index.json'
-TWO_STAGE = 'two-stage '  # in the names of detectors
 KINDS = {'conditional_detr': 'ConditionalDETR', 'dab-detr': 'DABDETR',
-         'deformable_detr': 'DeformableDETR'}  # by `model_type` of config.json
+         'deformable_detr': 'DeformableDETR', 'mask2former': 'Mask2Former'}  # by `model_type`
+TASKS = dict(Mask2Former='UniversalSegmentation')  # in the names of classes
 PROCESSORS = dict(DabDetr='ConditionalDetr')  # whose image processor another detector uses
 CLASS_LAYERS = re.compile(r'bbox_head\.(fc_cls|cls_branches)\.')
+LOSS_WEIGHTS = 'criterion.empty_weight'  # of Mask2Former's classes
 FIRST_CONV = 'backbone.conv1.weight'
 SIZES = (256, 192), (192, 256)  # (h, w) of the images in which both must detect the same
 TOLERANCE = 1e-4  # of scores, and of boxes in parts of the image
@@ -104,6 +105,7 @@ def read_tensors(folder: Path) -> Dict[str, Tensor]:
     for file in files:
         held = load_from_local(str(folder / file))
         tensors.update(held.get('state_dict', held))
+    tensors.pop(LOSS_WEIGHTS, None)
     return {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
 
 
@@ -125,8 +127,10 @@ def to_mmdet(tensors: Mapping[str, Tensor], kind: str) -> Dict[str, Tensor]:
 
 def rows_of(kind: str, num_convs: int, is_timm: bool = False) -> List[Row]:
     """Names of a detector whose neck has so many levels from the backbone."""
+    if kind == 'Mask2Former':
+        return DETECTORS[kind][1]
     levels = level_rows(num_convs) if 'Deformable' in kind else []
-    return (TIMM if is_timm else RESNET) + levels + DETECTORS[kind][1]
+    return (TIMM if is_timm else resnet_rows()) + levels + DETECTORS[kind][1]
 
 
 def fit_model(state_dict: Mapping[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
@@ -171,17 +175,44 @@ def config_for(detector: nn.Module, classes: Sequence[str]) -> Any:
     except ImportError as error:
         raise ConfigError('--to transformers needs transformers: pip install '
                           'transformers.') from error
+    settings = mask2former_settings(detector) if kind == 'Mask2Former' else detr_settings(
+        detector, kind)
+    try:
+        return getattr(transformers, f'{DETECTORS[kind][0]}Config')(
+            num_queries=detector.num_queries, backbone_config=backbone_config(detector.backbone),
+            id2label=dict(enumerate(classes)), label2id={x: i for i, x in enumerate(classes)},
+            **settings)
+    except ConfigError:
+        raise
+    except Exception as error:  # such as two stages without refinement
+        raise ConfigError(f'--to transformers: {DETECTORS[kind][0]} cannot be so '
+                          f'({" ".join(str(error).split())}).') from error
+
+
+def mask2former_settings(detector: nn.Module) -> Dict[str, Any]:
+    """Settings of transformers' Mask2Former."""
+    head = detector.panoptic_head
+    encoder, decoder = head.pixel_decoder.encoder.layers, head.transformer_decoder.layers
+    return dict(
+        feature_size=head.pixel_decoder.mask_feature.in_channels, encoder_layers=len(encoder),
+        mask_feature_size=head.pixel_decoder.mask_feature.out_channels,
+        hidden_dim=head.query_feat.embedding_dim, decoder_layers=len(decoder) + 1,
+        encoder_feedforward_dim=encoder[0].ffn.feedforward_channels,
+        dim_feedforward=decoder[0].ffn.feedforward_channels,
+        num_attention_heads=decoder[0].self_attn.num_heads)
+
+
+def detr_settings(detector: nn.Module, kind: str) -> Dict[str, Any]:
+    """Settings that transformers' DETRs share, and those of each kind."""
     encoder, decoder = detector.encoder.layers[0], detector.decoder.layers[0]
     settings = dict(
-        num_queries=detector.num_queries, auxiliary_loss=False,
+        auxiliary_loss=False,
         encoder_layers=len(detector.encoder.layers), decoder_layers=len(detector.decoder.layers),
         encoder_attention_heads=encoder.self_attn.num_heads,
         decoder_attention_heads=decoder.self_attn.num_heads,
         encoder_ffn_dim=encoder.ffn.feedforward_channels,
         decoder_ffn_dim=decoder.ffn.feedforward_channels,
-        activation_function=type(encoder.ffn.layers[0][1]).__name__.lower(),
-        id2label=dict(enumerate(classes)), label2id={x: i for i, x in enumerate(classes)},
-        backbone_config=backbone_config(detector.backbone))
+        activation_function=type(encoder.ffn.layers[0][1]).__name__.lower())
     settings['hidden_size' if kind == 'DABDETR' else 'd_model'] = detector.embed_dims
     if kind == 'DABDETR':
         temperature = detector.positional_encoding.temperature
@@ -194,11 +225,7 @@ def config_for(detector: nn.Module, classes: Sequence[str]) -> Any:
             decoder_n_points=decoder.cross_attn.num_points, two_stage=detector.as_two_stage,
             two_stage_num_proposals=detector.num_queries,
             with_box_refine=detector.with_box_refine)
-    try:
-        return getattr(transformers, f'{DETECTORS[kind][0]}Config')(**settings)
-    except Exception as error:  # such as two stages without refinement
-        raise ConfigError(f'--to transformers: {DETECTORS[kind][0]} cannot be so '
-                          f'({" ".join(str(error).split())}).') from error
+    return settings
 
 
 def backbone_config(backbone: nn.Module) -> Any:
@@ -220,16 +247,22 @@ def backbone_config(backbone: nn.Module) -> Any:
 
 def to_transformers(detector: nn.Module) -> Dict[str, Tensor]:
     """Return the weights of a detector with one group under transformers' names."""
-    rows = rows_of(recognize(detector.state_dict())[1], len(getattr(detector.neck, 'convs', ())))
+    rows = rows_of(recognize(detector.state_dict())[1], len(getattr(
+        getattr(detector, 'neck', None), 'convs', ())))
     held: Dict[str, Tensor] = {}
     for name, x in in_order_of(detector, detector.state_dict()).items():
         parts = {name: x}
-        if '.attn.in_proj_' in name:
+        if '.attn.in_proj_' in name and not to_theirs(name, rows):
             parts = {name.replace('in_proj_', f'{y}_proj.'): part
                      for y, part in zip('qkv', x.chunk(3))}
         held.update((new, part.clone()) for old, part in parts.items()
                     for new in to_theirs(old, rows))
-    without = ['.num_batches_tracked']  # which frozen statistics have not
+    without = []
+    if hasattr(detector, 'panoptic_head'):
+        num_classes = len(held['class_predictor.bias']) - 1
+        held[LOSS_WEIGHTS] = torch.tensor([1.] * num_classes + [.1])
+    else:
+        without.append('.num_batches_tracked')  # which frozen statistics have not
     if not getattr(detector, 'with_box_refine', True):
         without.append('.decoder.bbox_embed.')
     if not getattr(detector, 'as_two_stage', True):
@@ -261,7 +294,8 @@ def write_folder(folder: Path, detector: nn.Module, classes: Sequence[str],
     import transformers
     from safetensors.torch import save_file
     prefix = type(config).__name__[:-len('Config')]
-    model_class = getattr(transformers, f'{prefix}ForObjectDetection')
+    task = TASKS.get(prefix, 'ObjectDetection')
+    model_class = getattr(transformers, f'{prefix}For{task}')
     folder.parent.mkdir(parents=True, exist_ok=True)
     with quiet(), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as x:
         part = Path(x, folder.name)
@@ -331,13 +365,20 @@ def check_same(detector: nn.Module, model: nn.Module) -> Dict[str, float]:
     logits, boxes, *_ = detector.eval()._forward(images, samples)
     channels = in_order_of(detector, {FIRST_CONV: images})[FIRST_CONV]
     found = model.eval()(pixel_values=channels, pixel_mask=mask)
-    differences = {
-        name: float((ours.flatten(1).sort()[0] - theirs.flatten(1).sort()[0]).abs().max())
-        for name, ours, theirs in (('scores', logits[-1].sigmoid(), found.logits.sigmoid()),
-                                   ('boxes', boxes[-1], found.pred_boxes))}
-    for name, difference in differences.items():
-        if not difference < TOLERANCE:
+    has_masks = hasattr(detector, 'panoptic_head')
+    if has_masks:
+        pairs = dict(scores=(logits[-1].softmax(-1), found.class_queries_logits.softmax(-1)),
+                     masks=(boxes[-1].sigmoid(), found.masks_queries_logits.sigmoid()))
+    else:
+        pairs = dict(scores=(logits[-1].sigmoid(), found.logits.sigmoid()),
+                     boxes=(boxes[-1], found.pred_boxes))
+    differences = {}
+    for name, (x, y) in pairs.items():
+        apart = (x.flatten(1).sort()[0] - y.flatten(1).sort()[0]).abs()
+        differences[name] = float(apart.max())
+        # A pixel at the threshold of masked attention may change the masks of a query.
+        if not (apart.mean() if has_masks else apart.max()) < TOLERANCE:
             raise ConfigError(f'--to transformers: {type(model).__name__} computes something else '
-                              f'than the detector of CONFIG ({name} differ by {difference:.1g}): '
-                              'keep --to ours or mmdet.')
+                              f'than the detector of CONFIG ({name} differ by '
+                              f'{differences[name]:.1g}): keep --to ours or mmdet.')
     return differences

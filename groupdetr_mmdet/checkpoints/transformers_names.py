@@ -9,29 +9,41 @@ from typing import List, Tuple
 Row = Tuple[str, str]  # mmdet's name of a module, and transformers'
 
 
+# What begins a row: a layer of encoder or decoder; Mask2Former's pixel decoder and its layers.
+SHORT = {
+    'E.': ('encoder.layers.*.', 'model.encoder.layers.*.'),
+    'D.': ('decoder.layers.*.', 'model.decoder.layers.*.'),
+    'P.': ('panoptic_head.pixel_decoder.', 'model.pixel_level_module.decoder.'),
+    'T.': ('panoptic_head.transformer_decoder.layers.*.',
+           'model.transformer_module.decoder.layers.*.'),
+}
+
+
 def table(text: str) -> List[Row]:
-    """Read rows, in which ``*`` is a number, and E and D begin a layer of encoder and decoder."""
-    layers = (('E.', 'encoder.layers.*.'), ('D.', 'decoder.layers.*.'))
+    """Read rows, in which ``*`` is a number, and both names begin as ``SHORT`` says."""
     rows = []
     for ours, theirs in map(str.split, text.strip().splitlines()):
-        for short, layer in layers:
-            if ours.startswith(short):
-                ours, theirs = ours.replace(short, layer, 1), f'model.{layer}{theirs}'
-        rows.append((ours, theirs))
+        starts = SHORT.get(ours[:2], ('', ''))
+        rows.append((starts[0] + ours[2 * bool(starts[0]):], starts[1] + theirs))
     return rows
 
 
 BACKBONE = 'model.backbone.conv_encoder.model'
 TIMM = [('backbone', BACKBONE)]  # timm's ResNets have torchvision's names, as mmdet's
-RESNET = [
-    ('backbone.conv1', f'{BACKBONE}.embedder.embedder.convolution'),
-    ('backbone.bn1', f'{BACKBONE}.embedder.embedder.normalization')] + [
-    (f'backbone.layer{stage + 1}.*.{ours}', f'{BACKBONE}.encoder.stages.{stage}.layers.*.{theirs}')
-    for stage in range(4) for ours, theirs in (
-        ('conv1', 'layer.0.convolution'), ('bn1', 'layer.0.normalization'),
-        ('conv2', 'layer.1.convolution'), ('bn2', 'layer.1.normalization'),
-        ('conv3', 'layer.2.convolution'), ('bn3', 'layer.2.normalization'),
-        ('downsample.0', 'shortcut.convolution'), ('downsample.1', 'shortcut.normalization'))]
+
+
+def resnet_rows(backbone: str = BACKBONE) -> List[Row]:
+    """Rows of a ResNet of transformers, which is a module of this name."""
+    stages = f'{backbone}.encoder.stages'
+    return [('backbone.conv1', f'{backbone}.embedder.embedder.convolution'),
+            ('backbone.bn1', f'{backbone}.embedder.embedder.normalization')] + [
+        (f'backbone.layer{stage + 1}.*.{ours}', f'{stages}.{stage}.layers.*.{theirs}')
+        for stage in range(4) for ours, theirs in (
+            ('conv1', 'layer.0.convolution'), ('bn1', 'layer.0.normalization'),
+            ('conv2', 'layer.1.convolution'), ('bn2', 'layer.1.normalization'),
+            ('conv3', 'layer.2.convolution'), ('bn3', 'layer.2.normalization'),
+            ('downsample.0', 'shortcut.convolution'), ('downsample.1', 'shortcut.normalization'))]
+
 
 ENCODER = table("""
     E.norms.0                   self_attn_layer_norm
@@ -134,12 +146,47 @@ DEFORMABLE = ENCODER + DECODER + table("""
     D.cross_attn                    encoder_attn
 """)
 
+MASK2FORMER = resnet_rows('model.pixel_level_module.encoder') + table("""
+    P.input_convs.*.conv            input_projections.*.0
+    P.input_convs.*.gn              input_projections.*.1
+    P.lateral_convs.0.conv          adapter_1.0
+    P.lateral_convs.0.gn            adapter_1.1
+    P.output_convs.0.conv           layer_1.0
+    P.output_convs.0.gn             layer_1.1
+    P.mask_feature                  mask_projection
+    P.level_encoding.weight         level_embed
+    P.encoder.layers.*.self_attn    encoder.layers.*.self_attn
+    P.encoder.layers.*.norms.0      encoder.layers.*.self_attn_layer_norm
+    P.encoder.layers.*.norms.1      encoder.layers.*.final_layer_norm
+    P.encoder.layers.*.ffn.layers.0.0   encoder.layers.*.fc1
+    P.encoder.layers.*.ffn.layers.1     encoder.layers.*.fc2
+    T.cross_attn.attn               cross_attn
+    T.self_attn.attn.q_proj         self_attn.q_proj
+    T.self_attn.attn.k_proj         self_attn.k_proj
+    T.self_attn.attn.v_proj         self_attn.v_proj
+    T.self_attn.attn.out_proj       self_attn.out_proj
+    T.norms.0                       cross_attn_layer_norm
+    T.norms.1                       self_attn_layer_norm
+    T.norms.2                       final_layer_norm
+    T.ffn.layers.0.0                fc1
+    T.ffn.layers.1                  fc2
+    panoptic_head.transformer_decoder.post_norm     model.transformer_module.decoder.layernorm
+    panoptic_head.query_embed       model.transformer_module.queries_embedder
+    panoptic_head.query_feat        model.transformer_module.queries_features
+    panoptic_head.level_embed       model.transformer_module.level_embed
+    panoptic_head.cls_embed         class_predictor
+    panoptic_head.mask_embed.0  model.transformer_module.decoder.mask_predictor.mask_embedder.0.0
+    panoptic_head.mask_embed.2  model.transformer_module.decoder.mask_predictor.mask_embedder.1.0
+    panoptic_head.mask_embed.4  model.transformer_module.decoder.mask_predictor.mask_embedder.2.0
+""")
+
 # By the detectors' names in `names.MARKS`: class and rows.
 DETECTORS = {
     'ConditionalDETR': ('ConditionalDetr', CONDITIONAL),
     'DABDETR': ('DabDetr', DAB),
     'DeformableDETR': ('DeformableDetr', DEFORMABLE),
     'two-stage DeformableDETR': ('DeformableDetr', DEFORMABLE),
+    'Mask2Former': ('Mask2Former', MASK2FORMER),
 }
 
 

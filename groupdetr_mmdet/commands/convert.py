@@ -84,18 +84,24 @@ def write_transformers(args: argparse.Namespace, cfg: Config, converted: Convert
     detector.load_state_dict(converted.state_dict)
     classes = class_names(cfg, dict(meta=converted.meta))
     groups = converted.report[1].partition(': ')[2]
+    has_masks = hasattr(detector, 'panoptic_head')
+    if has_masks:
+        detector.data_preprocessor.pad_size_divisor = 1  # the image processor has its own way
     preprocessing = describe_preprocessing(cfg, detector.data_preprocessor, ('cv2', 'pillow'))
+    task = 'image-segmentation' if has_masks else 'object-detection'
     differences = write_folder(
         Path(args.out), detector, classes, preprocessing,
-        model_card(args, cfg, classes, groups, group, converted.meta))
+        model_card(args, cfg, task, classes, groups, group, converted.meta))
     found = ', '.join(f'{name} differ by {x:.0e}' for name, x in differences.items())
     print(f'Compared : {found} at most, in two images of noise')
     if any('Resize' in str(x['type']) and x.get('backend') != 'pillow'
            for x in cfg.test_dataloader.dataset.pipeline):
         print('Note     : transformers resizes by PIL: to evaluate the detector as it will run, '
               "test with backend='pillow' in Resize of the test pipeline")
-    print(f"Wrote    : {args.out}; read it by transformers.pipeline('object-detection', "
-          f'{args.out!r})')
+    if has_masks:
+        print('Note     : transformers stretches an image to multiples of 32 pixels, where mmdet '
+              'pads: let Resize give such sizes')
+    print(f'Wrote    : {args.out}; read it by transformers.pipeline({task!r}, {args.out!r})')
 
 
 def main(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 CARD = """\
 ---
 library_name: transformers
-pipeline_tag: object-detection
+pipeline_tag: {task}
 tags:
 - group-detr
 ---
@@ -24,7 +24,7 @@ groupdetr_mmdet. It needs neither that package nor mmdet:
 ```python
 from transformers import pipeline
 
-detect = pipeline('object-detection', model='{name}')
+detect = pipeline('{task}', model='{name}')
 detect('image.jpg')
 ```
 
@@ -35,8 +35,8 @@ detect('image.jpg')
 """
 
 
-def model_card(args: argparse.Namespace, cfg: Config, classes: Sequence[str], groups: str,
-               group: int, meta: Dict[str, Any]) -> str:
+def model_card(args: argparse.Namespace, cfg: Config, task: str, classes: Sequence[str],
+               groups: str, group: int, meta: Dict[str, Any]) -> str:
     """Text of the card of what ``groupdetr convert`` writes, with AP if the log has it."""
     dataset = cfg.test_dataloader.dataset
     data = dataset.get('data_root') or dataset.get('ann_file') or 'unknown'
@@ -44,7 +44,7 @@ def model_card(args: argparse.Namespace, cfg: Config, classes: Sequence[str], gr
     metrics = ''.join(f'- {name} on the validation images: {value:.3f}\n'
                       for name, value in found.items())
     return CARD.format(
-        name=Path(args.out).name, detector=cfg.model.type[len('Group'):],
+        name=Path(args.out).name, task=task, detector=cfg.model.type[len('Group'):],
         config=Path(args.config).stem, groups=groups, group=group, data=Path(data).name,
         num_classes=len(classes), classes=', '.join(classes), metrics=metrics)
 
