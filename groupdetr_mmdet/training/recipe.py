@@ -7,6 +7,7 @@ from pprint import pformat
 from typing import Any, Dict, NamedTuple, Optional
 
 import numpy as np
+from mmengine.config import Config
 
 from ..errors import ConfigError
 from ..config import read_config
@@ -23,7 +24,7 @@ _base_ = {bases}
 
 # What people change
 image_size = {image_size}  # images are resized to fit: longer side, shorter side
-num_query_groups = {num_query_groups}  # K: more take longer in training, and nothing later
+num_query_groups = {num_query_groups}  # K; {why_groups}
 max_epochs = {max_epochs}
 lr = {lr:g}  # for {base_batch_size} images an update; it follows how many all processes have
 batch_size = {batch_size}  # images of a step in each process
@@ -152,11 +153,24 @@ def write_training(dataset: Dataset, data: str, out: Path, model: Model,
         classes=pformat(tuple(dataset.classes), width=75, compact=True).replace('\n', '\n   '),
         max_epochs=int(np.clip(math.ceil(SEEN_IMAGES / num_train), *EPOCHS)),
         batch_size=batch_size, image_size=(image_size * longer // shorter, image_size),
-        num_query_groups=base.model.num_query_groups, test='test' if splits.get('test') else 'val',
-        lr=base.optim_wrapper.optimizer.lr, base_batch_size=base.auto_scale_lr.base_batch_size,
+        test='test' if splits.get('test') else 'val',
+        base_batch_size=base.auto_scale_lr.base_batch_size,
         log_interval=max(1, min(50, num_train // batch_size // 4)), load_from=load_from,
+        **describe_start(model, base, load_from),
         **describe_images(model, augment), **describe_queries(
             dataset, base.model.num_queries if load_from else None, augment)).encode())
+
+
+def describe_start(model: Model, base: Config, load_from: Optional[str]) -> Dict[str, Any]:
+    """Return K and the learning rate by the weights, as docs/choose-k.md measured them."""
+    lr = base.optim_wrapper.optimizer.lr
+    if not load_from:
+        return dict(lr=lr, num_query_groups=3,
+                    why_groups='without trained queries 3 were ahead of 1, 6 and 11')
+    with_groups = load_from == model.weights  # mmdet's, without groups, have an address by now
+    return dict(lr=2 * lr, num_query_groups=base.model.num_query_groups if with_groups else 1,
+                why_groups='as many as the weights have' if with_groups else
+                'more gained nothing in equal time where the weights have none')
 
 
 def describe_images(model: Model, augment: str) -> Dict[str, str]:

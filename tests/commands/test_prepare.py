@@ -56,12 +56,21 @@ def test_choices_are_in_the_config(data):
     assert cfg.model.num_queries == 300, 'those of the weights'
     assert cfg.train_cfg.max_epochs == 50 and cfg.param_scheduler[0].milestones == [46]
     assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=16)
-    assert cfg.optim_wrapper.optimizer.lr == 1e-4 and cfg.optim_wrapper.clip_grad.max_norm == .1
+    assert cfg.optim_wrapper.optimizer.lr == 2e-4 and cfg.optim_wrapper.clip_grad.max_norm == .1
     assert cfg.default_hooks.checkpoint.save_best
     flip, resize = cfg.train_dataloader.dataset.pipeline[2:4]
     assert flip.type == 'RandomFlip' and resize.scale == (666, 400)
     assert all(cfg[f'{x}_dataloader'].dataset.pipeline[1].scale == (666, 400)
                for x in ('val', 'test'))
+
+
+@pytest.mark.parametrize('args, num_groups, lr', [
+    (['--model', 'small'], 3, 2e-4), (['--weights', 'none'], 3, 1e-4), ([], 11, 2e-4),
+    (['--model', 'dino'], 1, 2e-4)])
+def test_groups_and_learning_rate_follow_the_weights(data, args, num_groups, lr):
+    assert run_tool('prepare', data, *args) == 0
+    cfg = Config.fromfile('photos.py')
+    assert cfg.model.num_query_groups == num_groups and cfg.optim_wrapper.optimizer.lr == lr
 
 
 def test_strong_augmentation_ends_before_the_training(data):
