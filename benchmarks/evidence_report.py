@@ -40,11 +40,15 @@ class Row(NamedTuple):
 
 
 BEYOND = 'IABCE', 'MA', 'strong'  # the paper
+SAME = 'K = 1, epochs of K = 3'
 # The comment that stands around the table in the pages -> the table
 TABLES = {
     'from-scratch': Table('from-scratch', 'K = 1'),
     'groups': Table('fine-tuning', 'K = 1', tuple(
-        x for x in STUDIES['fine-tuning'] if not x.endswith(BEYOND))),
+        x for x in STUDIES['fine-tuning'] if not x.endswith((*BEYOND, SAME)))),
+    'equal-epochs': Table('fine-tuning', SAME, tuple(
+        x for x in STUDIES['fine-tuning'] if x == SAME or x.startswith('K = 3, ')
+        and not x.endswith(BEYOND))),
     'losses': Table('fine-tuning', 'K = 1', tuple(
         x for x in STUDIES['fine-tuning'] if x == 'K = 1' or x.endswith(BEYOND))),
     'from-groups': Table('from-groups', 'K = 1'),
@@ -110,22 +114,29 @@ def fill_page(text: str, results: Results) -> str:
     return text
 
 
+def read_gains(results: Results, table: Table) -> Dict[str, np.ndarray]:
+    """Return the differences to the baseline of each row that has at least three."""
+    rows = {row.label: row for row in read_rows(results, table)}
+    first = rows.pop(table.baseline, None)
+    gains = {label: row.gains(first) for label, row in rows.items()} if first else {}
+    return {label: x for label, x in gains.items() if len(x) > 2}
+
+
 def draw_gains(results: Results, names: Sequence[str], out_file: Path) -> None:
     """Draw the differences to the baseline of each table, with their intervals."""
-    tables = {name: rows for name in names if (rows := read_rows(results, TABLES[name]))}
+    tables = {name: gains for name in names if (gains := read_gains(results, TABLES[name]))}
     fig, axes = plt.subplots(
-        len(tables), 1, figsize=(7.5, 1.2 + 0.32 * sum(map(len, tables.values()))), sharex=True,
-        layout='constrained', height_ratios=[max(1, len(x) - 1) for x in tables.values()])
+        len(tables), 1, figsize=(7.5, 1.2 + 0.6 * len(tables) + 0.3 * sum(
+            map(len, tables.values()))), sharex=True, layout='constrained',
+        height_ratios=[len(x) for x in tables.values()])
     for ax, (name, rows) in zip(np.atleast_1d(axes), tables.items()):
-        first = next(row for row in rows if row.label == TABLES[name].baseline)
-        rows = [row for row in rows if row is not first and len(row.gains(first)) > 1]
-        for y, row in enumerate(reversed(rows)):
-            gains = row.gains(first)
+        for y, gains in enumerate(reversed(rows.values())):
             ax.plot(gains, [y] * len(gains), '.', color='gray', alpha=.5)
             ax.errorbar(gains.mean(), y, xerr=interval(gains), fmt='o', capsize=3,
                         color=COLORS[0])
-        ax.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
-        ax.set(ylim=(-.6, len(rows) - .4), title=f'{name}: difference to {first.label}')
+        ax.set_yticks(range(len(rows)), reversed(rows))
+        ax.set(ylim=(-.6, len(rows) - .4),
+               title=f'{name}: difference to {TABLES[name].baseline}')
         ax.axvline(0, color='black', linewidth=.8)
         ax.grid(alpha=.3)
     np.atleast_1d(axes)[-1].set_xlabel('AP (IoU 0.50:0.95); bars are 95 % intervals')
@@ -161,7 +172,8 @@ def main() -> None:
     for page in (args.docs / name for name in PAGES):
         write_atomically(page, fill_page(page.read_text(), results).encode())
     draw_curves(results, 'from-scratch', images / 'evidence_shapes.png')
-    draw_gains(results, ('groups', 'losses', 'backbone'), images / 'evidence_gains.png')
+    draw_gains(results, ('groups', 'equal-epochs', 'from-groups', 'losses', 'lr'),
+               images / 'evidence_gains.png')
     print(f'Wrote the tables of {" and ".join(PAGES)}, and the pictures in {images}')
 
 
