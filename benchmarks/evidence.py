@@ -129,7 +129,7 @@ def shrink(source: Path, out: Path, size: int) -> None:
                                             return_scale=True, interpolation='area')
             path = out / split / f'{i}.png'
             mmcv.imwrite(pixels, str(path))
-            boxes = [box._replace(xyxy=tuple(factor * x for x in box.xyxy)) for box in image.boxes]
+            boxes = [replace(box, xyxy=tuple(factor * x for x in box.xyxy)) for box in image.boxes]
             images[i] = replace(image, path=path, width=pixels.shape[1], height=pixels.shape[0],
                                 boxes=boxes)
         coco = to_coco(images, dataset.classes, out)
