@@ -251,17 +251,6 @@ def test_layers_that_the_detector_shares_must_be_equal():
         convert(dict(state_dict=refined), config_of('deformable'))
 
 
-@pytest.mark.parametrize('family', ['dab', 'dino', 'mask2former'])
-def test_half_precision_gives_groups_that_differ(family):
-    stock = {name: x.half() if x.is_floating_point() else x
-             for name, x in weights(config_of(family, None)).items()}
-    converted = convert(dict(state_dict=stock), config_of(family)).state_dict
-    model = load(config_of(family), converted)
-    blocks = next(x for _, x in model.group_parameters()).chunk(K)
-    assert not torch.equal(blocks[0], blocks[1]) and not torch.equal(blocks[1], blocks[2])
-    assert all(x.dtype == stock[name].dtype for name, x in converted.items())
-
-
 def test_tensors_held_twice_must_be_equal():
     tensors = foreign('official', 'dab', weights(config_of('dab', None)))
     tensors['transformer.decoder.bbox_embed.layers.0.bias'] = torch.zeros(32)

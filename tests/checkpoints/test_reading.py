@@ -2,6 +2,7 @@
 import argparse
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,17 @@ def test_plain_classes_are_read(legacy, tmp_path):
         assert read[key] == values[key], key
     assert read['log'].current() == 1 and read['log'].statistics('mean', 1) == .5
     assert all(torch.equal(a, b) for a, b in zip(read['tensors'], values['tensors']))
+
+
+@pytest.mark.parametrize('core', ['core', '_core'])
+@pytest.mark.usefixtures('any_torch')
+def test_numbers_of_both_versions_of_numpy_are_read(core, tmp_path):
+    """Their module has another name in version 2."""
+    path = save(dict(best=np.float32(.5), last=np.int64(1)), tmp_path / 'x.pth',
+                _use_new_zipfile_serialization=False)
+    pickled, count = re.subn(rb'numpy\._?core\.', f'numpy.{core}.'.encode(), path.read_bytes())
+    path.write_bytes(pickled)
+    assert count and read_checkpoint(path) == dict(best=.5, last=1)
 
 
 def test_what_one_file_needs_is_not_allowed_elsewhere(tmp_path):

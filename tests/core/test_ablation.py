@@ -1,5 +1,4 @@
 """The ablations of the paper's Table 7 differ from Group DETR in what they say, and no more."""
-import copy
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
 from scipy.optimize import linear_sum_assignment
 
-from groupdetr_mmdet.analysis.queries import decode_queries, joint_self_attention
 from groupdetr_mmdet.errors import ConfigError
 
 K, N, LAYERS = 3, 10, 2
@@ -53,18 +51,6 @@ def test_joint_self_attention_is_that_of_one_large_group():
     one = build(variant(num_query_groups=1, num_queries=K * N))
     one.load_state_dict(dict(joint.state_dict()))  # without what says N
     torch.testing.assert_close(predict_scores(joint), predict_scores(one))
-
-
-@torch.no_grad()
-def test_joint_self_attention_for_a_picture_is_undone():
-    model = build(dict(variant(), data_preprocessor=dict(type='mmdet.DetDataPreprocessor'))).eval()
-    inputs, samples = make_batch()
-    data = dict(inputs=list(inputs), data_samples=samples)
-    before = decode_queries(model, copy.deepcopy(data)).cls_scores
-    with joint_self_attention(model):
-        joint = decode_queries(model, copy.deepcopy(data)).cls_scores
-    after = decode_queries(model, copy.deepcopy(data)).cls_scores
-    assert torch.equal(before, after) and not torch.allclose(before, joint)
 
 
 def test_denoising_queries_have_no_joint_self_attention():

@@ -1,19 +1,13 @@
 """The package runs with the installed torch, mmcv and mmengine, and bends nothing more."""
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from mmengine.logging import HistoryBuffer
-from mmengine.model import BaseModel
-from mmengine.runner import CheckpointLoader, Runner
-from torch import nn
-from torch.utils.data import DataLoader
+from mmengine.runner import CheckpointLoader
 
 from groupdetr_mmdet.checkpoints import reading
 from groupdetr_mmdet.errors import ConfigError
@@ -76,54 +70,6 @@ def test_the_focal_loss_of_a_gpu_is_that_of_the_cpu():
     torch.testing.assert_close(loss, expected)
 
 
-# torch >= 2.6 unpickles only what it is told to trust
-
-load_checkpoint = reading.checked_readers()(CheckpointLoader.load_checkpoint)
-
-
-class Loss(BaseModel):
-    """A parameter and a loss."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def forward(self, inputs: list, data_samples: None = None, mode: str = 'tensor') -> dict:
-        return dict(loss=(self.weight * inputs[0].mean()).sum())
-
-
-@pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of mmengine's runner, with numpy's scalars in it."""
-    folder = tmp_path_factory.mktemp('work')
-    runner = Runner(
-        model=Loss(), work_dir=str(folder), default_scope='mmdet', experiment_name='compat',
-        train_dataloader=DataLoader([dict(inputs=torch.rand(2)) for _ in range(3)]),
-        train_cfg=dict(by_epoch=True, max_epochs=1),
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)))
-    runner.message_hub.update_info('best_score', np.float32(0.5))
-    runner.message_hub.update_info('best_epoch', np.int64(1))
-    runner.train()
-    return folder / 'epoch_1.pth'
-
-
-@pytest.mark.parametrize('core', ['core', '_core'])
-def test_checkpoint_of_mmengine_loads(checkpoint: Path, tmp_path: Path, core: str):
-    """With the module names of numpy 1 and of numpy 2, one load after the other."""
-    other = tmp_path / 'other_numpy.pth'
-    torch.save(torch.load(checkpoint), other, _use_new_zipfile_serialization=False)
-    pickled, num_names = re.subn(rb'numpy\._?core\.', f'numpy.{core}.'.encode(),
-                                 other.read_bytes())
-    other.write_bytes(pickled)
-    assert num_names > 0
-    for load in (load_checkpoint, torch.load, load_checkpoint):
-        hub = load(str(other), map_location='cpu')['message_hub']
-        assert hub['runtime_info']['best_score'] == np.float32(0.5)
-        losses = hub['log_scalars']['train/loss']
-        assert isinstance(losses, HistoryBuffer) and len(losses.data[0]) == 3
-        assert losses.statistics('mean', 3) == losses.mean(3)
-
-
 # Nothing of another detector changes
 
 
@@ -145,18 +91,9 @@ def test_importing_leaves_initializers_launchers_and_attention_as_they_are():
                            'mmengine.runner.checkpoint']
 
 
-def test_another_detector_takes_pretrained_weights_as_mmengine_does(tmp_path: Path):
-    """Here a ResNet-18 that the file fills in part."""
-    from mmdet.registry import MODELS
-    resnet = MODELS.build(dict(type='ResNet', depth=18))
-    torch.save({'conv1.weight': resnet.conv1.weight.detach() + 1}, tmp_path / 'part.pth')
-    other = MODELS.build(dict(type='ResNet', depth=18, init_cfg=dict(
-        type='Pretrained', checkpoint=str(tmp_path / 'part.pth'))))
-    other.init_weights()
-    assert torch.equal(other.conv1.weight, resnet.conv1.weight + 1)
-
-
 # torchvision:// without torchvision
+
+load_checkpoint = reading.checked_readers()(CheckpointLoader.load_checkpoint)
 
 
 def test_torchvision_backbones_are_found_without_torchvision(monkeypatch, tmp_path):

@@ -89,14 +89,3 @@ def test_boxes_that_no_query_can_take_count_in_the_normalizer(num_gts):
     distance = F.l1_loss(
         boxes.flatten(0, 2)[pairs.rows[-1]], torch.cat(targets)[pairs.gts[-1]], reduction='sum')
     torch.testing.assert_close(losses['loss_bbox'], 5 * distance / (3 * sum(num_gts)))
-
-
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_the_losses_are_summed_in_float32_under_autocast(dtype):
-    logits = torch.randn(2, 1, 6, 5).to(dtype)
-    rows, labels = torch.tensor([[0], [6]]), torch.tensor([[1], [2]])
-    arguments = loss_terms(FocalLoss()), logits, rows, labels
-    expected = sum_layers(*arguments)
-    with torch.autocast('cpu', dtype=dtype):
-        found = sum_layers(*arguments)
-    assert found.dtype == torch.float32 and torch.equal(found, expected)

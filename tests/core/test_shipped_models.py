@@ -51,10 +51,3 @@ def untrained(model: torch.nn.Module) -> list:
                                   if not has_twin(name) and 'mask2former' not in name])
 def test_a_step_reaches_every_parameter(name):
     assert untrained(build(shrunk_model(name))) == []
-
-
-def test_a_backbone_with_layers_behind_its_output_is_noticed():
-    config = shrunk_model('group_cond_detr_mbv2_30e')
-    config['backbone']['type'] = 'MobileNetV2'
-    assert {name.split('.')[1] for name in untrained(build(config))} == {
-        'layer6', 'layer7', 'conv2'}
