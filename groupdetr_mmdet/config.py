@@ -105,8 +105,8 @@ def check_option(cfg: Config, key: str) -> None:
                               f'is {near}: correct it.')
         warn_once(f'--cfg-options {key}: the config has no {part}.')
     elif part not in PARTS and not isinstance(cfg[part], dict):
-        warn_once(f'--cfg-options {key}: the file was read before, and what it made of {part} '
-                  f'stays: edit {part} in the file, or set the keys that use it.')
+        warn_once(f'--cfg-options {key}: this changes nothing that the file made of {part}: edit '
+                  f'{part} in the file, or set the keys that it is used for.')
 
 
 def nearest(name: Any, known: Iterable[str]) -> Optional[str]:

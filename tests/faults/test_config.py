@@ -6,6 +6,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from tiny import tiny_config
 
+from groupdetr_mmdet.config import merge_options
 from groupdetr_mmdet.errors import ConfigError, warn_once
 
 LINES = {  # --cfg-options of a training: words of the line, the key or the part first
@@ -98,3 +99,11 @@ def test_a_nearly_right_key_of_the_groups_is_announced(warnings_logged, key, nea
     MODELS.build(model.model)
     warning, = warnings_logged()
     assert f'model.{key} ' in warning and f'is {near}.' in warning
+
+
+def test_an_option_for_a_variable_of_the_file_is_a_warning(warnings_logged):
+    cfg = Config(dict(lr=1., optim_wrapper=dict(optimizer=dict(lr=1.)), load_from=None))
+    merge_options(cfg, {'load_from': 'x', 'optim_wrapper.optimizer.lr': 2., 'work_dir': 'y'})
+    assert warnings_logged() == []
+    merge_options(cfg, dict(lr=2.))
+    assert len(warnings_logged()) == 1 and 'edit lr in the file' in warnings_logged()[0]
