@@ -36,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def demo_config(args: argparse.Namespace) -> Config:
     """Read the config, and set the paths and the length of the arguments."""
     cfg = read_config(args.config)
-    cfg.work_dir, ann_file = args.work_dir, str(Path(args.data_root, 'val.json'))
+    cfg.work_dir, data_root = args.work_dir, os.path.join(args.data_root, '')
     for mode in ('train', 'val', 'test'):
-        cfg[f'{mode}_dataloader'].dataset.data_root = args.data_root
-    cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = ann_file
+        cfg[f'{mode}_dataloader'].dataset.data_root = data_root
+    cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = data_root + 'val.json'
     if args.quick:
         cfg.train_cfg.max_epochs = 1
     return cfg
