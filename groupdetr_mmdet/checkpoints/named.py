@@ -63,7 +63,7 @@ def trained_config(checkpoint: str) -> Optional[Path]:
         text = load_from_local(checkpoint, 'cpu', mmap=True)['meta']['cfg']
     except (ConfigError, KeyError, TypeError):  # not of a run: whoever needs the weights checks
         return None
-    return next((x for x in files if x.read_text(errors='replace') == text), None)
+    return next((x for x in files if x.is_file() and x.read_text(errors='replace') == text), None)
 
 
 CheckpointLoader.register_scheme(prefixes=HUB, loader=load_from_hub)

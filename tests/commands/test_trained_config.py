@@ -141,6 +141,8 @@ def test_of_two_trainings_the_checkpoint_s_own_is_found(tmp_path):
                         ('b = 1', tmp_path / 'work/Y.py'), ('b = 2', None)):
         assert trained_config(save(tmp_path / 'work/c.pth', text)) == found
     assert trained_config(save(tmp_path / 'moved/c.pth', 'a = 1')) is None
+    (tmp_path / 'work/Z.py').mkdir()
+    assert trained_config(save(tmp_path / 'work/c.pth', 'a = 3')) is None
     torch.save(argparse.ArgumentParser, tmp_path / 'work/odd.pth')  # asks for code
     for name in ('odd.pth', 'X.py', 'none.pth'):
         assert trained_config(str(tmp_path / 'work' / name)) is None
