@@ -31,7 +31,7 @@ autodoc_member_order = 'bysource'
 autodoc_inherit_docstrings = add_module_names = False
 napoleon_use_ivar = True
 napoleon_use_param = napoleon_use_rtype = False  # types in a docstring are words, not links
-nitpick_ignore_regex = [  # classes of others, whose lists of names are on the network
+nitpick_ignore_regex = [  # classes of libraries, whose lists of names are on the network
     ('py:class', r'(?!groupdetr_mmdet\.)\w+\..+'),
     ('py:class', 'Tensor|ndarray|InstanceData|DetDataSample|optional'),
     ('py:exc', 'UnpicklingError'),

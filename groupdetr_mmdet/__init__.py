@@ -1,5 +1,5 @@
 """Group DETR for MMDetection."""
-# ruff: noqa: E402, I001  the first import makes the others possible
+# ruff: noqa: E402, I001  the first import makes the next possible
 from . import compat
 
 compat.apply()

@@ -225,8 +225,8 @@ def rename_tensors(found: Found,
                    target: nn.Module) -> Tuple[Dict[str, Tensor], Dict[str, List[str]], list]:
     """Give the tensors mmdet's names, of which no two may be the same.
 
-    Return them, for each its name in the file and what was done with it, and the actions on those
-    that are left out.
+    Return them, for each its name in the file and what was done with it, and the actions on the
+    tensors that are left out.
     """
     num_convs = sum(bool(re.fullmatch(r'neck\.convs\.\d+\.conv\.weight', name))
                     for name in target.state_dict())

@@ -203,7 +203,7 @@ def mask2former_settings(detector: nn.Module) -> Dict[str, Any]:
 
 
 def detr_settings(detector: nn.Module, kind: str) -> Dict[str, Any]:
-    """Settings that transformers' DETRs share, and those of each kind."""
+    """Settings that transformers' DETRs share, and settings of each kind."""
     encoder, decoder = detector.encoder.layers[0], detector.decoder.layers[0]
     settings = dict(
         auxiliary_loss=False,

@@ -1,6 +1,6 @@
 """How Hugging Face's transformers names in its files what mmdet names otherwise, by detector.
 
-The names are those of the hub's files, which transformers reads and writes whatever its classes
+The names stand in the hub's files, which transformers reads and writes whatever its classes
 call them in memory. They were read in the sources of transformers 5.24.
 """
 import re
@@ -20,7 +20,7 @@ SHORT = {
 
 
 def table(text: str) -> List[Row]:
-    """Read rows, in which ``*`` is a number, and both names begin as ``SHORT`` says."""
+    """Read rows, in which ``*`` is a number, and both names begin as in ``SHORT``."""
     rows = []
     for ours, theirs in map(str.split, text.strip().splitlines()):
         starts = SHORT.get(ours[:2], ('', ''))

@@ -69,7 +69,7 @@ def for_test(cfg: Config, checkpoint: str) -> RunConfig:
 def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
     """Build the runner that ``runner_type`` names, or else of the class ``default``.
 
-    The runner takes the classes of this package in the place of those in ``TYPES``: data and
+    The runner takes the classes of this package instead of the classes in ``TYPES``: data and
     pretrained weights are checked, and a run is resumable. The config is changed. The run
     records it as it is now, a :class:`RunConfig` as it was.
     """
