@@ -166,7 +166,7 @@ def describe_start(model: Model, base: Config, load_from: Optional[str]) -> Dict
     lr = base.optim_wrapper.optimizer.lr
     if not load_from:
         return dict(lr=lr, num_query_groups=3,
-                    why_groups='without trained queries 3 were ahead of 1, 6 and 11')
+                    why_groups='in equal time from scratch 3 were ahead of 1, 6 and 11')
     with_groups = load_from == model.weights  # mmdet's, without groups, have an address by now
     return dict(lr=2 * lr, num_query_groups=base.model.num_query_groups if with_groups else 1,
                 why_groups='as many as the weights have' if with_groups else
