@@ -140,7 +140,7 @@ def python_blocks() -> Dict[str, str]:
     blocks = {}
     for page in PAGES:
         text = page.read_text()
-        for found in re.finditer(r'^(<!-- not run: .+ -->\n)?```python\n(.*?)^```', text,
+        for found in re.finditer(r'^(<!-- not run: [^\n]+ -->\n)?```python\n(.*?)^```', text,
                                  re.DOTALL | re.MULTILINE):
             if not found[1]:
                 blocks[f'{page.name}:{text.count(chr(10), 0, found.start()) + 1}'] = found[2]
