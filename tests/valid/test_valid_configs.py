@@ -13,9 +13,9 @@ from mmengine.config import Config
 from running import run_tool
 from tiny import CLASSES, tiny_config, write_tiny_coco
 
-from groupdetr_mmdet.commands.common import add_runner_arguments, load_config
+from groupdetr_mmdet.commands import train
+from groupdetr_mmdet.config import read_config
 from groupdetr_mmdet.data.run_checks import check_compared
-from groupdetr_mmdet.training import options
 from groupdetr_mmdet.training.runner import check_data, make_resumable
 
 CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
@@ -25,15 +25,15 @@ FOLDERS = sorted(x for x in CONFIGS.iterdir() if x.is_dir() and x.name != '_base
 def refused(files):
     """Those that mmengine reads and a command of this package does not, with the reason."""
     parser = argparse.ArgumentParser()
-    add_runner_arguments(parser)
+    train.add_arguments(parser)
     found = {}
     for file in files:
         try:
-            cfg = load_config(parser.parse_args([str(file), '--launcher', 'none']))
-            check_data(cfg)
+            cfg = read_config(str(file))
             if cfg.get('train_cfg'):
-                options.keep_best(cfg)
+                cfg = train.load_config(parser.parse_args([str(file)]))
                 make_resumable(cfg)
+            check_data(cfg)
         except Exception as error:
             try:
                 Config.fromfile(file)
