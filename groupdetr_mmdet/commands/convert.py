@@ -14,7 +14,7 @@ from ..checkpoints.convert import Converted, convert, summarize
 from ..checkpoints.names import SOURCES
 from ..checkpoints.reading import SAFETENSORS, read_checkpoint
 from ..checkpoints.stock import build_without_memory, one_group, stock_config
-from ..checkpoints.transformers import config_for, write_folder
+from ..checkpoints.transformers_out import config_for, write_folder
 from ..deploy.inference import class_names
 from ..deploy.preprocessing import describe_preprocessing
 from ..errors import ConfigError

@@ -27,10 +27,11 @@ from groupdetr_mmdet.checkpoints.named import resolve_weights
 from groupdetr_mmdet.checkpoints.names import COCO_IDS
 from groupdetr_mmdet.checkpoints.reading import read_checkpoint
 from groupdetr_mmdet.checkpoints.stock import build_without_memory, one_group
-from groupdetr_mmdet.checkpoints.transformers import (backbone_config, config_for,
-                                                      read_folder, write_folder)
+from groupdetr_mmdet.checkpoints.transformers import read_folder
 from groupdetr_mmdet.checkpoints.transformers_names import (TIMM, resnet_rows, to_ours,
                                                             to_theirs)
+from groupdetr_mmdet.checkpoints.transformers_out import (backbone_config, config_for,
+                                                          write_folder)
 from groupdetr_mmdet.commands.model_card import metrics_of
 from groupdetr_mmdet.config import read_config
 from groupdetr_mmdet.data.shapes import make_shapes
