@@ -15,6 +15,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from .errors import ConfigError
+from .ops.layer_sums import LayerSums
 
 
 class Terms(NamedTuple):
@@ -151,11 +152,17 @@ def sum_layers(terms: Terms, logits: Tensor, rows: Tensor, labels: Tensor,
     labels and the IoU of their boxes, which focal loss does without, give float32, shape
     (num_layers, ).
     """
+    weight, num_classes = terms.background_weight, logits.size(-1)
+    matched_logits = rows % logits[0, ..., 0].numel() * num_classes + labels  # in their layer
+
+    def sum_layer(x: Tensor, layer: int) -> Tensor:
+        x = x.reshape(-1)
+        matched, iou = x[matched_logits[layer]], None if ious is None else ious[layer]
+        correction = terms.matched(matched, iou) - weight * terms.background(matched)
+        return weight * terms.background(x).sum() + correction.sum()
+
     with torch.autocast(logits.device.type, enabled=False):  # it would halve the sums' precision
-        logits, weight = logits.float(), terms.background_weight
-        matched = logits.reshape(-1)[rows * logits.size(-1) + labels]  # (num_layers, pairs)
-        correction = terms.matched(matched, ious) - weight * terms.background(matched)
-        return weight * terms.background(logits).flatten(1).sum(1) + correction.sum(1)
+        return LayerSums.apply(logits, sum_layer)
 
 
 def background_focal(logits: Tensor, gamma: float) -> Tensor:
