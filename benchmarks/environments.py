@@ -61,7 +61,7 @@ def build(name: str, num_groups: int) -> Any:
 
 
 def one_group() -> None:
-    """Compare losses and detections of one group with the stock detector's."""
+    """Compare losses and scores of one group with the stock detector's."""
     import torch
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
@@ -80,9 +80,9 @@ def one_group() -> None:
             losses = model.loss(images, [DetDataSample(metainfo=meta, gt_instances=truth)])
             with torch.no_grad():
                 found = model.eval().predict(images, [DetDataSample(metainfo=meta)])
-            results.append(([x.flatten() for _, x in sorted(losses.items())],
-                            [found[0].pred_instances.bboxes, found[0].pred_instances.scores]))
-        torch.testing.assert_close(*results, atol=1e-3, rtol=1e-4)
+            results.append([*(x.flatten() for _, x in sorted(losses.items())),
+                            found[0].pred_instances.scores])  # boxes of equal scores may swap
+        torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
 
 def load_from() -> None:
