@@ -108,7 +108,7 @@ def test_the_metadata_says_the_groups_and_older_files_need_not(family, warnings_
             del old._metadata[''][key]
         model.load_state_dict(old)
         assert all(torch.equal(x, expected[name]) for name, x in model.state_dict().items())
-    said = 'does not say its num_queries' in ' '.join(warnings_logged())
+    said = 'the checkpoint has no num_queries' in ' '.join(warnings_logged())
     assert said == (family == 'dab'), 'proposals have no query embedding'
 
 
