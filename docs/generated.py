@@ -144,6 +144,7 @@ def redirect_links(page: str, text: str) -> str:
     """Let the links of a page lead to pages of the site."""
     file = source_of(page).resolve()
     moved = {path: DOCS / f'{name}{path.suffix}' for name, path in PAGES.items()}
+    moved[ROOT / 'README.md'] = DOCS / 'index.md'
     moved.update((path, file_page(path)) for path in linked_files())
 
     def link(match: re.Match) -> str:
