@@ -93,3 +93,13 @@ def resolve_weights(weights: str, published: Optional[str]) -> Optional[str]:
     if published.startswith('mmdet::'):
         return get_config(f'{published}.py', pretrained=True).model_path
     return published
+
+
+def saved_numbers(weights: Optional[str]) -> Dict[str, int]:
+    """Return ``num_queries`` and ``num_query_groups`` as a local checkpoint records them."""
+    if not weights or not os.path.exists(weights):
+        return {}
+    checkpoint = read_checkpoint(weights)
+    metadata = getattr(checkpoint.get('state_dict', checkpoint), '_metadata', {}).get('', {})
+    return {name: metadata[name] for name in ('num_queries', 'num_query_groups')
+            if name in metadata}

@@ -10,7 +10,7 @@ from typing import List, Tuple
 import numpy as np
 from mmengine.device import get_device
 
-from ..checkpoints.named import resolve_weights
+from ..checkpoints.named import resolve_weights, saved_numbers
 from ..errors import ConfigError
 from ..io import check_output
 from ..data.layouts import LabeledImage, read_dataset
@@ -73,8 +73,8 @@ def prepare(args: argparse.Namespace, data: str, out: Path) -> None:
     load_from = resolve_weights(choices['weights'], model.weights)
     dataset = read_dataset(data, files)
     complete_splits(dataset, choices['val_fraction'], choices['seed'])
-    write_training(dataset, data, out, model, load_from, choices['image_size'],
-                   choices['augment'])
+    write_training(dataset, data, out, model, load_from, saved_numbers(load_from),
+                   choices['image_size'], choices['augment'])
     columns = [describe(dataset.classes, images) for images in dataset.splits.values()]
     print_table((dataset.layout, *dataset.splits),
                 ((rows[0][0], *(value for _, value in rows)) for rows in zip(*columns)))

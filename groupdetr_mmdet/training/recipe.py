@@ -4,7 +4,7 @@ import math
 import os
 from pathlib import Path
 from pprint import pformat
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, Mapping, NamedTuple, Optional
 
 import numpy as np
 from mmengine.config import Config
@@ -132,12 +132,13 @@ def complete_splits(dataset: Dataset, val_fraction: float, seed: int) -> None:
 
 
 def write_training(dataset: Dataset, data: str, out: Path, model: Model,
-                   load_from: Optional[str], image_size: Optional[int] = None,
-                   augment: Optional[str] = None) -> None:
+                   load_from: Optional[str], saved: Mapping[str, int],
+                   image_size: Optional[int] = None, augment: Optional[str] = None) -> None:
     """Write the annotations as ``STEM_SPLIT.json``, and the config beside them.
 
-    ``image_size`` is the shorter side that images are resized to fit, in pixels, and ``augment``
-    one of ``AUGMENTATIONS``; both are the model's by default.
+    ``saved`` has ``num_queries`` and ``num_query_groups`` of the weights in ``load_from``, as far
+    as they are recorded there. ``image_size`` is the shorter side that images are resized to fit,
+    in pixels, and ``augment`` one of ``AUGMENTATIONS``; both are the model's by default.
     """
     for split, images in dataset.splits.items():
         coco = to_coco(images, dataset.classes, dataset.root)
@@ -156,20 +157,24 @@ def write_training(dataset: Dataset, data: str, out: Path, model: Model,
         test='test' if splits.get('test') else 'val',
         base_batch_size=base.auto_scale_lr.base_batch_size,
         log_interval=max(1, min(50, num_train // batch_size // 4)), load_from=load_from,
-        **describe_start(model, base, load_from),
+        **describe_start(model, base, load_from, saved),
         **describe_images(model, augment), **describe_queries(
-            dataset, base.model.num_queries if load_from else None, augment)).encode())
+            dataset, load_from and saved.get('num_queries', base.model.num_queries),
+            augment)).encode())
 
 
-def describe_start(model: Model, base: Config, load_from: Optional[str]) -> Dict[str, Any]:
+def describe_start(model: Model, base: Config, load_from: Optional[str],
+                   saved: Mapping[str, int]) -> Dict[str, Any]:
     """Return K and the learning rate by the weights, as docs/choose-k.md measured them."""
     lr = base.optim_wrapper.optimizer.lr
     if not load_from:
         return dict(lr=lr, num_query_groups=3,
                     why_groups='in equal time from scratch 3 were ahead of 1, 6 and 11')
-    with_groups = load_from == model.weights  # mmdet's, without groups, have an address by now
-    return dict(lr=2 * lr, num_query_groups=base.model.num_query_groups if with_groups else 1,
-                why_groups='as many as the weights have' if with_groups else
+    # mmdet's weights, without groups, have an address by now
+    groups = saved.get('num_query_groups',
+                       base.model.num_query_groups if load_from == model.weights else 1)
+    return dict(lr=2 * lr, num_query_groups=groups,
+                why_groups='as many as the weights have' if groups > 1 else
                 'more gained nothing in equal time where the weights have none')
 
 

@@ -1,9 +1,11 @@
 """A folder of images becomes a training, and the folder stays as it is."""
 import json
 import re
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+import torch
 from layout_builders import LAYOUTS, write_layout
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
@@ -47,13 +49,14 @@ def test_the_config_says_all_that_a_training_needs(tiny_coco, tmp_path, kind, ca
 
 
 def test_choices_are_in_the_config(data):
-    weights = Path('mine.pth')
-    weights.touch()
+    weights, state_dict = Path('mine.pth'), OrderedDict(weight=torch.ones(1))
+    state_dict._metadata = {'': dict(num_queries=70, num_query_groups=5)}
+    torch.save(dict(state_dict=state_dict), weights)
     assert run_tool('prepare', data, '--model', 'dab', '--weights', weights, '--image-size', 400,
                     '--augment', 'light') == 0
     cfg = Config.fromfile('photos.py')
     assert cfg.model.type == 'GroupDABDETR' and cfg.load_from == 'mine.pth'
-    assert cfg.model.num_queries == 300, 'those of the weights'
+    assert (cfg.model.num_queries, cfg.model.num_query_groups) == (70, 5), 'those of the weights'
     assert cfg.train_cfg.max_epochs == 50 and cfg.param_scheduler[0].milestones == [46]
     assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=16)
     assert cfg.optim_wrapper.optimizer.lr == 2e-4 and cfg.optim_wrapper.clip_grad.max_norm == .1
