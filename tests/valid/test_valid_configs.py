@@ -97,8 +97,10 @@ def test_a_config_in_pure_python_trains_and_tests(tiny_config_file, tmp_path, mo
         assert run_tool('train', tmp_path / 'pure.py', *command) == 0
     assert run_tool('test', tmp_path / 'pure.py', tmp_path / 'work/epoch_1.pth', '--work-dir',
                     tmp_path / 'tested') == 0
-    assert Config.fromfile(tmp_path / 'work/pure.py').train_dataloader.dataset.type == \
-        'CheckedCocoDataset'
+    cfg = read_config(str(tmp_path / 'work/pure.py'))
+    assert cfg.train_dataloader.dataset.type == 'mmdet.datasets.CocoDataset', 'as it was given'
+    check_data(cfg)
+    assert cfg.train_dataloader.dataset.type == 'CheckedCocoDataset'
 
 
 def two_validation_sets(cfg):
