@@ -54,8 +54,10 @@ def irregular(path: Union[str, Path]) -> str:
     return 'a folder' if os.path.isdir(path) else 'a pipe or a device'
 
 
-def check_path(key: str, path: Optional[str], folder: bool = False) -> None:
+def check_path(key: str, path: Optional[str], folder: Optional[bool] = False) -> None:
     """Check that a config key or argument names a file, or a folder; '' and addresses pass.
+
+    ``folder=None`` allows both.
 
     Raises:
         ConfigError: If the path does not exist or is of another kind.
@@ -66,7 +68,7 @@ def check_path(key: str, path: Optional[str], folder: bool = False) -> None:
     if not os.path.exists(place):
         raise ConfigError(f'{key}: {path} does not exist; put it there or correct {key}.')
     wanted, found = 'a folder' if folder else 'a file', irregular(place) or 'a file'
-    if found != wanted:
+    if found != wanted and not (folder is None and found == 'a folder'):
         raise ConfigError(f'{key}: {path} is {found} and not {wanted}: correct {key}.')
 
 

@@ -120,8 +120,9 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
         done[name] += [how] * (not same_groups)
     check_tensors(tensors, done, target, found)
     meta = dict(entry_of(checkpoint, 'meta'))
-    if found.source != to:
-        meta.pop('cfg', None)  # it builds the other class
+    meta.pop('transformers', None)  # the weights are fitted to the model by now
+    if found.source != to or not same_groups:
+        meta.pop('cfg', None)  # it builds another model
     if classes_cut:
         meta['dataset_meta'] = CocoDataset.METAINFO
     state_dict = OrderedDict((name, tensors[name]) for name in target.state_dict())
@@ -155,8 +156,8 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str], aver
     entry = next((key for key in keys if entry_of(checkpoint, key)), None)
     tensors = copy_tensors(entry_of(checkpoint, entry) if entry else checkpoint, 'SRC')
     marked, detector = recognize_for(target, tensors, source)
-    if entry_of(checkpoint, 'meta').get('transformers'):
-        marked, tensors = 'transformers', fit_model(tensors, target)
+    if config := entry_of(checkpoint, 'meta').get('transformers'):
+        marked, tensors = 'transformers', fit_model(tensors, target, config)
     cfg, args = model_config(checkpoint), entry_of(checkpoint, 'args')
     metadata = getattr(tensors, '_metadata', {}).get('', {})
     is_ours = 'num_query_groups' in cfg or str(cfg.get('type')).startswith('Group')

@@ -63,8 +63,8 @@ def load_weights(model: nn.Module, checkpoint: Any, path: str,
         ConfigError: If a tensor does not fit, is missing or not finite, or if none fits.
     """
     state_dict = weights_of(checkpoint, path)
-    if checkpoint.get('meta', {}).get('transformers'):
-        state_dict = fit_model(state_dict, model)
+    if config := checkpoint.get('meta', {}).get('transformers'):
+        state_dict = fit_model(state_dict, model, config)
     if allow_missing:
         load_fitting(model, state_dict, path)
         return

@@ -88,7 +88,7 @@ def resolve_weights(weights: str, published: Optional[str]) -> Optional[str]:
     if weights == 'none' or weights == 'coco' and published is None:
         return None
     if weights != 'coco':
-        check_path('--weights', weights, folder=os.path.isdir(weights))
+        check_path('--weights', weights, folder=None)
         return weights
     if published.startswith('mmdet::'):
         return get_config(f'{published}.py', pretrained=True).model_path
@@ -97,9 +97,11 @@ def resolve_weights(weights: str, published: Optional[str]) -> Optional[str]:
 
 def saved_numbers(weights: Optional[str]) -> Dict[str, int]:
     """Return ``num_queries`` and ``num_query_groups`` as a local checkpoint records them."""
-    if not weights or not os.path.exists(weights):
+    if not weights or not os.path.exists(os.path.expanduser(weights)):
         return {}
     checkpoint = read_checkpoint(weights)
+    if not isinstance(checkpoint, dict):
+        raise ConfigError(f'--weights: {weights} holds no state dict: name a checkpoint.')
     metadata = getattr(checkpoint.get('state_dict', checkpoint), '_metadata', {}).get('', {})
     return {name: metadata[name] for name in ('num_queries', 'num_query_groups')
             if name in metadata}

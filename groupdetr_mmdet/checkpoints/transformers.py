@@ -14,7 +14,7 @@ from mmdet.datasets import CocoDataset
 from torch import Tensor, nn
 
 from ..errors import ConfigError, first_line
-from .names import COCO_IDS
+from .names import COCO_IDS, recognize
 from .reading import SAFETENSORS, load_from_local
 from .transformers_names import (BACKBONE, DETECTORS, TIMM, Row, level_rows, resnet_rows,
                                  to_ours)
@@ -26,6 +26,9 @@ INDEX = '.index.json'
 KINDS = {'conditional_detr': 'ConditionalDETR', 'dab-detr': 'DABDETR',
          'deformable_detr': 'DeformableDETR', 'mask2former': 'Mask2Former'}  # by `model_type`
 CLASS_LAYERS = re.compile(r'bbox_head\.(fc_cls|cls_branches)\.')
+# Settings that no tensor shows, and that the model must have, too.
+UNSEEN = ('encoder_attention_heads', 'decoder_attention_heads', 'activation_function',
+          'temperature_height')
 LOSS_WEIGHTS = 'criterion.empty_weight'  # of Mask2Former's classes
 FIRST_CONV = 'backbone.conv1.weight'
 
@@ -59,7 +62,7 @@ def read_folder(folder: str) -> Dict[str, Any]:
         raise ConfigError(f'{folder} holds a {config.get("model_type")} of transformers: name a '
                           f'folder of {", ".join(KINDS)}.')
     state_dict = to_mmdet(read_tensors(Path(folder)), kind)
-    labels = {int(i): name for i, name in config.get('id2label', {}).items()}
+    labels = {int(i): name for i, name in (config.get('id2label') or {}).items()}
     classes = dict(classes=tuple(name for _, name in sorted(labels.items())))
     if (labels.get(COCO_IDS[0]), labels.get(COCO_IDS[-1])) == ('person', 'toothbrush'):
         classes = CocoDataset.METAINFO
@@ -67,7 +70,8 @@ def read_folder(folder: str) -> Dict[str, Any]:
             state_dict[name] = state_dict[name][COCO_IDS]
     key = 'two_stage_num_proposals' if config.get('two_stage') else 'num_queries'
     state_dict._metadata = {'': dict(num_queries=config.get(key, 300))}
-    return dict(state_dict=state_dict, meta=dict(dataset_meta=classes, transformers=kind))
+    meta = dict(dataset_meta=classes) if labels else {}  # it leaves LABEL_0, LABEL_1 out
+    return dict(state_dict=state_dict, meta=dict(meta, transformers=config))
 
 
 def read_json(path: Path) -> Dict[str, Any]:
@@ -121,12 +125,14 @@ def rows_of(kind: str, num_convs: int, is_timm: bool = False) -> List[Row]:
     return (TIMM if is_timm else resnet_rows()) + levels + DETECTORS[kind][1]
 
 
-def fit_model(state_dict: Mapping[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
+def fit_model(state_dict: Mapping[str, Tensor], model: nn.Module,
+              config: Mapping[str, Any]) -> Dict[str, Tensor]:
     """Fit weights of transformers to a model's order of channels, and to a neck without a bias.
 
     Raises:
-        ConfigError: If the bias is not zero.
+        ConfigError: If the bias is not zero, or a setting of the model differs from ``config``.
     """
+    check_settings(model, config)
     fitted = in_order_of(model, state_dict)
     own = model.state_dict()
     for name in [x for x in fitted if re.match(r'neck\..*conv\.bias', x) and x not in own]:
@@ -134,6 +140,20 @@ def fit_model(state_dict: Mapping[str, Tensor], model: nn.Module) -> Dict[str, T
             raise ConfigError(f'{name} is not zero in the weights of transformers, and the model '
                               'has no such bias: set model.neck.bias=True.')
     return fitted
+
+
+def check_settings(model: nn.Module, config: Mapping[str, Any]) -> None:
+    """Refuse a model that would compute something else with the same tensors."""
+    from .transformers_out import detr_settings
+    kind = recognize(model.state_dict())[1]
+    if kind not in DETECTORS or kind == 'Mask2Former':
+        return
+    own = dict(detr_settings(model, kind), dilation=max(
+        getattr(model.backbone, 'dilations', None) or [1]) > 1)
+    for key in (*UNSEEN, 'dilation'):
+        if key in own and config.get(key) not in (None, own[key]):
+            raise ConfigError(f'The folder of transformers has {key}={config[key]!r} in {CONFIG}, '
+                              f'and the model of CONFIG has {own[key]!r}: change the model.')
 
 
 def in_order_of(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:

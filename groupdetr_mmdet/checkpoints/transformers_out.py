@@ -158,6 +158,7 @@ def write_folder(folder: Path, detector: nn.Module, classes: Sequence[str],
     prefix = type(config).__name__[:-len('Config')]
     task = TASKS.get(prefix, 'ObjectDetection')
     model_class = getattr(transformers, f'{prefix}For{task}')
+    folder = folder.resolve()  # a link or '.' has no name to replace
     folder.parent.mkdir(parents=True, exist_ok=True)
     with quiet(), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as x:
         part = Path(x, folder.name)

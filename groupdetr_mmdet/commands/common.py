@@ -56,7 +56,9 @@ def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table of texts."""
-    table = Table(*map(escape, header))
+    table = Table()
+    for name in header:
+        table.add_column(escape(name), overflow='fold')
     for row in rows:
         table.add_row(*map(escape, row))
     Console().print(table)

@@ -55,10 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_args(args: argparse.Namespace) -> None:
     """Refuse arguments that contradict each other or the files."""
-    if args.source == 'transformers' and '://' not in args.src and not osp.exists(args.src):
+    if args.source == 'transformers' and '://' not in args.src and not osp.exists(
+            osp.expanduser(args.src)):
         raise ConfigError(f'SRC {args.src} is no folder: correct it, or write hf://{args.src} '
                           "for a name of Hugging Face's hub.")
-    check_path('SRC', args.src, folder=osp.isdir(args.src))
+    check_path('SRC', args.src, folder=None)
     if args.query_group is not None and args.to == 'ours':
         raise ConfigError(f'--query-group {args.query_group}: only --to mmdet and --to '
                           'transformers keep one group; add it, or leave --query-group out.')
@@ -112,6 +113,9 @@ def main(args: argparse.Namespace) -> None:
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     check_groups('CONFIG', cfg.model)
     if args.to == 'transformers':  # refuses what cannot be written
+        if 'test_dataloader' not in cfg:
+            raise ConfigError(f'CONFIG {args.config} has no test_dataloader, whose pipeline --to '
+                              'transformers writes: add it.')
         config_for(build_without_memory(one_group(cfg.model)), ())
     group = choose_group(args.query_group, args.src)
     converted = convert(

@@ -85,7 +85,8 @@ def prepare(args: argparse.Namespace, data: str, out: Path) -> None:
 
 def was_prepared(out: Path, data: str) -> bool:
     """Whether a config was written for a data set, which it names."""
-    return repr(os.path.abspath(data))[1:-1].encode() in out.read_bytes()
+    first = out.read_text(errors='replace').partition('\n')[0]
+    return first == f'# groupdetr prepare {repr(os.path.abspath(data))[1:-1]}'
 
 
 def check_out(out: Path, data: str) -> None:

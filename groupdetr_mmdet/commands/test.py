@@ -1,5 +1,6 @@
 """Evaluate a detector."""
 import argparse
+import numbers
 import os
 from typing import Any, Dict
 
@@ -45,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
         if args.out:
             runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
         metrics = runner.test()
-    if is_main_process():
+    if metrics and is_main_process():
         show(metrics)
     if args.all_groups and '://' not in args.checkpoint and is_main_process():
         record = record_groups(args.checkpoint, metrics)
@@ -55,14 +56,18 @@ def main(args: argparse.Namespace) -> None:
 
 
 def show(metrics: Dict[str, float]) -> None:
-    """Print a table of AP: a row for boxes, masks, or each group."""
+    """Print a table of AP: a row for boxes, masks, a class, or each group."""
     groups = split_groups(metrics)
     if groups:
         header, *rows = groups_table(groups)
     else:
         table = {}
+        prefixes = {name.rpartition('/')[0] for name in metrics}
         for name, value in metrics.items():
-            row, _, column = name.rpartition('/')[2].partition('_')
+            prefix, _, name = name.rpartition('/')
+            of_class = name.endswith('_precision')  # CLASS_precision; else bbox_mAP_50
+            row, _, column = name.rpartition('_') if of_class else name.partition('_')
+            row = f'{prefix}/{row}' if len(prefixes) > 1 else row
             table.setdefault(row, {})[column.replace('mAP', 'AP')] = value
         columns = list(dict.fromkeys(column for row in table.values() for column in row))
         header = ['', *columns]
@@ -73,4 +78,4 @@ def show(metrics: Dict[str, float]) -> None:
 
 def number(value: Any) -> str:
     """Return a metric as a text; COCO's -1 is of no objects."""
-    return f'{value:.3f}' if isinstance(value, float) and value != -1 else '-'
+    return f'{value:.3f}' if isinstance(value, numbers.Real) and value != -1 else '-'

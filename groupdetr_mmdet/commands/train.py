@@ -105,8 +105,9 @@ def start_run(cfg: Config, args: argparse.Namespace) -> Config:
         cfg.resume = True
         cfg.load_from = (None if args.resume in ('auto', 'last') else
                          find_checkpoint(args.resume, cfg.work_dir))
-    if not os.path.isdir(cfg.get('load_from') or ''):  # as DeepSpeed's checkpoints are
-        check_path('--resume' if cfg.get('resume') else 'load_from', cfg.get('load_from'))
+    # DeepSpeed's checkpoints are folders, as those of transformers.
+    check_path('--resume' if cfg.get('resume') else 'load_from', cfg.get('load_from'),
+               folder=None)
     options.fetch_once(cfg)
     return cfg
 

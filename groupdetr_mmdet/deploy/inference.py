@@ -103,7 +103,7 @@ class Inferencer(DetInferencer):
     def _load_weights_to_model(self, model: nn.Module, checkpoint: None, cfg: Config) -> None:
         load_weights(model, self._checkpoint, self._weights)
         meta = dict(dataset_meta=dict(classes=class_names(cfg, self._checkpoint)))
-        super()._load_weights_to_model(model, dict(self._checkpoint, meta=meta), cfg)
+        super()._load_weights_to_model(model, dict(meta=meta, state_dict=model.state_dict()), cfg)
         meta = model.dataset_meta
         if isinstance(meta['palette'], list) and len(meta['palette']) < len(meta['classes']):
             meta['palette'] = 'random'  # such as CocoDataset's 80 colors, with more classes

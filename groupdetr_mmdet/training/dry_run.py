@@ -44,7 +44,9 @@ def few_steps(cfg: Config, work_dir: str) -> Config:
     """Copy a config for a few steps without validation, checkpoints and curves."""
     cfg, steps = copy.deepcopy(cfg), WARM_UP + TIMED
     for _, part in iter_dicts(cfg.model, 'model'):  # weights change no time, and may be far away
-        if (part.get('init_cfg') or {}).get('type') == 'Pretrained':
+        inits = part.get('init_cfg') or []
+        if any(x.get('type') == 'Pretrained' for x in (
+                inits if isinstance(inits, (list, tuple)) else [inits])):
             part.init_cfg = None
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps, val_interval=steps + 1)
     cfg.update(val_dataloader=None, val_cfg=None, val_evaluator=None, test_dataloader=None,

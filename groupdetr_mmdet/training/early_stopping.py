@@ -5,6 +5,8 @@ from mmengine.hooks import EarlyStoppingHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+STATE = 'groupdetr_early_stopping'  # key of a checkpoint
+
 
 @HOOKS.register_module()
 class RisenEarlyStoppingHook(EarlyStoppingHook):
@@ -30,6 +32,15 @@ class RisenEarlyStoppingHook(EarlyStoppingHook):
     def before_train(self, runner: Runner) -> None:
         """Check that the loop can be stopped."""
         super().before_run(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        """Keep the best result, and how many validations since were no better."""
+        checkpoint[STATE] = dict(best_score=float(self.best_score), wait_count=self.wait_count)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        """Continue to count in a resumed run."""
+        if runner._resume:
+            vars(self).update(checkpoint.get(STATE) or {})
 
     def after_val_epoch(self, runner: Runner, metrics: Dict[str, float]) -> None:
         """Stop the training after ``patience`` validations without a better result."""

@@ -69,6 +69,7 @@ def average_weights(cfg: Config) -> None:
 def stop_early(cfg: Config, patience: int) -> None:
     """End a run after that many validations in a row without a better result."""
     metric = (checkpoint_hook(cfg) or {}).get('save_best', 'auto')
+    metric = metric[0] if isinstance(metric, (list, tuple)) else metric
     kinds = [str(x.get('type')) for _, x in iter_dicts(cfg.get('val_evaluator'), '')]
     if metric == 'auto' and not any('CocoMetric' in kind for kind in kinds):
         raise ConfigError(f'--early-stop follows {AP}, and val_evaluator has {", ".join(kinds)}: '

@@ -207,7 +207,8 @@ def test_training_state_stays_only_where_nothing_changed():
 def test_the_config_of_another_class_is_left_out_and_the_way_back_is_found():
     meta = dict(cfg="model = dict(type='GroupConditionalDETR')", epoch=3)
     checkpoint = dict(ours(), meta=meta)
-    assert convert(checkpoint, num_query_groups=2).meta == meta
+    assert convert(checkpoint).meta == meta
+    assert convert(checkpoint, num_query_groups=2).meta == dict(epoch=3)
     stock = convert(checkpoint, to='mmdet')
     assert stock.meta == dict(epoch=3)
     back = convert(dict(meta=stock.meta, state_dict=stock.state_dict), num_query_groups=4)

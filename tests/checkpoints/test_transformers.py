@@ -35,6 +35,7 @@ from groupdetr_mmdet.checkpoints.transformers_out import (backbone_config, confi
 from groupdetr_mmdet.commands.model_card import metrics_of
 from groupdetr_mmdet.config import read_config
 from groupdetr_mmdet.data.shapes import make_shapes
+from groupdetr_mmdet.deploy.inference import Inferencer
 from groupdetr_mmdet.errors import ConfigError
 
 transformers = pytest.importorskip('transformers')
@@ -231,6 +232,12 @@ def test_the_pipeline_finds_what_predict_finds(trained, tiny_coco, tmp_path, cap
         for x, y in zip(found, wanted):  # the pipeline cuts fractions, and does not clip
             left, top = (max(x['box'][key], 0) for key in ('xmin', 'ymin'))
             assert (left, top) == pytest.approx(y['bbox'][:2], abs=1.01)
+    assert run_tool('convert_checkpoint', config, out, tmp_path / 'back.pth') == 0
+    back, direct = (Inferencer(read_config(str(config)), str(x)).model.state_dict()
+                    for x in (tmp_path / 'back.pth', out))
+    first = torch.load(checkpoint)['state_dict']['backbone.conv1.weight']
+    assert torch.equal(back['backbone.conv1.weight'], first)
+    assert torch.equal(direct['backbone.conv1.weight'], first)
     card = (out / 'README.md').read_text()
     assert '3 x 10; the detector is group 1' in card and 'ConditionalDETR' in card
     assert run_tool('convert_checkpoint', config, checkpoint, out, '--to', 'transformers') == 2
@@ -380,10 +387,15 @@ def test_a_folder_that_is_not_whole_is_one_sentence(damage, expected, folders, t
 
 @pytest.mark.parametrize('changes, expected', [
     (dict(num_queries=20), 'SRC has groups of 6 queries'), (dict(width=64), 'shape'),
+    (dict(num_heads=2), 'encoder_attention_heads=4'),
     (dict(family='dab'), 'SRC holds a ConditionalDETR and CONFIG builds a DABDETR')])
 def test_a_folder_of_another_detector_is_refused(changes, expected, folders):
     family = changes.pop('family', 'conditional')
+    num_heads = changes.pop('num_heads', None)
     config = family_config(family, 3, **changes)
+    if num_heads:
+        for layers in (config['encoder'], config['decoder']):
+            layers['layer_cfg']['self_attn_cfg']['num_heads'] = num_heads
     config['bbox_head']['num_classes'] = len(LABELS)
     with pytest.raises(ConfigError, match=expected):
         convert(read_checkpoint(folders('conditional')[2]), config)

@@ -13,6 +13,7 @@ from mmengine.registry import init_default_scope
 from running import run_tool
 from tiny import CLASSES
 
+from groupdetr_mmdet.commands.prepare import was_prepared
 from groupdetr_mmdet.config import read_config
 
 
@@ -109,6 +110,12 @@ def test_what_people_change_is_a_key_at_the_top(data):
     assert cfg.model.num_query_groups == 2 and cfg.train_dataloader.batch_size == 3
     assert cfg.train_cfg.max_epochs == 24 and cfg.param_scheduler[0].milestones == [22]
     assert cfg.optim_wrapper.optimizer.lr == .5
+
+
+def test_a_config_of_a_file_in_the_folder_is_of_other_data(data, tmp_path):
+    assert run_tool('prepare', data / 'data.yaml', '--weights', 'none') == 0
+    assert was_prepared(Path('photos.py'), str(data / 'data.yaml'))
+    assert not was_prepared(Path('photos.py'), str(data))
 
 
 def test_a_test_split_is_kept_for_the_test(tiny_coco, tmp_path):

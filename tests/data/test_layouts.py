@@ -16,6 +16,7 @@ from tiny import CLASSES
 
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.data.layouts import has_objects, read_dataset
+from groupdetr_mmdet.data.layouts.yolo import has_key_points
 from groupdetr_mmdet.training.recipe import complete_splits
 
 def set_yaml(root: Path, **changes) -> None:
@@ -53,6 +54,19 @@ def move_into(root: Path, folder: str) -> None:
     root.rename(moved)
     (root / folder).parent.mkdir(parents=True)
     moved.rename(root / folder)
+
+
+def move_annotations(root: Path) -> None:
+    (root / 'Annotations/more').mkdir()
+    for file in root.glob('Annotations/*.xml'):
+        file.rename(file.parent / 'more' / file.name)
+    edit_lines(root, 'Main/*', lambda x: f'more/{x}')
+
+
+def add_masks(root: Path) -> None:
+    (root / 'annotations/masks').mkdir()
+    for image in root.glob('photos/*'):
+        cv2.imwrite(str(root / 'annotations/masks' / image.name), np.zeros((9, 9), np.uint8))
 
 
 def move_and_link(root: Path) -> None:
@@ -125,6 +139,8 @@ SAME = {
     'labels twice': ('yolo', lambda r: edit_lines(r, 'labels/*.txt', lambda x: f'{x}\n{x}')),
     'other YAML': ('yolo', lambda r: (r / 'chart.yaml').write_text('{{- if .x }}\na: b') and
                    (r / 'two.yml').write_text('a: b\n---\nc: d')),
+    'labels in capitals': ('yolo', lambda r: rename(
+        r, '*/labels/*', lambda x: f'{x.stem}.TXT')),
     'links to nothing': ('yolo', lambda r: [
         (r / f'gone.{x}').symlink_to('nowhere') for x in ('json', 'xml', 'yaml', 'txt', 'jpg')]),
     'labels beside images': ('yolo', lambda r: [
@@ -151,6 +167,8 @@ SAME = {
         replace(x, '"things", "supercategory": "none"', '"red", "supercategory": "none"') or
         edit_all(x.parent, x.name, lambda y: y.replace(b'"things"', b'"red"'))
         for x in r.rglob('*.json')]),
+    'COCO in capitals': ('coco', lambda r: rename(r, 'annotations/*', lambda x: 'all.JSON')),
+    'COCO beside masks': ('coco', add_masks),
     'COCO with results': ('coco', lambda r: (r / 'results.json').write_text('[{"images": []}]')),
     'COCO with captions': ('coco', lambda r: rename(
         r, 'annotations/*', lambda x: 'instances.json') or (r / 'captions.json').write_text(
@@ -163,6 +181,9 @@ SAME = {
     'other XML': ('voc', lambda r: (r / 'labels.xml').write_text('<annotations/>')),
     'lists called otherwise': ('voc', lambda r: rename(
         r, 'ImageSets/Main/*', lambda x: dict(train='Train.txt', val='valid.txt')[x.stem])),
+    'listed XML in capitals': ('voc', lambda r: rename(
+        r, 'Annotations/*', lambda x: f'{x.stem}.XML')),
+    'XML in folders': ('voc', move_annotations),
     'lists without Main': ('voc', lambda r: [
         x.rename(r / 'ImageSets' / x.name) for x in r.glob('ImageSets/Main/*')]),
     'XML in capitals': ('labelimg', lambda r: rename(r, '*.xml', lambda x: f'{x.stem}.XML')),
@@ -184,6 +205,11 @@ def test_all_layouts_are_the_same_data_set(tiny_coco, tmp_path, name):
     root = write_layout(kind, tiny_coco, tmp_path / 'data' / kind)
     change(root)
     check_same(read_dataset(root), tiny_coco, kind)
+
+
+def test_a_polygon_through_a_corner_has_no_key_points():
+    assert not has_key_points([.4, 0, .4, .5, 0, .5, 0, 0, .4, 0])
+    assert has_key_points([.4, .4, .4, .4, .5, .5, 2, 0, 0, 0])
 
 
 def test_a_split_is_drawn_where_there_is_none(tiny_coco, tmp_path):

@@ -80,14 +80,23 @@ def test_an_early_stop_names_a_metric_that_it_cannot_follow(cfg):
     cfg.default_hooks.checkpoint.save_best = 'pascal_voc/mAP'
     options.stop_early(cfg, 3)
     assert cfg.custom_hooks[-1]['monitor'] == 'pascal_voc/mAP'
+    cfg.default_hooks.checkpoint.save_best = ['pascal_voc/mAP', 'pascal_voc/AP50']
+    options.stop_early(cfg, 3)
+    assert cfg.custom_hooks[-1]['monitor'] == 'pascal_voc/mAP', 'the first one'
 
 
-def stopped_after(curve, patience: int) -> int:
+def stopped_after(curve, patience: int, resumed: bool = False) -> int:
     """Number of validations after which an early stop ends a run with these AP."""
     hook = HOOKS.build(dict(type='RisenEarlyStoppingHook', monitor='AP', patience=patience))
     runner = SimpleNamespace(train_loop=SimpleNamespace(stop_training=False),
                              logger=SimpleNamespace(info=lambda text: None))
     for done, value in enumerate(curve, 1):
+        if resumed:
+            checkpoint = {}
+            hook.before_save_checkpoint(runner, checkpoint)
+            hook = HOOKS.build(dict(
+                type='RisenEarlyStoppingHook', monitor='AP', patience=patience))
+            hook.after_load_checkpoint(SimpleNamespace(_resume=True), checkpoint)
         hook.after_val_epoch(runner, dict(AP=value))
         if runner.train_loop.stop_training:
             return done
@@ -104,4 +113,4 @@ def test_an_early_stop_ends_no_recorded_run_before_half_of_its_ap():
     ([.001] * 20, 20), ([.001] * 10 + [.1] * 10, 13), ([.3, .2, .2, .4], 3),
     ([.3, .3005, .3009, .4], 3), ([.001, float('nan'), .1], 2)])
 def test_validations_count_once_the_metric_has_risen(curve, done):
-    assert stopped_after(curve, 2) == done
+    assert stopped_after(curve, 2) == stopped_after(curve, 2, resumed=True) == done

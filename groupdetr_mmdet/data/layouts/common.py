@@ -117,7 +117,7 @@ class Source:
     def label_files(self, *patterns: str) -> List[Path]:
         """Files that may hold labels, by patterns of their names."""
         files = [self.only] if self.only else self.files
-        return [file for file in files if any(map(file.match, patterns))]
+        return [file for file in files if any(map(Path(file.name.lower()).match, patterns))]
 
     def split_of(self, path: Path) -> Optional[str]:
         """Read 'train', 'val' or 'test' from the name of a file or of a folder around it."""
@@ -151,8 +151,9 @@ class Source:
         wanted = wanted[0]
         near = {*wanted.parts, *folder.parts}
         fits = {x: (comparable(x.name) == comparable(wanted.name), x.name == wanted.name,
-                    len(near & {*x.parent.parts}), self.split_of(x.parent) == split,
-                    not DRAWN.search(x.parent.name)) for x in alike}
+                    not any(map(DRAWN.search, x.relative_to(self.root).parts[:-1])),
+                    len(near & {*x.parent.parts}), self.split_of(x.parent) == split)
+                for x in alike}
         best = [x for x in alike if fits[x] == max(fits.values())]
         if len(best) > 1:
             self.add_fault(LabelError(

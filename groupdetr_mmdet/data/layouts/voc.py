@@ -36,14 +36,16 @@ def read(source: Source, files: List[Path]) -> Dataset:
 
 def split_files(source: Source, files: List[Path]) -> Dict[str, List[Path]]:
     """Find the splits by the ``ImageSets`` beside a folder, or by the names of folders."""
-    by_split = defaultdict(list)
-    for folder in sorted({file.parent for file in files}):
+    by_split, by_folder = defaultdict(list), defaultdict(list)
+    for file in files:  # of the folder beside ImageSets, or of their own
+        around = [x for x in file.parents if source.root in (x.parent, *x.parent.parents)]
+        by_folder[next(filter(find_lists, around), file.parent)].append(file)
+    for folder, inside in sorted(by_folder.items()):
         lists = find_lists(folder)
         for split, image_set in lists.items():
             by_split[split] += listed_files(source, image_set, folder, split)
         if not lists:
-            by_split[source.split_of(folder) or 'train'] += [x for x in files
-                                                             if x.parent == folder]
+            by_split[source.split_of(folder) or 'train'] += inside
     return by_split
 
 
@@ -61,14 +63,14 @@ def listed_files(source: Source, image_set: Path, annotations: Path, split: str)
     files = []
     for line in read_lines(image_set):
         names = line, re.sub(r'\s+-?\d+$', '', line), Path(line).stem
-        places = [annotations / f'{name}.xml' for name in names]
+        places = [annotations / f'{name}{x}' for name in names for x in ('.xml', '.XML')]
         found = list(filter(Path.is_file, places))[:1]
         files += found
         if not found and split == 'test':  # the labels of the challenge's test set are secret
             source.note('images of a test set without XML, left out', f'{line} of {image_set}')
         elif not found:
             source.add_fault(LabelError(
-                'listed', f'{places[1]} does not exist, and {image_set} names it'))
+                'listed', f'{places[2]} does not exist, and {image_set} names it'))
     return files
 
 

@@ -128,9 +128,9 @@ def locate(source: Source, file: Path, path: str, entry: str) -> Optional[Path]:
 
 def label_file(image: Path) -> Path:
     """Where an image's labels are: beside it, or in ``labels`` for the last folder ``images``."""
-    beside = image.with_suffix('.txt').as_posix()
-    places = [beside, *(re.sub('(?i)(.*/)images/', rf'\g<1>{x}/', beside)
-                        for x in ('labels', 'Labels', 'LABELS'))]
+    places = [place for beside in (image.with_suffix(x).as_posix() for x in ('.txt', '.TXT'))
+              for place in (beside, *(re.sub('(?i)(.*/)images/', rf'\g<1>{x}/', beside)
+                                      for x in ('labels', 'Labels', 'LABELS')))]
     return Path(next(filter(os.path.isfile, places), places[1]))
 
 
@@ -157,9 +157,12 @@ def has_key_points(values: List[float]) -> bool:
     if len(values) < 7 or len(values) % 3 != 1:
         return False
     x, y, width, height = values[:4]
-    return all(v == 0 or v in (1, 2) and abs(a - x) <= width / 2 + TOLERANCE and
-               abs(b - y) <= height / 2 + TOLERANCE
-               for a, b, v in zip(values[4::3], values[5::3], values[6::3]))
+    is_box = all(n > 0 and n / 2 - TOLERANCE <= c <= 1 - n / 2 + TOLERANCE
+                 for c, n in ((x, width), (y, height)))
+    return is_box and all(
+        a == b == v == 0 or v in (0, 1, 2) and abs(a - x) <= width / 2 + TOLERANCE and
+        abs(b - y) <= height / 2 + TOLERANCE
+        for a, b, v in zip(values[4::3], values[5::3], values[6::3]))
 
 
 def read_line(words: List[float], names: List[str], where: str) -> LabeledBox:
