@@ -18,6 +18,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS, WEIGHT_INITIALIZERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.utils import get_object_from_string
 
 from ..checkpoints.loading import CheckedPretrainedInit, CheckedWeightsHook
 from ..checkpoints.preemption import shield_workers
@@ -187,6 +188,12 @@ def make_resumable(cfg: Config) -> None:
 
 
 def replace_type(part: Any) -> None:
-    """Change the type of a part of the config, where it is one of ``TYPES``."""
-    if isinstance(part, dict) and part.get('type') in TYPES:
-        part['type'] = TYPES[part['type']]
+    """Change the type of a part of the config, where it is one of ``TYPES``.
+
+    A config in pure Python is recorded with the full names of its classes.
+    """
+    kind = part.get('type') if isinstance(part, dict) else None
+    if isinstance(kind, str) and '.' in kind and kind not in TYPES:
+        kind = get_object_from_string(kind)
+    if kind in TYPES:
+        part['type'] = TYPES[kind]
