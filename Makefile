@@ -15,7 +15,7 @@ help:
 	@echo 'make setup       install into $(VENV): once, and when the requirements change'
 	@echo 'make demo        train a small detector with and without groups on generated images'
 	@echo 'make test        run every test'
-	@echo 'make test-fast   run the tests that take less than half a second each, while you write'
+	@echo 'make test-fast   run the tests that take less than 0.3 seconds each, while you write'
 	@echo 'make lint        check the style of the code'
 	@echo 'make docs        build the site, docs/_build/html; a link that leads nowhere fails'
 	@echo 'make test-onedl  run every test with the onedl forks of mmengine, mmcv and mmdet'

@@ -16,7 +16,7 @@ from tiny import tiny_config, write_tiny_coco
 from groupdetr_mmdet.errors import warn_once
 
 SLOW_TESTS = Path(__file__).with_name('slow_tests.txt')
-SLOW_SECONDS = .5
+SLOW_SECONDS = .3
 SET_UP = ' (set-up)'
 spent = [0.]  # by the last report
 
