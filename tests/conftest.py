@@ -8,6 +8,7 @@ from typing import Callable, Iterator, List, Set, Tuple
 from unittest import mock
 
 import pytest
+import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from running import forget_runs, run_tool
@@ -139,3 +140,16 @@ def warnings_logged(caplog: pytest.LogCaptureFixture):
     logger.addHandler(caplog.handler)
     yield lambda: [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     logger.removeHandler(caplog.handler)
+
+
+@pytest.fixture
+def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every group and run draw the same denoising queries."""
+    from mmdet.models.layers import CdnQueryGenerator  # after groupdetr_mmdet
+    generate = CdnQueryGenerator.__call__
+
+    def generate_again(self, samples):
+        torch.manual_seed(0)
+        return generate(self, samples)
+
+    monkeypatch.setattr(CdnQueryGenerator, '__call__', generate_again)

@@ -7,7 +7,6 @@ import torch
 from builders import build, make_batch, perturbed
 from family_builders import ALL, FAMILIES, STOCK, batch_of, config_of, family_config
 from mmcv.cnn.bricks.transformer import MultiheadAttention
-from mmdet.models.layers import CdnQueryGenerator
 from mmdet.models.layers.transformer.utils import ConditionalAttention
 from torch import Tensor, nn
 
@@ -22,16 +21,7 @@ def family(request) -> str:
     return request.param
 
 
-@pytest.fixture(autouse=True)
-def same_noise(monkeypatch) -> None:
-    """Let DINO draw the same denoising queries at every call."""
-    generate = CdnQueryGenerator.__call__
-
-    def generate_again(self, samples):
-        torch.manual_seed(0)
-        return generate(self, samples)
-
-    monkeypatch.setattr(CdnQueryGenerator, '__call__', generate_again)
+pytestmark = pytest.mark.usefixtures('same_noise')
 
 
 def make(family: str, num_query_groups: Optional[int] = K, **kwargs) -> nn.Module:

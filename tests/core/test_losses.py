@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from builders import build, detector_config, make_batch, perturbed
 from family_builders import family_config
-from mmdet.models.layers import CdnQueryGenerator
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
@@ -95,18 +94,6 @@ def test_the_losses_are_summed_in_float32_under_autocast(name, dtype):
     with torch.autocast('cpu', dtype=dtype):
         found = sum_layers(*arguments)
     assert found.dtype == torch.float32 and torch.equal(found, expected)
-
-
-@pytest.fixture
-def same_noise(monkeypatch) -> None:
-    """Let every group and run draw the same denoising queries."""
-    generate = CdnQueryGenerator.__call__
-
-    def generate_again(self, samples):
-        torch.manual_seed(0)
-        return generate(self, samples)
-
-    monkeypatch.setattr(CdnQueryGenerator, '__call__', generate_again)
 
 
 def make(family: str, name: str, **kwargs) -> nn.Module:
