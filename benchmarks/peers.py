@@ -11,7 +11,6 @@ import time
 import types
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
-from unittest import mock
 
 import torch
 from mmdet.registry import MODELS
@@ -91,12 +90,17 @@ def import_rfdetr() -> Tuple[type, type]:
     modules = {name: types.ModuleType(name) for name in ('rfdetr', 'rfdetr.models')}
     modules['rfdetr'].__path__, modules['rfdetr.models'].__path__ = [str(path)], [f'{path}/models']
     if not importlib.util.find_spec('torchvision'):
-        ops = mock.Mock(box_area=lambda x: (x[..., 2] - x[..., 0]) * (x[..., 3] - x[..., 1]))
+        ops = types.ModuleType('torchvision')
+        ops.box_area = lambda x: (x[..., 2] - x[..., 0]) * (x[..., 3] - x[..., 1])
         modules.update({name: ops for name in (
             'torchvision', 'torchvision.ops', 'torchvision.ops.boxes')})
-    with mock.patch.dict(sys.modules, modules):
+    sys.modules.update(modules)
+    try:
         from rfdetr.models.criterion import SetCriterion
         from rfdetr.models.matcher import HungarianMatcher
+    finally:
+        for name in modules:
+            del sys.modules[name]
     return SetCriterion, HungarianMatcher
 
 
