@@ -17,23 +17,27 @@ from .groups import check_count, count_groups
 
 try:
     from lap import lapjvr_batch
-except ImportError:  # no lapx, or one before 0.11: scipy solves the same problems, more slowly
+except ImportError:  # no lapx, or lapx < 0.11: scipy solves the same problems, more slowly
     lapjvr_batch = None
 
 
-SOLVER_THREADS_FROM = 2**20  # costs, of all problems of an image; fewer take less than threads
-CPU_COSTS_AT_ONCE = 2**18  # costs of an image; more do not stay in the cache
+SOLVER_THREADS_FROM = 2**20  # costs of an image; for fewer, starting threads takes longer
+CPU_COSTS_AT_ONCE = 2**18  # costs of an image that fit into the cache
 
 
 class MatchedPairs(NamedTuple):
-    """Pairs of queries and ground truth, each field of shape (num_layers, pairs of a layer)."""
-    rows: Tensor  # of the predictions flattened to (num_layers * bs * K * N)
-    gts: Tensor  # rows of the ground truth of all images, concatenated
+    """Matched queries and ground truth, each field of shape (num_layers, pairs of a layer)."""
+    rows: Tensor  # indices into predictions of shape (num_layers * bs * K * N, ...)
+    gts: Tensor  # indices into the concatenated ground truth of all images
 
     @classmethod
     def of_images(cls, pairs: Sequence[Sequence[np.ndarray]], num_rows: int,
                   num_gts: Sequence[int], device: torch.device) -> 'MatchedPairs':
-        """Join the pairs of images, each rows and ground truth of shape (num_layers, pairs)."""
+        """Join the pairs of images, each (rows, gts) of shape (num_layers, pairs).
+
+        ``rows`` count the ``num_rows`` predictions of a layer and image, ``gts`` the objects of
+        an image.
+        """
         first_gts, joined = np.cumsum([0, *num_gts]), []
         for image, (rows, gts) in enumerate(pairs):
             first_rows = (np.arange(len(rows))[:, None] * len(pairs) + image) * num_rows
@@ -45,15 +49,15 @@ class MatchedPairs(NamedTuple):
 class GroupHungarianAssigner(HungarianAssigner):
     """Match every group of queries one-to-one with the ground truth (paper, Section 3.2).
 
-    An object is matched K times, by one query of each group. With one group this is
+    An object is matched with K queries, one of each group. With one group this is
     ``HungarianAssigner``.
 
     Args:
         match_costs (list[dict] | dict): Registered match costs.
-        num_query_groups (int, optional): Number of groups K, for a stock detector, whose
+        num_query_groups (int, optional): Number of groups K. Set it for a stock detector, whose
             ``num_queries`` counts the queries of all groups.
-        num_queries (int, optional): Queries of one group, N, which a group detector sets in the
-            place of K: at inference its N predictions are one group.
+        num_queries (int, optional): Queries of one group, N. A detector with groups sets it, and
+            K is then the number of predictions divided by N.
 
     Raises:
         ConfigError: If ``num_query_groups`` is not an integer of at least 1.
@@ -68,10 +72,10 @@ class GroupHungarianAssigner(HungarianAssigner):
         self.num_query_groups, self.num_queries = num_query_groups, num_queries
 
     def count_groups(self, num_preds: int) -> int:
-        """Return how many groups a layer's predictions of one image hold.
+        """Return the number of groups in ``num_preds`` predictions of a layer and image.
 
         Raises:
-            ConfigError: If the predictions do not divide into groups, or K is not set.
+            ConfigError: If ``num_preds`` is not a multiple of N or K, or neither is set.
         """
         if self.num_queries is not None:
             return count_groups(num_preds, self.num_queries)
@@ -83,21 +87,27 @@ class GroupHungarianAssigner(HungarianAssigner):
                 f'{num_preds} predictions do not divide into num_query_groups='
                 f'{self.num_query_groups} groups: set model.num_queries to a multiple of '
                 'train_cfg.assigner.num_query_groups, and in two stages or DINO use the head of '
-                'this package, which keeps the proposals of the encoder apart.')
+                "this package, which matches the encoder's proposals separately.")
         return self.num_query_groups
 
     def assign(self, pred_instances: InstanceData, gt_instances: InstanceData,
                img_meta: Optional[dict] = None, **kwargs) -> AssignResult:
-        """Match one image's predictions of one layer, as mmdet's heads ask for it.
+        """Match the predictions of one layer and image, for the heads of mmdet.
 
-        ``pred_instances`` have ``scores``, logits of shape (K * N, num_classes), ``gt_instances``
-        have ``labels``, shape (G, ), and both ``bboxes``, xyxy in pixels; ``img_meta`` has
-        ``img_shape``. The result's ``gt_inds``, shape (K * N, ), are 0 for background, else the
-        ground truth's index plus one.
+        Args:
+            pred_instances (InstanceData): ``scores``, logits of shape (K * N, num_classes), and
+                ``bboxes``, xyxy in pixels, shape (K * N, 4).
+            gt_instances (InstanceData): ``labels``, shape (G, ), and ``bboxes``, xyxy in pixels,
+                shape (G, 4).
+            img_meta (dict, optional): Has ``img_shape``.
+
+        Returns:
+            AssignResult: ``gt_inds``, shape (K * N, ), has 0 for background, else the index of
+            the ground truth plus one.
 
         Raises:
             ConfigError: If the predictions do not divide into groups, or a label is not below
-                the number of classes that are predicted.
+                ``num_classes``.
             FloatingPointError: If a match cost is NaN or infinite.
         """
         check_labels(gt_instances.labels.cpu().numpy(), pred_instances.scores.size(-1))
@@ -121,9 +131,9 @@ class GroupHungarianAssigner(HungarianAssigner):
     @torch.no_grad()
     def match_cost_matrix(self, pred_instances: InstanceData, gt_instances: InstanceData,
                           img_meta: Optional[dict]) -> Tensor:
-        """Sum the match costs of every pair, in float32, shape (num_preds, G).
+        """Sum the match costs of all pairs, float32 of shape (num_preds, G).
 
-        Arguments as for :meth:`assign`, with predictions of any number of layers and groups.
+        Arguments as for :meth:`assign`; the predictions may be of several layers.
         """
         device, at_once, costs = gt_instances.labels.device.type, len(pred_instances), []
         if device == 'cpu':
@@ -140,16 +150,15 @@ class GroupHungarianAssigner(HungarianAssigner):
                      num_classes: int, num_groups: Optional[int] = None) -> MatchedPairs:
         """Match all layers, images and groups of a batch.
 
-        The match costs are called once per image, over all layers and groups. All that the host
-        needs crosses in one copy, and the pairs go back in one, on the device of the
-        predictions.
+        Costs are computed once per image, for all layers and groups, and copied to the host once
+        per batch.
 
         Args:
             cls_scores, bbox_preds, batch_gt_instances, batch_img_metas: As for
                 :meth:`GroupCriterion.loss_by_feat`.
             num_classes (int): Number of categories.
-            num_groups (int, optional): Groups of the predictions, if they are not the
-                decoder's queries.
+            num_groups (int, optional): Number of groups, for predictions other than the
+                decoder's.
 
         Raises:
             ConfigError: If the predictions do not divide into groups, or a label is not below
@@ -175,10 +184,10 @@ class GroupHungarianAssigner(HungarianAssigner):
 
     def solve(self, cost: np.ndarray, num_groups: int,
               num_layers: int = 1) -> Tuple[np.ndarray, np.ndarray]:
-        """Match the predictions of one image, each layer and group one-to-one.
+        """Match each layer and group of an image one-to-one.
 
-        Returns the matched rows, ascending, and columns of the finite costs, of shape
-        (num_layers * K * N, G).
+        ``cost`` must be finite, of shape (num_layers * K * N, G). Returns the matched rows,
+        ascending, and their columns.
         """
         return solve_problems(cost, num_layers * num_groups)
 
@@ -186,23 +195,23 @@ class GroupHungarianAssigner(HungarianAssigner):
                      img_meta: dict, num_classes: int) -> Tensor:
         height, width = img_meta['img_shape'][:2]
         scale = bbox_preds.new_tensor([width, height, width, height])
-        # A label out of range is reported after the copy; here it would be a device-side assert.
+        # Clamp: check_labels reports a wrong label later; here it would be a device-side assert.
         labels = gt_instances.labels.clamp(0, num_classes - 1)
         if len(labels) < cls_scores.size(-1) and self.costs_read_matched_classes_only():
             cls_scores = cls_scores.index_select(-1, labels)
             labels = torch.arange(len(labels), device=labels.device)
         boxes = bbox_cxcywh_to_xyxy(bbox_preds.flatten(0, 1)) * scale
-        # Column by column in memory, so that pairwise costs run over the predictions innermost.
+        # Columns contiguous in memory: pairwise costs then iterate over predictions innermost.
         boxes = boxes.T.contiguous().T
         return self.match_cost_matrix(
             InstanceData(scores=cls_scores.flatten(0, 1), bboxes=boxes),
             InstanceData(labels=labels, bboxes=gt_instances.bboxes), img_meta)
 
     def costs_read_matched_classes_only(self) -> bool:
-        """Return whether no match cost needs the scores of classes that are not in the image.
+        """Return whether the match costs depend on the logits of the image's classes alone.
 
-        The focal cost looks at each class alone, yet computes all of them, ten times too many on
-        COCO. An unknown cost is assumed to use a softmax.
+        ``FocalLossCost`` treats each class separately, but computes all of them, ten times too
+        many on COCO. Costs other than mmdet's may use a softmax, and get all classes.
         """
         return all(type(cost) in (BBoxL1Cost, IoUCost) or
                    type(cost) is FocalLossCost and not cost.binary_input
@@ -210,17 +219,17 @@ class GroupHungarianAssigner(HungarianAssigner):
 
 
 def copy_to_host(*tensors: Tensor) -> List[np.ndarray]:
-    """Copy float or small-integer tensors to the host at once, as float32 arrays."""
+    """Copy tensors to the host in one transfer, as float32 arrays; integers must be small."""
     flat = torch.cat([x.flatten().float() for x in tensors]).cpu().numpy()
     ends = np.cumsum([x.numel() for x in tensors])[:-1]
     return [part.reshape(x.shape) for part, x in zip(np.split(flat, ends), tensors)]
 
 
 def solve_problems(cost: np.ndarray, num_problems: int) -> Tuple[np.ndarray, np.ndarray]:
-    """Solve assignment problems, stacked along the rows, at the least total cost.
+    """Solve assignment problems of least total cost, stacked along the rows.
 
-    Of finite costs of shape (num_problems * n, G) it returns the matched rows, ascending, and
-    columns, each of shape (num_problems * min(n, G), ).
+    ``cost`` must be finite, of shape (num_problems * n, G). Returns the matched rows, ascending,
+    and their columns, each of shape (num_problems * min(n, G), ).
     """
     if 0 in cost.shape:
         return np.empty(0, np.int64), np.empty(0, np.int64)
@@ -236,7 +245,7 @@ def solve_problems(cost: np.ndarray, num_problems: int) -> Tuple[np.ndarray, np.
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:
-    """Refuse labels that are not in ``[0, num_classes)``."""
+    """Raise a ConfigError for a label outside of ``[0, num_classes)``."""
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if wrong.size:
         raise ConfigError(
@@ -246,7 +255,11 @@ def check_labels(labels: np.ndarray, num_classes: int) -> None:
 
 def check_finite(cls_sums: np.ndarray, box_sums: np.ndarray, costs: Sequence[np.ndarray],
                  batch_img_metas: Sequence[dict]) -> None:
-    """Stop before the optimizer can learn from NaN, by sums of each layer and costs by image."""
+    """Raise a FloatingPointError for predictions or costs that are NaN or infinite.
+
+    ``cls_sums`` and ``box_sums`` are sums over each layer, shape (num_layers, ), ``costs`` the
+    costs of each image.
+    """
     inputs = ', '.join(f'{meta.get("img_path", f"image {i}")} ({cost.shape[1]} boxes)'
                        for i, (meta, cost) in enumerate(zip(batch_img_metas, costs)))
     advice = ('stopped before the optimizer step; lower optim_wrapper.optimizer.lr, or look at '
@@ -263,15 +276,15 @@ def check_finite(cls_sums: np.ndarray, box_sums: np.ndarray, costs: Sequence[np.
 
 @TASK_UTILS.register_module()
 class OneToManyHungarianAssigner(GroupHungarianAssigner):
-    """Match every object with K queries of whatever group: naive one-to-many assignment.
+    """Match every object with K queries of any group: naive one-to-many assignment.
 
-    An ablation of the paper (Table 7). An object is K objects for the matching, which is otherwise
-    one-to-one. There are as many pairs as with :class:`GroupHungarianAssigner`, and so the loss
-    has the same scale. Arguments are the same.
+    An ablation of the paper (Table 7): one-to-one matching with K copies of every object. There
+    are as many pairs as with :class:`GroupHungarianAssigner`, so the loss has the same scale.
+    Arguments as for :class:`GroupHungarianAssigner`.
     """
 
     def solve(self, cost: np.ndarray, num_groups: int,
               num_layers: int = 1) -> Tuple[np.ndarray, np.ndarray]:
-        """Match K copies of every object with the rows of all groups, as the parent otherwise."""
+        """Match K copies of every object with the rows of all groups; see the parent."""
         rows, copies = solve_problems(np.tile(cost, num_groups), num_layers)
         return rows, copies % cost.shape[1]

@@ -11,11 +11,12 @@ from .ops.attention import (FusedConditionalAttention, fuse_multihead_attention,
 
 
 class InsideGroups:
-    """Mixin of self-attention that stays inside each group of queries (paper, Section 3.2).
+    """Mixin that keeps self-attention inside each group of queries (paper, Section 3.2).
 
     Args:
-        num_queries (int, optional): Queries of one group, N; None: all groups attend as one.
-        args, kwargs: As for the attention, batch first.
+        num_queries (int, optional): Queries of one group, N. None: the queries of all groups
+            attend to each other.
+        args, kwargs: As for the attention, which must be batch first.
     """
 
     def __init__(self, *args, num_queries: Optional[int], **kwargs) -> None:
@@ -24,12 +25,13 @@ class InsideGroups:
 
     def fold(self, attn_mask: Optional[Tensor], query: Tensor,
              *others: Optional[Tensor]) -> List[Optional[Tensor]]:
-        """Fold what attends, of shape (bs, K * N, dim), so that a group is an entry of the batch.
+        """Fold tensors of shape (bs, K * N, dim) to (bs * K, N, dim).
 
-        ``attn_mask`` is that of one group, of N rows, or of more with denoising queries.
+        ``attn_mask`` is the mask of one group, shape (rows, rows), where rows are its denoising
+        queries and its N queries.
 
         Raises:
-            ConfigError: If all groups are one and there is a mask, which is of a single group.
+            ConfigError: If there is a mask, and all groups attend to each other.
         """
         if attn_mask is not None and self.num_queries is None:
             raise ConfigError('model.separate_self_attn=False has no mask for denoising queries: '
@@ -69,11 +71,11 @@ GROUP_ATTENTION = {ConditionalAttention: GroupConditionalAttention,
 def group_self_attention(decoder: nn.Module, num_queries: Optional[int]) -> None:
     """Keep the self-attention of a decoder of mmdet inside each group, in place.
 
-    Parameters stay the same. ``num_queries`` is that of one group, N; None: all groups attend as
-    one, an ablation of the paper.
+    Parameters stay the same. ``num_queries`` is the number of queries of one group, N; with None
+    the queries of all groups attend to each other, an ablation of the paper.
 
     Raises:
-        ConfigError: If a layer's ``self_attn`` is a kind of attention that cannot be grouped.
+        ConfigError: If the class of a layer's ``self_attn`` has no version with groups.
     """
     for layer in decoder.layers:
         if isinstance(layer.self_attn, InsideGroups):

@@ -27,22 +27,22 @@ class MatchedBoxes(NamedTuple):
 
 
 class GroupCriterion(DETRHead):
-    """Supervise all layers and groups at once: a base for the heads of mmdet's DETR family.
+    """Losses of all layers and groups in one pass, for the heads of mmdet's DETR family.
 
-    It comes last, ``class GroupHead(StockHead, GroupCriterion)``, so that it stands in the place
-    of ``DETRHead`` and the stock heads between call it.
+    Name it last, ``class GroupHead(StockHead, GroupCriterion)``: the methods of ``StockHead`` then
+    call it in the place of ``DETRHead``.
 
-    The losses equal the stock head's, with two differences that follow the official code:
-    each is divided by the number of ground-truth boxes in the batch times K, averaged over ranks,
-    at least 1 (the stock head counts matched queries instead, which are fewer where an image has
-    more boxes than queries), and this average covers the classification loss too.
+    The losses equal the stock head's except for the normalizer, which follows the official code:
+    each loss, classification included, is divided by the number of ground-truth boxes in the
+    batch times K, averaged over ranks, at least 1. (The stock head counts matched queries, which
+    are fewer where an image has more boxes than queries.)
 
-    The head gives ``assigner`` (a ``GroupHungarianAssigner``), ``num_classes``, ``loss_cls``,
+    The head must have ``assigner`` (a ``GroupHungarianAssigner``), ``num_classes``, ``loss_cls``,
     ``loss_bbox`` and ``loss_iou``.
     """
 
     def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)  # the layers of the stock head, too
+        super().__init__(*args, **kwargs)
         branches = self.reg_branches if hasattr(self, 'reg_branches') else [self.fc_reg]
         for branch in dict.fromkeys(branches):
             branch.register_forward_hook(to_float32)
@@ -77,15 +77,14 @@ class GroupCriterion(DETRHead):
     def loss_by_feat_single(self, cls_scores: Tensor, bbox_preds: Tensor,
                             batch_gt_instances: InstanceList,
                             batch_img_metas: List[dict]) -> Tuple[Tensor, Tensor, Tensor]:
-        """Supervise what the encoder predicts in two stages, averaged over its sets.
+        """Compute the mean loss of encoder heads (two stages).
 
-        What one encoder head predicts, at every feature point or at its best ones, is one set,
-        matched one-to-one with the ground truth: K sets where every group has a head of its own,
-        and a single one where a stock detector has one head, however many rows it gives.
+        The predictions of each head are matched one-to-one with the ground truth, as one set.
+        Arguments as for :meth:`loss_by_feat`, but of shape (bs, num_rows, C or 4) of one head,
+        or (K, bs, num_rows, C or 4) of K heads.
 
-        Arguments as for :meth:`loss_by_feat`, of shape (bs, num_rows, C or 4), or with the heads
-        of all groups (K, bs, num_rows, C or 4). Returned are scalars, the classification, L1 and
-        IoU loss.
+        Returns:
+            tuple[Tensor, Tensor, Tensor]: Classification, L1 and IoU loss, scalars.
         """
         if cls_scores.dim() == 3:
             cls_scores, bbox_preds = cls_scores[None], bbox_preds[None]
@@ -96,10 +95,10 @@ class GroupCriterion(DETRHead):
     def set_losses(self, cls_scores: Tensor, bbox_preds: Tensor, batch_gt_instances: InstanceList,
                    batch_img_metas: List[dict],
                    num_groups: Optional[int] = None) -> Dict[str, Tensor]:
-        """Match and supervise; arguments as for :meth:`loss_by_feat`.
+        """Match, and compute ``loss_cls``, ``loss_bbox`` and ``loss_iou``, shape (num_layers, ).
 
-        ``num_groups`` counts the groups of rows that are not the decoder's queries. Returned are
-        ``loss_cls``, ``loss_bbox`` and ``loss_iou``, each of shape (num_layers, ).
+        Arguments as for :meth:`loss_by_feat`; ``num_groups`` is the number of groups of
+        predictions other than the decoder's.
         """
         num_groups = num_groups or self.assigner.count_groups(cls_scores.size(2))
         pairs = self.assigner.match_layers(cls_scores, bbox_preds, batch_gt_instances,
@@ -110,9 +109,10 @@ class GroupCriterion(DETRHead):
     def pair_losses(self, cls_scores: Tensor, bbox_preds: Tensor,
                     batch_gt_instances: InstanceList, batch_img_metas: List[dict],
                     pairs: MatchedPairs, num_groups: int) -> Dict[str, Tensor]:
-        """Supervise given pairs, other queries as background; returns as :meth:`set_losses`.
+        """Compute the losses of given pairs, with all other queries as background.
 
-        ``num_groups`` is the number of queries that each object is paired with.
+        ``num_groups`` is the number of queries paired with each object. Returns as
+        :meth:`set_losses`.
         """
         normalizer = self.count_targets(batch_gt_instances, num_groups, bbox_preds)
         boxes = match_boxes(bbox_preds, batch_gt_instances, batch_img_metas, pairs)
@@ -124,9 +124,9 @@ class GroupCriterion(DETRHead):
     @staticmethod
     def count_targets(batch_gt_instances: Sequence[InstanceData], num_groups: int,
                       like: Tensor) -> Tensor:
-        """Count the boxes to be matched: ground truth times K, averaged over ranks, at least 1.
+        """Return the normalizer: ground truth times K, averaged over ranks, at least 1.
 
-        The paper's code calls it ``num_boxes`` (``SetCriterion.forward``). It is a float32 scalar.
+        A float32 scalar, ``num_boxes`` in the official code (``SetCriterion.forward``).
         """
         num_boxes = num_groups * sum(len(gts) for gts in batch_gt_instances)
         count = torch.full((), num_boxes, dtype=torch.float32, device=like.device)
@@ -134,7 +134,7 @@ class GroupCriterion(DETRHead):
 
     def classification_loss(self, cls_scores: Tensor, batch_gt_instances: InstanceList,
                             pairs: MatchedPairs, boxes: MatchedBoxes) -> Tensor:
-        """Sum ``loss_cls`` over the queries of each layer, shape (num_layers, )."""
+        """Compute the sum of ``loss_cls`` over the queries of each layer, shape (num_layers, )."""
         labels = torch.cat([gts.labels for gts in batch_gt_instances])[pairs.gts]
         loss_cls, ious = self.loss_cls, None
         if isinstance(loss_cls, QualityFocalLoss):
@@ -152,8 +152,11 @@ class GroupCriterion(DETRHead):
         return losses.view(len(cls_scores), -1).sum(1)
 
     def box_losses(self, bbox_preds: Tensor, boxes: MatchedBoxes) -> Tuple[Tensor, Tensor]:
-        """Sum ``loss_bbox`` and ``loss_iou`` over each layer's pairs, shape (num_layers, )."""
-        if not len(boxes.preds):  # every prediction stays in the graph, for DDP
+        """Compute the sums of ``loss_bbox`` and ``loss_iou`` over each layer's pairs.
+
+        Both have shape (num_layers, ).
+        """
+        if not len(boxes.preds):  # DDP requires a gradient of every parameter
             nothing = bbox_preds.float().flatten(1).sum(1) * 0
             return nothing, nothing
         preds, gts, scales = boxes
@@ -186,5 +189,5 @@ def name_layers(losses: Dict[str, Tensor]) -> Dict[str, Tensor]:
 
 
 def to_float32(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-    """Give a branch's boxes float32, also under autocast: 8 significant bits are too few."""
+    """Return boxes in float32, also under autocast: bfloat16 has 8 significant bits."""
     return output.float()

@@ -5,13 +5,12 @@ rows. Batch first, this makes the fold of the groups into the batch a pure resha
 
     (bs, K * N, C)  ->  (bs * K, N, C)
 
-so that any module which treats the images of a batch independently (self-attention, above all)
-treats the groups independently too, with no mask and no copy. The reshape is right only when the
-batch comes first: with queries first, ``(K * N, bs, C)``, the same call mixes the rows of
-different images and groups and raises no error.
+A module that treats the images of a batch independently, such as self-attention, then treats the
+groups independently too, with no mask and no copy. The batch must come first: with queries first,
+``(K * N, bs, C)``, the reshape mixes the rows of different images and groups without an error.
 
-A tensor does not record how many groups it holds in training (K) or at inference (one): its rows
-divided by N do. Only the number of rows N of a group is therefore handed around.
+Functions take the number of rows N of a group. The number of groups of a tensor, K in training
+and one at inference, is its number of rows divided by N.
 """
 import contextlib
 import math
@@ -49,16 +48,24 @@ def unfold_groups(x: Tensor, batch_size: int) -> Tensor:
 
 
 def count_groups(num_rows: int, group_size: int) -> int:
-    """Return how many groups of ``group_size`` rows make ``num_rows``, without a remainder."""
+    """Return ``num_rows / group_size``, the number of groups.
+
+    Raises:
+        ConfigError: If ``num_rows`` is not a multiple of ``group_size``.
+    """
     if num_rows % group_size:
         raise ConfigError(
             f'{num_rows} predictions do not divide into groups of num_queries={group_size}: '
-            'the decoder must be given num_query_groups * num_queries rows.')
+            'the decoder requires num_query_groups * num_queries rows.')
     return num_rows // group_size
 
 
 def check_count(key: str, count: int, meaning: str, most: float = math.inf) -> int:
-    """Return a number of groups or queries if it is an integer from 1 to ``most``."""
+    """Return ``count`` if it is an integer from 1 to ``most``.
+
+    Raises:
+        ConfigError: If it is not. The message calls it ``key`` and explains it by ``meaning``.
+    """
     if type(count) is not int or not 1 <= count <= most:
         limit = f' and at most {most}' if most < math.inf else ''
         raise ConfigError(
@@ -68,7 +75,7 @@ def check_count(key: str, count: int, meaning: str, most: float = math.inf) -> i
 
 @contextlib.contextmanager
 def decoding(groups: range) -> Iterator[None]:
-    """Choose the groups that are decoded while the block runs, in this thread alone."""
+    """Choose the groups to decode inside a ``with`` block, for this thread."""
     token = _CHOSEN.set(groups)
     try:
         yield
@@ -77,27 +84,27 @@ def decoding(groups: range) -> Iterator[None]:
 
 
 def chosen_groups() -> Optional[range]:
-    """Return the groups that :func:`decoding` chose, None outside of it."""
+    """Return the groups that :func:`decoding` chose, or None outside of its block."""
     return _CHOSEN.get()
 
 
 def chosen_rows(x: Tensor, num_groups: int) -> Tensor:
-    """Take the chosen groups' blocks of rows, ``(K * n, ...) -> (chosen * n, ...)``.
+    """Select the rows of the chosen groups, ``(K * n, ...) -> (chosen * n, ...)``.
 
-    Outside of :func:`decoding`, all rows are taken.
+    Outside of :func:`decoding`, return all rows.
     """
     groups, size = chosen_groups(), len(x) // num_groups
     return x if groups is None else x[groups.start * size:groups.stop * size]
 
 
-# Layers of which each group has its own: parameters keep the stock names, and have K blocks of
-# rows. Inside `decoding` a layer computes with the chosen groups' blocks.
+# Layers whose parameters have K blocks of rows, a block for each group, under the stock names.
+# Inside `decoding` a layer computes with the blocks of the chosen groups.
 
 
 class GroupLinear(nn.Linear):
-    """A linear layer of each group; ``(..., in_features) -> (..., out_features)`` of one group.
+    """K linear layers, stacked; choose a group before ``forward``.
 
-    ``weight`` has shape (K * out_features, in_features) and ``bias`` (K * out_features, ).
+    ``weight`` has shape (K * out_features, in_features), ``bias`` (K * out_features, ).
     """
 
     def __init__(self, layer: nn.Linear, num_groups: int) -> None:
@@ -106,13 +113,16 @@ class GroupLinear(nn.Linear):
         self.out_features, self.num_groups = layer.out_features, num_groups
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the layer of the group that is decoded."""
+        """Apply the chosen group's layer, ``(..., in_features) -> (..., out_features)``."""
         bias = None if self.bias is None else chosen_rows(self.bias, self.num_groups)
         return F.linear(x, chosen_rows(self.weight, self.num_groups), bias)
 
 
 class GroupLayerNorm(nn.LayerNorm):
-    """A layer normalization of each group, ``weight`` and ``bias`` of shape (K * dim, )."""
+    """K layer normalizations, stacked; choose a group before ``forward``.
+
+    ``weight`` and ``bias`` have shape (K * dim, ).
+    """
 
     def __init__(self, layer: nn.LayerNorm, num_groups: int) -> None:
         super().__init__(layer.normalized_shape, layer.eps)
@@ -121,15 +131,16 @@ class GroupLayerNorm(nn.LayerNorm):
         self.num_groups = num_groups
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize ``x``, shape (..., dim), by the layer of the group that is decoded."""
+        """Normalize ``x``, shape (..., dim), by the chosen group's layer."""
         weight, bias = (chosen_rows(x, self.num_groups) for x in (self.weight, self.bias))
         return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
 
 class GroupEmbedding(nn.Embedding):
-    """The queries of each group; ``weight``, of shape (K * N, dim), shows the chosen groups'.
+    """K embeddings of N queries, stacked; the parameter ``weight`` has shape (K * N, dim).
 
-    mmdet's detectors read the weight of an embedding of queries, and never call it.
+    mmdet's detectors read ``weight``, which inside :func:`decoding` has the rows of the chosen
+    groups, and never call the embedding.
     """
 
     def __init__(self, layer: nn.Embedding, num_groups: int) -> None:
@@ -138,7 +149,7 @@ class GroupEmbedding(nn.Embedding):
 
     @property
     def weight(self) -> Tensor:
-        """Rows of the chosen groups, or the parameter itself outside of ``decoding``."""
+        """Rows of the chosen groups, or outside of :func:`decoding` the parameter itself."""
         return chosen_rows(self.__getattr__('weight'), self.num_groups)
 
 
@@ -147,9 +158,9 @@ GROUP_LAYERS = {
 
 
 def give_each_group(root: nn.Module, name: str, num_groups: int) -> None:
-    """Replace the layers of ``root``'s module ``name``, in place, by layers of each group.
+    """Replace the layers inside ``root``'s module ``name`` by stacks of K layers, in place.
 
-    One group keeps the stock layers.
+    With one group the stock layers stay.
     """
     for path, layer in list(root.get_submodule(name).named_modules(prefix=name)):
         kind = next((ours for stock, ours in GROUP_LAYERS.items() if isinstance(layer, stock)),

@@ -1,8 +1,7 @@
-"""Classification losses of matched queries, two of which take the box into account.
+"""Classification losses of a layer's queries, without one-hot targets.
 
-All of them treat background alike, as ``p^gamma softplus(x)`` with ``p = sigmoid(x)``, and differ
-at the class of a matched object. Nearly every target is background, so that the sum over a layer
-is the sum over background, corrected at the pairs: no one-hot targets are made.
+All logits ``x`` are summed as background, ``p^gamma softplus(x)`` with ``p = sigmoid(x)``, and the
+sum is corrected at the few logits of matched classes, where the losses differ.
 """
 import functools
 from typing import Callable, NamedTuple, Optional, Tuple, Union
@@ -19,17 +18,17 @@ from .ops.layer_sums import LayerSums
 
 
 class Terms(NamedTuple):
-    """What a loss is at each logit; the functions compute element by element."""
-    background: Callable[[Tensor], Tensor]  # of logits whose class is not there
+    """The loss of each logit, element by element."""
+    background: Callable[[Tensor], Tensor]  # of logits of background
     matched: Callable[[Tensor, Tensor], Tensor]  # of logits of matched classes, and the IoU
-    background_weight: float = 1.  # after the sum, which saves a pass over all logits
+    background_weight: float = 1.  # factor of the sum, which saves a pass over all logits
 
 
 class IoUAwareLoss(QualityFocalLoss):
     """Base of losses whose target is the IoU of the matched box, without its gradient.
 
-    mmdet's heads of the DETR family compute the IoU for a ``QualityFocalLoss`` alone, of which
-    this is a subclass, so that the losses below work in these heads, too.
+    A subclass of ``QualityFocalLoss``, because mmdet's DETR heads compute the IoU for that loss
+    alone.
 
     Args:
         gamma (float): Focusing exponent.
@@ -44,17 +43,17 @@ class IoUAwareLoss(QualityFocalLoss):
         self.gamma = gamma
 
     def background(self, logits: Tensor) -> Tensor:
-        """Compute the loss of each logit whose class is not there."""
+        """Compute the loss of each logit as background; any shape."""
         return background_focal(logits, self.gamma)
 
     def matched(self, logits: Tensor, ious: Tensor) -> Tensor:
-        """Compute the loss of the logits of matched classes; both arguments have its shape."""
+        """Compute the loss of logits of matched classes; all of one shape."""
         raise NotImplementedError
 
     def forward(self, pred: Tensor, target: Tuple[Tensor, Tensor],
                 weight: Optional[Tensor] = None, avg_factor: Optional[Union[int, Tensor]] = None,
                 reduction_override: Optional[str] = None) -> Tensor:
-        """Compute the loss for a head of mmdet.
+        """Compute the loss, for the heads of mmdet.
 
         Args:
             pred (Tensor): Logits, shape (num_queries, num_classes).
@@ -65,7 +64,7 @@ class IoUAwareLoss(QualityFocalLoss):
             reduction_override (str, optional): 'none', 'mean' or 'sum'.
 
         Raises:
-            ConfigError: If the head gives no IoU.
+            ConfigError: If ``target`` has no IoU.
         """
         if isinstance(target, Tensor):
             raise ConfigError(f'loss_cls.type={type(self).__name__} requires the IoU of matched '
@@ -81,10 +80,10 @@ class IoUAwareLoss(QualityFocalLoss):
 
 @MODELS.register_module()
 class IABCELoss(IoUAwareLoss):
-    """IoU-aware binary cross-entropy of Align-DETR (arXiv:2304.07527), as RF-DETR ships it.
+    """IoU-aware binary cross-entropy of Align-DETR (arXiv:2304.07527), as in RF-DETR.
 
-    The matched class has the target ``t = max(p^alpha IoU^(1 - alpha), 0.01)``, which has no
-    gradient, and background the weight ``p^gamma``, which has.
+    The target of the matched class is ``t = max(p^alpha IoU^(1 - alpha), 0.01)``, without
+    gradient. The weight of background is ``p^gamma``, with gradient.
 
     Args:
         alpha (float): Share of the score in the target. Defaults to 0.25.
@@ -106,11 +105,11 @@ class IABCELoss(IoUAwareLoss):
 class MALoss(IoUAwareLoss):
     """Matchability-aware loss of DEIM (arXiv:2412.04234).
 
-    The matched class has the target ``IoU^gamma``, and background the weight ``p^gamma``, which
-    has no gradient.
+    The target of the matched class is ``IoU^gamma``. The weight of background is ``p^gamma``,
+    without gradient.
 
     Args:
-        gamma (float): Exponent of both. Defaults to 1.5.
+        gamma (float): Exponent of target and weight. Defaults to 1.5.
         kwargs: As for :class:`IoUAwareLoss`.
     """
 
@@ -118,7 +117,7 @@ class MALoss(IoUAwareLoss):
         super().__init__(gamma, **kwargs)
 
     def background(self, logits: Tensor) -> Tensor:
-        """Compute the cross-entropy, weighted; see :meth:`IoUAwareLoss.background`."""
+        """Compute the weighted cross-entropy; see :meth:`IoUAwareLoss.background`."""
         return logits.detach().sigmoid() ** self.gamma * F.softplus(logits)
 
     def matched(self, logits: Tensor, ious: Tensor) -> Tensor:
@@ -127,7 +126,7 @@ class MALoss(IoUAwareLoss):
 
 
 def loss_terms(loss_cls: nn.Module) -> Optional[Terms]:
-    """Return the terms of a loss, without its ``loss_weight``; None if it is another loss."""
+    """Return the terms of a loss without its ``loss_weight``, None for an unknown loss."""
     if isinstance(loss_cls, IoUAwareLoss):
         return Terms(loss_cls.background, loss_cls.matched)
     if type(loss_cls) is FocalLoss and not loss_cls.activated:
@@ -146,11 +145,13 @@ def loss_terms(loss_cls: nn.Module) -> Optional[Terms]:
 
 def sum_layers(terms: Terms, logits: Tensor, rows: Tensor, labels: Tensor,
                ious: Optional[Tensor] = None) -> Tensor:
-    """Sum a loss over the queries and classes of each layer.
+    """Sum a loss over the queries and classes of each layer, float32 of shape (num_layers, ).
 
-    Logits of shape (num_layers, bs, K * N, num_classes), rows as in :class:`MatchedPairs`, their
-    labels and the IoU of their boxes, which focal loss does without, give float32, shape
-    (num_layers, ).
+    Args:
+        terms (Terms): The loss of each logit.
+        logits (Tensor): Shape (num_layers, bs, K * N, num_classes).
+        rows, labels (Tensor): Matched queries, as in :class:`MatchedPairs`, and their classes.
+        ious (Tensor, optional): IoU of their boxes, in the shape of ``rows``.
     """
     weight, num_classes = terms.background_weight, logits.size(-1)
     matched_logits = rows % logits[0, ..., 0].numel() * num_classes + labels  # in their layer
@@ -171,5 +172,5 @@ def background_focal(logits: Tensor, gamma: float) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy of each logit, finite however large the logit is."""
+    """Binary cross-entropy of each logit, finite for large logits too."""
     return F.binary_cross_entropy_with_logits(logits, target, reduction='none')
