@@ -22,8 +22,8 @@ from .ops.attention import FusedConditionalAttention
 class GroupConditionalDetrTransformerDecoderLayer(ConditionalDetrTransformerDecoderLayer):
     """Decoder layer of Conditional DETR whose self-attention stays inside each group.
 
-    Cross-attention and FFN treat every query alone and need no groups. A detector with groups sets
-    the number of queries of a group; before, all queries are one group.
+    Cross-attention and FFN treat each query separately and need no groups. The detector sets the
+    number of queries of a group; until then all queries are one group.
     """
 
     def _init_layers(self) -> None:
@@ -50,20 +50,20 @@ class GroupConditionalDetrTransformerDecoder(ConditionalDetrTransformerDecoder):
         Args:
             query (Tensor): Content queries, shape (bs, K * N, dim).
             key (Tensor): Memory, shape (bs, num_keys, dim).
-            query_pos (Tensor): Positional queries, shape (bs, K * N, dim), or (1, K * N, dim)
-                where all images have the same ones, which are then projected once.
+            query_pos (Tensor): Positional queries, shape (bs, K * N, dim), or (1, K * N, dim) if
+                all images share them, which projects them once.
             key_pos (Tensor): Positional encoding of the memory, shape (bs, num_keys, dim).
             key_padding_mask (Tensor, optional): True at padding, shape (bs, num_keys).
 
         Returns:
-            tuple[Tensor, Tensor]: Normalized hidden states of every layer (the last one alone
-            without ``return_intermediate``), shape (num_layers, bs, K * N, dim), and the reference
-            points, normalized (x, y), shape (bs, K * N, 2).
+            tuple[Tensor, Tensor]: Normalized hidden states of every layer (without
+            ``return_intermediate`` of the last layer), shape (num_layers, bs, K * N, dim), and
+            reference points, normalized (x, y), shape (bs, K * N, 2).
         """
-        key_pos = key_pos.clone()  # not a view: torch.compile would guard its base's shape
+        key_pos = key_pos.clone()  # torch.compile guards the shape of a view's base
         if key_padding_mask is not None:
             key_padding_mask = key_padding_mask.clone()
-        with torch.autocast(query.device.type, enabled=False):  # bfloat16 cannot place a box
+        with torch.autocast(query.device.type, enabled=False):  # boxes need float32
             reference = self.ref_point_head(query_pos.float()).sigmoid()
         sine_embed = coordinate_to_encoding(reference, num_feats=self.embed_dims // 2)
         hidden_states = []
@@ -86,15 +86,20 @@ class GroupConditionalDETRHead(ConditionalDETRHead, GroupCriterion):
     """``ConditionalDETRHead`` that matches and supervises K groups of queries."""
 
     def init_weights(self) -> None:
-        """Initialize as the official code: boxes start as their reference points."""
+        """Initialize as the official code: boxes start at their reference points."""
         super().init_weights()
         constant_init(self.fc_reg, 0, bias=0)
 
     def forward(self, hidden_states: Tensor, references: Tensor) -> Tuple[Tensor, Tensor]:
-        """Predict logits, shape (num_layers, bs, num_rows, C), and boxes, normalized cxcywh.
+        """Predict logits and boxes from hidden states and reference points.
 
-        Boxes are in float32, also under autocast. They are offsets to the reference points,
-        normalized (x, y), shape (bs, num_rows, 2).
+        Args:
+            hidden_states (Tensor): Shape (num_layers, bs, num_rows, dim).
+            references (Tensor): Normalized (x, y), shape (bs, num_rows, 2).
+
+        Returns:
+            tuple[Tensor, Tensor]: Logits, shape (num_layers, bs, num_rows, C), and boxes,
+            normalized cxcywh, shape (num_layers, bs, num_rows, 4), float32 also under autocast.
         """
         offsets = self.fc_reg(self.activate(self.reg_ffn(hidden_states)))
         centers = offsets[..., :2] + inverse_sigmoid(references)
@@ -106,8 +111,8 @@ class GroupConditionalDETR(GroupQueries, ConditionalDETR):
     """Conditional DETR trained with groups of queries.
 
     `Group DETR: Fast DETR Training with Group-Wise One-to-Many Assignment
-    <https://arxiv.org/abs/2207.13085>`_. A checkpoint differs from one of ``ConditionalDETR`` in
-    the rows of ``query_embedding.weight``, K * N instead of N, and nowhere else.
+    <https://arxiv.org/abs/2207.13085>`_. A checkpoint differs from a checkpoint of
+    ``ConditionalDETR`` only in the rows of ``query_embedding.weight``, K * N instead of N.
     """
     head_class = ConditionalDETRHead
 
@@ -117,9 +122,9 @@ class GroupConditionalDETR(GroupQueries, ConditionalDETR):
         self.decoder = GroupConditionalDetrTransformerDecoder(**decoder)
 
     def pre_decoder(self, memory: Tensor) -> Tuple[Dict, Dict]:
-        """Prepare K * N queries in training, N at inference, as the stock detector does.
+        """Prepare K * N queries in training, N at inference, as the stock detector.
 
-        Positional queries have shape (1, rows, dim): all images have the same ones.
+        Positional queries have shape (1, rows, dim), because all images share them.
         """
         with decoding(self.decoded_groups):
             query_pos = self.query_embedding.weight[None]

@@ -1,4 +1,4 @@
-"""DAB-DETR and DAB-Deformable-DETR, whose queries are anchor boxes, with groups of queries.
+"""DAB-DETR and DAB-Deformable-DETR with groups of queries; a query is an anchor box.
 
 mmdet has no DAB-Deformable-DETR: :class:`DABDeformableDETR` is the detector without groups.
 """
@@ -27,23 +27,25 @@ class GroupDABDETRHead(DABDETRHead, GroupCriterion):
 class GroupDABDETR(GroupQueries, DABDETR):
     """DAB-DETR trained with groups of queries.
 
-    A checkpoint differs from one of ``DABDETR`` in the rows of ``query_embedding.weight``, K * N
-    anchor boxes instead of N, and nowhere else. With ``num_patterns`` P above 0 each anchor box
-    makes P queries, and a group has P * N rows.
+    A checkpoint differs from a checkpoint of ``DABDETR`` only in the rows of
+    ``query_embedding.weight``, K * N anchor boxes instead of N. With ``num_patterns`` P above 0
+    each anchor box makes P queries, and a group has P * N rows.
     """
     head_class = DABDETRHead
 
     @property
     def group_size(self) -> int:
-        """Rows of one group, each of its N anchors once for every pattern."""
+        """Rows of one group: N anchors times the number of patterns."""
         return self.num_queries * max(1, self.num_patterns)
 
     def pre_decoder(self, memory: Tensor) -> Tuple[Dict, Dict]:
-        """Prepare the queries of the groups that are decoded, and nothing for the head.
+        """Prepare the queries of the chosen groups.
 
-        They are ``query``, shape (bs, rows, dim), and ``query_pos``, anchors before the sigmoid,
-        shape (bs, rows, 4). The stock detector makes ``num_queries`` content queries, whatever its
-        anchors, and lays out the rows pattern by pattern.
+        The rows of a group are laid out pattern by pattern, as in the stock detector.
+
+        Returns:
+            tuple[dict, dict]: ``query``, shape (bs, rows, dim), ``query_pos``, anchors before the
+            sigmoid, shape (bs, rows, 4), and ``memory``; no inputs of the head.
         """
         with decoding(self.decoded_groups):
             anchors = self.query_embedding.weight.unflatten(0, (-1, self.num_queries))  # (K, N, 4)
@@ -57,18 +59,18 @@ class GroupDABDETR(GroupQueries, DABDETR):
 
 @MODELS.register_module()
 class DABDeformableDETR(DeformableDETR):
-    """Deformable DETR whose queries are anchor boxes, which it refines (arXiv:2201.12329).
+    """Deformable DETR whose queries are anchor boxes, refined by every layer (arXiv:2201.12329).
 
-    Its decoder is that of DINO, without two stages and denoising queries: the positional query of
-    a layer is made of the box that the layer before predicted. Other than here, the authors'
-    decoder scales positional queries by the content, and hands no gradient from the loss of a
-    layer to the layer before.
+    The decoder is DINO's, without two stages and denoising queries: a layer's positional query
+    encodes the box of the previous layer. The authors' decoder differs in two details: it scales
+    positional queries by the content, and propagates no gradient from the loss of a layer to the
+    box of the previous layer (DINO's look forward twice does).
 
-    Row i of ``query_embedding`` is query i: its content, ``embed_dims`` numbers, and its anchor,
-    cxcywh before the sigmoid. Arguments as for ``DeformableDETR``.
+    Row i of ``query_embedding`` has the content of query i, ``embed_dims`` numbers, and its
+    anchor, cxcywh before the sigmoid. Arguments as for ``DeformableDETR``.
 
     Raises:
-        ConfigError: If boxes are not refined, or anchors are selected and not learned.
+        ConfigError: If ``with_box_refine`` is False or ``as_two_stage`` is True.
     """
 
     def __init__(self, *args, with_box_refine: bool = True, as_two_stage: bool = False,
@@ -85,7 +87,7 @@ class DABDeformableDETR(DeformableDETR):
         self.decoder = DinoTransformerDecoder(**decoder)
         fit_ref_point_head(self.decoder)
         self.query_embedding = nn.Embedding(self.num_queries, self.embed_dims + 4)
-        self.reference_points_fc = nn.Identity()  # nothing to learn: anchors are the points
+        self.reference_points_fc = nn.Identity()  # anchors are the reference points
 
     def pre_decoder(self, memory: Tensor, memory_mask: Tensor,
                     spatial_shapes: Tensor) -> Tuple[Dict, Dict]:
@@ -96,7 +98,7 @@ class DABDeformableDETR(DeformableDETR):
         return dict(query=query, reference_points=anchors.sigmoid(), memory=memory), head_inputs
 
     def forward_decoder(self, memory: Tensor, memory_mask: Tensor, **kwargs) -> Dict:
-        """Decode, by the inputs of ``DinoTransformerDecoder``; the mask is True at padding."""
+        """Decode; ``kwargs`` as for ``DinoTransformerDecoder``, the mask is True at padding."""
         hidden_states, references = self.decoder(
             value=memory, key_padding_mask=memory_mask, self_attn_mask=None,
             reg_branches=self.bbox_head.reg_branches, **kwargs)
@@ -112,7 +114,7 @@ class GroupDABDeformableDETRHead(GroupDeformableDETRHead):
 class GroupDABDeformableDETR(GroupQueries, DABDeformableDETR):
     """DAB-Deformable-DETR trained with groups of queries.
 
-    A checkpoint differs from one of :class:`DABDeformableDETR` in the rows of
-    ``query_embedding.weight``, K * N instead of N, and nowhere else.
+    A checkpoint differs from a checkpoint of :class:`DABDeformableDETR` only in the rows of
+    ``query_embedding.weight``, K * N instead of N.
     """
     head_class = DeformableDETRHead

@@ -1,4 +1,4 @@
-"""What detectors with K groups of queries have in common, whatever they predict."""
+"""Base of detectors with K groups of queries: detectors of boxes and of masks."""
 import difflib
 import logging
 import math
@@ -25,14 +25,14 @@ OUR_KEYS = dict(train_cfg=('assigner', 'groups_at_once'), test_cfg=('query_group
 
 
 class DecodedGroups:
-    """Mixin of detectors and heads that decode some of their groups.
+    """Mixin of detectors and heads that choose which groups to decode.
 
-    They have ``num_query_groups``, ``training``, and ``test_cfg`` with ``query_group``.
+    They must have ``num_query_groups``, ``training``, and ``test_cfg`` with ``query_group``.
     """
 
     @property
     def decoded_groups(self) -> range:
-        """The groups to decode; where none are chosen, all in training and one at inference."""
+        """Groups to decode: the chosen groups, else all in training and one at inference."""
         groups, group = chosen_groups(), self.test_cfg['query_group']
         if groups is not None:
             return groups
@@ -42,15 +42,15 @@ class DecodedGroups:
 
 
 class GroupDetector(DecodedGroups):
-    """Mixin that gives a detector of mmdet K groups of queries, of which one is kept.
+    """Mixin that trains a detector of mmdet with K groups of queries and keeps one group.
 
-    The parameters of ``group_modules`` have K blocks of rows, one for each group. Before this is
-    initialized the detector has ``num_queries`` (N); then it has ``decoder`` and ``bbox_head``.
-    Arguments are explained at :class:`GroupQueries`.
+    The parameters of ``group_modules`` have K blocks of rows, a block for each group. A subclass
+    must set ``num_queries`` (N) before ``__init__``, and the stock detector must have ``decoder``
+    and ``bbox_head`` after its own. Arguments as for :class:`GroupQueries`.
     """
-    query_parameter = 'query_embedding.weight'  # its rows are the queries, N of each group
+    query_parameter = 'query_embedding.weight'  # has K * N rows
     separate_self_attn = True
-    head_class: type = nn.Module  # of which the head must be an instance
+    head_class: type = nn.Module  # required class of the head
 
     def __init__(self, *, num_query_groups: int = 11, train_cfg: OptConfigType = None,
                  test_cfg: OptConfigType = None, new_group_noise: float = 0.5, **kwargs) -> None:
@@ -75,7 +75,7 @@ class GroupDetector(DecodedGroups):
         self._register_state_dict_hook(save_numbers)
 
     def _make_groups(self) -> None:
-        """Make the rows of all groups, and set the rows of one on decoder and assigner."""
+        """Make the parameters of all groups, and set N on decoder and assigner."""
         group_self_attention(self.decoder, self.group_size if self.separate_self_attn else None)
         if self.train_cfg is not None:
             self.bbox_head.assigner.num_queries = self.group_size
@@ -84,7 +84,7 @@ class GroupDetector(DecodedGroups):
 
     @property
     def numbers(self) -> Dict[str, int]:
-        """N and K, by the names that config and checkpoints give them."""
+        """N and K, under their names in configs and checkpoints."""
         return dict(num_queries=self.num_queries, num_query_groups=self.num_query_groups)
 
     @property
@@ -94,21 +94,21 @@ class GroupDetector(DecodedGroups):
 
     @property
     def group_modules(self) -> List[str]:
-        """Names of the modules with K times the rows of the stock ones, block by block."""
+        """Names of the modules whose parameters have K blocks of rows."""
         return ['query_embedding']
 
     def group_parameters(self) -> Iterator[Tuple[str, nn.Parameter]]:
-        """Yield the names and parameters, of K blocks of rows, of ``group_modules``."""
+        """Yield names and parameters of ``group_modules``."""
         for module in self.group_modules:
             yield from self.get_submodule(module).named_parameters(module)
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList,
                 rescale: bool = True) -> SampleList:
-        """Detect objects by one group, and with ``test_cfg.each_group`` by every group, too.
+        """Detect objects by one group; arguments and results as for the stock detector.
 
-        Arguments and result as for the stock detector. With ``each_group``, an image also
-        gets ``group_instances`` of all groups, whose ``query_groups`` is the group of each, and
-        ``query_group`` in the meta information.
+        With ``test_cfg.each_group``, an image also gets ``group_instances``, the detections of
+        every group alone, with their group in ``query_groups``, and ``query_group``, the kept
+        group, in its meta information.
         """
         if not self.test_cfg.get('each_group'):
             return super().predict(batch_inputs, batch_data_samples, rescale)
@@ -123,14 +123,17 @@ class GroupDetector(DecodedGroups):
         return batch_data_samples
 
     def _limit_detections(self, key: str, of_a_query: int) -> None:
-        """Ask for no more detections than the queries of ``query_group`` can make."""
+        """Lower the number of detections to what the queries of ``query_group`` can make."""
         num_groups = self.num_query_groups if self.test_cfg['query_group'] == ALL_GROUPS else 1
         most = num_groups * self.num_queries * of_a_query
         self.test_cfg[key] = min(self.test_cfg.get(key, 100), most)
         self.bbox_head.test_cfg = self.test_cfg
 
     def stock_state_dict(self, query_group: Optional[int] = None) -> Dict[str, Tensor]:
-        """Return the stock detector's state dict, with the rows of one group, ``test_cfg``'s."""
+        """Return the stock detector's state dict with the rows of ``query_group``.
+
+        The default is the group of ``test_cfg``.
+        """
         group = self.test_cfg['query_group'] if query_group is None else query_group
         rows = {name: x.detach().chunk(self.num_query_groups)[group]
                 for name, x in self.group_parameters()}
@@ -145,27 +148,32 @@ class GroupDetector(DecodedGroups):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def count_saved_groups(self, saved: Dict[str, Tensor]) -> int:
-        """Number of groups in a checkpoint, of which ``saved`` is as in :meth:`adapt_groups`."""
+        """Return the number of groups in ``saved``; see :meth:`adapt_groups`."""
         if not saved:
             return 1
-        name, rows = next(iter(saved.items()))  # rows of later ones depend on the classes, too
+        name, rows = next(iter(saved.items()))  # later tensors may have rows for classes
         return max(1, len(rows) * self.num_query_groups // len(self.get_parameter(name)))
 
     def adapt_groups(self, saved: Dict[str, Tensor], metadata: Dict[str, Any],
                      seed: int = 0) -> Dict[str, Tensor]:
-        """Give a checkpoint's ``group_parameters`` the number of groups of this detector.
+        """Convert a checkpoint's ``group_parameters`` from K' blocks of rows to K.
 
-        Fewer groups are the first ones. More groups repeat the saved groups, with noise:
-        groups with equal rows are matched alike, get equal gradients and stay equal. A tensor of
-        equal numbers gets none, because other tensors separate its groups; if all are such, the
-        first gets noise all the same.
+        With K < K' the first groups are kept. With K > K' the groups are repeated with noise,
+        because groups with equal rows are matched alike, get equal gradients and stay equal. A
+        tensor whose numbers are all equal gets no noise: the other tensors separate its groups.
+        If all tensors are such, the first gets noise.
 
-        ``saved`` are the checkpoint's, of K' blocks of rows, and ``metadata`` has its
-        ``num_queries``, if it is there. The returned tensors have K blocks; a tensor that has
-        not K' blocks is left out, and PyTorch reports its shape.
+        Args:
+            saved (dict[str, Tensor]): The checkpoint's tensors, of K' blocks of rows.
+            metadata (dict): Has ``num_queries`` if the checkpoint has recorded N.
+            seed (int): Seed of the noise.
+
+        Returns:
+            dict[str, Tensor]: Tensors of K blocks, without tensors that have not K' blocks:
+            PyTorch reports the shape of these.
 
         Raises:
-            ConfigError: If the query embedding is of another N or another width.
+            ConfigError: If the query embedding has another N or another width.
         """
         new = self.num_query_groups
         old = self.count_saved_groups(saved)
@@ -189,7 +197,7 @@ class GroupDetector(DecodedGroups):
                 for name, rows in fitting.items()}
 
     def check_queries(self, rows: Tensor, saved_groups: int, saved_queries: Optional[int]) -> None:
-        """Check that a checkpoint's query embedding, (K' * N, dim), has N and width of ours."""
+        """Raise a ConfigError if a query embedding, (K' * N, dim), has another N or width."""
         name, num_queries = self.query_parameter, self.num_queries
         shape = self.get_parameter(name).shape
         same_queries = saved_queries in (None, num_queries)
@@ -208,12 +216,12 @@ class GroupDetector(DecodedGroups):
 
 def save_numbers(module: GroupDetector, state_dict: dict, prefix: str,
                  local_metadata: dict) -> None:
-    """Write N and K into the metadata of a state dict, as one of its hooks."""
+    """Write N and K into the metadata of a state dict; a state dict hook."""
     local_metadata.update(module.numbers)
 
 
 def warn_of_typos(**parts: OptConfigType) -> None:
-    """Warn of keys that are nearly keys of ours, such as ``test_cfg.query_groups``."""
+    """Warn of misspelled keys of ours, such as ``test_cfg.query_groups``."""
     for part, cfg in parts.items():
         for key in set(cfg or ()) - {*OUR_KEYS[part]}:
             for near in difflib.get_close_matches(key, OUR_KEYS[part], n=1, cutoff=0.8):
@@ -221,7 +229,11 @@ def warn_of_typos(**parts: OptConfigType) -> None:
 
 
 def without_numbers(cfg: ConfigType, key: str, numbers: Dict[str, int]) -> ConfigDict:
-    """Copy a part's config without the detector's numbers, which it must not contradict."""
+    """Copy a part's config without N and K.
+
+    Raises:
+        ConfigError: If the part has other numbers than the detector.
+    """
     for name, value in numbers.items():
         if cfg.get(name, value) != value:
             raise ConfigError(f'model.{key}.{name}={cfg[name]} contradicts model.{name}={value}: '
@@ -230,7 +242,11 @@ def without_numbers(cfg: ConfigType, key: str, numbers: Dict[str, int]) -> Confi
 
 
 def assigner_config(assigner: OptConfigType, numbers: Dict[str, int]) -> ConfigDict:
-    """Copy the config of an assigner with groups, without the detector's numbers."""
+    """Copy the config of an assigner without N and K.
+
+    Raises:
+        ConfigError: If there is no assigner, or it is not a ``GroupHungarianAssigner``.
+    """
     if not assigner:
         raise ConfigError('model.train_cfg.assigner is missing: set '
                           "type='GroupHungarianAssigner' with match_costs.")
@@ -243,7 +259,7 @@ def assigner_config(assigner: OptConfigType, numbers: Dict[str, int]) -> ConfigD
 
 
 def check_head(detector: 'GroupDetector') -> None:
-    """Check that a detector has a head of its family, one with groups where it needs one."""
+    """Raise a ConfigError if the head is not a ``detector.head_class``."""
     head, family = type(detector.bbox_head), detector.head_class
     if not issubclass(head, family):
         raise ConfigError(f'model.bbox_head.type={head.__name__} does not fit model.type='
@@ -252,7 +268,7 @@ def check_head(detector: 'GroupDetector') -> None:
 
 
 def check_test_cfg(test_cfg: dict, num_query_groups: int, separate_self_attn: bool) -> None:
-    """Check which of the K groups detect, and that with ``each_group`` each detects alone."""
+    """Raise a ConfigError if ``query_group`` is invalid, or contradicts ``each_group``."""
     group = test_cfg['query_group']
     if type(group) not in (int, str) or group not in (*range(num_query_groups), ALL_GROUPS):
         raise ConfigError(f'model.test_cfg.query_group={group!r} is not one of the groups: '
@@ -264,7 +280,7 @@ def check_test_cfg(test_cfg: dict, num_query_groups: int, separate_self_attn: bo
 
 
 def check_noise(noise: float) -> float:
-    """Return ``new_group_noise`` if it is a number of at least 0."""
+    """Return ``new_group_noise``, or raise a ConfigError unless it is a number of at least 0."""
     if type(noise) not in (int, float) or not 0 <= noise < math.inf:
         raise ConfigError(f'model.new_group_noise={noise!r} must be a number of at least 0: the '
                           'relative noise on groups that a checkpoint does not have.')
@@ -274,7 +290,7 @@ def check_noise(noise: float) -> float:
 def repeat_groups(rows: Tensor, old: int, new: int, noise: float, seed: int) -> Tensor:
     """Keep the first ``new`` of ``old`` blocks of rows, or repeat the blocks in order.
 
-    Repeated blocks get noise, of this standard deviation.
+    ``noise`` is the standard deviation of the noise on repeated blocks.
     """
     groups = list(rows.chunk(old)[:new])
     generator = torch.Generator().manual_seed(seed)

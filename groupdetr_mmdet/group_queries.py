@@ -12,45 +12,45 @@ from .ops.attention import fuse_layer
 from .ops.recompute import LAYER_OPTIONS, set_layer_options
 from .turns import decode_in_turns
 
-# What mmdet's detectors call the encoder's predictions, and what `loss_by_feat` of its heads does
+# Encoder's predictions: name among mmdet's head inputs -> argument of `loss_by_feat`
 LOSS_ARGUMENTS = dict(enc_outputs_class='enc_cls_scores', enc_outputs_coord='enc_bbox_preds')
 
 
 class GroupQueries(GroupDetector):
     """Mixin that gives a DETR of mmdet K groups of queries (paper, Section 3.2).
 
-    In training the decoder gets the K * N queries of all groups, at inference the N queries of
-    one. K is set here and nowhere else; the detector passes N to decoder and assigner. With
-    ``num_query_groups=1`` the detector is the stock one.
+    The decoder gets the K * N queries of all groups in training, and the N queries of one group
+    at inference. Set K here alone; the detector passes N to decoder and assigner. With
+    ``num_query_groups=1`` the detector is the stock detector.
 
-    A checkpoint of another K loads: fewer groups keep the first ones, more groups repeat them with
-    noise, without which they would stay equal.
+    A checkpoint of another K loads. A detector with fewer groups keeps the first groups of the
+    checkpoint, a detector with more groups repeats them with noise.
 
     Args:
         num_queries (int): Queries of one group, N.
         num_query_groups (int): Groups in training, K. Defaults to 11, as in the paper.
-        decoder (dict): Config of the decoder. Beside its own keys, ``num_cp`` is the number of
-            layers, from the first, whose activations are recomputed in the backward pass
-            (-1, none), and ``compile`` whether ``torch.compile`` compiles the layers, once for
-            all image sizes (False).
+        decoder (dict): Config of the decoder, with two more keys. ``num_cp`` is the number of
+            layers, from the first, whose activations the backward pass recomputes (-1: none).
+            With ``compile``, ``torch.compile`` compiles the layers, once for all image sizes
+            (False).
         bbox_head (dict): Config of the head.
-        train_cfg (dict, optional): Training config, its ``assigner`` a ``GroupHungarianAssigner``
-            without K. With ``groups_at_once`` n the decoder runs on n groups at a time under
-            activation checkpointing; losses and gradients stay (None: all at once).
+        train_cfg (dict, optional): Training config. Its ``assigner`` must be a
+            ``GroupHungarianAssigner`` without K. With ``groups_at_once`` n the decoder runs on n
+            groups at a time under activation checkpointing, with the same losses and gradients
+            (None: all groups in one pass).
         test_cfg (dict, optional): Testing config: ``max_per_img`` detections (100) by the
             queries of group ``query_group`` (0), or by the queries of all groups ('all').
-            With ``each_group`` every group also detects for itself, see
+            ``each_group`` adds detections by every group alone, see
             :meth:`GroupDetector.predict`.
         separate_self_attn (bool): Whether self-attention stays inside each group. Defaults to
             True; False is an ablation of the paper.
-        new_group_noise (float): Noise on the groups that a loaded checkpoint does not have, and
-            which repeat its groups: in standard deviations of each tensor.
-            Defaults to 0.5, in two stages to 0.02; 0 leaves them equal.
+        new_group_noise (float): Noise on repeated groups, relative to the standard deviation of
+            each tensor. Defaults to 0.5, in two stages to 0.02. With 0 the groups stay equal.
         kwargs: As for the stock detector.
 
     Raises:
         ConfigError: If K or N is below 1, another part has another K or N, the assigner has no
-            groups, ``query_group`` is none of the K, or the groups cannot take turns.
+            groups, ``query_group`` is not one of the K groups, or ``groups_at_once`` is invalid.
     """
 
     def __init__(self, *, num_queries: int, decoder: ConfigType, separate_self_attn: bool = True,
@@ -59,7 +59,7 @@ class GroupQueries(GroupDetector):
         decoder = dict(decoder)
         layer_options = {name: decoder.pop(name) for name in LAYER_OPTIONS if name in decoder}
         super().__init__(num_queries=num_queries, decoder=decoder, **kwargs)
-        head = self.bbox_head  # a query detects in each class by a sigmoid, in one by a softmax
+        head = self.bbox_head  # sigmoid: a detection of a query in each class; softmax: one
         self._limit_detections('max_per_img', head.num_classes if head.loss_cls.use_sigmoid else 1)
         for layer in (*self.encoder.layers, *self.decoder.layers):
             fuse_layer(layer)
@@ -68,13 +68,13 @@ class GroupQueries(GroupDetector):
     def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
         """Prepare K * N queries in training, N at inference (paper, Algorithm 1).
 
-        Arguments and results as for the stock detector, except for the number of rows.
+        Arguments and results are the stock detector's, with this number of rows.
         """
         with decoding(self.decoded_groups):
             return super().pre_decoder(*args, **kwargs)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Dict[str, Tensor]:
-        """Compute the losses of all groups, decoded at once or in turns, as the stock detector."""
+        """Compute the losses of all groups; arguments and results as for the stock detector."""
         if not self.training or self.groups_at_once is None:
             return super().loss(batch_inputs, batch_data_samples)
         encoded, decoder_inputs = self.encode(batch_inputs, batch_data_samples)
@@ -91,9 +91,9 @@ class GroupQueries(GroupDetector):
 
     def predict_layers(self, encoded: Dict[str, Any],
                        decoder_inputs: Dict[str, Any]) -> Dict[str, Any]:
-        """Predict by the decoded groups what the head's ``loss_by_feat`` supervises.
+        """Compute the predictions of the chosen groups, as arguments of ``loss_by_feat``.
 
-        ``encoded`` and ``decoder_inputs`` are what :meth:`encode` returns.
+        ``encoded`` and ``decoder_inputs`` are the results of :meth:`encode`.
         """
         queries, head_inputs = self.pre_decoder(**encoded)
         outputs = dict(head_inputs, **self.forward_decoder(**dict(decoder_inputs, **queries)))
@@ -103,9 +103,11 @@ class GroupQueries(GroupDetector):
                     **{LOSS_ARGUMENTS.get(name, name): x for name, x in outputs.items()})
 
     def encode(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Tuple[Dict, Dict]:
-        """Compute the inputs of :meth:`pre_decoder`, and of ``forward_decoder`` except queries.
+        """Run backbone and encoder; arguments as for ``loss``.
 
-        Arguments as for ``loss``.
+        Returns:
+            tuple[dict, dict]: Arguments of :meth:`pre_decoder`, and of ``forward_decoder`` except
+            the queries.
         """
         features = self.extract_feat(batch_inputs)
         encoder_inputs, decoder_inputs = self.pre_transformer(features, batch_data_samples)
@@ -115,8 +117,8 @@ class GroupQueries(GroupDetector):
                        rescale: bool) -> List[List[InstanceData]]:
         """Return each image's detections by each group, for :meth:`GroupDetector.predict`.
 
-        Backbone, encoder and decoder run once for all groups: the head is given each group as an
-        image of its own, so that it selects a group's best detections as it selects an image's.
+        Backbone, encoder and decoder run once for all groups. The head gets each group as a
+        separate image, and so selects the best detections of each group.
         """
         with decoding(range(self.num_query_groups)):
             features = self.extract_feat(batch_inputs)
