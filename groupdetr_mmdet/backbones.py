@@ -1,4 +1,4 @@
-"""Backbones, and an initializer, that mmdet and mmengine do not have."""
+"""Backbones that mmdet does not have, and an initializer."""
 from typing import Dict
 
 from mmdet.models.backbones import MobileNetV2, ResNet
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class DC5ResNet(ResNet):
-    """ResNet whose last stage is dilated instead of strided, as torchvision dilates it.
+    """ResNet whose last stage is dilated instead of strided, as in torchvision.
 
-    In torchvision's ``replace_stride_with_dilation``, and so in the official DETRs, the first
-    block of a dilated stage keeps the dilation of the stage before it; mmdet dilates all.
-    Arguments as for ``ResNet``, of depth 50 or more, without ``strides`` and ``dilations``.
+    With torchvision's ``replace_stride_with_dilation``, and so in the official DETRs, the first
+    block of a dilated stage is not dilated; mmdet dilates all blocks. Arguments as for
+    ``ResNet``, of depth 50 or more, without ``strides`` and ``dilations``.
     """
 
     def __init__(self, **kwargs) -> None:
         super().__init__(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), **kwargs)
 
     def make_res_layer(self, **kwargs) -> Sequential:
-        """Make a stage; the first 3 x 3 convolution of a dilated one is not dilated."""
+        """Make a stage whose first 3 x 3 convolution is not dilated."""
         layer = super().make_res_layer(**kwargs)
         layer[0].conv2.dilation = layer[0].conv2.padding = (1, 1)
         return layer
@@ -31,8 +31,8 @@ class DC5ResNet(ResNet):
 class EndingMobileNetV2(MobileNetV2):
     """MobileNetV2 that ends with the last layer of ``out_indices``.
 
-    mmdet's has the layers behind it, too, whose parameters get no gradient, and freezes stages
-    only when training begins: in either case two processes wait for each other in vain.
+    With mmdet's, distributed training hangs: the layers after the last output get no gradient,
+    and stages are frozen only after the model is distributed.
 
     Args:
         kwargs: As for ``MobileNetV2``.
@@ -44,7 +44,7 @@ class EndingMobileNetV2(MobileNetV2):
         self.layers, self.left_out = self.layers[:end], self.layers[end:]
         for name in self.left_out:
             delattr(self, name)
-        self._freeze_stages()  # as mmdet's ResNet; train() comes after the model is distributed
+        self._freeze_stages()  # train() is called after the model is distributed
 
     def _load_from_state_dict(self, state_dict: Dict[str, Tensor], prefix: str, *args) -> None:
         behind = tuple(f'{prefix}{name}.' for name in self.left_out)
@@ -55,14 +55,14 @@ class EndingMobileNetV2(MobileNetV2):
 
 @WEIGHT_INITIALIZERS.register_module()
 class PyTorchDefaultInit(BaseInit):
-    """Initialize layers as PyTorch makes them, biases too: the official DETRs leave some so.
+    """Initialize layers, biases included, by PyTorch's defaults, as in the official DETRs.
 
     Args:
         layer (str | list[str]): Class names of the layers.
     """
 
     def __call__(self, module: nn.Module) -> None:
-        """Initialize the layers in a module."""
+        """Initialize the layers inside a module, in place."""
         for layer in module.modules():
             if type(layer).__name__ in self.layer:
                 layer.reset_parameters()

@@ -1,7 +1,7 @@
-"""What the installed torch, mmcv and mmengine need before mmdet can be used.
+"""Adapt the installed torch, mmcv and mmengine, so that mmdet can be imported.
 
-``apply`` runs once in every process that imports the package, before anything of
-``mmdet.models`` is imported. It changes nothing of another detector's results.
+:func:`apply` runs in every process that imports the package, before ``mmdet.models`` is imported.
+The results of other detectors stay the same.
 """
 import functools
 import importlib.util
@@ -31,10 +31,9 @@ NO_COMPILED_OPS = (
 
 @functools.cache
 def apply() -> None:
-    """Make the installed libraries fit together. Calling it again does nothing."""
-    # Let `_base_ = 'groupdetr_mmdet::group_detr/NAME.py'` find the configs of this package:
-    # mmengine looks for a distribution in site-packages, which misses an editable installation,
-    # but for a module where Python finds it.
+    """Adapt the installed libraries, once per process."""
+    # Let `_base_ = 'groupdetr_mmdet::group_detr/NAME.py'` find the configs of an editable
+    # installation, too: mmengine searches distributions in site-packages, but modules everywhere.
     MODULE2PACKAGE['groupdetr_mmdet'] = 'groupdetr_mmdet.registry'
     if digit_version(torch.__version__) >= digit_version('2.6.0'):
         allow_mmengine_checkpoints()
@@ -42,14 +41,14 @@ def apply() -> None:
         replace_compiled_ops()
 
 
-# mmcv without its compiled half
+# mmcv without compiled ops
 
 
 class MissingOps(ModuleType):
-    """Stands in for ``mmcv._ext``: any op can be imported, and none can be called."""
+    """Stand-in for ``mmcv._ext``: every op can be imported, and raises an error when called."""
 
     def __getattr__(self, name: str) -> Callable:
-        if name.startswith('__'):  # what Python asks every module, like __path__
+        if name.startswith('__'):  # Python looks for __path__ and such
             raise AttributeError(name)
 
         def missing_op(*args, **kwargs):
@@ -59,10 +58,10 @@ class MissingOps(ModuleType):
 
 
 def replace_compiled_ops() -> None:
-    """Let mmdet import without ``mmcv._ext``, and use PyTorch code where mmdet has it.
+    """Let mmdet import without ``mmcv._ext``, and use its PyTorch code on a GPU.
 
-    mmdet and mmcv take the compiled focal loss and deformable attention whenever a tensor is on
-    the GPU, although both have the same computation in PyTorch.
+    mmdet and mmcv call the compiled focal loss and deformable attention for every tensor on a
+    GPU, although both have the same computation in PyTorch.
     """
     ops = MissingOps('mmcv._ext', 'Stand-in for the compiled ops of mmcv.')
     ops.__spec__ = ModuleSpec(ops.__name__, loader=None)
@@ -77,33 +76,33 @@ def replace_compiled_ops() -> None:
 
 def pytorch_focal_loss(py_sigmoid_focal_loss: Callable, pred: Tensor, target: Tensor,
                        gamma: float, alpha: float, weight: None, reduction: str) -> Tensor:
-    """Focal loss of mmdet, of one-hot targets, with the arguments of the compiled op.
+    """Compute mmdet's focal loss in PyTorch, with the arguments of the compiled op.
 
-    ``pred`` are logits, shape (num_preds, num_classes), and ``target`` class indices, shape
+    ``pred`` has logits, shape (num_preds, num_classes), ``target`` class indices, shape
     (num_preds, ), with ``num_classes`` for background.
     """
     one_hot = F.one_hot(target, pred.size(1) + 1)[:, :-1]
     return py_sigmoid_focal_loss(pred, one_hot, weight, gamma, alpha, reduction)
 
 
-# torch >= 2.6 unpickles only what is on its list
+# torch >= 2.6 unpickles only the classes on a list
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Let ``torch.load`` read what mmengine's ``Runner`` saves, and nothing more."""
+    """Let ``torch.load`` read checkpoints of mmengine's ``Runner``."""
     torch.serialization.add_safe_globals(mmengine_globals())
     if hasattr(checkpoint, '_safe_torch_load'):
-        # onedl-mmengine's own loader withdraws these classes after each file, and unpickles
-        # anything once torch has refused.
+        # onedl-mmengine's loader removes these classes from the list after each file, and
+        # unpickles any class after torch has refused.
         checkpoint._safe_torch_load = torch.load
 
 
 def mmengine_globals() -> List[Tuple[Any, str]]:
-    """What checkpoints of mmengine's ``Runner`` hold beside tensors, with the names in the files.
+    """Return the classes in checkpoints of mmengine's ``Runner``, with their pickled names.
 
-    That is the message hub: ``HistoryBuffer`` of numpy arrays, numpy scalars, and ``getattr`` for
-    the methods that a ``HistoryBuffer`` registers. numpy 1 and 2 pickle under different module
-    names, and each must read the other's files.
+    The message hub has ``HistoryBuffer`` of numpy arrays, numpy scalars, and ``getattr`` for the
+    methods that a ``HistoryBuffer`` registers. numpy 1 and 2 pickle under different module names,
+    and either must read both.
     """
     classes = [HistoryBuffer, np.ndarray, np.dtype,
                *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64))]
@@ -117,23 +116,27 @@ def mmengine_globals() -> List[Tuple[Any, str]]:
 
 
 def history_buffer_method(owner: Any, name: str) -> Callable:
-    """``getattr`` as a checkpoint may use it: for public methods of ``HistoryBuffer`` alone."""
+    """``getattr`` for public methods of ``HistoryBuffer`` alone.
+
+    Raises:
+        UnpicklingError: For any other attribute.
+    """
     if owner is not HistoryBuffer or name.startswith('_'):
         raise UnpicklingError(f'A checkpoint may not read the attribute {name} of {owner}.')
     return getattr(owner, name)
 
 
 def onnx_exporter() -> Dict[str, bool]:
-    """Arguments with which ``torch.onnx.export`` is the exporter by TorchScript.
+    """Return the arguments of ``torch.onnx.export`` that select the exporter by TorchScript.
 
-    Early releases, such as torch 2.1, have no other.
+    Early releases, such as torch 2.1, have no other exporter and no argument.
     """
     return dict(dynamo=False) if 'dynamo' in inspect.signature(
         torch.onnx.export).parameters else {}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The detector inside a distributed model, or inside one that detects in several views."""
+    """Return the detector inside a distributed model or a model for test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model

@@ -1,4 +1,4 @@
-"""Configs: find them by path or name, read them, merge options, find the nearest known name."""
+"""Find, read and merge configs; find the nearest name of an unknown key."""
 import difflib
 import inspect
 import os.path as osp
@@ -18,23 +18,23 @@ from .io import irregular
 
 WEIGHTS = ('.pth', '.pt', '.ckpt', '.safetensors')
 SHIPPED = Path(__file__).parent / '.mim/configs/group_detr'
-# Parts of a config that somebody reads
+# Top-level keys of a config that mmengine, mmdet or this package reads
 PARTS = {*inspect.signature(Runner).parameters, 'runner_type', 'allow_missing', 'sync_bn',
          'find_unused_parameters', 'compile', 'tta_pipeline', 'activation_checkpointing'}
 
 
 def shipped_configs() -> Dict[str, Path]:
-    """Files of the shipped configs by their names, such as ``demo/cond_detr_demo``."""
+    """Return the files of the shipped configs by name, such as ``demo/cond_detr_demo``."""
     names = {file.relative_to(SHIPPED).with_suffix('').as_posix(): file
              for file in sorted(SHIPPED.rglob('*.py'))}
     return {name: file for name, file in names.items() if not name.startswith('_base_/')}
 
 
 def find_config(config: str, key: str = 'CONFIG') -> str:
-    """Find a config by its path, or a shipped one by its name, such as ``cond_detr_demo``.
+    """Return the path of a config: a file, or a shipped name such as ``cond_detr_demo``.
 
     Raises:
-        ConfigError: If there is none; the message calls the argument ``key``.
+        ConfigError: If there is neither. The message calls the argument ``key``.
     """
     if osp.isfile(config):
         return config
@@ -55,7 +55,7 @@ def read_config(config: str, key: str = 'CONFIG') -> Config:
     """Read the config that :func:`find_config` finds.
 
     Raises:
-        ConfigError: If it is another kind of file, has an error, or misses a base or an import.
+        ConfigError: If there is no such file, or mmengine cannot read it as a config.
     """
     path = find_config(config, key)
     try:
@@ -67,7 +67,7 @@ def read_config(config: str, key: str = 'CONFIG') -> Config:
 
 
 class Options(DictAction):
-    """``--cfg-options`` of a command: ``key=value`` pairs, as of mmengine."""
+    """``--cfg-options`` of a command, ``key=value`` pairs as in mmengine."""
 
     def __call__(self, parser: ArgumentParser, namespace: Namespace, values: List[str],
                  option_string: Optional[str] = None) -> None:
@@ -79,10 +79,10 @@ class Options(DictAction):
 
 
 def merge_options(cfg: Config, options: Optional[Dict[str, Any]]) -> None:
-    """Let options override a config, in place.
+    """Merge ``--cfg-options`` into a config, in place.
 
     Raises:
-        ConfigError: If the config has no such place, or nobody could read the option.
+        ConfigError: If the config has no such place, or an option is probably misspelled.
     """
     for key, value in (options or {}).items():
         check_option(cfg, key)
@@ -94,7 +94,7 @@ def merge_options(cfg: Config, options: Optional[Dict[str, Any]]) -> None:
 
 
 def check_option(cfg: Config, key: str) -> None:
-    """Refuse an option whose name is nearly a part of the config; warn of other new names."""
+    """Raise a ConfigError for an option that is probably misspelled; warn of unknown names."""
     part = key.split('.')[0]
     if part == 'custom_imports':
         raise ConfigError(f'--cfg-options {key}: mmengine imports while it reads the file: write '
@@ -110,15 +110,15 @@ def check_option(cfg: Config, key: str) -> None:
 
 
 def nearest(name: Any, known: Iterable[str]) -> Optional[str]:
-    """Return the known name that was probably meant, None where none is near."""
+    """Return the known name most similar to ``name``, None if none is similar."""
     return next(iter(difflib.get_close_matches(str(name), sorted(set(known)), n=1)), None)
 
 
 def hint(words: str, stack: Sequence[FrameType]) -> str:
-    """Return the nearest known name for a library's message about an unknown key or type.
+    """Return a hint, the nearest known name, for a library's error about a key or type.
 
-    For a key of this package in a stock detector it is the detector with groups. ``stack`` has
-    the calls that led to the message, the innermost last.
+    For a key of this package in a stock detector the hint is the detector with groups. ``stack``
+    has the frames of the error, the innermost last.
     """
     builds = [frame.f_locals for frame in stack if frame.f_code.co_name == 'build_from_cfg']
     built, known = builds[-1].get('obj_cls') if builds else None, set()
@@ -139,14 +139,14 @@ def hint(words: str, stack: Sequence[FrameType]) -> str:
 
 
 def parameters(cls: Optional[type]) -> Set[str]:
-    """Return the names of the parameters of a class and of the classes it inherits from."""
+    """Return the names of the parameters of a class and its bases."""
     inits = (vars(base).get('__init__') for base in getattr(cls, '__mro__', ()))
     return {name for init in inits if inspect.isfunction(init)
             for name in inspect.signature(init).parameters}
 
 
 def iter_dicts(value: Any, key: str) -> Iterator[Tuple[str, dict]]:
-    """Yield the key and the content of every dict inside a part of a config, the part first."""
+    """Yield key and content of a part of a config and of every dict inside, outermost first."""
     if isinstance(value, dict):
         yield key, value
         for name, inner in value.items():
@@ -157,7 +157,7 @@ def iter_dicts(value: Any, key: str) -> Iterator[Tuple[str, dict]]:
 
 
 def check_groups(key: str, model: Optional[dict]) -> None:
-    """Check that the config of a model is of a detector with groups, which an argument needs."""
+    """Raise a ConfigError unless ``model`` is a detector with groups, as ``key`` requires."""
     name = (model or {}).get('type')
     detector = MODELS.get(name) if isinstance(name, str) else name
     if not (inspect.isclass(detector) and issubclass(detector, GroupDetector)):

@@ -22,13 +22,13 @@ class GroupDeformableDETRHead(DeformableDETRHead, GroupCriterion):
 class GroupDeformableDETR(GroupQueries, DeformableDETR):
     """Deformable DETR trained with groups of queries.
 
-    In two stages every group selects its own N proposals with encoder heads of its own; slices of
-    the best K * N proposals would leave the best ones to group 0. Only the heads of the kept group
-    run at inference. Without box refinement mmdet ties the encoder's prediction layers to the
-    decoder's, which all groups share, and a group's own are ``memory_trans_fc`` and
-    ``memory_trans_norm``.
+    In two stages every group selects its N proposals with its own encoder head, because slices of
+    the best K * N proposals would leave the best proposals to group 0. At inference only the head
+    of the kept group runs. Without box refinement mmdet ties the encoder's prediction layers to
+    the decoder's; all groups share them, and have only ``memory_trans_fc`` and
+    ``memory_trans_norm`` of their own.
     """
-    xavier_modules = ('memory_trans_fc', )  # of the modules that each group has in two stages
+    xavier_modules = ('memory_trans_fc', )  # modules of `group_modules` with Xavier initialization
 
     def __init__(self, *args, as_two_stage: bool = False, **kwargs) -> None:
         if as_two_stage:  # more noise on the encoder's heads has not been measured
@@ -37,12 +37,12 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
 
     @property
     def head_class(self) -> type:
-        """In two stages a head that takes the encoder's predictions of every group."""
+        """Required class of the head: in two stages it must take K sets of encoder predictions."""
         return GroupDeformableDETRHead if self.as_two_stage else DeformableDETRHead
 
     @property
     def group_modules(self) -> List[str]:
-        """The query embedding, or in two stages the encoder's head."""
+        """The query embedding, or in two stages the encoder head."""
         if not self.as_two_stage:
             return super().group_modules
         last = self.decoder.num_layers
@@ -50,10 +50,10 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
         return ['memory_trans_fc', 'memory_trans_norm'] + branches * self.with_box_refine
 
     def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
-        """Prepare the queries of the groups that are decoded; see :class:`GroupQueries`.
+        """Prepare the queries of the chosen groups; see :class:`GroupQueries`.
 
-        In two stages the stock detector prepares each group with the group's own rows, and the
-        head gets the encoder's predictions group by group, shape (K, bs, num_rows, dim).
+        In two stages the stock method runs for each group, and the head gets the encoder's
+        predictions in shape (K, bs, num_rows, dim).
         """
         if not self.as_two_stage:
             return super().pre_decoder(*args, **kwargs)
@@ -65,7 +65,7 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
         return tuple(merge_groups(x) for x in zip(*inputs))
 
     def init_weights(self) -> None:
-        """Initialize every group as the stock detector: Xavier depends on the number of rows."""
+        """Initialize each group separately, because Xavier depends on the number of rows."""
         super().init_weights()
         for name in self.xavier_modules if self.as_two_stage else ():
             for block in self.get_submodule(name).weight.detach().chunk(self.num_query_groups):
@@ -75,7 +75,7 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
                                      spatial_shapes: Tensor) -> Tuple[Tensor, Tensor]:
         """Make a proposal of every feature point; arguments and results as for the stock detector.
 
-        In training the shapes cross to the CPU at once, and not number by number in each group.
+        In training the shapes are copied to the CPU once, not number by number in each group.
 
         Raises:
             ConfigError: If the images have fewer feature points than a group has queries.
@@ -89,18 +89,18 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
         return super().gen_encoder_output_proposals(memory, memory_mask, spatial_shapes)
 
     def get_proposal_pos_embed(self, proposals: Tensor) -> Tensor:
-        """Embed proposals, at any width; the stock detector's fits 256 channels.
+        """Embed proposals, ``(bs, N, 4) -> (bs, N, 2 * dim)``, for any width.
 
-        ``proposals`` are cxcywh before the sigmoid, shape (bs, N, 4), and become (bs, N, 2 * dim).
+        ``proposals`` are cxcywh before the sigmoid. The stock method fits 256 channels alone.
         """
         return super().get_proposal_pos_embed(proposals, num_pos_feats=self.embed_dims // 2)
 
 
 def merge_groups(inputs: Sequence[dict]) -> dict:
-    """Merge what the stock detector prepared for each group.
+    """Merge the groups' inputs of decoder or head.
 
-    Queries and their reference points are laid out group after group, and the encoder's
-    predictions stacked; all else (memory, the mask of a group, ...) is the same for all groups.
+    Queries and reference points are concatenated, the encoder's predictions stacked. The rest
+    (memory, attention mask of a group, ...) is the same for all groups.
     """
     merged = dict(inputs[0])
     for name in merged.keys() & {'query', 'query_pos', 'reference_points'}:

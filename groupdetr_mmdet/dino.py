@@ -15,7 +15,7 @@ from .criterion import GroupCriterion
 from .deformable import GroupDeformableDETR
 from .groups import count_groups
 
-SINE_FEATURES = 128  # of each coordinate in mmdet's DINO decoder, whatever its width
+SINE_FEATURES = 128  # of each coordinate in mmdet's DINO decoder, of any width
 
 
 @MODELS.register_module()
@@ -24,10 +24,10 @@ class GroupDINOHead(DINOHead, GroupCriterion):
 
     def split_outputs(self, all_layers_cls_scores: Tensor, all_layers_bbox_preds: Tensor,
                       dn_meta: Dict[str, int]) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Take the denoising queries out of each group, see :func:`split_denoising`.
+        """Separate matching and denoising queries; see :func:`split_denoising`.
 
-        ``dn_meta`` counts all groups together. Logits and boxes of the matching part come
-        first, then of the denoising part, each of shape (num_layers, bs, num_rows, dim).
+        ``dn_meta`` counts the denoising queries of all groups together. Returns logits and boxes
+        of matching queries, then of denoising queries, shape (num_layers, bs, num_rows, dim).
         """
         (matching_scores, dn_scores), (matching_boxes, dn_boxes) = (
             split_denoising(x, dn_meta['num_denoising_queries'], self.assigner.num_queries)
@@ -38,10 +38,11 @@ class GroupDINOHead(DINOHead, GroupCriterion):
                 all_layers_denoising_bbox_preds: Tensor, batch_gt_instances: InstanceList,
                 batch_img_metas: List[dict],
                 dn_meta: Dict[str, int]) -> Tuple[Tensor, Tensor, Tensor]:
-        """Supervise the denoising queries of all layers and groups in one pass.
+        """Compute the losses of the denoising queries of all layers and groups.
 
-        Arguments as for :meth:`GroupCriterion.loss_by_feat`; ``dn_meta`` counts all denoising
-        groups. The classification, L1 and IoU loss are each of shape (num_layers, ).
+        Arguments as for :meth:`GroupCriterion.loss_by_feat`; ``dn_meta`` counts the denoising
+        groups of all groups of queries. Returns classification, L1 and IoU loss, each of shape
+        (num_layers, ).
         """
         num_groups = dn_meta['num_denoising_groups']
         pairs = denoising_pairs(all_layers_denoising_cls_scores, batch_gt_instances, num_groups)
@@ -53,11 +54,15 @@ class GroupDINOHead(DINOHead, GroupCriterion):
 
 def split_denoising(outputs: Tensor, num_denoising: int,
                     num_queries: Optional[int]) -> Tuple[Tensor, Tensor]:
-    """Take the denoising queries out of groups whose rows are ``[denoising | matching]``.
+    """Separate groups of rows ``[denoising | matching]`` into matching and denoising rows.
 
-    ``outputs`` are logits or boxes, shape (num_layers, bs, num_rows, dim), with ``num_denoising``
-    queries of all groups together and ``num_queries`` matching ones of a group (None: there is
-    one group). They become the matching and the denoising part, each group after group.
+    Args:
+        outputs (Tensor): Logits or boxes, shape (num_layers, bs, num_rows, dim).
+        num_denoising (int): Denoising queries of all groups together.
+        num_queries (int, optional): Matching queries of one group. None: there is one group.
+
+    Returns:
+        tuple[Tensor, Tensor]: Matching and denoising rows, group after group.
     """
     num_matching = outputs.size(2) - num_denoising
     num_groups = 1 if num_queries is None else count_groups(num_matching, num_queries)
@@ -68,11 +73,11 @@ def split_denoising(outputs: Tensor, num_denoising: int,
 
 def denoising_pairs(cls_scores: Tensor, batch_gt_instances: InstanceList,
                     num_groups: int) -> MatchedPairs:
-    """Pair denoising queries with the ground truth that they were made from.
+    """Pair each positive denoising query with the box that it is made from.
 
-    Each of the ``num_groups`` denoising groups in the rows of the logits, shape
-    (num_layers, bs, num_rows, C), has one positive query for each box, padded to the image with
-    the most boxes, and then, in DINO, as many negative ones.
+    The rows of ``cls_scores``, shape (num_layers, bs, num_rows, C), are ``num_groups`` denoising
+    groups. A denoising group has a positive query for each box, padded to the image with the most
+    boxes, and then, in DINO, as many negative queries.
     """
     num_layers, _, num_rows, _ = cls_scores.shape
     num_gts = [len(gts) for gts in batch_gt_instances]
@@ -86,7 +91,7 @@ def denoising_pairs(cls_scores: Tensor, batch_gt_instances: InstanceList,
 def fit_ref_point_head(decoder: DinoTransformerDecoder) -> None:
     """Let a decoder of DINO have any width, in place; mmdet's fits 256 channels alone.
 
-    That of onedl's fork fits every width: it has twice the inputs, and as many features.
+    The decoder of onedl's fork, with twice the inputs, fits every width and stays.
     """
     width = decoder.embed_dims
     if decoder.ref_point_head.layers[0].in_features == 2 * width != 4 * SINE_FEATURES:
@@ -97,16 +102,16 @@ def fit_ref_point_head(decoder: DinoTransformerDecoder) -> None:
 class GroupDINO(GroupDeformableDETR, DINO):
     """DINO trained with groups of queries.
 
-    Every group has content queries, encoder heads with which it selects its own proposals, and
-    denoising queries of its own. The rows of a group are ``[denoising | matching]``, so that the
-    fold stays one reshape and the attention mask is that of a single group.
+    Every group has its own content queries, its own encoder head, which selects its proposals,
+    and its own denoising queries. The rows of a group are ``[denoising | matching]``, so the fold
+    is still a reshape, and one mask of a single group serves all.
     """
     head_class = GroupDINOHead
     xavier_modules = ('memory_trans_fc', 'query_embedding')
 
     @property
     def group_modules(self) -> List[str]:
-        """The encoder's head, as in two stages, and the content queries."""
+        """The encoder head, as in two stages, and the content queries."""
         return super().group_modules + ['query_embedding']
 
     def _init_layers(self) -> None:
@@ -114,7 +119,7 @@ class GroupDINO(GroupDeformableDETR, DINO):
         fit_ref_point_head(self.decoder)
 
     def encode(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Tuple[Dict, Dict]:
-        """Make the memory, and pass the ground truth on, of which denoising queries are made."""
+        """Also pass the ground truth to ``pre_decoder``, which makes denoising queries from it."""
         memory, decoder_inputs = super().encode(batch_inputs, batch_data_samples)
         return dict(memory, batch_data_samples=batch_data_samples), decoder_inputs
 

@@ -1,4 +1,4 @@
-"""DN-DETR with groups of queries. mmdet has no DN-DETR: one group is it."""
+"""DN-DETR with groups of queries. mmdet has no DN-DETR; with one group this is DN-DETR."""
 from typing import Dict, List, Optional, Tuple
 
 import torch
@@ -19,19 +19,18 @@ from .groups import fold_groups, unfold_groups
 
 
 class DnQueryGenerator(CdnQueryGenerator):
-    """Denoising queries of DN-DETR: DINO's, positives alone, with the noise of its authors' code.
+    """Denoising queries of DN-DETR: DINO's without negatives, with the noise of the official code.
 
-    A content query is the embedding of a label with one channel more, 1 in a denoising query and
-    0 in a matching query, whose label is the one after the last class.
+    A content query is the embedding of a label and one more channel, which is 1 in denoising
+    queries and 0 in matching queries. The label of matching queries is ``num_classes``.
 
     Args:
-        label_noise_scale (float): Share of the labels that a random class replaces. Defaults to
-            0.2.
-        box_noise_scale (float): Noise relative to a box: its center moves by up to half of its
-            size times this, its size changes by up to its size times this. Defaults to 0.4.
-        kwargs: As for ``CdnQueryGenerator``. The authors' code makes five denoising groups,
-            ``group_cfg=dict(dynamic=False, num_groups=5)``; dynamic ones, as in the Group DETR
-            paper, are as many as ``num_dn_queries`` allow.
+        label_noise_scale (float): Share of the labels replaced by a random class. Defaults to 0.2.
+        box_noise_scale (float): Noise of a box. The center moves by up to half of the size times
+            this number, the size changes by up to the size times this number. Defaults to 0.4.
+        kwargs: As for ``CdnQueryGenerator``. The official DN-DETR makes five denoising groups,
+            ``group_cfg=dict(dynamic=False, num_groups=5)``. Dynamic groups, as in the Group DETR
+            paper, are as many as ``num_dn_queries`` allows.
     """
 
     def __init__(self, *, label_noise_scale: float = .2, box_noise_scale: float = .4,
@@ -44,15 +43,15 @@ class DnQueryGenerator(CdnQueryGenerator):
         """Make the denoising queries of one group of queries.
 
         Returns:
-            tuple[Tensor, Tensor, Tensor, dict]: As of ``CdnQueryGenerator``: content queries,
-            shape (bs, num_dn, dim), anchors before the sigmoid, cxcywh, shape (bs, num_dn, 4),
-            the mask of a group, True where a query may not look, shape (num_dn + N, num_dn + N),
-            and ``num_denoising_queries`` and ``num_denoising_groups``.
+            tuple[Tensor, Tensor, Tensor, dict]: As ``CdnQueryGenerator``: content queries, shape
+            (bs, num_dn, dim), anchors before the sigmoid, cxcywh, shape (bs, num_dn, 4), the
+            attention mask of a group, True where attention is blocked, shape
+            (num_dn + N, num_dn + N), and ``num_denoising_queries`` and ``num_denoising_groups``.
         """
         query, anchors, mask, meta = super().__call__(batch_data_samples)
         most = max(len(sample.gt_instances) for sample in batch_data_samples)
         rows = torch.arange(len(mask), device=mask.device)
-        # Rows of a denoising group are [positives | negatives], then come the matching queries.
+        # Rows are [positives | negatives] of each denoising group, then the matching queries.
         kept = rows[(rows >= query.size(1)) | (rows % max(1, 2 * most) < most)]
         positives = kept[:len(kept) - self.num_matching_queries]
         return query[:, positives], anchors[:, positives], mask[kept][:, kept], dict(
@@ -65,7 +64,7 @@ class DnQueryGenerator(CdnQueryGenerator):
     def generate_dn_label_query(self, gt_labels: Tensor, num_groups: int) -> Tensor:
         """Embed the labels of all images, some of them random, ``(G, ) -> (2 * groups * G, dim)``.
 
-        As in DINO, half of the queries are negatives, which are dropped later.
+        As in DINO, half of the queries are negatives; :meth:`__call__` drops them.
         """
         labels = gt_labels.repeat(2 * num_groups)
         is_noisy = torch.rand(labels.shape, device=labels.device) < self.label_noise_scale
@@ -75,7 +74,7 @@ class DnQueryGenerator(CdnQueryGenerator):
     def generate_dn_bbox_query(self, gt_bboxes: Tensor, num_groups: int) -> Tensor:
         """Move and scale the boxes of all images, ``(G, 4) -> (2 * groups * G, 4)``.
 
-        From normalized xyxy they become anchors, cxcywh before the sigmoid.
+        Boxes are normalized xyxy, the result has anchors, cxcywh before the sigmoid.
         """
         boxes = bbox_xyxy_to_cxcywh(gt_bboxes).repeat(2 * num_groups, 1)
         sizes = torch.cat([boxes[:, 2:] / 2, boxes[:, 2:]], 1)
@@ -89,7 +88,7 @@ class GroupDNDETRHead(DABDETRHead, GroupCriterion):
 
     def loss(self, hidden_states: Tensor, references: Tensor, batch_data_samples: SampleList,
              dn_meta: Optional[Dict[str, int]] = None) -> Dict[str, Tensor]:
-        """Compute the losses; arguments as for the stock head, and as for ``loss_by_feat``."""
+        """Compute the losses; arguments as for the stock head and :meth:`loss_by_feat`."""
         return self.loss_by_feat(
             *self(hidden_states, references), [x.gt_instances for x in batch_data_samples],
             [x.metainfo for x in batch_data_samples], dn_meta=dn_meta)
@@ -98,10 +97,11 @@ class GroupDNDETRHead(DABDETRHead, GroupCriterion):
                      batch_gt_instances: InstanceList, batch_img_metas: List[dict],
                      batch_gt_instances_ignore: OptInstanceList = None,
                      dn_meta: Optional[Dict[str, int]] = None) -> Dict[str, Tensor]:
-        """Compute the losses of the stock head, and the same of the denoising queries.
+        """Compute the losses of matching and denoising queries.
 
-        Arguments as for :meth:`GroupCriterion.loss_by_feat`. ``dn_meta`` counts the denoising
-        queries of all groups together; their losses are ``dn_loss_cls``, ``d0.dn_loss_cls``, ...
+        Arguments as for :meth:`GroupCriterion.loss_by_feat`; ``dn_meta`` counts the denoising
+        queries of all groups together. The result also has ``dn_loss_cls``, ``d0.dn_loss_cls``,
+        ...
         """
         outputs, of_images = (all_layers_cls_scores, all_layers_bbox_preds), (
             batch_gt_instances, batch_img_metas)
@@ -116,10 +116,10 @@ class GroupDNDETRHead(DABDETRHead, GroupCriterion):
 
     def loss_dn(self, cls_scores: Tensor, bbox_preds: Tensor, batch_gt_instances: InstanceList,
                 batch_img_metas: List[dict], num_groups: int) -> Dict[str, Tensor]:
-        """Supervise the denoising queries, without the rows that pad images of fewer boxes.
+        """Compute the losses of the denoising queries, without padding rows.
 
-        ``num_groups`` counts the denoising groups of all groups of queries that are given.
-        Returned are ``dn_loss_cls``, ``dn_loss_bbox`` and ``dn_loss_iou``, each (num_layers, ).
+        ``num_groups`` is the number of denoising groups in all groups of queries. Returns
+        ``dn_loss_cls``, ``dn_loss_bbox`` and ``dn_loss_iou``, each of shape (num_layers, ).
         """
         pairs = denoising_pairs(cls_scores, batch_gt_instances, num_groups)
         cls_scores, bbox_preds = (x.flatten(0, 2)[pairs.rows][:, None]  # (num_layers, 1, rows, C)
@@ -135,12 +135,11 @@ class GroupDNDETRHead(DABDETRHead, GroupCriterion):
 class GroupDNDETR(GroupDABDETR):
     """DN-DETR (arXiv:2203.01305) trained with groups of queries.
 
-    It is DAB-DETR with denoising queries, in each group of noise of its own. The rows of a group
-    are ``[denoising | matching]``, as in :class:`GroupDINO`.
+    DAB-DETR with denoising queries, whose noise differs between groups. The rows of a group are
+    ``[denoising | matching]``, as in :class:`GroupDINO`.
 
     Args:
-        dn_cfg (dict, optional): Arguments of :class:`DnQueryGenerator`. None: no denoising,
-            which is DAB-DETR.
+        dn_cfg (dict, optional): Arguments of :class:`DnQueryGenerator`. None: DAB-DETR.
         kwargs: As for :class:`GroupDABDETR`.
     """
     head_class = GroupDNDETRHead
@@ -159,17 +158,17 @@ class GroupDNDETR(GroupDABDETR):
 
     def pre_transformer(self, img_feats: Tuple[Tensor],
                         batch_data_samples: OptSampleList = None) -> Tuple[Dict, Dict]:
-        """Hand the ground truth on to the decoder; arguments as for the stock detector."""
+        """Also pass the ground truth to the decoder; arguments as for the stock detector."""
         encoder_inputs, decoder_inputs = super().pre_transformer(img_feats, batch_data_samples)
         return encoder_inputs, dict(decoder_inputs, batch_data_samples=batch_data_samples)
 
     def forward_decoder(self, query: Tensor, query_pos: Tensor, memory: Tensor,
                         memory_mask: Tensor, memory_pos: Tensor,
                         batch_data_samples: OptSampleList) -> Dict:
-        """Decode, in training with denoising queries.
+        """Decode the queries, in training with denoising queries.
 
-        Arguments and result as for ``DABDETR``, with the ground truth, and with ``dn_meta``
-        for the head where there are denoising queries.
+        Arguments as for ``DABDETR``, and the ground truth. The result also has ``dn_meta`` if
+        there are denoising queries.
         """
         mask, head_inputs = None, {}
         if self.dn_query_generator is not None:
@@ -185,9 +184,10 @@ class GroupDNDETR(GroupDABDETR):
 
     def add_denoising(self, query: Tensor, query_pos: Tensor,
                       samples: SampleList) -> Tuple[Tensor, Tensor, Tensor, Dict[str, int]]:
-        """Put denoising queries in front of the queries of each group, and count them.
+        """Put denoising queries in front of the queries of each group.
 
-        The mask is that of one group.
+        Returns queries, anchors, the attention mask of one group, and the counts of the denoising
+        queries and groups.
         """
         groups = [self.dn_query_generator(samples) for _ in self.decoded_groups]
         contents, anchors, masks, metas = zip(*groups)

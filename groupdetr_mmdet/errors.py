@@ -7,20 +7,20 @@ from mmengine.logging import print_log
 
 
 class ConfigError(ValueError):
-    """A user's error in a config or its data, as one sentence with the value, the key and the fix.
+    """A user's error in a config or its data: one sentence with the value, the key and the fix.
 
-    The commands print it without a traceback and exit with status 2.
+    Commands print it without a traceback and exit with status 2.
     """
 
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Log a warning, once in a process."""
+    """Log a warning once per process."""
     print_log(message, logger='current', level=logging.WARNING)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message; for a bare assertion, its condition."""
+    """Return the first line of an exception's message, or the condition of a bare assertion."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     lines = str(text).strip().splitlines()
     if not lines and isinstance(error, AssertionError) and error.__traceback__:

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and directories that one training uses at a time."""
+"""Atomic writes, checks of paths, and locks of work directories."""
 import os
 import tempfile
 from pathlib import Path
@@ -8,13 +8,13 @@ from filelock import FileLock, Timeout
 
 from .errors import ConfigError
 
-INCOMPLETE = '.incomplete'  # suffix of a file that is being written
+INCOMPLETE = '.incomplete'  # suffix of unfinished files
 LOCK = '.groupdetr.lock'
-LOCK_SECONDS = 1.  # the loading workers of a killed training end half a second after it
+LOCK_SECONDS = 1.  # loading workers of a killed training hold the lock half a second longer
 
 
 def write_atomically(path: Union[str, Path], data: bytes) -> None:
-    """Write a file, in a folder that is made, so that its name never holds a part of the data."""
+    """Write a file whole or not at all; missing folders are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'{path.name}.{os.getpid()}{INCOMPLETE}')
@@ -24,11 +24,11 @@ def write_atomically(path: Union[str, Path], data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except OSError as error:  # such as a full disk: give the space back
+    except OSError as error:  # such as a full disk
         part.unlink(missing_ok=True)
-        error.filename = str(path)  # the system names no file
+        error.filename = str(path)  # the system's error names no file
         raise
-    if hasattr(os, 'O_DIRECTORY'):  # keep the new name in a power cut, too
+    if hasattr(os, 'O_DIRECTORY'):  # so that the new name survives a power cut
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(directory)
@@ -37,30 +37,30 @@ def write_atomically(path: Union[str, Path], data: bytes) -> None:
 
 
 def remove_abandoned(folder: Union[str, Path]) -> None:
-    """Remove what processes of this machine that have ended left half-written in a folder."""
+    """Remove unfinished files in a folder whose processes, on this machine, have ended."""
     for part in Path(folder).glob(f'*{INCOMPLETE}'):
         try:
-            os.kill(int(part.name.split('.')[-2]), 0)  # raises where no process has this id
+            os.kill(int(part.name.split('.')[-2]), 0)  # raises if no process has this id
         except PermissionError:
-            pass  # it runs for another user
+            pass  # the process belongs to another user
         except (OSError, ValueError, OverflowError):
             part.unlink(missing_ok=True)
 
 
 def irregular(path: Union[str, Path]) -> str:
-    """Name what is at a path in the place of a file; '' for a file, or where nothing is."""
+    """Return 'a folder' or 'a pipe or a device', or '' for a file or a missing path."""
     if os.path.isfile(path) or not os.path.exists(path):
         return ''
     return 'a folder' if os.path.isdir(path) else 'a pipe or a device'
 
 
 def check_path(key: str, path: Optional[str], folder: Optional[bool] = False) -> None:
-    """Check that a config key or argument names a file, or a folder; '' and addresses pass.
+    """Check that ``path`` is a file, with ``folder`` a folder, with ``folder=None`` either.
 
-    ``folder=None`` allows both.
+    Empty paths and addresses (``https://...``) pass.
 
     Raises:
-        ConfigError: If the path does not exist or is of another kind.
+        ConfigError: If it does not exist or is of another kind. The message names ``key``.
     """
     if not path or '://' in path:
         return
@@ -74,12 +74,14 @@ def check_path(key: str, path: Optional[str], folder: Optional[bool] = False) ->
 
 def check_output(key: str, path: Union[str, Path], kind: str = 'a file',
                  suffixes: Sequence[str] = ()) -> None:
-    """Check, before any work, that the file of an argument can be written; folders may be missing.
+    """Check, before any work, that a file can be written; folders may be missing.
 
-    Its name must have one of the suffixes, if any are given; the ConfigError calls it ``kind``.
+    Raises:
+        ConfigError: If the path is no file, cannot be written, or has none of ``suffixes``, which
+            the message calls ``kind``.
     """
     if suffixes and Path(path).suffix.lower() not in suffixes:
-        raise ConfigError(f'{key}: {path} is not the name of {kind}; let it end in '
+        raise ConfigError(f'{key}: {path} is not the name of {kind}: use a name that ends in '
                           f'{", ".join(suffixes)}.')
     if found := irregular(path or '.'):  # os.replace would replace even a device
         raise ConfigError(f'{key} {path} is {found} and must be a file: name another path.')
@@ -92,14 +94,14 @@ def check_output(key: str, path: Union[str, Path], kind: str = 'a file',
 
 
 def check_new_folder(key: str, path: Union[str, Path]) -> None:
-    """Check, before any work, that a folder can be made, and that nothing is in it yet."""
+    """Raise a ConfigError, before any work, unless a folder can be made or is empty."""
     if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
-        raise ConfigError(f'{key} {path} is there already: name a new folder, or remove it.')
+        raise ConfigError(f'{key} {path} exists: name a new folder, or remove it.')
     check_output(key, Path(path, 'file'))
 
 
 def lock_work_dir(work_dir: Union[str, Path]) -> ContextManager:
-    """Keep a work directory, which is made, for this training until the block or process ends.
+    """Lock a work directory, and make it, until the ``with`` block or the process ends.
 
     Raises:
         ConfigError: If another training uses the directory.

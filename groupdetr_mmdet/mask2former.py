@@ -20,38 +20,38 @@ class GroupMask2FormerHead(DecodedGroups, Mask2FormerHead):
     """``Mask2FormerHead`` with K groups of queries.
 
     Each group is matched one-to-one with the ground truth, at the same points of the masks. The
-    losses are computed as in the stock head over all matched queries: the mean over the groups.
+    stock head's losses are means over all matched queries, and so the means over the groups.
 
-    The detector sets ``num_query_groups`` (K) and ``group_size`` (N) when it has built the head.
+    The detector sets ``num_query_groups`` (K) and ``group_size`` (N) after it has built the head.
     """
 
     def forward(self, x: List[Tensor],
                 batch_data_samples: SampleList) -> Tuple[List[Tensor], List[Tensor]]:
-        """Predict classes and masks as the stock head, by the groups that are decoded."""
+        """Predict classes and masks of the chosen groups; see the stock head."""
         with decoding(self.decoded_groups):
             return super().forward(x, batch_data_samples)
 
     def preprocess_gt(self, batch_gt_instances: InstanceList,
                       batch_gt_semantic_segs: List[Optional[PixelData]]) -> InstanceList:
-        """Prepare the ground truth as the stock head does, its masks of one byte a pixel.
+        """Prepare the ground truth as the stock head, with masks of one byte a pixel.
 
-        The stock head's have eight, and each of the K matched queries gets a copy.
+        The stock head's int64 masks take eight, and each of the K matched queries gets a copy.
         """
         gts = super().preprocess_gt(batch_gt_instances, batch_gt_semantic_segs)
         return [InstanceData(labels=x.labels, masks=x.masks.bool()) for x in gts]
 
     def get_targets(self, cls_scores: List[Tensor], mask_preds: List[Tensor],
                     gts: InstanceList, *args) -> tuple:
-        """Make the targets as the stock head does, with the normalizer of K runs.
+        """Make the targets as the stock head, and the normalizer of K runs.
 
-        It counts matched queries, and an image that has no object as one: here as one a group.
+        The stock head counts matched queries, and 1 for an image without objects; here K.
         """
         *targets, num_matched = super().get_targets(cls_scores, mask_preds, gts, *args)
         num_groups = len(cls_scores[0]) // self.group_size
         return *targets, num_matched + sum(not len(x) for x in gts) * (num_groups - 1)
 
     def _get_targets_single(self, cls_score: Tensor, *args) -> tuple:
-        self.num_queries = len(cls_score)  # as many labels does the stock head make
+        self.num_queries = len(cls_score)  # the stock head makes this many labels
         return super()._get_targets_single(cls_score, *args)
 
 
@@ -59,26 +59,26 @@ class GroupMask2FormerHead(DecodedGroups, Mask2FormerHead):
 class GroupMask2Former(GroupDetector, Mask2Former):
     """Mask2Former trained with groups of queries.
 
-    A checkpoint differs from one of ``Mask2Former`` in the rows of
+    A checkpoint differs from a checkpoint of ``Mask2Former`` only in the rows of
     ``panoptic_head.query_feat.weight`` and ``panoptic_head.query_embed.weight``, K * N instead of
-    N, and nowhere else.
+    N.
 
     Args:
         num_query_groups (int): Groups in training, K. Defaults to 11, as in the paper.
-        panoptic_head (dict): Config of the head, whose ``num_queries`` counts one group.
+        panoptic_head (dict): Config of the head; ``num_queries`` is the queries of one group, N.
         kwargs: As for ``Mask2Former``; ``test_cfg`` and ``new_group_noise`` as for
             :class:`GroupQueries`. ``test_cfg.each_group`` requires ``instance_on``.
 
     Raises:
-        ConfigError: As :class:`GroupQueries`, if each group is asked for its instances and
-            instances are off, or if ``train_cfg.groups_at_once`` is set: the masks of all groups
-            are supervised together, and would take the memory that turns save.
+        ConfigError: As :class:`GroupQueries`; if ``each_group`` is set without ``instance_on``;
+            or if ``train_cfg.groups_at_once`` is set: the masks of all groups are supervised
+            together, and would take the memory that turns save.
     """
     head_class = GroupMask2FormerHead
     query_parameter = 'panoptic_head.query_feat.weight'
     group_modules = ['panoptic_head.query_feat', 'panoptic_head.query_embed']
 
-    # The names that head and decoder have in other detectors
+    # Names of head and decoder in other detectors
     bbox_head = property(attrgetter('panoptic_head'))
     decoder = property(attrgetter('panoptic_head.transformer_decoder'))
 
@@ -102,7 +102,7 @@ class GroupMask2Former(GroupDetector, Mask2Former):
 
     def predict_groups(self, batch_inputs: Tensor, batch_data_samples: SampleList,
                        rescale: bool) -> Iterator[Sequence[InstanceData]]:
-        """Segment by one group after the other; see :meth:`GroupQueries.predict_groups`."""
+        """Segment with one group after the other; see :meth:`GroupQueries.predict_groups`."""
         features, found = self.extract_feat(batch_inputs), []
         for group in range(self.num_query_groups):
             with decoding(range(group, group + 1)):

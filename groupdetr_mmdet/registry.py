@@ -1,13 +1,13 @@
-"""The scope of this package, which a config gets that inherits ``groupdetr_mmdet::NAME``.
+"""The scope ``groupdetr_mmdet`` of configs that inherit from ``groupdetr_mmdet::NAME``.
 
-mmengine builds what comes from ``PACKAGE::`` in the registries of that package. Those of this one
-are empty children of mmdet's, where all its classes are registered.
+mmengine builds such a config in registries of this scope. They are empty children of mmdet's
+registries, where all classes of this package are registered.
 """
 from mmdet import registry as mmdet_registry
 from mmengine.registry import Registry
 
 SCOPE = 'groupdetr_mmdet'
-# Whose import registers what may be asked for: a registry does not import for its children.
+# Modules to import before a lookup: a registry of mmdet does not import them for its children.
 LOCATIONS = [SCOPE, *(f'mmdet.{x}' for x in ('datasets', 'engine', 'evaluation', 'visualization'))]
 
 REGISTRIES = [

@@ -1,1 +1,1 @@
-"""The same results, cheaper, whatever the groups: fused kernels, dropout, recomputation."""
+"""Faster or smaller implementations with the same results: fused kernels, dropout, recompute."""

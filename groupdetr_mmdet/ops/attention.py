@@ -14,15 +14,15 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int,
                     keep_mask: Optional[Tensor] = None, dropout: float = 0.) -> Tensor:
     """Multi-head attention, ``softmax(q k^T / sqrt(d)) v``, by PyTorch's fused kernels.
 
-    Conditional cross-attention has queries and keys twice as wide as its values. The flash kernels
-    require one width, so the values are padded with zeros and the zeros are cut from the result.
+    Conditional cross-attention has queries and keys twice as wide as its values. Flash kernels
+    require equal widths, so values are padded with zeros, which are cut from the result.
 
     Args:
         query (Tensor): Projected queries, shape (bs, num_queries, d_qk).
         key (Tensor): Projected keys, shape (bs, num_keys, d_qk).
         value (Tensor): Projected values, shape (bs, num_keys, d_v), ``d_v <= d_qk``.
         num_heads (int): Heads, which divide d_qk and d_v.
-        keep_mask (Tensor, optional): True where a query may look at a key, broadcastable to
+        keep_mask (Tensor, optional): True where a query attends to a key, broadcastable to
             (bs, num_heads, num_queries, num_keys).
         dropout (float): Probability of dropping an attention weight.
 
@@ -39,10 +39,15 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int,
 
 
 def keep_mask(attn_mask: Optional[Tensor], key_padding_mask: Optional[Tensor]) -> Optional[Tensor]:
-    """Turn mmdet's masks (True: ignore) into one for the fused kernels (True: take part).
+    """Combine mmdet's masks (True: ignore) to a mask for the fused kernels (True: attend).
 
-    Masks of shape (num_queries, num_keys) and (bs, num_keys) make one that is broadcastable to
-    (bs, num_heads, num_queries, num_keys), or None if everything takes part.
+    Args:
+        attn_mask (Tensor, optional): Shape (num_queries, num_keys).
+        key_padding_mask (Tensor, optional): Shape (bs, num_keys).
+
+    Returns:
+        Tensor | None: Broadcastable to (bs, num_heads, num_queries, num_keys), or None without
+        masks.
     """
     ignore = None if attn_mask is None else attn_mask.bool()
     if key_padding_mask is not None:
@@ -57,7 +62,7 @@ class FusedConditionalAttention(ConditionalAttention):
     def forward_attn(self, query: Tensor, key: Tensor, value: Tensor,
                      attn_mask: Optional[Tensor] = None,
                      key_padding_mask: Optional[Tensor] = None) -> Tuple[Tensor, None]:
-        """Attend as mmdet's, but return None for the weights, which a fused kernel never holds."""
+        """Attend as the parent, and return no attention weights: fused kernels have none."""
         dropout = self.attn_drop.p if self.training else 0.
         out = fused_attention(query, key, value, self.num_heads,
                               keep_mask(attn_mask, key_padding_mask), dropout)
@@ -65,19 +70,19 @@ class FusedConditionalAttention(ConditionalAttention):
 
 
 def fuse_multihead_attention(attention: MultiheadAttention, on_cpu: bool = True) -> None:
-    """Let mmcv's ``MultiheadAttention`` run by fused kernels, in place, or on a GPU alone.
+    """Let mmcv's ``MultiheadAttention`` use fused kernels, in place; ``on_cpu=False``: GPU alone.
 
-    mmcv asks ``torch.nn.MultiheadAttention`` for the attention weights and never reads them;
-    asking keeps PyTorch from its fused kernels.
+    mmcv requests the attention weights, which it never reads, and which fused kernels do not
+    have.
     """
     attention.attn.register_forward_pre_hook(partial(_skip_weights, on_cpu), with_kwargs=True)
 
 
 def fuse_layer(layer: nn.Module) -> None:
-    """Let a layer of an encoder or decoder of mmdet run by fused kernels, in place.
+    """Let a layer of mmdet's encoders and decoders use fused kernels, in place.
 
-    That is its FFN, the self-attention of an encoder, and conditional cross-attention. Encoders
-    train with attention dropout, for which PyTorch has no fused kernel on the CPU. Parameters and
+    Changes the FFN, an encoder's self-attention (on a GPU alone: it has dropout, for which
+    PyTorch has no fused kernel on the CPU), and conditional cross-attention. Parameters and
     results stay the same.
     """
     fuse_ffn(layer.ffn)
@@ -91,9 +96,9 @@ def fuse_layer(layer: nn.Module) -> None:
 
 def replace_attention(layer: nn.Module, name: str, attention_type: Type[nn.Module],
                       **kwargs) -> None:
-    """Replace a layer's 'self_attn' or 'cross_attn' by a subclass that has the same parameters.
+    """Replace a layer's 'self_attn' or 'cross_attn' by a subclass with the same parameters.
 
-    ``kwargs`` are arguments of the subclass beside the layer's config.
+    ``kwargs`` are arguments of the subclass in addition to the layer's config.
     """
     old, new = getattr(layer, name), attention_type(**getattr(layer, f'{name}_cfg'), **kwargs)
     for child, _ in new.named_children():

@@ -1,8 +1,7 @@
-"""Deformable attention in PyTorch without the values that it samples.
+"""Deformable attention in PyTorch that recomputes the sampled values in the backward pass.
 
-mmcv's PyTorch code keeps every sampled value for the backward pass, several times: for each query
-``num_levels * num_points`` times its width. Here a part of the queries is sampled at a time, and
-sampled again in the backward pass.
+mmcv's PyTorch code keeps several copies of all sampled values, ``num_levels * num_points`` vectors
+for each query. Here some queries are sampled at a time, and again in the backward pass.
 """
 from typing import Iterator, Optional, Sequence, Tuple
 
@@ -15,14 +14,14 @@ from torch.autograd.function import once_differentiable
 from ..errors import warn_once
 from .attention import replace_attention
 
-SAMPLES_AT_ONCE = 2**20  # values sampled at a time: 4 MiB in float32, which a cache keeps
+SAMPLES_AT_ONCE = 2**20  # values sampled at a time: 4 MiB in float32, which fit into a cache
 
 
 class MemorySavingAttention(mmcv_module.MultiScaleDeformableAttention):
     """mmcv's ``MultiScaleDeformableAttention`` with :func:`deformable_attention`, batch first.
 
-    mmcv's compiled op, where it is installed, stays in use on a GPU. A model that is exported or
-    compiled takes mmcv's PyTorch code.
+    On a GPU mmcv's compiled op is used if it is installed. Exported and compiled models use mmcv's
+    PyTorch code.
     """
 
     def forward(self, query: Tensor, key: None = None, value: Optional[Tensor] = None,
@@ -30,7 +29,7 @@ class MemorySavingAttention(mmcv_module.MultiScaleDeformableAttention):
                 key_padding_mask: Optional[Tensor] = None,
                 reference_points: Optional[Tensor] = None,
                 spatial_shapes: Optional[Tensor] = None, **kwargs) -> Tensor:
-        """Attend as the parent does, whose arguments these are."""
+        """Attend; arguments and result as for the parent."""
         if (query.is_cuda and mmcv_module.IS_CUDA_AVAILABLE or torch.jit.is_tracing() or
                 is_compiling()):
             return super().forward(
@@ -56,16 +55,16 @@ class MemorySavingAttention(mmcv_module.MultiScaleDeformableAttention):
 
 
 def save_memory(model: nn.Module) -> None:
-    """Replace mmcv's deformable attention layers inside a model, in place; parameters stay."""
+    """Replace mmcv's deformable attention inside a model, in place; parameters stay the same."""
     for layer in list(model.modules()):
         for name in ('self_attn', 'cross_attn'):
             if type(getattr(layer, name, None)) is mmcv_module.MultiScaleDeformableAttention:
-                with torch.device('meta'):  # draws no random numbers
+                with torch.device('meta'):  # initialize without random numbers
                     replace_attention(layer, name, MemorySavingAttention)
 
 
 def is_compiling() -> bool:
-    """Whether ``torch.compile`` is at work."""
+    """Return whether ``torch.compile`` traces the caller."""
     if hasattr(torch.compiler, 'is_compiling'):  # since torch 2.3
         return torch.compiler.is_compiling()
     return torch._dynamo.is_compiling()
@@ -96,7 +95,7 @@ def deformable_attention(value: Tensor, value_spatial_shapes: Tensor, sampling_l
 
 
 class _DeformableAttention(torch.autograd.Function):
-    """Tensors as in :func:`deformable_attention`, of one type, and the shapes as numbers."""
+    """Arguments as for :func:`deformable_attention`, of one dtype; ``shapes`` as a list."""
 
     @staticmethod
     def forward(ctx, value: Tensor, locations: Tensor, weights: Tensor,
@@ -141,7 +140,7 @@ def feature_maps(value: Tensor, shapes: Sequence[Sequence[int]]) -> Iterator[Ten
 
 
 def query_chunks(features: Tensor, weights: Tensor) -> Iterator[slice]:
-    """Cut the queries so that fewer values are sampled than a cache or the level holds."""
+    """Yield slices of queries whose samples fit into the cache, or into the level's size."""
     maps, dim = features.shape[:2]
     rows = max(1, max(SAMPLES_AT_ONCE, features.numel()) // (maps * dim * weights.size(-1)))
     for row in range(0, weights.size(1), rows):
@@ -150,14 +149,17 @@ def query_chunks(features: Tensor, weights: Tensor) -> Iterator[slice]:
 
 def of_level(locations: Tensor, weights: Tensor, level: int,
              rows: slice) -> Tuple[Tensor, Tensor]:
-    """Locations and weights of some queries, ``(bs * num_heads, rows, num_points, ...)``."""
+    """Select a level's ``rows``, each of shape (bs * num_heads, rows, num_points, ...)."""
     return tuple(x[:, rows, :, level].transpose(1, 2).flatten(0, 1) for x in (locations, weights))
 
 
 def attend(features: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-    """Sample a level, shape (n, dim, height, width), and add up by weight to (n, dim, rows).
+    """Compute the weighted sum of samples of a level, shape (n, dim, rows).
 
-    Locations are normalized (x, y), shape (n, rows, num_points, 2), weights (n, rows, num_points).
+    Args:
+        features (Tensor): Shape (n, dim, height, width).
+        locations (Tensor): Normalized (x, y), shape (n, rows, num_points, 2).
+        weights (Tensor): Shape (n, rows, num_points).
     """
     sampled = F.grid_sample(features, 2 * locations - 1, align_corners=False)
     return (sampled * weights[:, None]).sum(-1)

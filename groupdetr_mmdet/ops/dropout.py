@@ -1,4 +1,4 @@
-"""Dropout that costs little: in FFNs, and in attention on the CPU, where no fused kernel is."""
+"""Cheaper dropout: in FFNs, and in attention on the CPU, for which PyTorch has no fused kernel."""
 import functools
 from typing import Iterator, Optional, Tuple
 
@@ -10,12 +10,12 @@ from mmcv.cnn.bricks.transformer import FFN
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-CHUNK = 2**20  # attention weights held at a time: 4 MiB in float32, which a cache keeps
+CHUNK = 2**20  # attention weights computed at a time: 4 MiB in float32, which fit into a cache
 
 
 @functools.cache
 def announce_dropout_attention() -> None:
-    """Warn once that attention runs by the code of this module."""
+    """Log once that attention is computed by this module."""
     print_log('Attention dropout has no fused kernel on the CPU; the attention map is computed '
               'part by part. attn_drop=0. in model.decoder.layer_cfg makes training there faster.',
               logger='current')
@@ -24,14 +24,14 @@ def announce_dropout_attention() -> None:
 @torch.compiler.disable
 def dropout_attention(query: Tensor, key: Tensor, value: Tensor, keep_mask: Optional[Tensor],
                       dropout: float) -> Tensor:
-    """``dropout(softmax(q k^T / sqrt(d))) v``, a cacheful of attention weights at a time.
+    """Compute ``dropout(softmax(q k^T / sqrt(d))) v``, ``CHUNK`` attention weights at a time.
 
-    The weights are made again in the backward pass, so that only one byte of each is kept: whether
-    it was dropped.
+    The backward pass recomputes the weights, and needs one byte of each: whether it was kept.
 
-    The arguments of ``scaled_dot_product_attention``: queries, keys and values of shape
-    (bs, num_heads, num_rows, dim), a mask that is True where a query may look at a key, and the
-    probability of dropping a weight, in steps of 2**-16.
+    Args:
+        query, key, value (Tensor): Shape (bs, num_heads, num_rows, dim).
+        keep_mask (Tensor, optional): True where a query attends to a key.
+        dropout (float): Probability of dropping a weight, rounded to a multiple of 2**-16.
     """
     announce_dropout_attention()
     bs, num_heads = query.shape[:2]
@@ -44,11 +44,11 @@ def dropout_attention(query: Tensor, key: Tensor, value: Tensor, keep_mask: Opti
 
 @torch.compiler.disable
 def draw_kept(shape: Tuple[int, ...], dropout: float) -> Tensor:
-    """Draw which values of a shape are kept: bytes, 1 with probability ``1 - dropout``, else 0.
+    """Draw bytes of a shape, 1 (kept) with probability ``1 - dropout``, else 0.
 
-    Each value takes 16 random bits, which makes ``dropout`` come in steps of 2**-16. They are
-    NumPy's, seeded by PyTorch's default generator: ``torch.bernoulli`` takes ten times longer,
-    more than the attention itself. Bytes are multiplied with numbers faster than booleans are.
+    Each byte takes 16 random bits of NumPy, seeded by PyTorch's default generator:
+    ``torch.bernoulli`` takes ten times longer, more than the attention itself. Bytes multiply
+    faster than booleans.
     """
     count = torch.Size(shape).numel()
     seed = torch.randint(2**63 - 1, ()).item()
@@ -57,9 +57,9 @@ def draw_kept(shape: Tuple[int, ...], dropout: float) -> Tensor:
 
 
 def chunks(num_heads: int, num_queries: int, num_keys: int) -> Iterator[Tuple[slice, slice]]:
-    """Cut the attention weights into slices of heads and of queries of at most ``CHUNK``."""
+    """Yield slices of heads and of queries with at most ``CHUNK`` attention weights."""
     heads = max(1, CHUNK // (num_queries * num_keys))
-    heads = -(-num_heads // -(-num_heads // heads))  # alike, so that no thread waits for another
+    heads = -(-num_heads // -(-num_heads // heads))  # slices of equal size, for the threads
     rows = num_queries if heads > 1 else max(1, CHUNK // num_keys)
     for head in range(0, num_heads, heads):
         for row in range(0, num_queries, rows):
@@ -68,7 +68,7 @@ def chunks(num_heads: int, num_queries: int, num_keys: int) -> Iterator[Tuple[sl
 
 def softmax_scores(query: Tensor, key: Tensor, keep_mask: Optional[Tensor], heads: slice,
                    rows: slice) -> Tensor:
-    """Attention weights of one chunk in float32, before dropout."""
+    """Compute the attention weights of one chunk in float32, before dropout."""
     scores = torch.bmm(query[heads, rows], key[heads].transpose(1, 2)).float()
     if keep_mask is not None:
         mask = keep_mask[heads]
@@ -77,7 +77,7 @@ def softmax_scores(query: Tensor, key: Tensor, keep_mask: Optional[Tensor], head
 
 
 class _DropoutAttention(torch.autograd.Function):
-    """Tensors as in :func:`dropout_attention`, with images and heads in one dimension."""
+    """Arguments as for :func:`dropout_attention`, of shape (bs * num_heads, num_rows, dim)."""
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, keep_mask: Optional[Tensor],
@@ -97,7 +97,7 @@ class _DropoutAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         query, key, value, keep_mask, out, *all_kept = ctx.saved_tensors
-        mean = (grad * out).sum(-1, keepdim=True)  # of the scores' gradients, by their weights
+        mean = (grad * out).sum(-1, keepdim=True)  # weighted mean of the weights' gradients
         grad = grad * (1 / (1 - ctx.dropout))
         grad_query = torch.empty_like(query)
         grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
@@ -115,11 +115,11 @@ class _DropoutAttention(torch.autograd.Function):
 
 
 def relu_dropout(x: Tensor, dropout: float) -> Tensor:
-    """Compute ``dropout(relu(x))`` of any shape; the backward pass needs the result alone.
+    """Compute ``dropout(relu(x))`` of any shape, and keep the result alone for the backward pass.
 
-    PyTorch keeps the result of the ReLU, that of the dropout and the mask. A value is above zero
-    just where it was positive and was not dropped, so that the result alone is enough. They are
-    the largest tensors of a decoder layer after its attention weights.
+    A result is above zero exactly where ``x`` was positive and kept. PyTorch keeps the results of
+    ReLU and dropout and the mask, the largest tensors of a decoder layer after the attention
+    weights.
     """
     return _ReLUDropout.apply(x, dropout)
 
@@ -140,12 +140,12 @@ class _ReLUDropout(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         out, = ctx.saved_tensors
-        grad = torch.ops.aten.threshold_backward(grad, out, 0)  # many times faster than a mask
+        grad = torch.ops.aten.threshold_backward(grad, out, 0)  # much faster than a mask
         return grad.mul_(1 / (1 - ctx.dropout)), None
 
 
 class CheapDropout(nn.Dropout):
-    """``nn.Dropout`` of any shape that draws with :func:`draw_kept` on the CPU."""
+    """``nn.Dropout`` by :func:`draw_kept` on the CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute ``dropout(x)``."""
@@ -158,20 +158,20 @@ class FusedBlock(nn.Sequential):
     """The linear layer, ReLU and dropout of an FFN, by :func:`relu_dropout`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the hidden values, shape (..., feedforward_channels), of shape (..., dim)."""
+        """Compute the hidden layer, ``(..., dim) -> (..., feedforward_channels)``."""
         linear, _, dropout = self
         return relu_dropout(linear(x), dropout.p if self.training else 0.)
 
 
 def fuse_ffn(ffn: FFN) -> None:
-    """Let an FFN with a ReLU keep less for the backward pass, in place, with the same results."""
+    """Let an FFN with ReLU use :func:`relu_dropout`, in place; results stay the same."""
     for i, block in enumerate(ffn.layers):
         if isinstance(block, nn.Sequential) and isinstance(block[1], nn.ReLU):
             ffn.layers[i] = FusedBlock(*block)
 
 
 def replace_dropout(layer: nn.Module) -> None:
-    """Let the dropouts of a layer draw with :func:`draw_kept`, in place."""
+    """Replace the dropouts inside a layer by :class:`CheapDropout`, in place."""
     for parent in list(layer.modules()):
         for name, child in parent.named_children():
             if type(child) in (nn.Dropout, Dropout):

@@ -1,4 +1,4 @@
-"""Sums over the logits of each layer, with little memory and few passes over it."""
+"""Sums over the logits of each layer, with little memory."""
 from typing import Any, Callable, Tuple
 
 import torch
@@ -7,18 +7,18 @@ from torch.autograd.function import once_differentiable
 
 
 class LayerSums(torch.autograd.Function):
-    """Compute a scalar of each layer, and in the forward pass its gradient, too.
+    """Compute a scalar of each layer, and its gradient already in the forward pass.
 
-    What autograd keeps of a layer is gone before the next layer, and stays in the cache. Only the
-    gradient is kept for the backward pass.
+    Autograd's intermediate tensors of a layer are freed before the next layer, and fit into the
+    cache. The backward pass needs the gradient alone.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, function: Callable[[Tensor, int], Tensor]) -> Tensor:
-        """Call ``function(x, layer)`` for each ``x`` of ``logits``, shape (num_layers, ...).
+        """Return ``function(logits[layer], layer)`` of each layer, shape (num_layers, ).
 
-        ``x`` and its gradient are float32: before a scaler multiplies them, the gradients of a
-        loss are too small for float16. Returns the scalars, shape (num_layers, ).
+        ``logits`` have shape (num_layers, ...). The computation is in float32, because gradients
+        are too small for float16 before a loss scaler multiplies them.
         """
         needs_gradient, ctx.dtype = ctx.needs_input_grad[0], logits.dtype
         sums, grad = [], None
