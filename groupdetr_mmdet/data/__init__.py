@@ -1,1 +1,1 @@
-"""What comes in: COCO annotations and their metric, images, folders in other layouts."""
+"""Data: COCO annotations and their metric, images, folders in other layouts."""

@@ -1,7 +1,7 @@
 """Checks of a COCO annotation file, before pycocotools or mmdet read it.
 
-Annotations that make a result meaningless are refused. Each other kind gets one warning: a
-training leaves out what mmdet leaves out, an evaluation counts what pycocotools counts.
+An error is raised for annotations that make a result meaningless, and a warning for other faults:
+training leaves out the annotations that mmdet leaves out, an evaluation counts as pycocotools.
 """
 import math
 import reprlib
@@ -15,7 +15,7 @@ from ..errors import ConfigError, warn_once
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number that float64 can hold; also NaN and infinity."""
+    """Return whether a value is a number that fits into float64, NaN and infinity included."""
     return type(value) is float or type(value) is int and abs(value) < 2**63
 
 
@@ -25,14 +25,14 @@ PIXELS = 'a number of pixels', lambda x: is_number(x) and 1 <= x < math.inf
 FILE = 'the name of a file', lambda x: type(x) is str and bool(x.strip()) and '\0' not in x
 BOX = 'four numbers, left, top, width, height in pixels', lambda x: (
     type(x) is list and len(x) == 4 and all(map(is_number, x)))
-ID = None  # a text where the first one is a text, and else a finite number
-FIELDS = {  # of each part: the required fields, what they are, and the test of it
+ID = None  # a text if the first id is a text, else a finite number
+FIELDS = {  # part of the file -> required fields, each with its description and its test
     'images': dict(id=ID, file_name=FILE, width=PIXELS, height=PIXELS),
     'annotations': dict(image_id=ID, category_id=ID, bbox=BOX, area=('a number', is_number),
                         iscrowd=('0, or 1 for a crowd', lambda x: x in (0, 1, None))),
     'categories': dict(id=ID, name=TEXT),
 }
-LARGEST = 10  # times its image: no annotation tool draws a wider box
+LARGEST = 10  # of a box, relative to its image: no annotation tool draws a wider box
 LEFT, COUNTED = '; they are left out', '; they count, as pycocotools counts them'
 NO_MASK = 'have no segmentation'
 NO_POLYGON = 'have a segmentation without a polygon of at least three corners'
@@ -40,26 +40,29 @@ NO_RLE = 'have a segmentation that is neither polygons nor an RLE of the pixels 
 
 
 class Fault(NamedTuple):
-    """A kind of fault, and the annotations that have it."""
-    what: str  # as in 'N annotations WHAT'
+    """A kind of fault, and the annotations with this fault."""
+    what: str  # message: 'N annotations WHAT'
     found: np.ndarray  # bools of shape (n,)
-    refused: bool = False
-    effect: str = ''  # the end of the warning
+    refused: bool = False  # an error, not a warning
+    effect: str = ''  # end of the warning
 
 
 def check_annotations(coco: dict, path: str, scored: bool, masks: str = '') -> None:
     """Check the content of an annotation file, and complete it in place.
 
-    Annotations are numbered from 1: pycocotools needs numbers, and never finds number 0. A
-    ``scored`` file is evaluated on, and not trained on. ``masks`` is 'loaded' or 'scored' where
-    segmentations are used.
+    Annotations get ids from 1: pycocotools requires numbers, and does not match id 0.
+
+    Args:
+        coco (dict): Content of the file.
+        path (str): Name of the file, for messages.
+        scored (bool): Whether the file is for evaluation, not for training.
+        masks (str): 'loaded' or 'scored' if segmentations are used.
 
     Raises:
-        ConfigError: If an entry is not in COCO's format or makes the result meaningless; the
-            message calls the file ``path``.
+        ConfigError: If an entry is not in COCO's format or makes the result meaningless.
     """
     for part in FIELDS:
-        if part in coco or part != 'annotations' or not scored:  # a public test set has none
+        if part in coco or part != 'annotations' or not scored:  # test sets may have no labels
             check_part(coco, part, path)
     if not coco['images']:
         raise ConfigError(f'ann_file {path} has no images: name the file of the whole data set.')
@@ -82,7 +85,7 @@ def warn_repeated(entries: Sequence[dict], field: str, path: str, effect: str) -
 
 
 def check_part(coco: dict, part: str, path: str) -> None:
-    """Check that a part of the file is a list of entries whose fields are what they must be."""
+    """Raise a ConfigError unless a part of the file is a list of entries with valid fields."""
     entries = coco.get(part)
     if type(entries) is not list or not set(map(type, entries)) <= {dict}:
         raise ConfigError(f"ann_file {path}: {part} must be a list of objects, COCO's format.")
@@ -104,7 +107,7 @@ def check_part(coco: dict, part: str, path: str) -> None:
 
 
 def check_objects(coco: dict, path: str, scored: bool, masks: str) -> None:
-    """Refuse annotations with a fault, or warn of them, each with its first fault alone."""
+    """Raise a ConfigError or warn for faults; an annotation counts for its first fault alone."""
     annotations, nowhere = coco['annotations'], (np.nan, np.nan)
     by_id = {image['id']: (image['width'], image['height']) for image in coco['images']}
     boxes, areas, sizes = (np.array(values, np.float64) for values in zip(*(
@@ -133,7 +136,14 @@ def check_objects(coco: dict, path: str, scored: bool, masks: str) -> None:
 
 def box_faults(boxes: np.ndarray, areas: np.ndarray, sizes: np.ndarray,
                scored: bool) -> Iterator[Fault]:
-    """Find faults of boxes (n, 4), areas (n,) and sizes (n, 2) of images, NaN without image."""
+    """Yield faults of boxes.
+
+    Args:
+        boxes (ndarray): Left, top, width, height in pixels, shape (n, 4).
+        areas (ndarray): Shape (n, ).
+        sizes (ndarray): Width and height of the images, shape (n, 2), NaN for a missing image.
+        scored (bool): As for :func:`check_annotations`.
+    """
     starts, extents = boxes[:, :2], boxes[:, 2:]
     inside = np.minimum(starts + extents, sizes) - np.maximum(starts, 0)
     effect = COUNTED if scored else LEFT
@@ -153,7 +163,7 @@ def box_faults(boxes: np.ndarray, areas: np.ndarray, sizes: np.ndarray,
 
 
 def mask_faults(annotations: Sequence[dict], sizes: np.ndarray, scored: bool) -> List[Fault]:
-    """Find segmentations that mmdet and pycocotools fail on, or read beyond their end."""
+    """Find segmentations that make mmdet or pycocotools fail, or read beyond their end."""
     kinds = np.array([mask_fault(x.get('segmentation'), height, width)
                       for x, (width, height) in zip(annotations, sizes)])
     kinds[np.isnan(sizes[:, 0])] = ''  # of no image
@@ -162,7 +172,7 @@ def mask_faults(annotations: Sequence[dict], sizes: np.ndarray, scored: bool) ->
 
 
 def mask_fault(segmentation: Any, height: int, width: int) -> str:
-    """The fault of a segmentation of an image, '' for none."""
+    """Return the fault of a segmentation, '' for none; ``height`` and ``width`` of the image."""
     if not segmentation:
         return NO_MASK
     try:
@@ -179,10 +189,10 @@ def mask_fault(segmentation: Any, height: int, width: int) -> str:
 
 
 def count_pixels(counts: Union[str, Sequence[int]]) -> int:
-    """Number of pixels of a run-length encoding, -1 for a text that is none.
+    """Return the number of pixels of a run-length encoding, -1 for an invalid text.
 
-    A text has numbers in digits of 5 bits, lowest first, all but the last marked by bit 5. From
-    the fourth on, a number is the difference to the last but one.
+    In a compressed text a number has digits of 5 bits, the lowest first; bit 5 marks all digits
+    but the last. From the fourth number on, the text has the difference to the number two before.
     """
     if not isinstance(counts, str):
         return sum(counts)

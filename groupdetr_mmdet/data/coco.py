@@ -25,29 +25,29 @@ shown.maxstring = 60
 
 
 class CheckedCOCO(COCO):
-    """COCO annotations, checked when they are read; arguments as of :func:`check_annotations`."""
+    """COCO annotations with checks; arguments as for :func:`check_annotations`."""
 
     def __init__(self, file: str, name: str, scored: bool, masks: str = '') -> None:
         self.name, self.scored, self.masks = name, scored, masks
         try:
             super().__init__(file)
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError,
-                AssertionError) as error:  # pycocotools asserts an object at the top
+                AssertionError) as error:  # pycocotools asserts that the content is a dict
             raise ConfigError(
                 f"ann_file {name} is not a JSON file in UTF-8 and COCO's format ({error}): name "
                 'the whole file, with images, annotations and categories.') from error
 
     def createIndex(self) -> None:
-        """Check the file that was read, then index it."""
+        """Check the annotations, then index them."""
         check_annotations(self.dataset, self.name, self.scored, self.masks)
         super().createIndex()
 
     def get_cat_ids(self, cat_names: Sequence[str] = (), sup_names: Sequence[str] = (),
                     cat_ids: Sequence[int] = ()) -> List[int]:
-        """Category ids of classes, in the order of ``cat_names``; see the parent.
+        """Return the category ids of classes, in the order of ``cat_names``; see the parent.
 
         Raises:
-            ConfigError: If a class is not exactly one category.
+            ConfigError: If the number of categories with a class's name is not 1.
         """
         if not cat_names:
             return super().get_cat_ids(cat_names, sup_names, cat_ids)
@@ -73,29 +73,30 @@ class CheckedCOCO(COCO):
 
 @DATASETS.register_module()
 class CheckedCocoDataset(CocoDataset):
-    """``CocoDataset`` with checks of its annotations and images; labels follow names.
+    """``CocoDataset`` with checks of annotations and images, whose labels follow class names.
 
-    Building it raises a ConfigError if the file is not in COCO's format, a class is not in it, an
-    entry or image makes the result meaningless, or nothing is left to train on or to score.
+    Raises:
+        ConfigError: If the file is not in COCO's format or lacks a class, an entry or image makes
+            the result meaningless, or nothing is left to train on or to score.
     """
 
     def COCOAPI(self, path: str) -> CheckedCOCO:
-        """Read the annotation file, as the parent asks for it."""
+        """Read the annotation file; called by the parent."""
         loads = any(getattr(x, 'with_mask', False) for x in self.pipeline.transforms)
         coco = CheckedCOCO(path, self.ann_file, self.test_mode, 'loaded' if loads else '')
         self._has_annotations = 'annotations' in coco.dataset
         return coco
 
     def load_data_list(self) -> List[dict]:
-        """Load the annotation file, and check that the images are there."""
+        """Load the annotation file, and check the image files."""
         data_list = super().load_data_list()
         check_files(data_list, self.ann_file, self.pipeline, every=self.test_mode)
         return data_list
 
     def filter_data(self) -> List[dict]:
-        """Leave out images by ``filter_cfg``, and return the entries that are left.
+        """Return the images that ``filter_cfg`` keeps.
 
-        A training set of background alone, without any annotation, is allowed.
+        A training set may have no annotations at all: all its images are background.
         """
         left = super().filter_data()
         small = (self.filter_cfg or {}).get('min_size', 0)
@@ -117,15 +118,15 @@ class CheckedCocoDataset(CocoDataset):
 
 
 def count_objects(image: dict) -> int:
-    """Count the boxes that are trained on or scored; crowds are neither."""
+    """Count the boxes of an image without crowds, which are neither trained nor scored."""
     return sum(not instance['ignore_flag'] for instance in image['instances'])
 
 
 @METRICS.register_module()
 class CheckedCocoMetric(CocoMetric):
-    """``CocoMetric`` of labels that follow names, as in :class:`CheckedCocoDataset`.
+    """``CocoMetric`` whose labels follow class names, as in :class:`CheckedCocoDataset`.
 
-    ``by_name=False`` numbers labels as mmdet's ``CocoDataset``, in the order of the file.
+    With ``by_name=False`` labels follow the order of the file, as in mmdet's ``CocoDataset``.
     """
 
     def __init__(self, ann_file: Optional[str] = None, by_name: bool = True, **kwargs) -> None:
@@ -139,12 +140,16 @@ class CheckedCocoMetric(CocoMetric):
                 self._coco_api.dataset['categories'].sort(key=lambda category: category['id'])
 
     def label_categories(self) -> List[int]:
-        """The category id of each label; a ConfigError if ``ann_file`` lacks a class."""
+        """Return the category id of each label.
+
+        Raises:
+            ConfigError: If ``ann_file`` lacks a class.
+        """
         find = CheckedCOCO.get_cat_ids if self.by_name else COCO.get_cat_ids
         return find(self._coco_api, self.dataset_meta['classes'])
 
     def compute_metrics(self, results: list) -> Dict[str, float]:
-        """Permute labels, since the parent needs ascending ``cat_ids``; compute the metrics."""
+        """Permute labels, because the parent requires ascending ``cat_ids``, and evaluate."""
         if self._coco_api is not None:
             cat_ids = self.label_categories()
             self.cat_ids = sorted(cat_ids)

@@ -1,4 +1,4 @@
-"""Image files: one sentence for a file that cannot be used, before the first step if possible."""
+"""Checks of image files, before the first step if possible."""
 import contextlib
 import os
 import os.path as osp
@@ -14,26 +14,26 @@ from PIL import ExifTags, Image
 from ..errors import ConfigError, warn_once
 from ..io import irregular
 
-ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND\xae\x42\x60\x82'}  # of a JPEG and a PNG
+ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND\xae\x42\x60\x82'}  # of JPEG and PNG files
 TURNED = range(5, 9)  # EXIF orientations that exchange width and height
 PROBED = 200  # training images whose headers are read before the first step
-DECODED = 8  # images that are decoded before the first step
+DECODED = 8  # images decoded before the first step
 
 
 @TRANSFORMS.register_module()
 class CheckedLoadImageFromFile(LoadImageFromFile):
-    """``LoadImageFromFile`` of a training pipeline, with a sentence for an unreadable image.
+    """``LoadImageFromFile`` for training pipelines, whose error names an unreadable image.
 
-    With ``ignore_empty=True`` the dataset takes another image instead and logs the file once.
-    A test pipeline keeps ``LoadImageFromFile``: an evaluation needs every image, and mmdet's
-    inferencer looks for that name.
+    With ``ignore_empty=True`` an unreadable image is replaced by another image of the dataset, and
+    logged once. Test pipelines keep ``LoadImageFromFile``: an evaluation needs every image, and
+    mmdet's inferencer searches the pipeline for that name.
     """
 
     def transform(self, results: dict) -> Optional[dict]:
-        """Load ``img``, shape (h, w, 3) in BGR, from ``img_path``; None leaves the image out.
+        """Load ``img``, shape (h, w, 3) in BGR, from ``img_path``; None to leave it out.
 
         Raises:
-            ConfigError: If it cannot be read, or is not of the size in the annotations.
+            ConfigError: If it cannot be read, or has another size than in the annotations.
         """
         path = results['img_path']
         try:
@@ -59,7 +59,7 @@ def unreadable(path: str, error: Exception) -> ConfigError:
 
 
 def fault(path: str, error: Exception) -> str:
-    """What is wrong with an image file, in a few words."""
+    """Describe, in a few words, why an image file cannot be read."""
     if osp.isfile(path) and osp.getsize(path) == 0:
         return 'the file is empty'
     if isinstance(error, AssertionError):  # the decoder returned nothing
@@ -70,9 +70,9 @@ def fault(path: str, error: Exception) -> str:
 
 
 def check_whole(path: str) -> None:
-    """Raise an OSError for half a JPEG or PNG, and for a folder, pipe or device.
+    """Raise an OSError for a truncated JPEG or PNG, and for a folder, pipe or device.
 
-    OpenCV decodes half a file without an error. A reader waits for a pipe for ever.
+    OpenCV decodes a truncated file without an error, and waits for a pipe for ever.
     """
     if kind := irregular(path):
         raise OSError(f'it is {kind} and not a file')
@@ -84,17 +84,17 @@ def check_whole(path: str) -> None:
         file.seek(-len(end), os.SEEK_END)
         if file.read() == end:
             return
-    try:  # cameras append data of their own
+    try:  # cameras append data after the end
         with Image.open(path) as image:
             image.load()
     except Image.DecompressionBombError:
-        return  # the decoder finds out
+        return  # the loader raises an error later
     except (OSError, SyntaxError) as error:
         raise OSError('it is cut short') from error
 
 
 def check_size(results: dict, size: Tuple[int, int]) -> None:
-    """Compare width and height of a decoded image with the annotations, if they have them."""
+    """Raise a ConfigError if an image has another width or height than in its annotations."""
     listed = results.get('width', size[0]), results.get('height', size[1])
     if listed != tuple(size):
         raise ConfigError(
@@ -104,10 +104,16 @@ def check_size(results: dict, size: Tuple[int, int]) -> None:
 
 
 def check_files(images: Sequence[dict], ann_file: str, pipeline: Compose, every: bool) -> None:
-    """Check that a data set's local images are there, whole, and of the annotated size.
+    """Check that a data set's local images exist, are whole and have the annotated size.
 
-    The size is read of ``every`` image, as an evaluation needs, or of a sample. ``images`` are
-    mmdet's entries, and ``pipeline`` has the transform that loads them.
+    Args:
+        images (Sequence[dict]): mmdet's entries, with ``img_path``, ``width`` and ``height``.
+        ann_file (str): Name of the annotation file, for messages.
+        pipeline (Compose): Has the transform that loads the images.
+        every (bool): Whether to read the size of every image or of a sample.
+
+    Raises:
+        ConfigError: If an image is missing, unreadable or of another size.
     """
     loader = next((x for x in pipeline.transforms if isinstance(x, LoadImageFromFile)), None)
     if loader is None or loader.file_client_args is not None or \
@@ -128,7 +134,7 @@ def check_files(images: Sequence[dict], ann_file: str, pipeline: Compose, every:
 
 
 def check_presence(paths: Sequence[str], ann_file: str, ignore_empty: bool) -> None:
-    """Refuse missing images, or warn of them; each folder is listed once, which is quick."""
+    """Raise a ConfigError or warn for missing images; lists each folder once, which is fast."""
     there = {osp.join(folder, name) for folder in set(map(osp.dirname, paths))
              if osp.isdir(folder) for name in os.listdir(folder)}
     missing = [path for path in paths if path not in there and not osp.exists(path)]
@@ -142,13 +148,16 @@ def check_presence(paths: Sequence[str], ann_file: str, ignore_empty: bool) -> N
 
 def image_size(path: str, loader: Optional[LoadImageFromFile] = None,
                listed: Optional[Tuple[int, int]] = None) -> Tuple[int, int]:
-    """Width and height of an image as it is loaded; an OSError if it cannot be.
+    """Return width and height of an image as ``loader`` loads it.
 
-    An image is decoded if its header cannot be read, or differs from the ``listed`` size.
+    The image is decoded only if its header cannot be read, or differs from ``listed``.
+
+    Raises:
+        OSError: If it cannot be read.
     """
     check_whole(path)
     loader = loader or LoadImageFromFile()
-    with contextlib.suppress(Exception):  # the loader may read what Pillow cannot
+    with contextlib.suppress(Exception):  # the loader may read files that Pillow cannot
         size = header_size(path, loader)
         if listed in (None, size):
             return size
@@ -159,14 +168,14 @@ def image_size(path: str, loader: Optional[LoadImageFromFile] = None,
 
 
 def header_size(path: str, loader: LoadImageFromFile) -> Tuple[int, int]:
-    """The size in an image's header, turned by the EXIF orientation if the loader turns it."""
+    """Return the size in an image's header, turned by EXIF data if the loader turns it."""
     with Image.open(path) as image:
         if image.mode in ('F', 'I'):
             raise OSError('has 32 bits for a color, which not every loader reads')
         orientation = image.getexif().get(ExifTags.Base.Orientation)
         if image.format == 'TIFF' or loader.imdecode_backend not in (None, 'cv2', 'pillow') or \
                 loader.color_type not in ('color', 'grayscale'):
-            orientation = 1  # Pillow has turned the size of a TIFF
+            orientation = 1  # Pillow has already turned the size of a TIFF
     if orientation in (2, 3, 4) or orientation in TURNED and image.width == image.height:
         warn_once(f'Image {path} is turned by its EXIF data when it is read: its boxes must be '
                   'boxes of the turned image.')
@@ -174,7 +183,7 @@ def header_size(path: str, loader: LoadImageFromFile) -> Tuple[int, int]:
 
 
 def check_depth(paths: Sequence[str], ann_file: str) -> None:
-    """Warn of images with 16 bits for a color that use few of them: OpenCV keeps the upper 8."""
+    """Warn of 16-bit images that use the lower bits alone: OpenCV keeps the upper 8 bits."""
     most = -1
     for path in paths:
         with contextlib.suppress(cv2.error):

@@ -1,4 +1,4 @@
-"""Checks of model and data together, when a run has built both and before its first step."""
+"""Checks of model and data together, before the first step of a run."""
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -10,23 +10,26 @@ from mmengine.runner import BaseLoop, Runner
 from ..compat import unwrapped
 from ..errors import ConfigError, warn_once
 
-COMPARED = 100  # images of a data set that are looked up in the annotations of the metric
+COMPARED = 100  # images of a data set to look up in the annotations of the metric
 
 
 @HOOKS.register_module()
 class RunCheckHook(Hook):
-    """Raise a ConfigError before the first step of a run whose result would be meaningless.
+    """Check model, data sets and metrics before the first step of a run.
 
-    After the first step ``runner.has_stepped`` is True.
+    Sets ``runner.has_stepped`` after the first step.
+
+    Raises:
+        ConfigError: If the result would be meaningless.
     """
     priority = 'VERY_HIGH'
 
     def before_run(self, runner: Runner) -> None:
-        """Make the checks before the first step."""
+        """Check the data sets and metrics of training, validation and test."""
         model, trained = unwrapped(runner.model), None
         loops = dict(train=runner._train_loop, val=runner._val_loop, test=runner._test_loop)
         for mode, loop in loops.items():
-            if not isinstance(loop, BaseLoop):  # which will not run
+            if not isinstance(loop, BaseLoop):  # not part of this run
                 continue
             for dataset in leaves(loop.dataloader.dataset):
                 check_dataset(dataset, getattr(model, 'student', model), mode)
@@ -38,7 +41,7 @@ class RunCheckHook(Hook):
                 trained = classes if mode == 'train' and classes else trained
             if mode == 'train':
                 continue
-            # mmdet >= 3.3: MultiDatasetsEvaluator, with a metric for each part
+            # mmdet >= 3.3: MultiDatasetsEvaluator has a metric for each data set
             of_parts = hasattr(loop.evaluator, 'dataset_prefixes')
             whole, metrics = loop.dataloader.dataset, loop.evaluator.metrics
             for metric, part in zip(metrics, whole.datasets if of_parts else
@@ -56,10 +59,10 @@ def leaves(dataset: Any) -> Iterator[Any]:
 
 
 def check_dataset(dataset: Any, model: Any, mode: str) -> None:
-    """Check that a data set has the classes of the head, and warn of more objects than queries."""
+    """Raise a ConfigError for another number of classes; warn of more objects than queries."""
     classes = getattr(dataset, 'metainfo', {}).get('classes')
     num_classes = getattr(getattr(model, 'bbox_head', None), 'num_classes', None)
-    has_text = hasattr(model, 'language_model')  # its classes are words of the images' texts
+    has_text = hasattr(model, 'language_model')  # its classes are words of a text
     if classes is not None and num_classes not in (None, len(classes)) and not has_text:
         raise ConfigError(
             f'model.bbox_head.num_classes={num_classes}, and {mode}_dataloader has {len(classes)} '
@@ -74,7 +77,7 @@ def check_dataset(dataset: Any, model: Any, mode: str) -> None:
 
 
 def check_compared(metric: Any, dataset: Any, mode: str) -> None:
-    """Check that the annotations of a COCO metric have the classes and the evaluated images."""
+    """Raise a ConfigError if a COCO metric's annotations lack a class or an evaluated image."""
     coco = getattr(metric, '_coco_api', None)
     if not isinstance(metric, CocoMetric) or coco is None:
         return

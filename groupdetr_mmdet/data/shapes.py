@@ -1,7 +1,7 @@
 """Generate a small detection data set: shapes on textured backgrounds, in COCO format.
 
-It needs no download and is the same on every run. The class is the outline alone: color, size,
-rotation and texture are drawn independently of it.
+It requires no download, and a seed always gives the same images. The class determines the outline
+alone: color, size, rotation and texture are independent of the class.
 """
 import json
 import os
@@ -18,12 +18,12 @@ from ..errors import ConfigError
 
 CLASSES = ('circle', 'square', 'triangle', 'star')
 SPLITS = ('train', 'val')
-VERSION = 1  # raise it when the images of the same settings change
+VERSION = 1  # increment it if images of the same settings change
 LEAST = dict(num_train=1, num_val=1, size=32, seed=0)
 
 
 def outline(label: int, center: np.ndarray, radius: float, angle: float) -> np.ndarray:
-    """Corners of a rotated shape in a circle, in pixels, shape (num_corners, 2)."""
+    """Return the corners of a rotated shape in a circle, in pixels, shape (num_corners, 2)."""
     num_corners = (32, 4, 3, 10)[label]
     angles = angle + np.arange(num_corners) * (2 * np.pi / num_corners)
     radii = np.full(num_corners, radius)
@@ -33,7 +33,7 @@ def outline(label: int, center: np.ndarray, radius: float, angle: float) -> np.n
 
 
 def texture(rng: np.random.Generator, color: np.ndarray, size: int) -> np.ndarray:
-    """Smooth noise of several scales around a color, crossed by stripes, shape (size, size, 3)."""
+    """Draw noise of several scales around a color, with stripes, shape (size, size, 3)."""
     direction, phase = rng.uniform(0, 2 * np.pi, 2)
     frequency = 2 * np.pi / rng.uniform(6, 40)
     steps = np.arange(size, dtype=np.float32) * frequency
@@ -62,13 +62,13 @@ def place_shapes(rng: np.random.Generator, size: int) -> List[Tuple[int, np.ndar
 
 
 def xywh(polygon: np.ndarray) -> List[float]:
-    """Tight box of a polygon: left, top, width and height in pixels."""
+    """Return the tight box of a polygon: left, top, width and height in pixels."""
     low, high = polygon.min(axis=0), polygon.max(axis=0)
     return [round(float(value), 2) for value in (*low, *(high - low))]
 
 
 def paint(rng: np.random.Generator, image: np.ndarray, polygon: np.ndarray) -> None:
-    """Paint a textured shape with smooth edges, in place, in a color that contrasts."""
+    """Paint a textured shape with smooth edges and a contrasting color, in place."""
     size, fine = len(image), 4
     mask = np.zeros((fine * size, fine * size), np.float32)
     corners = np.round((polygon * fine - 0.5) * 16).astype(np.int32)  # pixel centers are at .5
@@ -86,7 +86,7 @@ def write_split(root: Path, split: str, num_images: int, settings: dict) -> None
     (root / split).mkdir(parents=True)
     images, annotations = [], []
     for i in track(range(num_images), description=f'Drawing {split} images'):
-        # A random stream for every image: no image depends on the size of a split.
+        # A random stream for every image, so that images do not depend on the size of a split.
         rng = np.random.default_rng([settings['seed'], SPLITS.index(split), i])
         image = texture(rng, rng.uniform(50, 205, 3), size)
         name = f'{i:06d}.jpg'
@@ -107,10 +107,10 @@ def write_split(root: Path, split: str, num_images: int, settings: dict) -> None
 
 def make_shapes(root: str, num_train: int = 2000, num_val: int = 300, size: int = 128,
                 seed: int = 0) -> bool:
-    """Write the data set, or keep one with the same settings; return whether it is written.
+    """Write the data set unless it exists with the same settings; return whether it is written.
 
-    ``root`` gets ``train/``, ``val/``, ``train.json`` and ``val.json``, all or none. ``size`` is
-    height and width of an image in pixels.
+    Writes ``train/``, ``val/``, ``train.json`` and ``val.json`` into ``root``, all or none.
+    ``size`` is height and width of an image in pixels.
 
     Raises:
         ConfigError: If a number is too small, or ``root`` has other files.

@@ -316,7 +316,7 @@ FAULTS = {
         r, lambda x: x['annotations'][0].update(category_id=[1])), 'category_id=.*in annotations'),
     'a number too large': ('coco', lambda r: edit_json(
         r, lambda x: x['annotations'][0]['bbox'].__setitem__(0, 10**400)),
-        'annotation 1 has 1000.*0 in the place of a number'),
+        'annotation 1 has 1000.*0'),
     'same image id': ('coco', lambda r: edit_json(
         r, lambda x: x['images'][0].update(id=x['images'][1]['id'])), 'images of the same id'),
     'another size': ('coco', lambda r: edit_json(

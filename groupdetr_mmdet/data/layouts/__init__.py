@@ -1,6 +1,6 @@
-"""Folders of images and labels in the layouts that people have, read into one form.
+"""Read folders of images and labels in the layouts of COCO, YOLO and Pascal VOC.
 
-Each layout is a module with ``find``, its files in a folder, and ``read``.
+Each layout is a module with ``find``, which returns its files in a folder, and ``read``.
 """
 from collections import Counter
 from pathlib import Path
@@ -19,13 +19,15 @@ LAYOUTS = (coco, yolo, voc)
 
 def read_dataset(path: Union[str, Path],
                  files: Optional[Dict[str, List[str]]] = None) -> Dataset:
-    """Read a data set: a folder whose layout is recognized, or the label file that counts.
+    """Read a data set from a folder, or from a label file.
 
-    ``files`` are label files of 'train', 'val' and 'test', for images in ``path``, in the place of
-    the files that are found there.
+    Args:
+        path (str | Path): The folder or label file.
+        files (dict[str, list[str]], optional): Label files of 'train', 'val' and 'test', for
+            images in ``path``. Defaults to the files in the folder.
 
     Raises:
-        ConfigError: If there are no labels, or labels that cannot be right.
+        ConfigError: If there are no labels, or wrong labels.
     """
     if files:
         dataset = Dataset('', [], {})
@@ -45,7 +47,7 @@ def read_dataset(path: Union[str, Path],
 
 
 def read_source(source: Source, path: Union[str, Path]) -> Dataset:
-    """Read a folder or file, which messages call ``path``."""
+    """Read a folder or file, with the reader of its layout; ``path`` is for messages."""
     found = {layout: files for layout in LAYOUTS if (files := layout.find(source))}
     if not found:
         if advice := foreign.advice(source):
@@ -65,7 +67,7 @@ def read_source(source: Source, path: Union[str, Path]) -> Dataset:
 
 
 def is_data(path: Union[str, Path]) -> bool:
-    """Whether a path is a folder or a label file, and not a config."""
+    """Return whether a path is a folder or a label file, and not a config."""
     path = Path(path)
     if not path.is_file() or path.suffix == '.py':
         return path.is_dir()
@@ -75,7 +77,7 @@ def is_data(path: Union[str, Path]) -> bool:
 
 
 def check_usable(dataset: Dataset, path: Union[str, Path]) -> None:
-    """Check that there are objects to train on, and leave out splits without objects."""
+    """Raise a ConfigError without objects to train on; remove splits without objects."""
     if names := [name for name in dataset.classes if dataset.classes.count(name) > 1]:
         raise ConfigError(f'DATA {path} has two classes of the name {names[0]}: rename one.')
     count = Counter(image.path for images in dataset.splits.values() for image in images)

@@ -1,4 +1,4 @@
-"""COCO: one JSON, or several for a split, with the images beside it or anywhere in the folder."""
+"""COCO: one or more JSON files for a split, and images anywhere in the folder."""
 import json
 from collections import defaultdict
 from functools import partial
@@ -12,9 +12,9 @@ from ...errors import ConfigError
 from .common import (Dataset, LabelError, LabeledBox, LabeledImage, Labels, Source, has_pattern,
                      read_text, to_number)
 
-PARTS = dict(images=['id'], annotations=[], categories=['id', 'name'])  # what is required
-KEYS = 'id', 'image_id', 'category_id', 'supercategory'  # what is compared
-# An object with such a key, also one that is cut short, after marks of an encoding or blanks.
+PARTS = dict(images=['id'], annotations=[], categories=['id', 'name'])  # required keys
+KEYS = 'id', 'image_id', 'category_id', 'supercategory'  # must be hashable
+# A JSON object with such a key, also a truncated one, after byte order marks or blanks.
 START = rb'\A[\xef\xbb\xbf\xff\xfe \t\r\n]*\{[\s\S]*"(images|annotations)"'
 
 
@@ -25,7 +25,7 @@ def find(source: Source) -> List[Path]:
 
 
 def read(source: Source, files: List[Path]) -> Dataset:
-    """Read the files of all splits; file names are the real images' names."""
+    """Read the files of all splits."""
     files = [file for file in files if file.name.startswith('instances')] or files
     contents = {file: load(file, source.split_of(file)) for file in files}
     by_split = choose_files(source, contents)
@@ -47,9 +47,10 @@ def read(source: Source, files: List[Path]) -> Dataset:
 
 
 def choose_files(source: Source, contents: Dict[Path, dict]) -> Dict[str, List[Path]]:
-    """Find the splits by names of files and folders; files that name no split are to train on.
+    """Group files by split, as their names or folders name it; default: train.
 
-    A file is left out if all its images are in files of a split, as of ``trainval.json``.
+    A file without a split is left out if all its images are in files of a split, as in
+    ``trainval.json``.
     """
     if len(contents) == 1:
         return dict(train=list(contents))
@@ -69,11 +70,15 @@ def choose_files(source: Source, contents: Dict[Path, dict]) -> Dict[str, List[P
 
 
 def load(file: Path, split: str) -> Dict[str, List[dict]]:
-    """Read a file, which must have COCO's form; a file for testing may lack annotations."""
+    """Read a file in COCO's format; a file for testing may lack annotations.
+
+    Raises:
+        ConfigError: If it is not in COCO's format.
+    """
     try:
         content = json.loads(read_text(file))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ConfigError(f'{file} is not valid JSON ({error}): put all of it there.') from error
+        raise ConfigError(f'{file} is not valid JSON ({error}): copy the whole file.') from error
     content = content if isinstance(content, dict) else {}
     if split == 'test':
         content.setdefault('annotations', [])
@@ -91,12 +96,12 @@ def load(file: Path, split: str) -> Dict[str, List[dict]]:
 
 
 def image_name(image: dict) -> str:
-    """The name of an image's file; LVIS gives its address alone."""
+    """Return the name of an image's file, in LVIS from its address."""
     return str(image.get('file_name') or image.get('coco_url') or '').split('://')[-1]
 
 
 def used_names(source: Source, file: Path, content: Dict[str, List[dict]]) -> List[str]:
-    """Names of the categories, without unused super-categories such as Roboflow's."""
+    """Return the names of the categories, without unused super-categories (Roboflow's)."""
     categories = content['categories']
     used = {annotation.get('category_id') for annotation in content['annotations']}
     above = {x.get('supercategory') for x in categories if x.get('supercategory') != x['name']}
@@ -117,7 +122,7 @@ def read_file(source: Source, file: Path, split: str,
     categories = {category['id']: str(category['name']) for category in content['categories']}
     images, by_image = content['images'], {image['id']: [] for image in content['images']}
     if len(by_image) < len(images):
-        raise ConfigError(f'{file} has two images of the same id: give each its own.')
+        raise ConfigError(f'{file} has two images with the same id: give each image its own id.')
     for annotation in content['annotations']:
         if annotation.get('image_id') in by_image:
             by_image[annotation['image_id']].append(annotation)
@@ -137,7 +142,7 @@ def read_file(source: Source, file: Path, split: str,
 
 
 def are_fractions(boxes: List[Any]) -> bool:
-    """Whether all numbers of boxes lie between -1 and 1, and cannot be pixels."""
+    """Return whether all numbers of boxes are between -1 and 1, and so not pixels."""
     try:
         return any(boxes) and all(abs(float(x)) <= 1 for box in boxes for x in box)
     except (TypeError, ValueError, OverflowError):
@@ -145,7 +150,7 @@ def are_fractions(boxes: List[Any]) -> bool:
 
 
 def read_box(file: Path, categories: Dict[Any, str], annotation: dict) -> LabeledBox:
-    """Read a box, ``left, top, width, height`` in pixels, or that of a segmentation."""
+    """Read a box, ``left, top, width, height`` in pixels, or the box of a segmentation."""
     where = f'{file} annotation {annotation.get("id")}'
     if annotation.get('category_id') not in categories:
         raise LabelError('category', f'{where} is of the category '
@@ -161,7 +166,7 @@ def read_box(file: Path, categories: Dict[Any, str], annotation: dict) -> Labele
 
 
 def box_of(segmentation: Any) -> List[float]:
-    """The box around polygons or a mask, empty for none."""
+    """Return the box around polygons or a mask, empty for an invalid segmentation."""
     try:
         if isinstance(segmentation, dict):
             if isinstance(segmentation['counts'], list):

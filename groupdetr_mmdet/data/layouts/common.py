@@ -1,4 +1,4 @@
-"""What the readers of all layouts share: images, boxes, faults."""
+"""Shared by the readers of all layouts: images, boxes, faults."""
 import math
 import os
 import re
@@ -17,12 +17,12 @@ from ..images import image_size
 
 SPLITS = dict(train='train', training='train', val='val', valid='val', validation='val',
               test='test', testing='test')
-HIDDEN = '.', '__', '@eaDir', '#recycle', '$RECYCLE.BIN', 'lost+found'  # of systems and tools
-DRAWN = re.compile('annot|label|mask|segment|thumb|vis', re.I)  # folders of no photos
+HIDDEN = '.', '__', '@eaDir', '#recycle', '$RECYCLE.BIN', 'lost+found'  # made by systems
+DRAWN = re.compile('annot|label|mask|segment|thumb|vis', re.I)  # folders without photos
 
 
 class LabelError(ConfigError):
-    """A label that cannot be right; errors of the same kind are counted together."""
+    """A wrong label; errors of the same ``kind`` are counted together."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -32,18 +32,18 @@ class LabelError(ConfigError):
 @dataclass(frozen=True)
 class LabeledBox:
     """An object of an image."""
-    name: str  # of its class
-    xyxy: Tuple[float, float, float, float]  # in pixels, of an image that was read inside it
-    place: Any = field(default='', compare=False)  # of the label, for messages
-    iscrowd: bool = False  # in COCO's sense
+    name: str  # of the class
+    xyxy: Tuple[float, float, float, float]  # in pixels, or relative to the image's size
+    place: Any = field(default='', compare=False)  # file and line, for messages
+    iscrowd: bool = False  # as in COCO
 
 
 class Labels(NamedTuple):
-    """The labels of an image, as a reader finds them."""
-    path: Optional[Path]  # of the image, None where it is not there
-    place: Any  # of the labels, for messages
-    boxes: Iterable[LabeledBox]  # a LabelError where one cannot be right
-    size: Sequence[Any] = ()  # width and height in pixels, where the labels have them
+    """The labels of an image, before they are checked."""
+    path: Optional[Path]  # of the image, None if it is missing
+    place: Any  # file of the labels, for messages
+    boxes: Iterable[LabeledBox]  # raises a LabelError at a wrong label
+    size: Sequence[Any] = ()  # width and height in pixels, if the labels have them
 
 
 @dataclass
@@ -57,11 +57,11 @@ class LabeledImage:
 
 @dataclass
 class Dataset:
-    """The splits of a data set, whatever its layout was."""
-    layout: str  # what the layout is called
-    classes: List[str]  # their names, in the order of their labels
-    splits: Dict[str, List[LabeledImage]]  # 'train' and, where there are any, 'val', 'test'
-    notes: List[str] = field(default_factory=list)  # what was left out or mended
+    """The splits of a data set."""
+    layout: str  # name of the layout
+    classes: List[str]  # names, in the order of their labels
+    splits: Dict[str, List[LabeledImage]]  # 'train', and 'val' and 'test' if they exist
+    notes: List[str] = field(default_factory=list)  # labels left out or changed
 
     @property
     def root(self) -> Path:
@@ -71,12 +71,12 @@ class Dataset:
 
 
 class Source:
-    """A data set that is being read.
+    """Files of a data set, and what its reader has noted.
 
     Args:
-        path (Path): Its folder, or the label file that counts.
+        path (Path): The folder, or the label file to read.
         root (Path, optional): Folder of the images of a label file. Defaults to the folder of the
-            file, or to the folder around that if it has no images.
+            file, or to its parent if it has no images.
     """
 
     def __init__(self, path: Path, root: Optional[Path] = None) -> None:
@@ -96,31 +96,31 @@ class Source:
         self.faults: Dict[str, List[LabelError]] = defaultdict(list)
 
     def notes(self) -> List[str]:
-        """One line for each kind of note."""
+        """Return a line for each kind of note."""
         return [f'{what}: {len(places)}, first {places[0]}' for what, places in self.noted.items()]
 
     def note(self, what: str, where: Any) -> None:
-        """Count what is left out, for the notes."""
+        """Count a label or file that is left out or changed."""
         self.noted[what].append(str(where).encode(errors='replace').decode())
 
     def add_fault(self, fault: LabelError) -> None:
-        """Count a fault, for the error that names the first one of each kind."""
+        """Count a wrong label."""
         self.faults[fault.kind].append(fault)
 
     def check_faults(self) -> None:
-        """Raise a ConfigError of the first fault of every kind."""
+        """Raise a ConfigError with the first fault of every kind, if there are faults."""
         shown = [str(first) + f' (and {len(more)} more like this)' * bool(more)
                  for first, *more in self.faults.values()]
         if shown:
             raise ConfigError(f'{"; ".join(shown)}: correct these labels.')
 
     def label_files(self, *patterns: str) -> List[Path]:
-        """Files that may hold labels, by patterns of their names."""
+        """Return the files whose names match a pattern."""
         files = [self.only] if self.only else self.files
         return [file for file in files if any(map(Path(file.name.lower()).match, patterns))]
 
     def split_of(self, path: Path) -> Optional[str]:
-        """Read 'train', 'val' or 'test' from the name of a file or of a folder around it."""
+        """Return 'train', 'val' or 'test' if the name of a file or its folders has it."""
         inside = self.root in (path, *path.parents)
         parts = path.relative_to(self.root).parts if inside else path.parts[-1:]
         words = (word for part in reversed(parts) for word in re.findall('[a-z]+', part.lower()))
@@ -128,11 +128,16 @@ class Source:
 
     def find_images(self, names: Sequence[Sequence[str]], folder: Path,
                     split: Optional[str]) -> List[Optional[Path]]:
-        """Find images by their ``names``, the best one first; None for a missing image.
+        """Find the file of each image, None for a missing image.
 
-        An image may have another suffix, or be named as on another machine. Masks and other
-        splits may have the same names: a folder counts only if most of its images of these names
-        are meant. ``folder`` and ``split`` belong to the labels.
+        A name may have another suffix, or the folders of another machine. Masks and images of
+        other splits may have the same names: a folder counts only if most of its images of these
+        names are found as the best match.
+
+        Args:
+            names (Sequence[Sequence[str]]): Possible names of each image, the most probable first.
+            folder (Path): Folder of the labels.
+            split (str, optional): Split of the labels.
         """
         found = [self.find_image(choice, folder, split) for choice in names]
         meant = Counter(path.parent for path in {path for path, _, _ in found if path})
@@ -142,7 +147,7 @@ class Source:
 
     def find_image(self, names: Sequence[str], folder: Path, split: Optional[str]
                    ) -> Tuple[Optional[Path], List[Path], bool]:
-        """Find an image, all images of its name, and whether a name is its exact place."""
+        """Return an image, all images of its name, and whether a name is its exact path."""
         wanted = [Path(name.replace('\\', '/')) for name in names]
         alike = next(filter(None, (self.by_stem.get(comparable(x.stem)) for x in wanted)), [])
         for place in (base / x for x in wanted for base in (folder, self.root)):
@@ -162,9 +167,12 @@ class Source:
 
     def read(self, labels: Sequence[Labels], missing: str = '',
              relative: bool = False) -> List[LabeledImage]:
-        """Read the labels of images; ``missing`` notes the labels of missing images.
+        """Read and check the labels of images.
 
-        ``relative`` boxes are in parts of the image.
+        Args:
+            labels (Sequence[Labels]): The labels of each image.
+            missing (str): Kind of the note for a missing image.
+            relative (bool): Whether boxes are relative to the image's size.
         """
         images = []
         for path, place, boxes, listed in track(labels, 'Reading labels', transient=True,
@@ -182,7 +190,11 @@ class Source:
         return images
 
     def size_of(self, path: Path, place: Any, listed: Sequence) -> Optional[Tuple[int, int]]:
-        """Width and height of an image, which ``listed`` must be; None if it cannot be read."""
+        """Return width and height of an image, None if it cannot be read.
+
+        Raises:
+            LabelError: If ``listed``, the size in the labels, differs.
+        """
         listed = tuple(to_number(x or 0, place) for x in listed)
         listed = listed if all(listed) and listed else None
         try:
@@ -198,7 +210,11 @@ class Source:
 
     def clip(self, box: LabeledBox, size: Tuple[int, int],
              relative: bool) -> Optional[LabeledBox]:
-        """Check a box, and clip it to its image, in pixels; None if nothing of it is left."""
+        """Clip a box to its image, in pixels; None if nothing is left.
+
+        Raises:
+            LabelError: If the box is not finite, too large, or has swapped corners.
+        """
         xyxy = tuple(x * n for x, n in zip(box.xyxy, size * 2)) if relative else box.xyxy
         extent = xyxy[2] - xyxy[0], xyxy[3] - xyxy[1]
         fault = next((what for what, is_so in (
@@ -223,7 +239,7 @@ class Source:
 
 
 def visible_files(root: Path) -> Iterator[Path]:
-    """Yield the files below a folder, also through links, each folder once."""
+    """Yield the files below a folder, following links, each folder once."""
     def refuse(error: OSError) -> None:
         raise ConfigError(f'{error.filename} cannot be read ({error.strerror}): correct its '
                           'permissions, or take it out of DATA.')
@@ -239,25 +255,25 @@ def visible_files(root: Path) -> Iterator[Path]:
 
 
 def comparable(name: str) -> str:
-    """A name without the differences between systems: composed accents, capitals."""
+    """Normalize accents and capitals of a name, which differ between systems."""
     return unicodedata.normalize('NFC', name).lower()
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is an image by its name."""
+    """Return whether the name of a file is an image's."""
     return path.suffix.lower() in IMG_EXTENSIONS
 
 
 def to_number(text: Optional[str], where: Any) -> float:
-    """Read a number of a label file."""
+    """Read a number of a label file, or raise a LabelError."""
     try:
         return float(text)
     except (TypeError, ValueError, OverflowError):
-        raise LabelError('number', f'{where} has {text!r:.60} in the place of a number') from None
+        raise LabelError('number', f'{where} has {text!r:.60} instead of a number') from None
 
 
 def has_pattern(file: Path, pattern: bytes, size: int = 1 << 20) -> bool:
-    """Whether the first bytes of a file have a pattern; the zeros of UTF-16 do not count."""
+    """Return whether the first bytes of a file match, without the zeros of UTF-16."""
     with file.open('rb') as start:
         return bool(re.search(pattern, start.read(size).replace(b'\0', b''), re.M))
 
@@ -271,17 +287,17 @@ def read_text(file: Path) -> str:
 
 
 def read_lines(file: Path) -> List[str]:
-    """The lines of a text, without blank lines and the blanks around them."""
+    """Return the stripped lines of a text without blank lines."""
     return list(filter(None, map(str.strip, read_text(file).splitlines())))
 
 
 def has_objects(images: Sequence[LabeledImage]) -> bool:
-    """Whether there is an object to train on or to score; a crowd is none."""
+    """Return whether there is an object other than crowds."""
     return any(not box.iscrowd for image in images for box in image.boxes)
 
 
 def to_coco(images: Sequence[LabeledImage], classes: Sequence[str], root: Path) -> dict:
-    """Write images in COCO's format: names from ``root``, classes numbered from 1."""
+    """Return images in COCO's format: names relative to ``root``, category ids from 1."""
     ids = {name: i for i, name in enumerate(classes, 1)}
     entries = [dict(id=i, file_name=image.path.relative_to(root).as_posix(), width=image.width,
                     height=image.height) for i, image in enumerate(images, 1)]

@@ -1,10 +1,10 @@
-"""Label formats that are not read: they are recognized, so that the error names a converter."""
+"""Recognize label formats that this package does not read, to name a converter."""
 from shlex import quote
 from typing import Optional
 
 from .common import Source, has_pattern
 
-FORMATS = {  # format -> its files, what stands in each, and globox's name of it
+FORMATS = {  # format -> pattern of file names, of their content, and globox's name
     'labelme': ('*.json', rb'"shapes"\s*:', None),  # globox drops polygons
     'VIA': ('*.json', rb'"regions"\s*:', 'via-json'),
     'CreateML': ('*.json', rb'\A\s*\[[\s\S]*"annotations"\s*:', None),
@@ -13,7 +13,7 @@ FORMATS = {  # format -> its files, what stands in each, and globox's name of it
 
 
 def advice(source: Source) -> Optional[str]:
-    """Name the format of the labels and how to convert them; None if no format is recognized."""
+    """Return the format of the labels and how to convert them, None for an unknown format."""
     for name, (pattern, content, globox) in FORMATS.items():
         for file in source.label_files(pattern):
             if has_pattern(file, content):

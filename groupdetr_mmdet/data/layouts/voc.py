@@ -1,4 +1,4 @@
-"""Pascal VOC: an XML for each image; splits by ``ImageSets``, by folders, or none."""
+"""Pascal VOC: an XML for each image; splits by ``ImageSets`` or folders."""
 import re
 import xml.etree.ElementTree as ET
 from collections import defaultdict
@@ -11,7 +11,7 @@ from .common import (SPLITS, Dataset, LabelError, LabeledBox, LabeledImage, Labe
 
 
 def find(source: Source) -> List[Path]:
-    """Find XML files of annotations, anywhere in the folder; a file that is named means all."""
+    """Find XML files of annotations anywhere in the folder, also if the source is one XML."""
     if source.only and source.only.suffix.lower() != '.xml':
         return []
     return [file for file in source.files
@@ -19,7 +19,7 @@ def find(source: Source) -> List[Path]:
 
 
 def read(source: Source, files: List[Path]) -> Dataset:
-    """Read all files; the classes that occur, in the order of the alphabet."""
+    """Read all files; classes are the names in the labels, in alphabetical order."""
     by_split, images = split_files(source, files), defaultdict(list)
     for split, group in by_split.items():
         for folder in sorted({file.parent for file in group}):
@@ -35,9 +35,9 @@ def read(source: Source, files: List[Path]) -> Dataset:
 
 
 def split_files(source: Source, files: List[Path]) -> Dict[str, List[Path]]:
-    """Find the splits by the ``ImageSets`` beside a folder, or by the names of folders."""
+    """Group files by split, from ``ImageSets`` beside a folder, or from names of folders."""
     by_split, by_folder = defaultdict(list), defaultdict(list)
-    for file in files:  # of the folder beside ImageSets, or of their own
+    for file in files:  # group by the folder beside ImageSets, or the file's folder
         around = [x for x in file.parents if source.root in (x.parent, *x.parent.parents)]
         by_folder[next(filter(find_lists, around), file.parent)].append(file)
     for folder, inside in sorted(by_folder.items()):
@@ -50,7 +50,7 @@ def split_files(source: Source, files: List[Path]) -> Dict[str, List[Path]]:
 
 
 def find_lists(annotations: Path) -> Dict[str, Path]:
-    """The list of images of each split, in ``ImageSets`` beside the folder of the XML files."""
+    """Return each split's list of images, in ``ImageSets`` beside the folder of XML files."""
     folder = annotations.parent / 'ImageSets'
     lists = {file.stem.lower(): file for pattern in ('*.txt', 'Main/*.txt')
              for file in folder.glob(pattern)}
@@ -59,14 +59,14 @@ def find_lists(annotations: Path) -> Dict[str, Path]:
 
 
 def listed_files(source: Source, image_set: Path, annotations: Path, split: str) -> List[Path]:
-    """The XML files of the images that a list names; a number may follow a name."""
+    """Return the XML files of the images in a list; a number may follow a name."""
     files = []
     for line in read_lines(image_set):
         names = line, re.sub(r'\s+-?\d+$', '', line), Path(line).stem
         places = [annotations / f'{name}{x}' for name in names for x in ('.xml', '.XML')]
         found = list(filter(Path.is_file, places))[:1]
         files += found
-        if not found and split == 'test':  # the labels of the challenge's test set are secret
+        if not found and split == 'test':  # the challenge's test set has no public labels
             source.note('images of a test set without XML, left out', f'{line} of {image_set}')
         elif not found:
             source.add_fault(LabelError(
@@ -75,11 +75,11 @@ def listed_files(source: Source, image_set: Path, annotations: Path, split: str)
 
 
 def read_folder(source: Source, folder: Path, files: List[Path]) -> List[LabeledImage]:
-    """Read the XML files of a folder; the suffix of an image is that of the real file."""
+    """Read the XML files of a folder; an image may have another suffix than in the XML."""
     parsed, names = [], []
     for file in files:
         try:
-            root = ET.fromstring(file.read_bytes())  # the XML has its encoding
+            root = ET.fromstring(file.read_bytes())  # bytes, as the XML names its encoding
         except (ET.ParseError, LookupError, OSError, ValueError) as error:
             source.add_fault(LabelError('xml', f'{file} is not valid XML ({error}), or not UTF-8'))
             continue
@@ -94,7 +94,7 @@ def read_folder(source: Source, folder: Path, files: List[Path]) -> List[Labeled
 
 
 def read_box(file: Path, entry: ET.Element) -> LabeledBox:
-    """Read an ``object``; a ``difficult`` one is neither trained nor scored, as a crowd."""
+    """Read an ``object``; ``difficult`` objects become crowds, neither trained nor scored."""
     name = (entry.findtext('name') or '').strip()
     if not name or entry.find('bndbox') is None:
         raise LabelError('object', f'{file} has an object {name} without '

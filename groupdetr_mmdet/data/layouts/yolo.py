@@ -1,5 +1,8 @@
-"""YOLO: a text file for each image, and ``data.yaml``, which names the classes and may name the
-images of each split; or ``classes.txt`` or ``obj.names`` instead."""
+"""YOLO: a text file for each image, and a file with the names of the classes.
+
+That file is ``data.yaml``, which may also name the images of each split, ``classes.txt`` or
+``obj.names``.
+"""
 import os
 import re
 from pathlib import Path
@@ -13,8 +16,8 @@ from .common import (Dataset, LabelError, LabeledBox, Labels, Source, has_patter
 
 CLASS_LISTS = 'classes.txt', '*.names'
 SPLITS = 'train', 'val', 'test'
-TOLERANCE = 0.01  # of rounding beyond the edge of an image, in parts of it
-OUTSIDE = 1.  # how far a corner of a polygon may lie beyond it
+TOLERANCE = 0.01  # most rounding of a box beyond the edge, relative to the image's size
+OUTSIDE = 1.  # most distance of a polygon's corner beyond the edge
 
 
 def find(source: Source) -> List[Path]:
@@ -26,12 +29,12 @@ def find(source: Source) -> List[Path]:
 
 
 def names_classes(file: Path) -> bool:
-    """Whether a YAML file names classes, also one that cannot be read."""
+    """Return whether a YAML file, also an invalid one, has the key of class names."""
     return has_pattern(file, rb'^[^\w\s#]*(names|nc)\s*:')
 
 
 def load(file: Path) -> Dict[str, Any]:
-    """Read the names of the classes, and all else in a file, as texts: a class may be 'no'."""
+    """Read a file that names the classes, with values as texts: a class may be 'no'."""
     if any(map(file.match, CLASS_LISTS)):
         return dict(names=read_lines(file))
     try:
@@ -43,7 +46,7 @@ def load(file: Path) -> Dict[str, Any]:
 
 
 def read(source: Source, files: List[Path]) -> Dataset:
-    """Read what a file names, or one of several equal files."""
+    """Read the data set of a file, or of several files with the same content."""
     file, config = files[0], load(files[0])
     for other in files[1:]:
         named = other.parent != file.parent and any(config.get(x) for x in SPLITS)
@@ -66,7 +69,11 @@ def read(source: Source, files: List[Path]) -> Dataset:
 
 
 def class_names(file: Path, config: Dict[str, Any]) -> List[str]:
-    """Names in the order of their numbers, from 0; without names, the numbers."""
+    """Return the class names in the order of their numbers, from 0, else ``class_0``, ...
+
+    Raises:
+        ConfigError: If names are not numbered from 0, or ``nc`` is another number.
+    """
     nc = str(config.get('nc'))
     names = config.get('names', nc)
     if names == nc and nc.isdecimal():
@@ -85,7 +92,7 @@ def class_names(file: Path, config: Dict[str, Any]) -> List[str]:
 
 
 def find_images(source: Source, file: Path, config: Dict[str, Any], split: str) -> List[Path]:
-    """Find the images of a split that a file names, or by the names of folders."""
+    """Find the images of a split: as the file names them, else by the names of folders."""
     if not any(config.get(x) for x in SPLITS):
         return [x for x in source.images if (source.split_of(x.parent) or 'train') == split]
     entry = config.get(split) or (split == 'val' and config.get('valid')) or []
@@ -94,7 +101,7 @@ def find_images(source: Source, file: Path, config: Dict[str, Any], split: str) 
         place = locate(source, file, str(config.get('path') or ''), str(part))
         if place is None and split == 'train':
             raise ConfigError(f'{file}: {split} names {part}, which does not exist: correct it.')
-        if place is None:  # many files name a test set that was never there
+        if place is None:  # many files name a test set that does not exist
             source.note('folders that are not there', f'{split}: {part}')
         elif place.suffix == '.txt':
             lines = read_lines(place)
@@ -111,10 +118,10 @@ def find_images(source: Source, file: Path, config: Dict[str, Any], split: str) 
 
 
 def locate(source: Source, file: Path, path: str, entry: str) -> Optional[Path]:
-    """Find a folder or list of images, also one that is named as on another machine.
+    """Find a folder or list of images, also by the path of another machine.
 
-    On this machine only the last two folders count, or only the last if it names the split;
-    Roboflow writes ``../train/images`` for ``train/images`` beside the file.
+    Of such a path the last two folders count, or the last folder if it names the split. Roboflow
+    writes ``../train/images`` for ``train/images`` beside the file.
     """
     parts = [part for part in Path(entry.replace('\\', '/')).parts if part not in ('..', os.sep)]
     ends = [parts[i:] for i in range(max(1, len(parts) - 1))]
@@ -127,7 +134,7 @@ def locate(source: Source, file: Path, path: str, entry: str) -> Optional[Path]:
 
 
 def label_file(image: Path) -> Path:
-    """Where an image's labels are: beside it, or in ``labels`` for the last folder ``images``."""
+    """Return an image's label file: beside it, or in ``labels`` instead of ``images``."""
     places = [place for beside in (image.with_suffix(x).as_posix() for x in ('.txt', '.TXT'))
               for place in (beside, *(re.sub('(?i)(.*/)images/', rf'\g<1>{x}/', beside)
                                       for x in ('labels', 'Labels', 'LABELS')))]
@@ -136,7 +143,7 @@ def label_file(image: Path) -> Path:
 
 def read_labels(source: Source, path: Path, names: List[str],
                 config: Dict[str, Any]) -> Iterator[LabeledBox]:
-    """Yield an image's objects; without a label file there are none."""
+    """Yield an image's objects; none without a label file."""
     label = label_file(path)
     if not label.is_file():
         source.note('images without a label file, taken as background',
@@ -153,7 +160,7 @@ def read_labels(source: Source, path: Path, names: List[str],
 
 
 def has_key_points(values: List[float]) -> bool:
-    """Whether after a box come x, y and visibility of key points in it."""
+    """Return whether ``values`` are a box and key points in it: x, y, visibility."""
     if len(values) < 7 or len(values) % 3 != 1:
         return False
     x, y, width, height = values[:4]
@@ -166,7 +173,11 @@ def has_key_points(values: List[float]) -> bool:
 
 
 def read_line(words: List[float], names: List[str], where: str) -> LabeledBox:
-    """Read ``class x y width height``, or the corners of a polygon, in parts of the image."""
+    """Read ``class x y width height``, or corners of a polygon, relative to the image's size.
+
+    Raises:
+        LabelError: If the class or a number is wrong.
+    """
     label, *values = words
     beyond = TOLERANCE if len(values) == 4 else OUTSIDE
     if label not in range(len(names)):
