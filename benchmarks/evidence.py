@@ -14,10 +14,12 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 import mmcv
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import nn
 
 from groupdetr_mmdet.checkpoints.named import find_checkpoint
 from groupdetr_mmdet.commands.cli import end_in_one_line
@@ -34,13 +36,15 @@ from .measure import describe_machine
 RESULTS = Path(__file__).with_name('evidence.json')
 Results = Dict[str, Dict[str, Any]]
 LIGHT, STRONG = 'demo/group_cond_detr_demo', 'demo/group_cond_detr_strong_demo'
+DINO = 'demo/group_dino_demo'
 QUERIES = 'query_embedding.weight'
 SHAPES = 'shapes'
 REAL = dict(bccd=128, raccoon=128, boxhead=256)  # pixels of the longer side of an image
 MIXING = 'CachedMosaic', 'CachedMixUp'
 LONGER = dict(boxhead=3)  # times the epochs, for it is learned more slowly
 PRETRAINED = dict(detector='pretraining/shapes/K = 1/0', backbone='pretraining/shapes/K = 1/0',
-                  groups='pretraining/shapes/K = 3/0')  # what a training begins with
+                  groups='pretraining/shapes/K = 3/0',
+                  dino='pretraining/shapes/DINO/0')  # what a training begins with
 ON_SHAPES = 'pretraining', 'from-scratch'  # studies, the first with one seed
 
 
@@ -52,16 +56,30 @@ class Cell(NamedTuple):
     start: str = 'detector'  # what is loaded, of PRETRAINED, or 'nothing'
     anew: bool = False  # whether the queries of further groups are drawn anew
     config: str = LIGHT
+    ema: Dict[str, Any] = {}  # arguments of the averaged weights; none are averaged without
+    query_dropout: float = 0.
 
 
 LR = 8e-4  # of the demo, for 8 images a step
 EQUAL = {1: 20, 3: 15, 6: 10}  # epochs of equal time, by K
 FROM_BACKBONE = {1: 30, 3: 22, 6: 16}
 FEW = {'train_dataloader.batch_size': 4}
+HALF = {**FEW, 'model.new_group_noise': .5}
+LOSSES = {loss: {'model.bbox_head.loss_cls': dict(_delete_=True, type=f'{loss}Loss',
+                                                  use_sigmoid=True)} for loss in ('IABCE', 'MA')}
+EMA = dict(momentum=.0002)  # of --ema
+SHORT_EMA = dict(momentum=.02, gamma=50)  # averages about 50 steps
+SCRATCH = {'model.num_queries': 16}
 STUDIES: Dict[str, Dict[str, Cell]] = {
-    'pretraining': {'K = 1': Cell(1, 20, start='nothing'), 'K = 3': Cell(3, 12, start='nothing')},
-    'from-scratch': {f'K = {k}': Cell(k, n, {'model.num_queries': 16}, 'nothing')
-                     for k, n in ((1, 11), (3, 10), (6, 8), (11, 6))},
+    'pretraining': {'K = 1': Cell(1, 20, start='nothing'), 'K = 3': Cell(3, 12, start='nothing'),
+                    'DINO': Cell(1, 6, start='nothing', config=DINO)},
+    'from-scratch': {
+        **{f'K = {k}': Cell(k, n, SCRATCH, 'nothing')
+           for k, n in ((1, 11), (3, 10), (6, 8), (11, 6))},
+        **{f'K = 3, {loss}': Cell(3, 10, {**SCRATCH, **LOSSES[loss]}, 'nothing')
+           for loss in LOSSES},
+        'K = 3, EMA': Cell(3, 10, SCRATCH, 'nothing', ema=EMA),
+        'K = 3, strong': Cell(3, 10, SCRATCH, 'nothing', config=STRONG)},
     'lr': {f'lr x {x}{note}': Cell(1, epochs, {'train_dataloader.batch_size': 2,
                                                'optim_wrapper.optimizer.lr': x * LR / 4})
            for x, epochs, note in ((1, 15, ''), (2, 15, ''), (4, 15, ''), (8, 15, ''),
@@ -70,14 +88,21 @@ STUDIES: Dict[str, Dict[str, Cell]] = {
         'K = 1': Cell(1, EQUAL[1], FEW),
         **{f'K = {k}, noise {x:g}': Cell(k, EQUAL[k], {**FEW, 'model.new_group_noise': x})
            for k, x in ((3, .02), (3, .5), (3, 1.), (6, .5))},
+        'K = 3, attention dropout': Cell(3, EQUAL[3], {
+            **HALF, 'model.decoder.layer_cfg.self_attn_cfg.attn_drop': .1}),
+        'K = 3, query dropout': Cell(3, EQUAL[3], HALF, query_dropout=.1),
         'K = 3, drawn anew': Cell(3, EQUAL[3], FEW, anew=True),
         'K = 1, epochs of K = 3': Cell(1, EQUAL[3], FEW),
-        **{f'K = {k}, {loss}': Cell(k, EQUAL[k], {
-            **FEW, 'model.new_group_noise': .5, 'model.bbox_head.loss_cls': dict(
-                _delete_=True, type=f'{loss}Loss', use_sigmoid=True)})
-           for k in (1, 3) for loss in ('IABCE', 'MA')},
-        **{f'K = {k}, strong': Cell(k, EQUAL[k], {**FEW, 'model.new_group_noise': .5},
-                                    config=STRONG) for k in (1, 3)}},
+        **{f'K = {k}, {loss}': Cell(k, EQUAL[k], {**HALF, **LOSSES[loss]})
+           for k in (1, 3, 6) for loss in LOSSES},
+        **{f'K = {k}, strong': Cell(k, EQUAL[k], HALF, config=STRONG) for k in (1, 3, 6)},
+        **{f'K = {k}, {loss}, strong': Cell(k, EQUAL[k], {**HALF, **LOSSES[loss]}, config=STRONG)
+           for k in (1, 3, 6) for loss in LOSSES},
+        **{f'K = {k}, EMA': Cell(k, EQUAL[k], HALF, ema=EMA) for k in (1, 3)},
+        **{f'K = {k}, short EMA': Cell(k, EQUAL[k], HALF, ema=SHORT_EMA) for k in (1, 3)}},
+    'dino': {'K = 1': Cell(1, 8, FEW, 'dino', config=DINO), **{
+        f'K = 3, noise {x:g}': Cell(3, 6, {**FEW, 'model.new_group_noise': x}, 'dino',
+                                    config=DINO) for x in (.02, .5)}},
     'from-groups': {f'K = {k}': Cell(k, EQUAL[k], FEW, 'groups') for k in (1, 3)},
     'backbone': {f'K = {k}': Cell(k, n, FEW, 'backbone') for k, n in FROM_BACKBONE.items()},
 }
@@ -116,6 +141,20 @@ class Recorder(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[dict] = None) -> None:
         self.curve.append([runner.epoch, metrics[options.AP], metrics[f'{options.AP}_50']])
+
+
+class QueryDropoutHook(Hook):
+    """Drop numbers of the queries' positions, other ones in each group and image."""
+
+    def __init__(self, p: float) -> None:
+        self.p = p
+
+    def before_train(self, runner: Runner) -> None:
+        runner.model.decoder.register_forward_pre_hook(self.drop, with_kwargs=True)
+
+    def drop(self, decoder: nn.Module, args: tuple, kwargs: Dict[str, Any]) -> tuple:
+        query_pos = F.dropout(kwargs['query_pos'], self.p, decoder.training)
+        return args, dict(kwargs, query_pos=query_pos)
 
 
 def shrink(source: Path, out: Path, size: int) -> None:
@@ -178,6 +217,9 @@ def training_config(training: Training, args: argparse.Namespace) -> Config:
         cfg.load_from = write_start(cell, cfg.work_dir, args)
         options.add_hook(cfg, type='OtherClassesHook')
     cfg.allow_missing = cell.start == 'backbone'
+    if cell.ema:
+        options.add_hook(cfg, type='EMAHook', ema_type='ExpMomentumEMA', update_buffers=True,
+                         priority=49, **cell.ema)
     return cfg
 
 
@@ -206,6 +248,8 @@ def train(training: Training, args: argparse.Namespace) -> Dict[str, Any]:
     DetLocalVisualizer._instance_dict.clear()  # or it writes where the last training did
     runner = build_runner(cfg)
     runner.register_hook(recorder)
+    if training.cell.query_dropout:
+        runner.register_hook(QueryDropoutHook(training.cell.query_dropout))
     runner.train()
     machine = describe_machine(torch.device('cpu'))
     return dict(
