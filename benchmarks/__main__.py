@@ -11,12 +11,13 @@ from dataclasses import replace
 from typing import List, Optional, Tuple
 
 from groupdetr_mmdet.commands.cli import end_in_one_line
+from groupdetr_mmdet.commands.common import positive
 from groupdetr_mmdet.errors import ConfigError
 
-from .arguments import add_config, add_running, load_config, positive, prepare
-from .cases import AMP, MODES, PARTS, STRIDE, Case, Shapes
+from .arguments import add_config, add_running, load_config, prepare
+from .cases import AMP, MODES, PARTS, Case, Shapes
 from .report import report
-from .suite import Row, measure
+from .suite import Row, measure, measure_rows
 
 
 def parse_args() -> argparse.Namespace:
@@ -88,17 +89,15 @@ def main() -> None:
     prepare(args)
     cfg = load_config(args.config, args.cfg_options)
     args.groups = args.groups or [cfg.model.num_query_groups]
-    image_size, num_queries = tuple(args.image_size), cfg.model.num_queries
-    shapes = Shapes(args.batch_size, image_size, tuple(-(-x // STRIDE) for x in image_size))
-    if args.table:
-        reach = reach_table(args.groups[0], num_queries)
-        cases = list(dict.fromkeys(case for row in reach for case in (row.case, row.other)))
-        memory = [case for row in reach if row.memory for case in (row.case, row.other)]
+    num_queries, shapes = cfg.model.num_queries, Shapes(args.batch_size, tuple(args.image_size))
+    rows = reach_table(args.groups[0], num_queries) if args.table else []
+    if rows:
+        results = measure_rows(cfg, rows, shapes, args.device, args.rounds, 1)
     else:
-        reach, cases = [], make_cases(args, num_queries)
-        memory = cases if args.memory else []
-    results = measure(cfg, cases, shapes, args.device, args.rounds, 1, memory)
-    report(results, shapes, args.device, reach, args.json, 'benchmarks')
+        cases = make_cases(args, num_queries)
+        results = measure(cfg, cases, shapes, args.device, args.rounds, 1,
+                          cases if args.memory else [])
+    report(results, shapes, args.device, rows, args.json, 'benchmarks')
 
 
 if __name__ == '__main__':

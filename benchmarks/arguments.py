@@ -9,15 +9,9 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
-from groupdetr_mmdet.commands.common import CONFIG, add_cfg_options
+from groupdetr_mmdet.commands.common import CONFIG, add_cfg_options, positive
 from groupdetr_mmdet.config import check_groups, merge_options, read_config
 from groupdetr_mmdet.io import check_output
-
-
-def positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not positive')
-    return int(text)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.ops.deformable import MemorySavingAttention
 
 from . import plain  # noqa: F401, registers the baseline
-from .measure import Stopwatch
+from .measure import seconds_of
 
 MODES = (
     'plain',  # see plain.py
@@ -63,8 +63,12 @@ class Shapes:
     """Sizes that all cases of a run share, heights before widths."""
     batch_size: int = 2
     image_size: Tuple[int, int] = (800, 1066)  # in pixels
-    memory_size: Tuple[int, int] = (25, 34)  # of the memory that the decoder alone is given
     num_objects: int = 7  # of each image
+
+    @property
+    def memory_size(self) -> Tuple[int, int]:
+        """Of the memory that the decoder alone is given."""
+        return tuple(-(-x // STRIDE) for x in self.image_size)
 
 
 def build_model(cfg: Config, case: Case) -> nn.Module:
@@ -75,7 +79,7 @@ def build_model(cfg: Config, case: Case) -> nn.Module:
         model['bbox_head']['loss_cls'] = dict(type=case.loss)
     if case.mode in ('plain', 'stock'):
         write_as_baseline(model, case)
-    if case.mode == 'turns':
+    elif case.mode == 'turns':
         model['train_cfg']['groups_at_once'] = 1
     for _, part in iter_dicts(model, 'model') if case.attn_drop is not None else ():
         part.update(dict(attn_drop=case.attn_drop) if 'attn_drop' in part else {})
@@ -84,7 +88,16 @@ def build_model(cfg: Config, case: Case) -> nn.Module:
     for module in model.bbox_head.modules():
         if isinstance(module, nn.Linear) and module.out_features == 4:
             nn.init.normal_(module.weight, std=0.01)  # zero until trained
+    if case.mode in ('plain', 'stock'):
+        model.bbox_head.loss_by_feat = functools.partial(
+            in_float32, model.bbox_head.loss_by_feat)
     return model
+
+
+def in_float32(method: Callable, *args, **kwargs) -> object:
+    """Call a method with tensors that numpy, which has no bfloat16, can hold for scipy."""
+    return method(*(x.float() if isinstance(x, Tensor) and x.is_floating_point() else x
+                    for x in args), **kwargs)
 
 
 def build_random(model: dict) -> nn.Module:
@@ -188,36 +201,30 @@ class Benchmark:
         optim.zero_grad()
         return optim
 
-    def __call__(self) -> Dict[str, float]:
-        """Run once; return seconds of each part, of all as 'total', and of 'matching' within."""
+    def __call__(self) -> float:
+        """Run once; return the seconds."""
         self.model.train(self.case.part != 'inference')
         # Or the criterion pays for fetching again the memory that the case before gave back.
         for _ in range(2 if self.case.part == 'criterion' else 1):
-            watch = Stopwatch(self.device)
             with mmcv_attention() if self.case.mode == 'stock' else contextlib.nullcontext():
-                self.run(watch)
-            seconds = watch.seconds()
+                seconds = seconds_of(self.run, self.device)
             self.model.zero_grad(set_to_none=True)
             for x in self.given:
                 x.grad = None
         return seconds
 
-    def run(self, watch: Stopwatch) -> None:
-        case = self.case
-        autocast = (torch.autocast(self.device.type, AMP[case.amp]) if case.amp
-                    else contextlib.nullcontext())
-        with autocast, self.timed(watch):  # and not what is computed again in backward
-            if case.part == 'inference':
+    def run(self) -> None:
+        amp = AMP.get(self.case.amp)
+        with torch.autocast(self.device.type, amp, enabled=amp is not None):
+            if self.case.part == 'inference':
                 with torch.no_grad():
                     self.model.predict(self.images, self.samples, rescale=False)
-                return watch.lap('decoder')
+                return
             loss = sum(self.losses().values())
-        (self.optim.backward if case.part == 'step' else Tensor.backward)(loss)
-        watch.lap('backward')
-        if case.part == 'step':
-            self.optim.step()
-            self.optim.zero_grad()
-            watch.lap('optimizer')
+        if self.case.part == 'step':
+            self.optim.update_params(loss)
+        else:
+            loss.backward()
 
     def losses(self) -> Dict[str, Tensor]:
         if self.case.part == 'step':
@@ -229,39 +236,6 @@ class Benchmark:
             predictions = self.head(**head_inputs, **decoded)
         return self.head.loss_by_feat(*predictions, [x.gt_instances for x in self.samples],
                                       [x.metainfo for x in self.samples])
-
-    @contextlib.contextmanager
-    def timed(self, watch: Stopwatch) -> Iterator[None]:
-        """Take the time after backbone, encoder, decoder and criterion of any detector, and inside
-        its assigner."""
-
-        def then_lap(part: str, method: Callable, *args, **kwargs) -> object:
-            result = method(*args, **kwargs)
-            watch.lap(part)
-            return result
-
-        def criterion(method: Callable, *args, **kwargs) -> object:
-            if self.case.part != 'criterion':
-                watch.lap('decoder')
-            if self.case.mode in ('plain', 'stock'):  # numpy, for scipy, has no bfloat16
-                args = [x.float() if isinstance(x, Tensor) and x.is_floating_point() else x
-                        for x in args]
-            return then_lap('criterion', method, *args, **kwargs)
-
-        def matching(method: Callable, *args, **kwargs) -> object:
-            with watch.within('matching'):
-                return method(*args, **kwargs)
-
-        assigner = self.head.assigner
-        match = 'match_layers' if hasattr(assigner, 'match_layers') else 'assign'
-        with contextlib.ExitStack() as stack:
-            for owner, name, wrapper in (
-                    (self.model, 'extract_feat', functools.partial(then_lap, 'backbone')),
-                    (self.model, 'forward_encoder', functools.partial(then_lap, 'encoder')),
-                    (self.head, 'loss_by_feat', criterion), (assigner, match, matching)):
-                setattr(owner, name, functools.partial(wrapper, getattr(owner, name)))
-                stack.callback(delattr, owner, name)
-            yield
 
 
 @contextlib.contextmanager

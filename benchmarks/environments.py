@@ -18,8 +18,7 @@ CONFIG = 'demo/group_cond_detr_demo'
 FAMILIES = dict(
     ConditionalDETR='conditional_detr/conditional-detr_r50_8xb2-50e_coco.py',
     DINO='dino/dino-4scale_r50_8xb2-12e_coco.py')
-VERSIONS = dict(torch=['torch'], mmcv=['mmcv', 'mmcv-lite', 'onedl-mmcv'],
-                mmdet=['mmdet', 'onedl-mmdetection'])
+VERSIONS = ['torch'], ['mmcv', 'mmcv-lite', 'onedl-mmcv'], ['mmdet', 'onedl-mmdetection']
 
 
 # In the environment
@@ -61,15 +60,18 @@ def build(name: str, num_groups: int) -> Any:
 
 
 def one_group() -> None:
-    """Compare losses and scores of one group with the stock detector's."""
+    """Compare losses, and logits and boxes query by query, of one group with the stock detector's.
+
+    Detections are sorted by score, and equal scores may change places, so the last layer's raw
+    predictions are compared.
+    """
     import torch
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
-    meta = dict(img_shape=(128, 160), ori_shape=(128, 160), batch_input_shape=(128, 160),
-                scale_factor=(1., 1.))
+    meta = dict(img_shape=(128, 160), batch_input_shape=(128, 160))
     truth = InstanceData(bboxes=torch.tensor([[9., 9, 60, 70], [70., 30, 150, 90]]),
                          labels=torch.tensor([3, 5]))
-    images = torch.randn(1, 3, 128, 160)
+    batch = torch.randn(1, 3, 128, 160), [DetDataSample(metainfo=meta, gt_instances=truth)]
     for name in FAMILIES:
         stock, ours = build(name, 0), build(name, 1)
         stock.load_state_dict(ours.state_dict())
@@ -77,12 +79,37 @@ def one_group() -> None:
         for model in (stock, ours):
             torch.manual_seed(0)
             model.train(name == 'DINO')  # which makes noise in training, and drops nothing out
-            losses = model.loss(images, [DetDataSample(metainfo=meta, gt_instances=truth)])
-            with torch.no_grad():
-                found = model.eval().predict(images, [DetDataSample(metainfo=meta)])
-            results.append([*(x.flatten() for _, x in sorted(losses.items())),
-                            found[0].pred_instances.scores])  # boxes of equal scores may swap
-        torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
+            losses = model.loss(*batch)
+            logits, boxes = model.eval()(*batch, mode='tensor')[:2]
+            results.append(dict(losses, logits=logits[-1], boxes=boxes[-1]))
+        torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
+
+
+def operators() -> None:
+    """Run a compiled operator, where mmcv has any; compare deformable attention with mmcv's."""
+    import importlib.util
+
+    import groupdetr_mmdet  # noqa: F401
+    import torch
+    from mmcv import ops
+    from groupdetr_mmdet.ops.deformable import MemorySavingAttention
+    if importlib.util.find_spec('mmcv._ext'):
+        boxes = torch.tensor([[0., 0, 9, 9], [0, 0, 9, 8], [5, 5, 9, 9]])
+        assert ops.nms(boxes, torch.tensor([.9, .8, .7]), .5)[1].tolist() == [0, 2]
+    shapes = torch.tensor([[16, 20], [8, 10]])
+    query, value, points = torch.randn(2, 30, 64), torch.randn(2, 400, 64), torch.rand(2, 30, 2, 2)
+    theirs, ours = (kind(64, 8, 2, dropout=0., batch_first=True) for kind in (
+        ops.MultiScaleDeformableAttention, MemorySavingAttention))
+    for x in theirs.parameters():
+        torch.nn.init.normal_(x, std=.2)
+    ours.load_state_dict(theirs.state_dict())
+    results = []
+    for layer in (theirs, ours):
+        out = layer(query, value=value, reference_points=points, spatial_shapes=shapes,
+                    level_start_index=torch.tensor([0, 320]))
+        out.square().mean().backward()
+        results.append(dict({name: x.grad for name, x in layer.named_parameters()}, out=out))
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
 
 
 def load_from() -> None:
@@ -102,10 +129,10 @@ def versions() -> None:
     installed = {x.metadata['Name'].lower(): x.version for x in metadata.distributions()}
     print(sys.version.split()[0], *(
         next(f'{name} {installed[name]}' for name in names if name in installed)
-        for names in VERSIONS.values()), sep=' | ')
+        for names in VERSIONS), sep=' | ')
 
 
-INSIDE: Tuple[Callable, ...] = (mmdet_first, ours_first, one_group, load_from, versions)
+INSIDE: Tuple[Callable, ...] = (mmdet_first, ours_first, one_group, load_from, operators, versions)
 
 
 # Outside
@@ -150,6 +177,7 @@ def run(args: argparse.Namespace, python: Path) -> Dict[str, bool]:
                     check, cwd=folder, env=env, stdout=log, stderr=log).returncode
             print(name, 'passed' if passed[name] else f'failed: {log.name}', flush=True)
     row = subprocess.check_output([*here, 'versions'], text=True).strip()
+    print('| Python | torch | mmcv | mmdet |', ' | '.join(passed), '|')
     print('|', row, '|', ' | '.join('yes' if x else 'no' for x in passed.values()), '|')
     return passed
 

@@ -7,7 +7,6 @@ import functools
 import statistics
 import sys
 import tempfile
-import time
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from operator import itemgetter
@@ -23,15 +22,16 @@ from groupdetr_mmdet.checkpoints.loading import load_weights
 from groupdetr_mmdet.checkpoints.reading import read_checkpoint
 from groupdetr_mmdet.checkpoints.stock import stock_model
 from groupdetr_mmdet.commands.cli import end_in_one_line
+from groupdetr_mmdet.commands.common import positive
 from groupdetr_mmdet.deploy.export import (CHECKED_BATCHES, INPUTS, OUTPUTS, OnnxDetector,
                                            check_onnx, detect, export_onnx, largest_differences,
                                            onnxruntime_model, random_batch)
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.groups import decoding
 
-from .arguments import add_config, add_running, load_config, positive, prepare
+from .arguments import add_config, add_running, load_config, prepare
 from .cases import Case, build_model, build_random
-from .measure import describe_machine, take_turns
+from .measure import CPU, describe_machine, seconds_of, take_turns
 from .report import print_table, write_record
 
 MODELS, RUNTIMES = ('stock', 'ours'), ('pytorch', 'torch.compile', 'onnxruntime', 'openvino')
@@ -99,19 +99,11 @@ def make_run(runtime: str, detector: nn.Module, folder: str) -> Callable:
 def make_runs(args: argparse.Namespace, models: Dict[str, nn.Module],
               folder: str) -> Dict[Variant, Callable[[], Any]]:
     """Prepare all variants; of a batch size, stock runs right before ours."""
-    runs: Dict[Variant, Callable[[], Any]] = {}
-    for runtime in args.runtimes:
-        found = {name: make_run(runtime, models[name], folder) for name in MODELS}
-        runs.update(((runtime, n, name), functools.partial(
-            found[name], *random_batch([tuple(args.image_size)] * n)))
-            for n in args.batch_sizes for name in MODELS)
-    return runs
-
-
-def seconds_of(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+    detectors = {(runtime, name): make_run(runtime, models[name], folder)
+                 for runtime in args.runtimes for name in MODELS}
+    return {(runtime, n, name): functools.partial(
+                detectors[runtime, name], *random_batch([tuple(args.image_size)] * n))
+            for runtime in args.runtimes for n in args.batch_sizes for name in MODELS}
 
 
 def table_rows(seconds: Dict[Variant, List[float]]) -> List[tuple]:
@@ -127,7 +119,7 @@ def table_rows(seconds: Dict[Variant, List[float]]) -> List[tuple]:
 
 def measure_speed(args: argparse.Namespace) -> None:
     prepare(args)
-    machine = describe_machine(args.device)
+    machine = describe_machine(CPU)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         runs = make_runs(args, build_models(args), folder)
         seconds = take_turns({variant: functools.partial(seconds_of, run)
@@ -215,7 +207,6 @@ def parse_args() -> argparse.Namespace:
     speed.set_defaults(run=measure_speed)
     add_config(speed)
     add_running(speed, rounds=10)
-    speed.set_defaults(device=torch.device('cpu'))
     speed.add_argument('checkpoint', nargs='?', help='its checkpoint; random weights by default')
     speed.add_argument('--runtimes', nargs='+', choices=RUNTIMES, default=list(RUNTIMES))
     speed.add_argument('--batch-sizes', nargs='+', type=positive, default=[1, 8])

@@ -1,58 +1,27 @@
 """How it is measured: time, and peak memory."""
-import contextlib
 import itertools
 import os
 import platform
 import re
 import time
-from collections import defaultdict
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple, TypeVar
+from typing import Any, Callable, Dict, List, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 T = TypeVar('T')
+CPU = torch.device('cpu')
 
 
-class Stopwatch:
-    """Times the parts of one run, from when it is made; on a GPU by events, without waiting."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.spans: List[Tuple[str, Any, Any]] = []
-        if device.type == 'cuda':
-            torch.cuda.synchronize(device)
-        self.start = self.last = self.now()
-
-    def now(self) -> Any:
-        if self.device.type != 'cuda':
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def lap(self, name: str) -> None:
-        """End a part, and start the next."""
-        start, self.last = self.last, self.now()
-        self.spans.append((name, start, self.last))
-
-    @contextlib.contextmanager
-    def within(self, name: str) -> Iterator[None]:
-        """Time something inside a part."""
-        start = self.now()
-        yield
-        self.spans.append((name, start, self.now()))
-
-    def seconds(self) -> Dict[str, float]:
-        """Return the seconds of each name, and from the start to the last lap as 'total'."""
-        if self.device.type == 'cuda':
-            torch.cuda.synchronize(self.device)
-        seconds: Dict[str, float] = defaultdict(float)
-        for name, start, end in (*self.spans, ('total', self.start, self.last)):
-            seconds[name] += (start.elapsed_time(end) / 1e3 if self.device.type == 'cuda'
-                              else end - start)
-        return dict(seconds)
+def seconds_of(run: Callable[[], object], device: torch.device = CPU) -> float:
+    """Run once; return the seconds until the device has finished."""
+    wait = torch.cuda.synchronize if device.type == 'cuda' else lambda device: None
+    wait(device)
+    start = time.perf_counter()
+    run()
+    wait(device)
+    return time.perf_counter() - start
 
 
 def take_turns(runs: Dict[Any, Callable[[], T]], rounds: int, warmup: int) -> Dict[Any, List[T]]:
@@ -70,7 +39,7 @@ def take_turns(runs: Dict[Any, Callable[[], T]], rounds: int, warmup: int) -> Di
     return {key: found[warmup:] for key, found in results.items()}
 
 
-def peak_memory(run: Callable[[], object], device: torch.device) -> int:
+def peak_memory(run: Callable[[], object], device: torch.device = CPU) -> int:
     """Measure the peak of PyTorch's tensors in a run above those alive before it, in bytes."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)

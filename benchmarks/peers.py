@@ -18,15 +18,15 @@ from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
 from torch import Tensor
 
 from groupdetr_mmdet.commands.cli import end_in_one_line
+from groupdetr_mmdet.commands.common import positive
 
-from .arguments import load_config, positive
+from .arguments import load_config
 from .cases import Benchmark, Case, Shapes, build_model, make_samples
-from .measure import describe_machine, peak_memory, take_turns
+from .measure import CPU, describe_machine, peak_memory, take_turns
 from .report import describe, print_table, write_record
 
 NUM_CLASSES, NUM_QUERIES = 80, 300
 COSTS = LOSSES = (2., 5., 2.)  # weights of class, L1 and GIoU, in matching and in the loss
-CPU = torch.device('cpu')
 Terms = Callable[[Tensor, Tensor], Tensor]  # logits, boxes -> losses, shape (3, num_layers)
 
 
@@ -140,20 +140,17 @@ def measure(size: Size, names: Sequence[str], rounds: int) -> Dict[str, Any]:
         make, losses, most_objects = PEERS[name]
         if size.loss in losses and size.objects <= most_objects:
             terms[name] = make(size, samples)
-    found = {name: of_each(*predictions).detach() for name, of_each in terms.items()}
-    for name in found:
-        torch.testing.assert_close(found[name], found['ours'], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(terms[name](*predictions), terms['ours'](*predictions),
+                                       rtol=1e-5, atol=1e-5)
 
     def run(of_each: Terms) -> float:
         start = time.process_time()
-        of_each(*predictions).sum().backward()
-        seconds = time.process_time() - start
-        for x in predictions:
-            x.grad = None
-        return seconds
+        torch.autograd.grad(of_each(*predictions).sum(), predictions)
+        return time.process_time() - start
 
     runs = {name: functools.partial(run, of_each) for name, of_each in terms.items()}
-    peak = {name: peak_memory(runs[name], CPU) for name in runs}
+    peak = {name: peak_memory(run) for name, run in runs.items()}
+    print(size, flush=True)
     return dict(size._asdict(), peak=peak, seconds=take_turns(runs, rounds, 1))
 
 
@@ -171,10 +168,10 @@ def table_row(case: Dict[str, Any], names: Sequence[str]) -> List[str]:
 
 def step_memory(groups: int, objects: int) -> List[int]:
     """Measure a training step, all groups at once and in turns, as ``benchmarks.turns``."""
-    cfg, shapes = load_config('group_cond_detr_r50_12e'), Shapes(2, (480, 640), (15, 20), objects)
+    cfg, shapes = load_config('group_cond_detr_r50_12e'), Shapes(2, (480, 640), objects)
     cfg.model.backbone.depth, cfg.model.neck.in_channels = 18, [512]
     cases = [Case('step', mode, None, groups, NUM_QUERIES) for mode in ('ours', 'turns')]
-    return [peak_memory(Benchmark(case, shapes, cfg, CPU, build_model(cfg, case)), CPU)
+    return [peak_memory(Benchmark(case, shapes, cfg, CPU, build_model(cfg, case)))
             for case in cases]
 
 

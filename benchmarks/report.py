@@ -4,11 +4,11 @@ import argparse
 import itertools
 import json
 import shlex
+import statistics
 import sys
-from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Union
+from typing import Any, Dict, Iterable, Iterator, Optional, Sequence, Union
 
 import matplotlib.pyplot as plt
 import torch
@@ -24,10 +24,10 @@ from .measure import describe_machine
 from .suite import Results, Row
 
 Record = Dict[str, Any]
-LAPS = ('backbone', 'encoder', 'decoder', 'criterion', 'matching', 'backward', 'optimizer',
-        'total')
-HEADER = ('mode', 'K', 'N', 'dropout', 'loss', *(f'{lap} ms' for lap in LAPS), 'images/s',
-          'peak MiB', 'ratio')
+COLUMNS = {'mode': 'name', 'K': 'num_groups', 'N': 'num_queries', 'dropout': 'attn_drop',
+           'loss': 'loss', 'time [s]': 'seconds', 'images/s': 'images_per_second',
+           'peak memory [MiB]': 'peak_memory', 'ratio': 'ratio'}  # title -> in the record
+DRAWN = 'time [s]', 'peak memory [MiB]'
 
 
 def report(results: Results, shapes: Shapes, device: torch.device, reach: Sequence[Row],
@@ -35,14 +35,15 @@ def report(results: Results, shapes: Shapes, device: torch.device, reach: Sequen
     """Print all tables, and write everything as JSON where a file is named."""
     record = dict(
         machine=describe_machine(device), shapes=asdict(shapes),
-        cases=[case_record(case, results, shapes) for case in results.runs],
+        cases=[case_record(case, results, shapes) for case in results.seconds],
         reach=[row.record(results) for row in reach])
     print(f'{describe(record["machine"])}\n{describe(record["shapes"])}')
-    for part in dict.fromkeys(case['part'] for case in record['cases']):
-        rows = [table_row(case) for case in record['cases'] if case['part'] == part]
-        shown = [i for i in range(len(HEADER)) if any(row[i] for row in rows)]
-        print_table(f'{PARTS[part]}; matching is a part of the criterion',
-                    [HEADER[i] for i in shown], ([row[i] for i in shown] for row in rows))
+    for part, title in PARTS.items():
+        cases = [case for case in record['cases'] if case['part'] == part]
+        shown = {name: key for name, key in COLUMNS.items() if any(case[key] for case in cases)}
+        if cases:
+            print_table(title, shown, ([cell(case[key]) for key in shown.values()]
+                                       for case in cases))
     if reach:
         print_table('Reach', ('what', 'to reach', 'measured', 'reached'), (
             (row['what'], f'{">=" if row["more_is_better"] else "<="} {row["bound"]:g}',
@@ -52,21 +53,21 @@ def report(results: Results, shapes: Shapes, device: torch.device, reach: Sequen
         write_record(json_file, program, record)
 
 
+def case_record(case: Case, results: Results, shapes: Shapes) -> Record:
+    """Return what was measured of a case; ``ratio`` is the time of the part's first case to it."""
+    seconds = statistics.median(results.seconds[case])
+    first = next(x for x in results.seconds if x.part == case.part)
+    peak = results.peak.get(case)
+    return dict(
+        asdict(case), name=case.name, seconds=seconds, runs=results.seconds[case],
+        images_per_second=shapes.batch_size / seconds,
+        peak_memory=peak and peak / 2**20, ratio=results.ratio(first, case))
+
+
 def write_record(path: Path, program: str, record: Record) -> None:
     """Write a record as JSON, with the command that measured it."""
     command = shlex.join(['python', '-m', program, *sys.argv[1:]])
     write_atomically(path, json.dumps(dict(command=command, **record), indent=1).encode())
-
-
-def case_record(case: Case, results: Results, shapes: Shapes) -> Record:
-    """Return what was measured of a case; ``ratio`` is the time of the part's first case to it."""
-    seconds = results.seconds(case)
-    first = next(x for x in results.runs if x.part == case.part)
-    return dict(
-        asdict(case), name=case.name, seconds=seconds,
-        runs=[run['total'] for run in results.runs[case]],
-        images_per_second=shapes.batch_size / seconds['total'],
-        peak_memory=results.peak.get(case), ratio=results.ratio(first, case))
 
 
 def describe(values: Record) -> str:
@@ -74,49 +75,43 @@ def describe(values: Record) -> str:
     return ', '.join(f'{name}: {value}' for name, value in values.items())
 
 
-def table_row(case: Record) -> Sequence[str]:
-    """Return the cells of a case, empty where nothing was measured."""
-
-    def cell(value: Optional[float], text: str, scale: float = 1) -> str:
-        return '' if value is None else text.format(value * scale)
-
-    return (case['name'], case['num_groups'], case['num_queries'],
-            cell(case['attn_drop'], '{:g}'), case['loss'] or '',
-            *(cell(case['seconds'].get(name), '{:.1f}', 1e3) for name in LAPS),
-            cell(case['images_per_second'], '{:.3g}'),
-            cell(case['peak_memory'], '{:.0f}', 2**-20), cell(case['ratio'], '{:.2f}'))
+def cell(value: Any) -> str:
+    """Write a value in a cell, a number with at least three digits."""
+    if not isinstance(value, float):
+        return '' if value is None else str(value)
+    return f'{value:.0f}' if value >= 100 else f'{value:.3g}'
 
 
-def print_table(title: str, header: Sequence, rows: Iterable[Sequence]) -> None:
+def print_table(title: str, header: Iterable, rows: Iterable[Sequence]) -> None:
     """Print a title and a table in Markdown."""
     print(f'\n{title}\n', *markdown_lines(header, rows), sep='\n')
 
 
-def markdown_lines(header: Sequence, rows: Iterable[Sequence]) -> Iterator[str]:
-    """Write a table in Markdown, line by line."""
-    for row in itertools.chain((header, ['---'] * len(header)), rows):
+def markdown_lines(header: Iterable, rows: Iterable[Sequence]) -> Iterator[str]:
+    """Yield the lines of a table in Markdown."""
+    header = list(header)
+    for row in (header, ['---'] * len(header), *rows):
         yield f'| {" | ".join(map(str, row))} |'
 
 
 def draw_costs(json_file: Union[str, Path], out_file: Union[str, Path]) -> None:
     """Draw time and peak memory by K, a row for each part, a line for each mode."""
     record = json.loads(Path(json_file).read_text())
-    cases = sorted(record['cases'], key=lambda case: case['num_groups'])
+    cases = sorted(record['cases'], key=lambda x: (x['part'], x['name'], x['num_groups']))
     if len({case['num_groups'] for case in cases if case['mode'] != 'stock'}) < 2:
         raise ConfigError(f'JSON: {json_file} has a single K, which makes no curve; run '
                           'tools/benchmark.py with several, such as --groups 1 2 4 8 11.')
-    parts: Dict[str, Dict[str, List[Record]]] = defaultdict(lambda: defaultdict(list))
-    for case in cases:
-        parts[case['part']][case['name']].append(case)
-    fig, grid = plt.subplots(len(parts), 2, squeeze=False, layout='constrained',
+    parts = {case['part'] for case in cases}
+    fig, grid = plt.subplots(len(parts), len(DRAWN), squeeze=False, layout='constrained',
                              figsize=(10, .5 + 3.6 * len(parts)))
-    for (part, lines), axes in zip(parts.items(), grid):
-        for i, (label, line) in enumerate(lines.items()):
-            groups = [case['num_groups'] for case in line]
-            memory = [(case['peak_memory'] or float('nan')) / 2**20 for case in line]
-            for ax, y in zip(axes, ([case['seconds']['total'] for case in line], memory)):
-                ax.plot(groups, y, **line_style(i), marker='o', markersize=4, label=label)
-        for ax, what in zip(axes, ('time [s]', 'peak memory [MiB]')):
+    for axes, (part, of_part) in zip(grid, itertools.groupby(cases, lambda x: x['part'])):
+        for i, (mode, line) in enumerate(itertools.groupby(of_part, lambda x: x['name'])):
+            line = list(line)
+            for ax, what in zip(axes, DRAWN):
+                ax.plot([x['num_groups'] for x in line],
+                        [x[COLUMNS[what]] or float('nan') for x in line],
+                        **line_style(i), marker='o', markersize=4, label=mode)
+        for ax, what in zip(axes, DRAWN):
             ax.set(title=PARTS[part], xlabel='groups of queries K', ylabel=what, xlim=(0, None),
                    ylim=(0, None))
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))

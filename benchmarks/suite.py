@@ -1,7 +1,7 @@
 """Runs cases side by side, and collects what was measured."""
 import statistics
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Sequence
+from typing import Any, Collection, Dict, List, Sequence
 
 import torch
 from mmengine.config import Config
@@ -15,14 +15,8 @@ CRITERION_ROUNDS = 4  # it is short, so that it can be run more often
 @dataclass
 class Results:
     """What was measured of each case."""
-    # Seconds of each part in each round.
-    runs: Dict[Case, List[Dict[str, float]]] = field(default_factory=dict)
+    seconds: Dict[Case, List[float]] = field(default_factory=dict)  # of each round
     peak: Dict[Case, int] = field(default_factory=dict)  # bytes above those in use before the run
-
-    def seconds(self, case: Case) -> Dict[str, float]:
-        """Return the median of each part over the rounds."""
-        runs = self.runs[case]
-        return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
     def ratio(self, case: Case, other: Case) -> float:
         """Return the median of the ratio over rounds, each of which ran one after the other.
@@ -30,7 +24,7 @@ class Results:
         A machine that is slow for a while is slow for both.
         """
         return statistics.median(
-            a['total'] / b['total'] for a, b in zip(self.runs[case], self.runs[other]))
+            a / b for a, b in zip(self.seconds[case], self.seconds[other]))
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,7 @@ class Row:
 
 
 def measure(cfg: Config, cases: Sequence[Case], shapes: Shapes, device: torch.device, rounds: int,
-            warmup: int, memory: Sequence[Case]) -> Results:
+            warmup: int, memory: Collection[Case]) -> Results:
     """Measure the time of cases of our detector's config, and the memory of some of them."""
     results = Results()
     models = {case.model: build_model(cfg, case).to(device) for case in cases}
@@ -61,10 +55,17 @@ def measure(cfg: Config, cases: Sequence[Case], shapes: Shapes, device: torch.de
         share_weights(list(models.values()))  # the optimizer may have stepped
         runs = {case: Benchmark(case, shapes, cfg, device, models[case.model])
                 for case in cases if case.part == part}
-        for case in (case for case in runs if case in memory):
+        for case in filter(memory.__contains__, runs):
             results.peak[case] = peak_memory(runs[case], device)
             print(f'{case.name}, K = {case.num_groups}: {results.peak[case] / 2**20:.0f} MiB',
                   flush=True)
         repeat = CRITERION_ROUNDS if part == 'criterion' else 1
-        results.runs.update(take_turns(runs, rounds * repeat, warmup))
+        results.seconds.update(take_turns(runs, rounds * repeat, warmup))
     return results
+
+
+def measure_rows(cfg: Config, rows: Sequence[Row], *args) -> Results:
+    """Measure what rows compare; ``args`` are those of :func:`measure` without its ``cases``."""
+    cases = [case for row in rows for case in (row.case, row.other)]
+    memory = [case for row in rows if row.memory for case in (row.case, row.other)]
+    return measure(cfg, list(dict.fromkeys(cases)), *args, memory)

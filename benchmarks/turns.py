@@ -2,14 +2,14 @@
 after the other, and the bounds that the package is to keep. ResNet-18, two images."""
 import argparse
 from pathlib import Path
-from typing import List, Tuple
+from typing import List
 
 from groupdetr_mmdet.commands.cli import end_in_one_line
 
 from .arguments import add_running, load_config, prepare
 from .cases import Case, Shapes
 from .report import report
-from .suite import Row, measure
+from .suite import Row, measure_rows
 
 # family -> shipped config, channels of the backbone that its neck takes, and the image
 FAMILIES = dict(
@@ -17,20 +17,18 @@ FAMILIES = dict(
     dino=('group_dino_4scale_r50_12e', [128, 256, 512], (320, 416)))
 
 
-def plan(family: str, num_queries: int) -> Tuple[List[Case], List[Row]]:
-    """Return what is measured of a family, and what its steps are to cost at most."""
+def plan(family: str, num_queries: int) -> List[Row]:
+    """Return what a family's steps are to cost at most."""
     stock, one, ours, turns, twice = (
         Case('step', mode, None, num_groups, num_queries) for mode, num_groups in (
             ('stock', 1), ('ours', 1), ('ours', 11), ('turns', 11), ('turns', 22)))
-    time = Row('time, K = 11, in turns / at once', turns, ours, 1.45, more=False)
-    memory = dict(more=False, memory=True)
-    if family == 'dino':
-        return [stock, ours, turns], [
-            Row('memory, K = 11 in turns / stock', turns, stock, 1.35, **memory),
-            Row('memory, K = 11 at once / stock', ours, stock, 2.7, **memory), time]
-    return [one, ours, turns, twice], [
-        Row('memory, in turns, K = 11 / K = 1', turns, one, 1.5, **memory),
-        Row('memory, in turns, K = 22 / K = 11', twice, turns, 1.25, **memory), time]
+    memory = [('memory, K = 11 in turns / stock', turns, stock, 1.35),
+              ('memory, K = 11 at once / stock', ours, stock, 2.7)] if family == 'dino' else [
+                  ('memory, in turns, K = 11 / K = 1', turns, one, 1.5),
+                  ('memory, in turns, K = 22 / K = 11', twice, turns, 1.25),
+                  ('memory, K = 11, in turns / at once', turns, ours, 1 / 3)]
+    return [*(Row(*row, more=False, memory=True) for row in memory),
+            Row('time, K = 11, in turns / at once', turns, ours, 1.45, more=False)]
 
 
 def parse_args() -> argparse.Namespace:
@@ -49,9 +47,9 @@ def main() -> None:
         name, channels, image_size = FAMILIES[family]
         cfg, shapes = load_config(name), Shapes(2, image_size)
         cfg.model.backbone.depth, cfg.model.neck.in_channels = 18, channels
-        cases, bounds = plan(family, cfg.model.num_queries)
-        results = measure(cfg, cases, shapes, args.device, args.rounds, 0, cases)
-        report(results, shapes, args.device, bounds, args.out / f'{family}.json',
+        rows = plan(family, cfg.model.num_queries)
+        results = measure_rows(cfg, rows, shapes, args.device, args.rounds, 0)
+        report(results, shapes, args.device, rows, args.out / f'{family}.json',
                'benchmarks.turns')
 
 

@@ -1,12 +1,10 @@
-"""The scripts that measure turns and a GPU run whole, on tiny models and a CPU."""
+"""The script that measures turns runs whole, on a tiny model and a CPU."""
 import json
 
-import torch
 from family_builders import family_config
 from mmengine.config import Config
 
-from benchmarks import gpu_table, turns
-from benchmarks.cases import Case
+from benchmarks import turns
 
 
 def tiny(name: str = '') -> Config:
@@ -28,21 +26,3 @@ def test_turns_compare_time_and_memory(monkeypatch, tmp_path):
     assert peak['turns'] < peak['ours']
     assert [x['value'] for x in record['reach']][:2] == [
         peak['turns'] / peak['stock'], peak['ours'] / peak['stock']]
-
-
-def test_the_bounds_are_of_what_is_measured():
-    for family in turns.FAMILIES:
-        cases, rows = turns.plan(family, 300)
-        assert {x for row in rows for x in (row.case, row.other)} == set(cases)
-
-
-def test_a_row_of_the_gpu_table(monkeypatch):
-    job = gpu_table.DINO, Case('step', 'turns', 'bf16', 3, 6), 2
-    row = gpu_table.table_row(job, tiny(), (64, 96), torch.device('cpu'), 1)
-    assert row[:4] == (gpu_table.DINO, 2, 'turns:bf16', 3) and min(map(float, row[4:])) > 0
-    monkeypatch.setattr(gpu_table, 'measure', lambda *args: 1 / 0)
-    monkeypatch.setattr(torch.cuda, 'OutOfMemoryError', ZeroDivisionError)
-    row = gpu_table.table_row(job, tiny(), (64, 96), torch.device('cpu'), 1)
-    assert row[4:] == ('out of memory', ) * 3
-    jobs = list(gpu_table.make_jobs(11, [2, 8]))
-    assert len(jobs) == len(set(jobs)) == 16 + 2 + 6
