@@ -39,20 +39,28 @@ class Row(NamedTuple):
         return np.array([self.ap[x] - baseline.ap[x] for x in sorted(self.ap) if x in baseline.ap])
 
 
-BEYOND = 'IABCE', 'MA', 'strong'  # the paper
+FINE_TUNING, SCRATCH = (tuple(STUDIES[x]) for x in ('fine-tuning', 'from-scratch'))
 SAME = 'K = 1, epochs of K = 3'
+NOISES = tuple(x for x in FINE_TUNING if x == 'K = 1' or 'noise' in x or 'drawn' in x)
+THREE, DROPOUT = 'K = 3, noise 0.5', ('K = 3, attention dropout', 'K = 3, query dropout')
+# Rows that change the loss, the augmentation or the weights that are evaluated
+BEYOND = tuple(x for x in FINE_TUNING if x not in (*NOISES, *DROPOUT, SAME))
 # The comment that stands around the table in the pages -> the table
 TABLES = {
-    'from-scratch': Table('from-scratch', 'K = 1'),
-    'groups': Table('fine-tuning', 'K = 1', tuple(
-        x for x in STUDIES['fine-tuning'] if not x.endswith((*BEYOND, SAME)))),
-    'equal-epochs': Table('fine-tuning', SAME, tuple(
-        x for x in STUDIES['fine-tuning'] if x == SAME or x.startswith('K = 3, ')
-        and not x.endswith(BEYOND))),
-    'losses': Table('fine-tuning', 'K = 1', tuple(
-        x for x in STUDIES['fine-tuning'] if x == 'K = 1' or x.endswith(BEYOND))),
+    'from-scratch': Table('from-scratch', 'K = 1', tuple(x for x in SCRATCH if ',' not in x)),
+    'from-scratch-losses': Table('from-scratch', 'K = 3', tuple(
+        x for x in SCRATCH if x.startswith('K = 3'))),
+    'groups': Table('fine-tuning', 'K = 1', NOISES),
+    'equal-epochs': Table('fine-tuning', SAME, (
+        SAME, *(x for x in NOISES if x.startswith('K = 3')))),
+    'losses': Table('fine-tuning', 'K = 1', (
+        'K = 1', *(x for x in BEYOND if x.startswith('K = 1')))),
+    'losses-of-three': Table('fine-tuning', THREE, (
+        THREE, *(x for x in BEYOND if x.startswith('K = 3')))),
+    'dropout': Table('fine-tuning', THREE, (THREE, *DROPOUT)),
     'from-groups': Table('from-groups', 'K = 1'),
     'backbone': Table('backbone', 'K = 1'),
+    'dino': Table('dino', 'K = 1'),
     'lr': Table('lr', 'lr x 1'),
 }
 
@@ -143,12 +151,12 @@ def draw_gains(results: Results, names: Sequence[str], out_file: Path) -> None:
     save_picture(fig, out_file, dpi=110)
 
 
-def draw_curves(results: Results, study: str, out_file: Path) -> None:
+def draw_curves(results: Results, table: Table, out_file: Path) -> None:
     """Draw the mean AP by CPU minutes of each row, and from the least to the most of its seeds."""
     fig, ax = plt.subplots(figsize=(6, 4), layout='constrained')
-    for i, label in enumerate(STUDIES[study]):
+    for i, label in enumerate(table.rows):
         runs = [run for name, run in results.items()
-                if name.startswith(f'{study}/') and name.split('/')[2] == label]
+                if name.startswith(f'{table.study}/') and name.split('/')[2] == label]
         points = np.array([run['curve'] for run in runs])  # (seeds, validations, 3)
         minutes = points[0, :, 0] / 60 * np.median(
             [run['seconds_per_step'] * run['steps_per_epoch'] for run in runs])
@@ -171,8 +179,9 @@ def main() -> None:
     results, images = read_results(args.results), args.docs / 'images'
     for page in (args.docs / name for name in PAGES):
         write_atomically(page, fill_page(page.read_text(), results).encode())
-    draw_curves(results, 'from-scratch', images / 'evidence_shapes.png')
-    draw_gains(results, ('groups', 'equal-epochs', 'from-groups', 'losses', 'lr'),
+    draw_curves(results, TABLES['from-scratch'], images / 'evidence_shapes.png')
+    draw_gains(results, ('groups', 'equal-epochs', 'from-groups', 'dino', 'losses',
+                         'losses-of-three', 'from-scratch-losses', 'dropout', 'lr'),
                images / 'evidence_gains.png')
     print(f'Wrote the tables of {" and ".join(PAGES)}, and the pictures in {images}')
 
