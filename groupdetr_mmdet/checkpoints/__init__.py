@@ -1,1 +1,1 @@
-"""Weights in, weights out, runs that are continued; no file's code is run, see `reading.py`."""
+"""Read checkpoints without running their code; load, convert and resume them."""

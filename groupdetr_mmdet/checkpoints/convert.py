@@ -1,7 +1,7 @@
 """Convert checkpoints between codebases, numbers of groups, and our and mmdet's detectors.
 
-The config determines the result: the model is built from it, without memory for its weights, and
-what does not fit into it is listed.
+The config determines the result: the model is built from it on the meta device, and an error lists
+tensors that do not fit.
 """
 import argparse
 import ast
@@ -25,38 +25,38 @@ from .reading import SAFETENSORS, to_safetensors
 from .stock import build_without_memory, one_group, stock_model
 from .transformers import fit_model
 
-COCO_ID_ROWS = (91, 92)  # the official heads have a row for every id up to 90, used or not
+COCO_ID_ROWS = (91, 92)  # official heads have a row for every category id, 0 to 90
 LABELS = '.label_embedding.'  # of noisy labels
-# Of frozen statistics and normalization, which our models take from elsewhere.
+# Constants of normalization and losses, which our models take from the config.
 NO_WEIGHTS = re.compile(r'(^|\.)pixel_(mean|std)$|^criterion\.|^data_preprocessor\.(mean|std)$')
-OWN_NAMES = ('transformers', 'mmdet', 'ours')  # sources whose names are the model's, once read
-AVERAGED = ('ema_state', 'ema_model', 'model_ema')  # entries of other codebases
-KEPT = 'kept'  # as what was done with a tensor
+OWN_NAMES = ('transformers', 'mmdet', 'ours')  # sources read under mmdet's tensor names
+AVERAGED = ('ema_state', 'ema_model', 'model_ema')  # averaged weights in other codebases
+KEPT = 'kept'  # action on a tensor
 
 
 class Found(NamedTuple):
-    """What a checkpoint file turned out to hold."""
-    source: str  # one of SOURCES
-    detector: str  # one of CONFIGS, or the class of another
-    entry: str  # where in the file the tensors are
+    """Content of a checkpoint file."""
+    source: str  # a key of SOURCES
+    detector: str  # a key of CONFIGS, or the class of another detector
+    entry: str  # the file's entry with the tensors
     tensors: Dict[str, Tensor]  # under the file's own names
-    num_queries: Optional[int]  # N, where it is given
+    num_queries: Optional[int]  # N, if the file has it
     notes: List[str]  # remarks for the user
 
 
 class Converted(NamedTuple):
     """A converted checkpoint and the report on it."""
-    state_dict: Dict[str, Tensor]  # the tensors under mmdet's names
-    meta: Dict[str, Any]  # information on the model, as mmengine saves it
-    state: Dict[str, Any]  # the training's, where nothing changed that it depends on
-    report: List[str]  # lines on what was found
-    actions: List[Tuple[str, str, str]]  # of each tensor: name before and after, what was done
+    state_dict: Dict[str, Tensor]  # under mmdet's names
+    meta: Dict[str, Any]  # mmengine's ``meta``
+    state: Dict[str, Any]  # of the training, if the model is unchanged
+    report: List[str]  # lines on source and result
+    actions: List[Tuple[str, str, str]]  # of each tensor: old name, new name, action
 
     def write(self, path: Path, add_hash: bool = False) -> Tuple[Path, int]:
         """Write the checkpoint, whole or not at all; return its path and its size in bytes.
 
-        The suffix ``.safetensors`` chooses that format, which keeps tensors, N and the classes.
-        With ``add_hash`` the name gets 8 digits of the SHA-256, as in mmdet's model zoo.
+        A path that ends in ``.safetensors`` chooses that format, which keeps tensors, N and the
+        classes. ``add_hash`` adds 8 digits of the SHA-256 to the name, as in mmdet's model zoo.
         """
         if path.suffix == SAFETENSORS:
             data = to_safetensors(self.state_dict, self.meta)
@@ -74,21 +74,25 @@ class Converted(NamedTuple):
 def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to: str = 'ours',
             num_queries: Optional[int] = None, query_group: int = 0,
             noise: Optional[float] = None, seed: int = 0, publish: bool = False) -> Converted:
-    """Convert a checkpoint; return the result and the report on it.
+    """Convert a checkpoint for the detector of a config.
 
     Args:
-        checkpoint (Any): What the file holds, as :func:`reading.read_checkpoint` returns it.
-        model (ConfigDict): The model's config, of a detector with groups.
-        source (str, optional): One of ``SOURCES``; recognized by default.
-        to (str): 'ours', 'mmdet' for the stock detector, or 'transformers' for ours with one
-            group, of which that is made. Defaults to 'ours'.
-        num_queries (int, optional): Queries of one group in a file that is wrong about it.
-        query_group (int): The file's group that the stock detector gets. Defaults to 0.
-        noise (float, optional): ``new_group_noise`` in the place of the model's, see
-            :class:`GroupQueries`.
+        checkpoint (Any): Content of the file, from :func:`reading.read_checkpoint`.
+        model (ConfigDict): Config of a detector with groups.
+        source (str, optional): A key of ``SOURCES``. Defaults to the source that the names of the
+            tensors show.
+        to (str): 'ours'; 'mmdet', the stock detector; or 'transformers', our detector with one
+            group. Defaults to 'ours'.
+        num_queries (int, optional): Queries of one group, if the file has no or a wrong number.
+        query_group (int): Group of the file to keep in a detector without groups. Defaults to 0.
+        noise (float, optional): ``new_group_noise`` of :class:`GroupQueries`. Defaults to the
+            model's.
         seed (int): Seed of the noise. Defaults to 0.
-        publish (bool): Take averaged weights where there are any, and leave the training's state
-            out. Defaults to False.
+        publish (bool): Take averaged weights if there are any, and drop the training's state.
+            Defaults to False.
+
+    Returns:
+        Converted: The checkpoint and the report.
 
     Raises:
         ConfigError: If the file is of another detector or has numbers that are not finite, a
@@ -103,7 +107,7 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
     saved = {name: tensors[name] for name, _ in target.group_parameters() if name in tensors}
     groups, wanted = target.count_saved_groups(saved), target.num_query_groups
     noise = target.new_group_noise
-    if to != 'ours':  # with all groups of the file, to choose from
+    if to != 'ours':  # all groups of the file, to choose one
         target = build_without_memory(dict(one_group(model), num_query_groups=groups))
     adapted = target.adapt_groups(saved, dict(num_queries=found.num_queries), seed)
     how = 'first groups kept' if groups > wanted else f'groups repeated, noise {noise}'
@@ -120,14 +124,14 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
         done[name] += [how] * (not same_groups)
     check_tensors(tensors, done, target, found)
     meta = dict(entry_of(checkpoint, 'meta'))
-    meta.pop('transformers', None)  # the weights are fitted to the model by now
+    meta.pop('transformers', None)  # fit_model has used it
     if found.source != to or not same_groups:
-        meta.pop('cfg', None)  # it builds another model
+        meta.pop('cfg', None)  # the config of another model
     if classes_cut:
         meta['dataset_meta'] = CocoDataset.METAINFO
     state_dict = OrderedDict((name, tensors[name]) for name in target.state_dict())
     state_dict._metadata = target.state_dict()._metadata
-    state = {}  # of the training, which goes on where nothing has changed
+    state = {}
     if found.source == 'ours' and same_groups and not publish:
         state = {key: x for key, x in checkpoint.items() if key not in ('state_dict', 'meta')}
     report = describe(found, target, groups, num_queries, classes_cut)
@@ -135,11 +139,11 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
     return Converted(state_dict, meta, state, report, actions + left_out)
 
 
-# What the file holds
+# The content of the file
 
 
 def entry_of(checkpoint: Any, key: str) -> Mapping:
-    """A checkpoint's entry that should be a dictionary, empty where it is missing."""
+    """Return a checkpoint's entry as a mapping, empty if it is missing or something else."""
     value = checkpoint.get(key) if isinstance(checkpoint, Mapping) else None
     value = vars(value) if isinstance(value, argparse.Namespace) else value
     return value if isinstance(value, Mapping) else {}
@@ -147,7 +151,7 @@ def entry_of(checkpoint: Any, key: str) -> Mapping:
 
 def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str], averaged: bool,
                  num_queries: Optional[int]) -> Found:
-    """Find the tensors, averaged tensors if they are asked for, and their metadata.
+    """Find a checkpoint's tensors, with ``averaged`` the averaged weights, and their metadata.
 
     mmengine's ``EMAHook`` puts the averaged weights under ``state_dict`` and the trained weights
     under ``ema_state_dict``; other codebases put the averaged weights under ``AVERAGED``.
@@ -181,7 +185,11 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str], aver
 
 def recognize_for(target: nn.Module, tensors: Mapping[str, Tensor],
                   source: Optional[str]) -> Tuple[Optional[str], str]:
-    """Name codebase and detector by the tensors, which must fit the target."""
+    """Return codebase and detector of the tensors.
+
+    Raises:
+        ConfigError: If they are unknown, or of another detector than ``target``.
+    """
     marked, detector = recognize(tensors)
     wanted = recognize(target.state_dict())[1] or type(target).__name__
     if not (marked or source):
@@ -194,7 +202,11 @@ def recognize_for(target: nn.Module, tensors: Mapping[str, Tensor],
 
 
 def check_queries(wanted: int, said: Dict[str, Optional[int]]) -> Optional[int]:
-    """N by the first source that gives it; it must be the N of the config."""
+    """Return the first N in ``said``, which has a number or None for each source.
+
+    Raises:
+        ConfigError: If it differs from the config's N, ``wanted``.
+    """
     by, number = next(((by, x) for by, x in said.items() if x), ('', None))
     if number not in (None, wanted):
         raise ConfigError(
@@ -204,10 +216,10 @@ def check_queries(wanted: int, said: Dict[str, Optional[int]]) -> Optional[int]:
 
 
 def model_config(checkpoint: Any) -> Dict[str, Any]:
-    """Plain values of ``model = dict(...)`` in the config that mmengine saves with the weights.
+    """Return the constants of ``model = dict(...)`` in the config that mmengine saves.
 
-    Of equal names the outermost counts; Mask2Former has N in ``panoptic_head``. The config is a
-    program of the file's maker: it is read, and not run.
+    The config is code of the file's author: it is parsed, never run. If parts of the model have
+    equal names, the outermost counts; Mask2Former has N in ``panoptic_head``.
     """
     try:
         program = ast.parse(str(entry_of(checkpoint, 'meta').get('cfg') or ''))
@@ -219,15 +231,19 @@ def model_config(checkpoint: Any) -> Dict[str, Any]:
             if isinstance(x, ast.keyword) and isinstance(x.value, ast.Constant)}
 
 
-# What is done with the tensors
+# Changes of the tensors
 
 
 def rename_tensors(found: Found,
                    target: nn.Module) -> Tuple[Dict[str, Tensor], Dict[str, List[str]], list]:
-    """Give the tensors mmdet's names, of which no two may be the same.
+    """Rename the tensors as in mmdet.
 
-    Return them, for each its name in the file and what was done with it, and the actions on the
-    tensors that are left out.
+    Returns:
+        tuple[dict, dict, list]: Tensors by name; by name a list of the old name and the actions;
+        and the actions on tensors left out.
+
+    Raises:
+        ConfigError: If two different tensors get the same name.
     """
     num_convs = sum(bool(re.fullmatch(r'neck\.convs\.\d+\.conv\.weight', name))
                     for name in target.state_dict())
@@ -250,10 +266,13 @@ def rename_tensors(found: Found,
 
 def cut_classes(tensors: Dict[str, Tensor], target: nn.Module, done: Dict[str, List[str]],
                 source: str) -> bool:
-    """Cut layers of another codebase with a row for every COCO id; return whether there were any.
+    """Keep the rows of the 80 categories in layers with a row for every COCO id, in place.
 
-    DN-DETR's label embedding has one more row, of no class; the official DINO's, too, unused. The
-    classes must then be as many as the detector's.
+    Label embeddings have one more row, of no class; DN-DETR uses it. Returns whether any layer
+    was cut.
+
+    Raises:
+        ConfigError: If the number of classes then differs from the detector's.
     """
     own = target.state_dict()
     num_classes, was_cut = count_classes(own), False
@@ -271,21 +290,23 @@ def cut_classes(tensors: Dict[str, Tensor], target: nn.Module, done: Dict[str, L
     saved = count_classes(tensors)
     if saved and num_classes and saved != num_classes:
         raise ConfigError(f'SRC has {saved} classes and CONFIG {num_classes}: set num_classes to '
-                          f'{saved}, or train with load_from=SRC, which leaves the class layers '
-                          'at their start.')
+                          f'{saved}, or train with load_from=SRC, which starts new '
+                          'classification layers.')
     return was_cut
 
 
 def check_tensors(tensors: Dict[str, Tensor], done: Dict[str, List[str]], target: nn.Module,
                   found: Found) -> None:
-    """Check that exactly the tensors of the model are there and fit; add BatchNorm's counters.
+    """Check that the tensors are exactly the model's; add missing BatchNorm counters.
 
-    What the detector holds once must be equal under all its names.
+    Raises:
+        ConfigError: If a tensor is missing, left over or of another shape, or the names of a
+            shared parameter have different tensors.
     """
     expected = target.state_dict()
     for name in [x for x in expected if x not in tensors]:
         if name.endswith('.num_batches_tracked'):
-            tensors[name] = torch.tensor(0)  # frozen statistics have none, and it is never read
+            tensors[name] = torch.tensor(0)  # never read: statistics are frozen
             done[name] = ['-', 'added, zero']
     differences = {
         'left over': [done[name][0] for name in tensors if name not in expected],
@@ -307,12 +328,12 @@ def check_tensors(tensors: Dict[str, Tensor], done: Dict[str, List[str]], target
                               'model.with_box_refine=True.')
 
 
-# What the user reads
+# The report
 
 
 def describe(found: Found, target: nn.Module, groups: int, num_queries: int,
              classes_cut: bool) -> List[str]:
-    """Print what was found, and what it became."""
+    """Return the lines of the report on source and result."""
     classes = str(count_classes(target.state_dict()))
     if classes_cut:
         classes = f'rows of {COCO_ID_ROWS[0]} COCO ids, cut to the {classes} categories'
@@ -327,7 +348,7 @@ def describe(found: Found, target: nn.Module, groups: int, num_queries: int,
 
 
 def summarize(actions: List[Tuple[str, str, str]]) -> List[Tuple[str, str, str]]:
-    """Merge the actions on tensors whose modules differ in numbers alone, and on all kept ones."""
+    """Merge rows whose names differ in numbers alone, and all rows of kept tensors."""
     kept = sum(how == KEPT for *_, how in actions)
     counts = Counter((*(re.sub(r'\d+', '*', x.rpartition('.')[0] or x) for x in names), how)
                      for *names, how in actions if how != KEPT)

@@ -1,8 +1,8 @@
-"""A stopped run continues as if it had not been: random numbers that depend on the step alone.
+"""Resume a run exactly, by random numbers that depend on the step alone.
 
-The run's seed, the process, and the place in the training seed what a step draws, and what the
-transforms of an image draw. So no state of a generator, sampler or worker is saved; a run
-continues at any batch, with any number of workers.
+Each step and each image seed the generators by the run's seed, the process and the place in the
+training. So a run continues at any batch, with any number of workers, without a saved state of
+generators, samplers or workers.
 """
 import math
 import random
@@ -16,12 +16,12 @@ from mmengine.registry import DATA_SAMPLERS, HOOKS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, Sampler
 
-PROGRESS = 'groupdetr_progress'  # the key of a checkpoint
+PROGRESS = 'groupdetr_progress'  # key in a checkpoint
 STEP, SAMPLE = 1, 2  # streams of random numbers
 
 
 def seed_generators(*key: int) -> None:
-    """Seed Python, NumPy and PyTorch by some numbers, on the GPU where this process uses it."""
+    """Seed Python, NumPy and PyTorch, and the GPU if this process uses it."""
     words = np.random.SeedSequence(key).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
@@ -32,7 +32,7 @@ def seed_generators(*key: int) -> None:
 
 
 class SeededBatch(list):
-    """Indices of a batch that seed the generators, by a key, before each is loaded anywhere."""
+    """Indices of a batch; iterating seeds the generators, by ``key``, before each index."""
 
     def __init__(self, indices: Sequence[int], key: tuple) -> None:
         super().__init__(indices)
@@ -44,18 +44,18 @@ class SeededBatch(list):
             yield index
 
     def __reduce__(self) -> tuple:
-        """Go to another process without being iterated over here."""
+        """Pickle without iterating, which would seed the generators of this process."""
         return SeededBatch, (list(super().__iter__()), self.key)
 
 
 @DATA_SAMPLERS.register_module()
 class ResumableBatchSampler(Sampler):
-    """Batches whose images draw the same random numbers in a resumed run, from any batch on.
+    """Batches whose images draw the same random numbers in a resumed run.
 
-    Arguments as for PyTorch's ``BatchSampler``, which makes the batches; the config
+    Arguments as for PyTorch's ``BatchSampler``, which makes the batches unless the config
     ``batch_sampler`` names another class.
     """
-    start = 0  # the first batch that is yielded
+    start = 0  # first batch to yield
 
     def __init__(self, sampler: Sampler, batch_size: int, drop_last: bool = False,
                  batch_sampler: Optional[dict] = None) -> None:
@@ -81,17 +81,17 @@ class ResumableBatchSampler(Sampler):
 
 @LOOPS.register_module()
 class ResumableTrainLoop(EpochBasedTrainLoop):
-    """``EpochBasedTrainLoop`` that a checkpoint inside an epoch resumes at the next batch."""
+    """``EpochBasedTrainLoop`` that can resume inside an epoch."""
     batches_done = 0  # of this epoch
 
     def run_epoch(self) -> None:
-        """Run an epoch, or what is left of it."""
+        """Run an epoch, or the rest of a resumed epoch."""
         self.dataloader.batch_sampler.start = self.batches_done
         super().run_epoch()
         self.batches_done = 0
 
     def run_iter(self, idx: int, data_batch: Union[dict, Sequence[dict]]) -> None:
-        """Run a step; ``idx`` counts the batches that were loaded."""
+        """Run a step; ``idx`` counts the batches since the start or resumption."""
         idx += self.dataloader.batch_sampler.start
         self.batches_done = idx + 1
         super().run_iter(idx, data_batch)
@@ -99,11 +99,11 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Seed every step, note in checkpoints how far the epoch is, and continue there.
+    """Seed every step, and save and restore the position in the epoch.
 
-    With another number of processes or images in a batch, or a checkpoint without the note, the
-    run continues at the start of the epoch, and the log has a warning. It has another where
-    transforms mix in images that they have seen, which a checkpoint does not keep.
+    With another number of processes or images in a batch, or a checkpoint without the position, a
+    run continues at the start of the epoch, and the log has a warning. The log also has a warning
+    if transforms mix in earlier images, which a checkpoint does not keep.
     """
     priority = 'VERY_HIGH'
 
@@ -112,33 +112,33 @@ class ExactResumeHook(Hook):
         seed_generators(STEP, runner.seed, get_dist_info()[0], runner.iter)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Note the place in the epoch."""
+        """Save the position in the epoch."""
         loop = runner.train_loop
         inside = checkpoint['meta']['epoch'] == loop.epoch
         done = getattr(loop, 'batches_done', 0) if inside else 0
         checkpoint[PROGRESS] = dict(self._layout(runner), batches_done=done)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Continue at the place that the checkpoint notes."""
+        """Restore the position in the epoch."""
         if not (runner._resume and isinstance(checkpoint, dict) and 'meta' in checkpoint):
-            return  # another hook refuses these
+            return  # CheckedWeightsHook raises an error
         layout, saved = self._layout(runner), checkpoint.get(PROGRESS)
         saved = saved if isinstance(saved, dict) else {}
         done = saved.get('batches_done')
         changes = ', '.join(f'{name} was {saved.get(name)} and is {value}'
                             for name, value in layout.items() if saved.get(name) != value)
         if not isinstance(done, int) or not changes and done not in range(layout['batches'] + 1):
-            runner.logger.warning('The checkpoint does not have what an exact resumption needs: '
-                                  'the run goes on with other random numbers.')
+            runner.logger.warning('The checkpoint lacks the position in the epoch: the run '
+                                  'continues with other random numbers.')
         elif changes:
             runner.logger.warning(
-                f'The run goes on with other batches than before, since {changes}.')
+                f'The run continues with other batches than before, because {changes}.')
         elif isinstance(runner.train_loop, ResumableTrainLoop):
             runner.train_loop.batches_done = done
         if mixes_seen_images(runner, checkpoint['meta']['epoch']):
             runner.logger.warning(
-                'CachedMosaic and CachedMixUp begin with no images in their caches: the run goes '
-                'on with other mixed images than it would have had.')
+                'CachedMosaic and CachedMixUp start with empty caches: the run continues with '
+                'other mixed images.')
 
     def _layout(self, runner: Runner) -> Dict[str, int]:
         loader = runner.train_dataloader
@@ -147,13 +147,13 @@ class ExactResumeHook(Hook):
 
 
 def mixes_seen_images(runner: Runner, epoch: int) -> bool:
-    """Whether the training pipeline has a transform with a cache, and is not switched off yet."""
+    """Return whether the training pipeline in this epoch has a transform with a cache."""
     pipeline = getattr(runner.train_dataloader.dataset, 'pipeline', None)
     return has_cache(pipeline) and not any(
         getattr(hook, 'switch_epoch', math.inf) <= epoch for hook in runner.hooks)
 
 
 def has_cache(transform: Any) -> bool:
-    """Whether a transform, or one inside it, keeps images that it has seen."""
+    """Return whether a transform, or a transform inside it, keeps earlier images."""
     return hasattr(transform, 'results_cache') or any(
         map(has_cache, getattr(transform, 'transforms', None) or ()))

@@ -1,7 +1,7 @@
-"""Give a model the weights of a checkpoint: all of them or none, or all but its class layers.
+"""Load weights into a model strictly.
 
-The hooks and the initializer check what mmengine loads by ``load_from``, ``--resume`` and
-``init_cfg``: mmengine logs the tensors that do not fit and goes on with a random model.
+Hooks and an initializer check the weights of ``load_from``, ``--resume`` and ``init_cfg``, because
+mmengine would log tensors that do not fit, and continue with a partly random model.
 """
 import copy
 import logging
@@ -25,19 +25,23 @@ from ..compat import unwrapped
 from .reading import read_checkpoint
 from .transformers import fit_model
 
-# DETR's and Conditional DETR's, the later ones', Mask2Former's, and the embedding of noisy labels
+# Of Conditional DETR; of Deformable DETR; of Mask2Former; and the embedding of noisy labels
 CLASS_LAYERS = re.compile(r'(^|\.)(fc_cls|cls_branches|cls_embed|label_embedding)\.')
 CLASS_BIAS = re.compile(r'(bbox_head\.(fc_cls|cls_branches\.0)|panoptic_head\.cls_embed)\.bias$')
 
 
 def weights_of(checkpoint: Any, path: str) -> Dict[str, Tensor]:
-    """Take the weights, which must be numbers, out of a checkpoint that was read at a path."""
+    """Return a checkpoint's state dict; see :func:`copy_tensors`."""
     held = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     return copy_tensors(held, path, ', or run groupdetr convert first if it is of other code')
 
 
 def copy_tensors(held: Any, path: str, advice: str = '') -> Dict[str, Tensor]:
-    """Copy a state dict without the prefix ``module.``; refuse weights that are not numbers."""
+    """Copy a state dict without the prefix ``module.``.
+
+    Raises:
+        ConfigError: If it is no state dict, or has NaN or infinite weights.
+    """
     if not isinstance(held, Mapping) or not held or not all(
             isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
             for x in held.values()):
@@ -55,12 +59,14 @@ def copy_tensors(held: Any, path: str, advice: str = '') -> Dict[str, Tensor]:
 
 def load_weights(model: nn.Module, checkpoint: Any, path: str,
                  allow_missing: bool = False) -> None:
-    """Load the weights of a checkpoint, read at a path, into a model, all of them or none.
+    """Load a checkpoint into a model; all tensors must fit.
 
-    With ``allow_missing`` the tensors that fit are loaded, and the log has their number.
+    With ``allow_missing`` load the tensors that fit, and log their number. ``path`` is for
+    messages.
 
     Raises:
-        ConfigError: If a tensor does not fit, is missing or not finite, or if none fits.
+        ConfigError: If a tensor is missing, left over, of another shape or not finite; with
+            ``allow_missing`` if no tensor fits.
     """
     state_dict = weights_of(checkpoint, path)
     if config := checkpoint.get('meta', {}).get('transformers'):
@@ -71,7 +77,7 @@ def load_weights(model: nn.Module, checkpoint: Any, path: str,
     try:
         missing, left_over = model.load_state_dict(state_dict, strict=False)
     except RuntimeError as error:
-        reasons = [str(error).splitlines()[1].strip().rstrip('.')]  # of another shape
+        reasons = [str(error).splitlines()[1].strip().rstrip('.')]  # another shape
     else:
         reasons = [f'the model has no {name}' for name in left_over] + [
             f'it has no {name}' for name in missing if not name.endswith('.num_batches_tracked')]
@@ -82,13 +88,13 @@ def load_weights(model: nn.Module, checkpoint: Any, path: str,
 
 
 def load_fitting(model: nn.Module, state_dict: Dict[str, Tensor], path: str) -> None:
-    """Load the tensors that a model has in the same shape, but for the number of groups."""
+    """Load the tensors that fit a model, of any number of groups."""
     own, of_groups = model.state_dict(), group_parameters(model)
     for name, x in list(state_dict.items()):
         if name not in own or name not in of_groups and own[name].shape != x.shape:
             del state_dict[name]
     if not state_dict:
-        raise ConfigError(f'{path} has not one tensor of this model: name another checkpoint.')
+        raise ConfigError(f'{path} has no tensor of this model: name another checkpoint.')
     missing, _ = model.load_state_dict(state_dict, strict=False)
     print_log(f'{path}: {len(state_dict)} of the {len(own)} tensors of the model are loaded; the '
               f'rest, such as {(missing or ["none"])[0]}, keeps its initial values.',
@@ -97,14 +103,17 @@ def load_fitting(model: nn.Module, state_dict: Dict[str, Tensor], path: str) -> 
 
 @HOOKS.register_module()
 class CheckedWeightsHook(Hook):
-    """Refuse weights that are not finite, or not of the runner's model.
+    """Load ``load_from`` strictly, and check the weights of ``--resume``.
 
-    With ``allow_missing=True`` in the config, ``load_from`` takes the tensors that fit.
+    With ``allow_missing=True`` in the config, load the tensors of ``load_from`` that fit.
+
+    Raises:
+        ConfigError: If weights are not finite, or do not fit the model.
     """
-    priority = 'LOW'  # after the hooks that change what was loaded
+    priority = 'LOW'  # after hooks that change the checkpoint
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Check what is resumed; load other weights, so that mmengine's loading fits."""
+        """Check weights to resume; load other weights, so that mmengine's loading fits."""
         path = str(runner._load_from or 'the latest checkpoint')
         model = unwrapped(runner.model)
         if runner._resume:
@@ -117,14 +126,14 @@ class CheckedWeightsHook(Hook):
 
 
 def check_training(model: nn.Module, tensors: Dict[str, Any], meta: Any, path: str) -> None:
-    """Refuse to resume other tensors than the model's, or where it is unknown how far."""
+    """Raise a ConfigError unless a checkpoint has the model's tensors and its progress."""
     own, of_groups = model.state_dict(), group_parameters(model)
     for name in sorted({*own} ^ {*tensors}):
         has = 'the model has no' if name in tensors else 'it has no'
         raise ConfigError(f'--resume: {path} is of another model ({has} {name}): resume with the '
                           'config that it was trained with.')
     for name, x in own.items():
-        if x.shape != tensors[name].shape:  # the optimizer's state would not fit
+        if x.shape != tensors[name].shape:  # another K fits the model, not the optimizer's state
             key = 'num_classes' if CLASS_LAYERS.search(name) else (
                 'num_queries and num_query_groups' if name in of_groups else 'model')
             raise ConfigError(
@@ -133,27 +142,27 @@ def check_training(model: nn.Module, tensors: Dict[str, Any], meta: Any, path: s
                 'start a new run with load_from.')
     if not isinstance(meta, dict) or not all(
             isinstance(meta.get(x), Integral) and meta[x] >= 0 for x in ('epoch', 'iter')):
-        raise ConfigError(f'--resume: {path} holds weights and no training to go on with: begin a '
-                          'new one with load_from.')
+        raise ConfigError(f'--resume: {path} has weights and no state of a training: start a new '
+                          'run with load_from.')
 
 
 def announce_rest(checkpoint: Dict[str, Any], runner: Runner, path: str) -> None:
-    """Log that the training is finished, or that its optimizer begins anew."""
+    """Warn that the training is finished, or that its optimizer starts anew."""
     unit = 'epoch' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iter'
     done, wanted = checkpoint['meta'][unit], getattr(runner.train_loop, f'max_{unit}s')
     if done >= wanted:
         runner.logger.warning(f'{path} is of a finished training, {done} of train_cfg.max_{unit}s='
                               f'{wanted}: raise it to train on.')
     if not checkpoint.get('optimizer'):
-        runner.logger.warning(f'{path} has no state of the optimizer, as the best checkpoints '
-                              'have none: the optimizer starts anew.')
+        runner.logger.warning(f'{path} has no state of the optimizer, like all best '
+                              'checkpoints: the optimizer starts anew.')
 
 
-@WEIGHT_INITIALIZERS.register_module()  # build_runner puts it in the place of `Pretrained`
+@WEIGHT_INITIALIZERS.register_module()  # build_runner replaces `Pretrained` by it
 class CheckedPretrainedInit(PretrainedInit):
-    """mmengine's ``Pretrained``, which refuses weights that leave a part of the module random.
+    """mmengine's ``Pretrained``, whose weights must have all tensors of the module.
 
-    With ``allow_missing`` the tensors that fit are taken, and the log has their number.
+    With ``allow_missing`` load the tensors that fit, and log their number.
     """
 
     def __init__(self, *args, allow_missing: bool = False, **kwargs) -> None:
@@ -161,14 +170,14 @@ class CheckedPretrainedInit(PretrainedInit):
         self.allow_missing = allow_missing
 
     def __call__(self, module: nn.Module) -> None:
-        """Load the weights into a module, which they must fit."""
+        """Load the weights into a module, or raise a ConfigError."""
         key = f"init_cfg=dict(type='Pretrained', checkpoint='{self.checkpoint}')"
         tensors = weights_of(read_checkpoint(self.checkpoint), key)
         start = f'{self.prefix.rstrip(".")}.' if self.prefix is not None else ''
         tensors = {name: tensors[start + name] for name in module.state_dict()
                    if start + name in tensors}
         if not tensors:
-            raise ConfigError(f'{key} has not one tensor of this part of the model: name another '
+            raise ConfigError(f'{key} has no tensor of this part of the model: name another '
                               'file, or another prefix.')
         load_weights(module, tensors, key, self.allow_missing)
         print_log(f'load model from: {self.checkpoint}', logger='current')
@@ -178,17 +187,20 @@ class CheckedPretrainedInit(PretrainedInit):
 
 @HOOKS.register_module()
 class OtherClassesHook(Hook):
-    """Leave the classification layers out of ``load_from`` where the classes differ."""
+    """Start new classification layers if ``load_from`` has other classes."""
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Give the checkpoint the model's own class layers, in place."""
+        """Put the model's classification layers into the checkpoint, in place."""
         if not runner.cfg.get('resume'):
-            weights_of(checkpoint, str(runner._load_from))  # refuses a file without them
+            weights_of(checkpoint, str(runner._load_from))  # raises an error without weights
             keep_class_layers(unwrapped(runner.model), checkpoint.get('state_dict', checkpoint))
 
 
 def keep_class_layers(model: nn.Module, state_dict: Dict[str, Tensor]) -> List[str]:
-    """Put a model's class layers into a state dict of other classes; return their names."""
+    """Put a model's classification layers into a state dict of other classes, in place.
+
+    Returns their names.
+    """
     own, of_groups = model.state_dict(), group_parameters(model)
     saved_classes, num_classes = count_classes(state_dict), count_classes(own)
     if not saved_classes or saved_classes == num_classes:
@@ -199,18 +211,18 @@ def keep_class_layers(model: nn.Module, state_dict: Dict[str, Tensor]) -> List[s
         state_dict[name] = (
             repeat_groups(own[name], model.num_query_groups, num_groups, noise=0., seed=0)
             if name in of_groups else own[name])
-    print_log(f'load_from has {saved_classes} classes and the model {num_classes}: the class '
-              'layers are left out, all other layers are loaded.', logger='current')
+    print_log(f'load_from has {saved_classes} classes and the model {num_classes}: the '
+              'classification layers start anew, all other layers are loaded.', logger='current')
     return names
 
 
 def count_classes(tensors: Dict[str, Tensor]) -> int:
-    """Number of classes of a detector's head, 0 where there is none."""
-    # Mask2Former's has one more, of no object.
+    """Return the number of classes of a detector's head, 0 without a head."""
+    # Mask2Former has one more output, for no object.
     return next((len(x) - ('cls_embed' in name) for name, x in tensors.items()
                  if CLASS_BIAS.search(name)), 0)
 
 
 def group_parameters(model: nn.Module) -> Dict[str, nn.Parameter]:
-    """The parameters of which each group has its own rows; none without groups."""
+    """Return the parameters with rows for each group, none for other detectors."""
     return dict(model.group_parameters()) if isinstance(model, GroupDetector) else {}

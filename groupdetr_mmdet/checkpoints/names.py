@@ -1,6 +1,6 @@
-"""How other codebases name what mmdet names otherwise, by detector.
+"""Tensor names of other codebases, and rules to rename them as in mmdet, by detector.
 
-The names were read in the sources of Atten4Vis/ConditionalDETR (branches main and GroupDETR),
+The names are from the sources of Atten4Vis/ConditionalDETR (branches main and GroupDETR),
 IDEA-Research/DAB-DETR, IDEA-Research/DN-DETR, IDEA-Research/DINO and IDEA-Research/detrex.
 """
 import re
@@ -10,12 +10,12 @@ from ..errors import ConfigError
 
 Rules = Sequence[Tuple[str, str]]  # regular expressions and replacements, applied in order
 
-SOURCES = dict(  # and how a report calls them
+SOURCES = dict(  # source -> its name in reports
     official="its authors' code", detrex='IDEA-Research/detrex',
     transformers="Hugging Face's transformers", mmdet='mmdet', ours='ours')
 COCO_IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 
-# Codebase, detector and the tensors that identify them; the first row with all of them counts.
+# Codebase, detector and the tensors that identify both; the first matching row counts.
 MARKS = (
     ('official', 'DINO', 'transformer.enc_out_bbox_embed.layers.0.weight'),
     ('official', 'DABDeformableDETR', 'refpoint_embed.weight', 'tgt_embed.weight'),
@@ -72,7 +72,7 @@ LAYERS = dict(
         (r'\.ffns\.0\.', '.ffn.'),
     ))
 
-# Of Conditional DETR, and of DAB-DETR and DN-DETR, which build on it.
+# Also of DAB-DETR and DN-DETR, which extend Conditional DETR
 CONDITIONAL = (
     (r'^input_proj\.', 'neck.convs.0.conv.'),
     (r'^(query|refpoint|anchor_box)_embed\.', 'query_embedding.'),
@@ -90,15 +90,19 @@ DAB = ((r'^bbox_embed\.', 'bbox_head.fc_reg.'), ) + CONDITIONAL
 
 
 def recognize(names: Container[str]) -> Tuple[Optional[str], Optional[str]]:
-    """Name codebase and detector by the names of tensors, or (None, None)."""
+    """Return codebase and detector by the names of tensors, or (None, None)."""
     return next(((source, detector) for source, detector, *marks in MARKS
                  if all(name in names for name in marks)), (None, None))
 
 
 def rules_of(source: str, detector: str, num_convs: int = 1, num_layers: int = 6) -> List:
-    """Rules from the names of 'official' or 'detrex' to mmdet's, or a ConfigError.
+    """Return the rules from the names of 'official' or 'detrex' to mmdet's.
 
-    The detector has so many feature levels from its backbone and layers in its decoder.
+    ``num_convs`` is the number of feature levels from the backbone, ``num_layers`` the number of
+    decoder layers.
+
+    Raises:
+        ConfigError: If the names of the detector are unknown.
     """
     heads = dict(
         ConditionalDETR=(
@@ -124,15 +128,15 @@ def rules_of(source: str, detector: str, num_convs: int = 1, num_layers: int = 6
             (r'^class_embed\.', 'bbox_head.cls_branches.'),
             *((rf'^bbox_embed\.(\d+)\.layers\.{i}\.', rf'bbox_head.reg_branches.\1.{2 * i}.')
               for i in range(3)),
-            # The official layer numbers its norms otherwise than it uses them.
+            # The official layer applies norm2 before norm1.
             (r'^(decoder\.layers\.\d+)\.norm2\.', r'\1.norms.0.'),
             (r'^(decoder\.layers\.\d+)\.norm1\.', r'\1.norms.1.'),
             (r'^(decoder\.layers\.\d+\.self_attn)\.(?!attn\.)', r'\1.attn.'),
         ))
     if detector not in heads:
-        raise ConfigError(f'--from {source}: its tensor names of a {detector} are unknown; '
+        raise ConfigError(f'--from {source}: its tensor names for {detector} are unknown; '
                           f'convert reads {", ".join(heads)}.')
-    # The decoder holds the prediction layers a second time.
+    # The decoder has the prediction layers a second time.
     shared = ((r'^transformer\.', ''), (r'^decoder\.(class|bbox)_embed\.', r'\1_embed.'))
     return [*BACKBONES[source], *shared, *heads[detector], *LAYERS[source]]
 

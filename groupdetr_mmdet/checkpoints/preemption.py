@@ -1,8 +1,7 @@
-"""A training that has to stop finishes its step, writes a checkpoint, and ends.
+"""Stop a training on a signal: finish the step, write a checkpoint, end.
 
-SLURM (``scancel``, preemption, a time limit), ``timeout``, a container that stops and Ctrl+C send
-their signal to every process of a run. The processes that load data go on until the
-checkpoint is written, and end with the training.
+Slurm (``scancel``, preemption, a time limit), ``timeout``, containers and Ctrl+C signal every
+process of a run. Loading workers ignore the signal until the checkpoint is written.
 """
 import functools
 import multiprocessing
@@ -25,13 +24,13 @@ from torch.utils.data import DataLoader
 from .resume import AtomicCheckpointHook
 
 STOPPED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: start the command again
-INTERRUPTED_STATUS = 130  # what shells report after Ctrl+C
+INTERRUPTED_STATUS = 130  # as shells report Ctrl+C
 SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1', 'SIGINT')
            if hasattr(signal, name)]
-# `timeout` sends its signal twice, and a launcher sends it on to processes that have it already:
-# seconds in which another signal counts as the first one.
+# Seconds in which a second signal is ignored: `timeout` sends its signal twice, and a launcher
+# forwards it to processes that have received it.
 ECHO, LAUNCHED_ECHO = 0.5, 5.
-BATCHES = 5  # of a validation, after which several processes compare whether to stop
+BATCHES = 5  # of a validation between the points where several processes agree to stop
 
 
 @HOOKS.register_module()
@@ -39,8 +38,8 @@ class PreemptionHook(Hook):
     """On SIGTERM, SIGUSR1 or Ctrl+C, finish the step, write a checkpoint and end.
 
     The status is 75, or 130 after Ctrl+C. All processes of a run end after the same step, even if
-    only one of them received the signal. A second signal ends a process at once. A validation ends
-    after a batch, or at once while metrics are computed, and is not repeated.
+    only one received the signal. A second signal ends a process at once. A validation ends after
+    a batch, or at once while metrics are computed, and is not repeated.
     """
     priority = 'LOWEST'
 
@@ -50,31 +49,31 @@ class PreemptionHook(Hook):
         self._before: dict = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Listen for the signals; Python can do that in the main thread only."""
+        """Install the signal handlers, which Python allows in the main thread only."""
         self._runner = runner
         reset_in_children()
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
 
     def after_train(self, runner: Runner) -> None:
-        """Listen no more."""
+        """Restore the signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
 
     def _receive(self, number: int, frame: Optional[FrameType]) -> None:
-        """Note the first signal; end the process at a later one."""
+        """Record the first signal; end the process at a later signal."""
         if self.received is None:
             self.received, self._since = number, time.monotonic()
             if number == signal.SIGINT and is_main_process():
                 os.write(2, b'\nCtrl+C: writing a checkpoint after this step. Press it again to '
                          b'end at once, without a checkpoint.\n')
             if computes_metrics(frame) and not is_distributed():
-                # The signal may have ended workers of the metric's pool, and the training would
-                # wait for them for ever. The training's state is that of the last step.
+                # The signal may have ended workers of the metric's pool, for which the training
+                # would wait for ever. Its state is the state after the last step.
                 self._end(self._runner, self._runner.iter, in_validation=True)
         elif time.monotonic() - self._since > (LAUNCHED_ECHO if is_distributed() else ECHO):
-            signal.signal(number, signal.SIG_DFL)  # and end as if nobody handled it
+            signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
     def after_train_iter(self, runner: Runner, **kwargs: Any) -> None:
@@ -82,16 +81,16 @@ class PreemptionHook(Hook):
         self._end_if_told(runner, runner.iter + 1)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Count the batches that every process has."""
+        """Find the number of validation batches that every process has."""
         batches = torch.tensor(len(runner.val_dataloader))
         all_reduce(batches, 'min')
         self._common_batches = int(batches)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, **kwargs: Any) -> None:
-        """End the run after this batch; several processes compare after some common ones."""
+        """End the run after this batch; several processes agree after some batches."""
         if not is_distributed() or (
                 batch_idx % BATCHES == 0 and batch_idx < self._common_batches):
-            self._end_if_told(runner, runner.iter, in_validation=True)  # the step is counted
+            self._end_if_told(runner, runner.iter, in_validation=True)  # iter counts the step
 
     def _end_if_told(self, runner: Runner, step: int, in_validation: bool = False) -> None:
         told = torch.tensor(self.received or 0)
@@ -116,13 +115,13 @@ class PreemptionHook(Hook):
 
 @functools.cache
 def reset_in_children() -> None:
-    """Let processes that are forked, as for a metric's pool, end by a signal.
+    """Restore default signal handlers in forked processes, such as a metric's pool.
 
-    Where they had the training's handler, ``Pool.terminate`` would wait for them for ever.
+    With the training's handler, ``Pool.terminate`` would wait for them for ever.
     """
     before = threading.local()
 
-    def block() -> None:  # else a signal could come between the fork and the reset
+    def block() -> None:  # no signal between fork and reset
         before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
     def restore() -> None:
@@ -131,7 +130,7 @@ def reset_in_children() -> None:
     def reset() -> None:
         for number in SIGNALS:
             if isinstance(getattr(signal.getsignal(number), '__self__', None), PreemptionHook):
-                # Ctrl+C reaches the training as well, and the training ends its processes.
+                # Ctrl+C also reaches the training, which ends its processes.
                 signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else
                               signal.SIG_DFL)
         restore()
@@ -141,18 +140,18 @@ def reset_in_children() -> None:
 
 
 def computes_metrics(frame: Optional[FrameType]) -> bool:
-    """Whether a call is inside an evaluator that computes its metrics."""
+    """Return whether a frame is inside the computation of metrics."""
     while frame is not None and not (frame.f_code.co_name == 'evaluate' and
                                      isinstance(frame.f_locals.get('self'), Evaluator)):
         frame = frame.f_back
     return frame is not None
 
 
-# Processes that load data
+# Loading workers
 
 
 def shield_workers(runner: Runner) -> None:
-    """Let the loading workers of a runner's data loaders outlive the signals. Linux only."""
+    """Let the loading workers of a runner ignore the signals; Linux only."""
     build = runner.build_dataloader
 
     @functools.wraps(build)
@@ -161,7 +160,7 @@ def shield_workers(runner: Runner) -> None:
         make_workers = loader._get_iterator
 
         def make_shielded() -> Iterator:
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which a worker inherits
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # workers inherit it
             try:
                 return make_workers()
             finally:
@@ -176,7 +175,7 @@ def shield_workers(runner: Runner) -> None:
 
 
 def start_worker(start: Optional[Callable], worker_id: int) -> None:
-    """Ignore signals, except of the training's process, in a worker that starts."""
+    """Initialize a worker that ignores signals except its parent's."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=end_with_parent, daemon=True).start()
     if start is not None:
@@ -184,9 +183,9 @@ def start_worker(start: Optional[Callable], worker_id: int) -> None:
 
 
 def end_with_parent() -> None:
-    """End the process by a signal of the parent, as of ``Process.terminate``, or after its end.
+    """End this process on a signal of its parent, or when the parent has ended.
 
-    PyTorch's workers outlive a run that was killed by 5 seconds, and keep its work directory.
+    Otherwise workers outlive a killed run by 5 seconds, and keep the lock of its work directory.
     """
     parent, forked_by, sender = multiprocessing.parent_process().pid, os.getppid(), None
     while sender != parent and os.getppid() == forked_by:

@@ -1,7 +1,7 @@
-"""Read checkpoints, from wherever they are, without running code of whoever made them.
+"""Read checkpoints from files and addresses without running code in them.
 
-In a run of this package the readers replace mmengine's in its ``CheckpointLoader``: ``load_from``,
-``--resume`` and ``init_cfg=dict(type='Pretrained', ...)`` read as the commands do.
+In a run of this package these readers replace mmengine's in its ``CheckpointLoader``, for
+``load_from``, ``--resume`` and ``init_cfg=dict(type='Pretrained', ...)``.
 """
 import argparse
 import codecs
@@ -32,23 +32,23 @@ from ..io import check_path
 from ..compat import history_buffer_method, mmengine_globals
 
 SAFETENSORS = '.safetensors'
-# Before, PyTorch's own safe reader has holes, and refuses what mmengine saves.
+# Before torch 2.6, its safe reader has holes, and refuses checkpoints of mmengine.
 READS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6.0')
-# Beside what mmengine's checkpoints hold: the official code's arguments, all numpy scalars.
+# In addition to `mmengine_globals`: arguments of the official code, all numpy scalars.
 PLAIN_CLASSES = [argparse.Namespace, np.ndarray, np.dtype,
                  *{type(np.dtype(kind)) for kind in '?bhilqBHILQefdgFDGSUMm'}]
-# What stands in an error of `torch.load` before the name of what a file may not hold.
+# Text before the name of a refused class in errors of `torch.load`.
 REFUSED = r"(?:GLOBAL|[Uu]nsupported class|but got <class|read the attribute) '?([\w.]+)"
 
 
 def read_checkpoint(path: Union[str, Path], trust_pickle: bool = False) -> Any:
-    """Return what a file holds, or any address that mmengine's loader takes, on the CPU.
+    """Return the content of a file, or of any address of mmengine's loader, on the CPU.
 
-    That is ``state_dict`` and ``meta`` of a ``.safetensors`` file. With ``trust_pickle`` the code
-    that the file asks for is run.
+    The content of a ``.safetensors`` file is a dict of ``state_dict`` and ``meta``. With
+    ``trust_pickle`` code in the file is run.
 
     Raises:
-        ConfigError: If the file is missing, damaged, no checkpoint, or asks for code to run.
+        ConfigError: If the file is missing, damaged, no checkpoint, or needs code to be read.
     """
     path = str(path)
     if trust_pickle:
@@ -60,7 +60,7 @@ def read_checkpoint(path: Union[str, Path], trust_pickle: bool = False) -> Any:
 
 @contextlib.contextmanager
 def checked_readers() -> Iterator[None]:
-    """Let mmengine's ``CheckpointLoader`` read by the functions of this module for a while."""
+    """Let mmengine's ``CheckpointLoader`` use these readers inside a ``with`` block."""
     stock = CheckpointLoader._schemes
     CheckpointLoader._schemes = {**stock, **READERS}  # the same keys, in the same order
     try:
@@ -69,41 +69,41 @@ def checked_readers() -> Iterator[None]:
         CheckpointLoader._schemes = stock
 
 
-# Where a file may be
+# Readers of files and addresses
 
 
 def load_from_local(path: str, map_location: Any = None, trust_pickle: bool = False,
                     mmap: bool = False) -> Any:
-    """Read a local file; ``mmap`` leaves the tensors on the disk until they are used.
+    """Read a local file, or a folder of transformers.
 
-    A folder is read as transformers writes it.
+    With ``mmap`` the tensors stay on the disk until they are used.
     """
     path = os.path.expanduser(path)
     if os.path.isdir(path):
-        from .transformers import read_folder  # which reads the files in it by this function
+        from .transformers import read_folder  # imports this module
         return read_folder(path)
     check_path('CHECKPOINT', path)
     with readable(path):
         if path.endswith(SAFETENSORS):
             return read_safetensors(path)
-        # PyTorch checks no checksums; before 1.6 it wrote no archives.
+        # PyTorch does not verify checksums. Before 1.6 it wrote no archives.
         if not mmap and zipfile.is_zipfile(path) and not is_whole(path):
             raise RuntimeError('a checksum in it is wrong')
         return unpickle(path, map_location, trust_pickle, mmap)
 
 
 def load_from_http(address: str, map_location: Any = None) -> Any:
-    """Read what is behind an address, and keep it as ``torch.hub`` keeps its files."""
+    """Download a file into ``torch.hub``'s folder, and read it."""
     path = fetch(address)
     try:
         return load_from_local(path, map_location)
     except ConfigError as error:
-        Path(path).unlink(missing_ok=True)  # so that a cut download is fetched again
+        Path(path).unlink(missing_ok=True)  # so that the next call downloads it again
         raise ConfigError(f'{address}: {error}') from error
 
 
 def load_from_zoo(name: str, map_location: Any = None) -> Any:
-    """Read weights by a name of mmengine's tables; of mmcls, the backbone's weights."""
+    """Read weights by a name in mmengine's tables; for mmcls the backbone's weights."""
     scheme, _, model = name.partition('://')
     tables = dict(modelzoo=torchvision_models, torchvision=torchvision_models,
                   mmcls=checkpoint.get_mmcls_models)
@@ -117,20 +117,20 @@ def load_from_zoo(name: str, map_location: Any = None) -> Any:
 
 
 def torchvision_models() -> Dict[str, str]:
-    """Addresses of torchvision's weights; without torchvision, mmengine's list."""
+    """Return the addresses of torchvision's weights, without torchvision from mmengine's list."""
     if importlib.util.find_spec('torchvision') is not None:
         return checkpoint.get_torchvision_models()
     return mmengine.load(Path(mmengine.__path__[0], 'hub', 'torchvision_0.12.json'))
 
 
 def load_from_ceph(address: str, map_location: Any = None) -> Any:
-    """Read from a store that mmengine's petrel backend reaches."""
+    """Read from a store of mmengine's petrel backend."""
     backend = get_file_backend(address, backend_args=dict(backend='petrel'))
     with readable(address):
         return unpickle(io.BytesIO(backend.get(address)), map_location)
 
 
-READERS = {  # by the starts of addresses, as mmengine's schemes
+READERS = {  # prefix of an address -> reader, as mmengine's schemes
     '': load_from_local, **dict.fromkeys(('http://', 'https://'), load_from_http),
     **dict.fromkeys((r'(\S+\:)?s3://', r'(\S+\:)?petrel://'), load_from_ceph),
     **dict.fromkeys(('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://'),
@@ -138,9 +138,9 @@ READERS = {  # by the starts of addresses, as mmengine's schemes
 
 
 def fetch(address: str) -> str:
-    """Fetch a file once for all processes and runs; return its path in ``torch.hub``'s folder."""
+    """Download a file once for all processes; return its path in ``torch.hub``'s folder."""
     path = Path(torch.hub.get_dir(), 'checkpoints', Path(re.split('[?#]', address)[0]).name)
-    for turn in (is_main_process(), True):  # later the processes of another machine
+    for turn in (is_main_process(), True):  # then the processes of another machine
         if turn and not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -152,25 +152,25 @@ def fetch(address: str) -> str:
     return str(path)
 
 
-# What a file may hold
+# Allowed content of files
 
 
 def unpickle(file: Union[str, IO], map_location: Any, trust_pickle: bool = False,
              mmap: Optional[bool] = None) -> Any:
-    """``torch.load`` of tensors and plain classes, or of all with ``trust_pickle``."""
+    """``torch.load`` of tensors and plain classes; with ``trust_pickle`` of any class."""
     if trust_pickle or not READS_SAFELY:
         pickle_module = None if trust_pickle else PlainPickle
         return torch.load(file, map_location, pickle_module, weights_only=False, mmap=mmap)
-    allowed = torch.serialization.get_safe_globals()  # the context forgets all that it was given
+    allowed = torch.serialization.get_safe_globals()  # the context would remove these at its end
     with torch.serialization.safe_globals([x for x in PLAIN_CLASSES if x not in allowed]):
         return torch.load(file, map_location, weights_only=True, mmap=mmap)
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Unpickle tensors and plain classes, and nothing that could run code."""
+    """Unpickle tensors and plain classes alone."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what a file asks for by name, if it is one of the allowed ones."""
+        """Return an allowed class or function by name, or raise an UnpicklingError."""
         if f'{module}.{name}' in PLAIN_GLOBALS:
             return PLAIN_GLOBALS[f'{module}.{name}']
         found = getattr(torch, name, None) if module == 'torch' else None
@@ -186,14 +186,14 @@ PLAIN_GLOBALS = {
     **{f'{x.__module__}.{x.__name__}': x for x in (
         *PLAIN_CLASSES, OrderedDict, torch.Size, torch.device, torch._utils._rebuild_tensor_v2,
         torch._utils._rebuild_parameter)}}
-# What `torch.load` takes in the place of the module `pickle`.
+# Replaces the module `pickle` in `torch.load`.
 PlainPickle = SimpleNamespace(
     __name__='PlainPickle', Unpickler=PlainUnpickler,
     load=lambda file, **kwargs: PlainUnpickler(file, **kwargs).load())
 
 
 def is_whole(path: Union[str, Path]) -> bool:
-    """Whether a checkpoint, which is a zip archive, is complete and its checksums are right."""
+    """Return whether a checkpoint, a zip archive, is complete and its checksums are right."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -203,12 +203,12 @@ def is_whole(path: Union[str, Path]) -> bool:
 
 @contextlib.contextmanager
 def readable(path: str) -> Iterator[None]:
-    """Turn the errors of a file that is read inside the block into one sentence."""
+    """Convert errors of reading a file inside the block to a ConfigError."""
     try:
         yield
     except (MemoryError, torch.cuda.OutOfMemoryError, ImportError):
         raise
-    except Exception as error:  # a file that is no pickle can fail in any way
+    except Exception as error:  # an invalid pickle can raise any error
         wanted = re.search(REFUSED, str(error))
         if wanted and isinstance(error, pickle.UnpicklingError):
             raise ConfigError(
@@ -230,7 +230,7 @@ def read_safetensors(path: str) -> Dict[str, Any]:
 
 
 def to_safetensors(state_dict: Dict[str, Tensor], meta: Dict[str, Any]) -> bytes:
-    """Return the bytes of a ``.safetensors`` file of weights and ``dataset_meta`` of ``meta``."""
+    """Return the bytes of a ``.safetensors`` file with weights, N and ``dataset_meta``."""
     import safetensors.torch
     meta = {key: meta[key] for key in ('dataset_meta', ) if key in meta}
     model = getattr(state_dict, '_metadata', {}).get('', {})

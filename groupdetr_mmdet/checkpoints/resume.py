@@ -17,15 +17,15 @@ from ..io import INCOMPLETE, remove_abandoned, write_atomically
 from .named import POINTER, named_checkpoint
 from .reading import is_whole, load_from_local
 
-STOPPED = 'stopped_checkpoint'  # in the message hub: written because the run had to stop
+STOPPED = 'stopped_checkpoint'  # in the message hub: checkpoint written on a signal
 
 
 def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
-    """Find the checkpoint from which ``--resume`` loses least, None where no whole one is.
+    """Return the whole checkpoint with the most progress, or None.
 
-    It is the one that ``last_checkpoint`` names, unless a later one was written after that file.
-    Where the named one is missing or cut short, it is the furthest whole checkpoint in the
-    directory, and in that of the named one.
+    This is the checkpoint that ``last_checkpoint`` names, or a further checkpoint written after
+    that file. If the named checkpoint is missing or truncated, all whole checkpoints in its folder
+    and in ``work_dir`` count.
     """
     named = named_checkpoint(work_dir)
     folders = {Path(work_dir)} | ({named.parent} if named else set())
@@ -39,22 +39,26 @@ def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
 
 
 def furthest_whole(files: Iterable[Path]) -> Optional[str]:
-    """Path of the whole checkpoint with most iterations, or None where no file is one."""
+    """Return the path of the whole checkpoint with most iterations, or None."""
     ranked = sorted((rank, str(x)) for x in files if (rank := training_progress(x)))
     return next((file for _, file in reversed(ranked) if is_whole(file)), None)
 
 
 def training_progress(path: Union[str, Path]) -> Optional[Tuple[bool, int]]:
-    """Rank a checkpoint by whether it has the optimizer's state, and its iterations, else None."""
+    """Return whether a checkpoint has the optimizer's state, and its iterations, or None."""
     try:
         checkpoint = zipfile.is_zipfile(path) and load_from_local(str(path), 'cpu', mmap=True)
         return 'optimizer' in checkpoint, checkpoint['meta']['iter']
-    except Exception:  # what cannot be read cannot be resumed
+    except Exception:  # an unreadable file cannot be resumed
         return None
 
 
 def repair_pointer(work_dir: Union[str, Path]) -> None:
-    """Let ``last_checkpoint`` name the latest whole checkpoint, or refuse where none is whole."""
+    """Let ``last_checkpoint`` name the latest whole checkpoint.
+
+    Raises:
+        ConfigError: If it names a checkpoint, and no checkpoint is whole.
+    """
     named, latest = named_checkpoint(work_dir), latest_whole_checkpoint(work_dir)
     log = MMLogger.get_current_instance()
     if latest is None and named:
@@ -74,7 +78,7 @@ class AtomicLocalBackend(LocalBackend):
     """Local files, written whole or not at all."""
 
     def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
-        """Write bytes to a file."""
+        """Write ``obj`` to a file."""
         write_atomically(filepath, obj)
 
 
@@ -85,62 +89,60 @@ register_backend('atomic_local', AtomicLocalBackend, force=True)
 class AtomicCheckpointHook(CheckpointHook):
     """``CheckpointHook`` whose run can be killed at any moment and resumed.
 
-    Local checkpoints appear whole, under their final name, or not at all. A checkpoint is removed
-    after its successor is on the disk, so there is one more of them for a moment. ``--resume``
-    passes over checkpoints that another hook left cut short, and corrects ``last_checkpoint``.
+    Local checkpoints are written whole or not at all. A checkpoint is removed after its successor
+    is on the disk. ``--resume`` skips truncated checkpoints, and corrects ``last_checkpoint``.
 
-    Arguments and file names as for :class:`mmengine.hooks.CheckpointHook`. With
-    :mod:`.exact`, as the commands add it, a resumed run continues as if it had never stopped.
-    Without it a resumed ``EpochBasedTrainLoop`` starts at the beginning of an epoch, with other
-    random numbers. A validation that was interrupted is not repeated; if that was while it
-    replaced the best checkpoint, both may stay. The parent writes ``published_keys``.
+    Arguments and file names as for :class:`mmengine.hooks.CheckpointHook`. The commands add
+    :mod:`.exact`, which resumes exactly; without it a resumed ``EpochBasedTrainLoop`` starts at
+    the beginning of an epoch, with other random numbers. An interrupted validation is not
+    repeated. If it was interrupted while it replaced the best checkpoint, both may stay.
     """
 
     _default_greater_keys = [*CheckpointHook._default_greater_keys, 'AP']  # OpenImagesMetric's
 
     def before_run(self, runner: Runner) -> None:
-        """Let a run that names no checkpoint resume from a whole one, or raise a ConfigError."""
+        """Prepare ``--resume`` without a path; see :func:`repair_pointer`."""
         if runner._resume and runner._load_from is None:  # mmengine reads `last_checkpoint`
             if is_main_process():
                 repair_pointer(runner.work_dir)
             barrier()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Go on in the same order of images.
+        """Restore the sampler's seed, and so the order of images.
 
-        mmengine goes on with the seed that a run without one drew, but for the sampler, which was
-        made before the checkpoint was read.
+        mmengine restores a seed that it drew at random everywhere except in the sampler, which it
+        builds before it reads the checkpoint.
         """
         meta = checkpoint['meta'] if runner._resume else {}
         if meta.get('seed') is None:
             return
-        meta['seed'] = int(meta['seed'])  # Python's own generator takes no integer of NumPy
+        meta['seed'] = int(meta['seed'])  # Python's generator refuses NumPy's integers
         loader = runner.train_dataloader
         sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
         if hasattr(sampler, 'seed') and 'optimizer' in checkpoint:
             sampler.seed = meta['seed']
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare directories and bookkeeping, and clear away what a killed run left."""
+        """Prepare directories and bookkeeping, and remove unfinished files of a killed run."""
         out_dir = runner.work_dir if self.out_dir is None else self.out_dir
         backend = get_file_backend(out_dir, backend_args=self.backend_args)
         if self.file_client_args is None and type(backend) is LocalBackend:
             self.backend_args = dict(backend='atomic_local')
         super().before_train(runner)
         if self.max_keep_ckpts > 0:
-            # The parent's has a maximal length, and forgets the oldest when it is to be removed.
+            # Without the parent's maximal length, which drops the oldest before it is removed.
             self.keep_ckpt_ids = deque(self.keep_ckpt_ids)
         if is_main_process():
             for folder in {runner.work_dir, str(self.out_dir)}:
                 remove_abandoned(folder)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: Dict[str, Any]) -> None:
-        """Save a checkpoint, then remove the one that it replaces.
+        """Save a checkpoint, then remove the checkpoint that it replaces.
 
-        The checkpoint names that one, too: if the run is killed, the resumed run removes it.
+        The new checkpoint also names the old, so that a resumed run removes it after a kill.
         """
         kept = self.max_keep_ckpts
-        self.max_keep_ckpts = kept + (kept > 0)  # else the parent would remove first
+        self.max_keep_ckpts = kept + (kept > 0)  # the parent would remove before it saves
         try:
             super()._save_checkpoint_with_step(runner, step, meta)
         finally:
@@ -153,8 +155,11 @@ class AtomicCheckpointHook(CheckpointHook):
             self._remove(stopped)
 
     def save_now(self, runner: Runner, step: int) -> str:
-        """Save a checkpoint, which goes after the resumed run's next one, and return its path."""
-        filename = f'iter_{runner.iter + 1}.pth'  # in a validation that of no checkpoint before
+        """Save a checkpoint of a stopped run, and return its path.
+
+        The resumed run removes it after its next checkpoint.
+        """
+        filename = f'iter_{runner.iter + 1}.pth'  # a new name, also in a validation
         path = self.file_backend.join_path(self.out_dir, filename)
         if self.last_ckpt != path:
             self.last_ckpt = path
@@ -169,7 +174,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, float]) -> None:
         """Save the best checkpoints, then remove the checkpoints that they replace."""
         removals: List[str] = []
-        backend = self.file_backend  # this hook's own
+        backend = self.file_backend  # of this hook alone
         backend.remove = backend.rmtree = removals.append
         try:
             super()._save_best_checkpoint(runner, metrics)
@@ -181,7 +186,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _remove(self, path: str) -> None:
         own = os.path.dirname(os.path.abspath(path)) == os.path.abspath(self.out_dir)
-        if not is_main_process() or not own:  # the run that is resumed may have had another folder
+        if not is_main_process() or not own:  # never in the folder of another run
             return
         if self.file_backend.isfile(path):
             self.file_backend.remove(path)
@@ -190,9 +195,9 @@ class AtomicCheckpointHook(CheckpointHook):
 
 
 def announce_new_start(work_dir: Union[str, Path]) -> None:
-    """Warn that a run which does not resume will write over the checkpoints of an earlier run."""
+    """Print a warning that a new run will overwrite the checkpoints of an earlier run."""
     latest = latest_whole_checkpoint(work_dir)
     if latest:
         print(f'{work_dir} has checkpoints of an earlier run, the latest {latest}. This run '
-              'starts anew and writes over files of the same name; --resume would continue it, '
-              'and another --work-dir would keep it.', flush=True)
+              'starts anew and overwrites files of the same name; --resume would continue the '
+              'earlier run, and another --work-dir would keep it.', flush=True)

@@ -1,4 +1,4 @@
-"""Configs of mmdet's own detectors, made of ours."""
+"""Convert configs of our detectors to configs of mmdet's."""
 import copy
 import inspect
 from typing import Any, Dict, Mapping, Optional, Sequence
@@ -12,19 +12,19 @@ from ..errors import ConfigError
 from ..ops.recompute import LAYER_OPTIONS
 from ..registry import SCOPE
 
-WIDTH = 256  # of mmdet's ConditionalDETR and two-stage detectors, whatever their config
+WIDTH = 256  # fixed in mmdet's ConditionalDETR and two-stage detectors
 OUR_KEYS = ('separate_self_attn', 'new_group_noise', 'train_cfg')
-ANYWHERE = ('init_cfg', 'num_query_groups')  # keys that are left out wherever they are
+ANYWHERE = ('init_cfg', 'num_query_groups')  # keys to remove at any depth
 REGISTRIES = (MODELS, DATASETS, TRANSFORMS, METRICS)
 KEPT_KEYS = ('test_dataloader', 'test_evaluator', 'test_cfg', 'env_cfg', 'visualizer',
              'vis_backends', 'tta_model', 'tta_pipeline', 'log_level')  # beside the model
 
 
 def stock_model(model: ConfigDict) -> ConfigDict:
-    """Config of the stock detector that one group of a detector of ours is, for inference.
+    """Return the config of the stock detector of a detector with groups, for inference.
 
     Raises:
-        ConfigError: If mmdet's own classes cannot run it.
+        ConfigError: If mmdet's classes cannot run it.
     """
     detector = build_without_memory(one_group(model))
     stock = {key: value for key, value in with_parents(with_stock_loss(model)).items()
@@ -41,7 +41,7 @@ def stock_model(model: ConfigDict) -> ConfigDict:
 
 
 def with_stock_loss(model: Mapping) -> Dict[str, Any]:
-    """Copy a model whose classification loss is of ours with one of mmdet: inference has none."""
+    """Copy a model's config, with mmdet's focal loss in the place of a loss of ours."""
     head = model.get('bbox_head') or {}
     if class_of_ours((head.get('loss_cls') or {}).get('type')) is None:
         return dict(model)
@@ -49,13 +49,13 @@ def with_stock_loss(model: Mapping) -> Dict[str, Any]:
 
 
 def one_group(model: Mapping) -> Dict[str, Any]:
-    """Config of a detector of ours with a single group."""
+    """Copy a model's config with a single group."""
     test_cfg = dict(model.get('test_cfg') or {}, query_group=0)
     return dict(model, num_query_groups=1, test_cfg=test_cfg)
 
 
 def stock_config(cfg: Config, classes: Optional[Sequence[str]] = None) -> Config:
-    """Config with which mmdet alone runs one group of a detector of ours, with class names."""
+    """Return a config for mmdet alone, of one group of our detector, with class names."""
     stock = with_parents({key: cfg[key] for key in KEPT_KEYS if key in cfg})
     if classes and 'test_dataloader' in stock:
         stock['test_dataloader']['dataset'].update(metainfo=dict(classes=tuple(classes)))
@@ -63,13 +63,17 @@ def stock_config(cfg: Config, classes: Optional[Sequence[str]] = None) -> Config
 
 
 def build_without_memory(model: Mapping) -> nn.Module:
-    """Build a model for inference that has names and shapes, and no numbers."""
-    with torch.device('meta'):  # mmdet writes into configs
+    """Build a model for inference on the meta device: names and shapes without numbers."""
+    with torch.device('meta'):
         return MODELS.build(ConfigDict(copy.deepcopy(dict(model, train_cfg=None))))
 
 
 def with_parents(cfg: Any) -> Any:
-    """Copy a config, without ``ANYWHERE``, with the classes of mmdet in the place of ours."""
+    """Copy a config without the keys ``ANYWHERE``, and with mmdet's classes instead of ours.
+
+    Raises:
+        ConfigError: If mmdet has no such class.
+    """
     if isinstance(cfg, (list, tuple)):
         return type(cfg)(with_parents(x) for x in cfg)
     if not isinstance(cfg, dict):
@@ -81,13 +85,13 @@ def with_parents(cfg: Any) -> Any:
         return copied
     parent = next(x for x in ours.__mro__ if class_of_ours(x) is None)
     if MODELS.get(ours.__name__) is ours and ours.__name__ != f'Group{parent.__name__}':
-        raise ConfigError(f'--to mmdet: no class of mmdet computes what {ours.__name__} does: '
+        raise ConfigError(f'--to mmdet: mmdet has no class for {ours.__name__}: '
                           'keep --to ours.')
     return dict(copied, type=parent.__name__)
 
 
 def class_of_ours(name: Any) -> Optional[type]:
-    """The registered class of a name, or the class itself, if this package made it."""
+    """Return a class by name, or the class itself, if it is of this package, else None."""
     found = [name, *(x.get(name) for x in REGISTRIES if isinstance(name, str) and name)]
     return next((x for x in found
                  if inspect.isclass(x) and x.__module__.split('.')[0] == SCOPE), None)

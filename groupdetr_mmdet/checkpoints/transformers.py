@@ -1,7 +1,7 @@
 """Read detectors of Hugging Face's transformers.
 
-A folder needs ``safetensors``, and a name of the hub ``huggingface_hub`` as well; transformers is
-not needed.
+Reading a folder requires ``safetensors``, a name of the hub also ``huggingface_hub``; transformers
+is not required.
 """
 import json
 import re
@@ -21,12 +21,12 @@ from .transformers_names import (BACKBONE, DETECTORS, TIMM, Row, level_rows, res
 
 HUB = 'hf://'
 CONFIG = 'config.json'
-WEIGHTS = ('model.safetensors', 'pytorch_model.bin')  # each also in parts, which an index lists
+WEIGHTS = ('model.safetensors', 'pytorch_model.bin')  # or an index of several files
 INDEX = '.index.json'
 KINDS = {'conditional_detr': 'ConditionalDETR', 'dab-detr': 'DABDETR',
-         'deformable_detr': 'DeformableDETR', 'mask2former': 'Mask2Former'}  # by `model_type`
+         'deformable_detr': 'DeformableDETR', 'mask2former': 'Mask2Former'}  # of `model_type`
 CLASS_LAYERS = re.compile(r'bbox_head\.(fc_cls|cls_branches)\.')
-# Settings that no tensor shows, and that the model must have, too.
+# Settings without a tensor, which must equal the model's.
 UNSEEN = ('encoder_attention_heads', 'decoder_attention_heads', 'activation_function',
           'temperature_height')
 LOSS_WEIGHTS = 'criterion.empty_weight'  # of Mask2Former's classes
@@ -40,7 +40,7 @@ def load_from_hub(name: str, map_location: Any = None) -> Dict[str, Any]:
         from huggingface_hub import snapshot_download
         folder = snapshot_download(repository, revision=revision or None, allow_patterns=[
             CONFIG, f'*{SAFETENSORS}', f'*{INDEX}'])
-    except Exception as error:  # of the network, the name, or a library that is not installed
+    except Exception as error:  # network, name, or a missing library
         raise ConfigError(
             f'{name} cannot be fetched ({type(error).__name__}: {first_line(error)}): correct '
             f'the name, pip install huggingface_hub, or put {CONFIG} and {WEIGHTS[0]} of '
@@ -51,10 +51,10 @@ def load_from_hub(name: str, map_location: Any = None) -> Dict[str, Any]:
 def read_folder(folder: str) -> Dict[str, Any]:
     """Read a folder of transformers into ``state_dict``, under mmdet's names, and ``meta``.
 
-    Of a head with a row for every id of COCO the rows of the 80 categories are kept.
+    Heads with a row for every id of COCO keep the rows of the 80 categories.
 
     Raises:
-        ConfigError: If a file is missing, or the folder holds a detector that mmdet has not.
+        ConfigError: If a file is missing, or the folder has another detector than ``KINDS``.
     """
     config = read_json(Path(folder, CONFIG))
     kind = KINDS.get(config.get('model_type'))
@@ -70,7 +70,7 @@ def read_folder(folder: str) -> Dict[str, Any]:
             state_dict[name] = state_dict[name][COCO_IDS]
     key = 'two_stage_num_proposals' if config.get('two_stage') else 'num_queries'
     state_dict._metadata = {'': dict(num_queries=config.get(key, 300))}
-    meta = dict(dataset_meta=classes) if labels else {}  # it leaves LABEL_0, LABEL_1 out
+    meta = dict(dataset_meta=classes) if labels else {}
     return dict(state_dict=state_dict, meta=dict(meta, transformers=config))
 
 
@@ -102,7 +102,7 @@ def read_tensors(folder: Path) -> Dict[str, Tensor]:
 
 
 def to_mmdet(tensors: Mapping[str, Tensor], kind: str) -> Dict[str, Tensor]:
-    """Give tensors of transformers mmdet's names, and a shared head the names of every layer."""
+    """Rename tensors of transformers as in mmdet; a shared head gets the names of all layers."""
     num_convs = sum(x.shape[-1] == 1 for name, x in tensors.items()
                     if re.fullmatch(r'model\.input_proj\.\d+\.0\.weight', name))
     rows = rows_of(kind, num_convs, f'{BACKBONE}.conv1.weight' in tensors)
@@ -118,7 +118,7 @@ def to_mmdet(tensors: Mapping[str, Tensor], kind: str) -> Dict[str, Tensor]:
 
 
 def rows_of(kind: str, num_convs: int, is_timm: bool = False) -> List[Row]:
-    """Names of a detector whose neck has so many levels from the backbone."""
+    """Return the rows of a detector whose neck has ``num_convs`` levels from the backbone."""
     if kind == 'Mask2Former':
         return DETECTORS[kind][1]
     levels = level_rows(num_convs) if 'Deformable' in kind else []
@@ -127,10 +127,11 @@ def rows_of(kind: str, num_convs: int, is_timm: bool = False) -> List[Row]:
 
 def fit_model(state_dict: Mapping[str, Tensor], model: nn.Module,
               config: Mapping[str, Any]) -> Dict[str, Tensor]:
-    """Fit weights of transformers to a model's order of channels, and to a neck without a bias.
+    """Convert weights of transformers to a model's order of channels, and remove zero biases.
 
     Raises:
-        ConfigError: If the bias is not zero, or a setting of the model differs from ``config``.
+        ConfigError: If a bias that the model lacks is not zero, or a setting of the model differs
+            from ``config``.
     """
     check_settings(model, config)
     fitted = in_order_of(model, state_dict)
@@ -143,7 +144,7 @@ def fit_model(state_dict: Mapping[str, Tensor], model: nn.Module,
 
 
 def check_settings(model: nn.Module, config: Mapping[str, Any]) -> None:
-    """Refuse a model that would compute something else with the same tensors."""
+    """Raise a ConfigError if a setting without a tensor differs from the model's."""
     from .transformers_out import detr_settings
     kind = recognize(model.state_dict())[1]
     if kind not in DETECTORS or kind == 'Mask2Former':
@@ -157,7 +158,7 @@ def check_settings(model: nn.Module, config: Mapping[str, Any]) -> None:
 
 
 def in_order_of(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    """Turn the first convolution from RGB to the channels of a model, or back."""
+    """Reverse the first convolution's channels if the model reads BGR."""
     turned = OrderedDict(state_dict)
     turned._metadata = getattr(state_dict, '_metadata', {})
     if FIRST_CONV in turned and not getattr(model.data_preprocessor, '_channel_conversion', True):

@@ -1,7 +1,7 @@
-"""How Hugging Face's transformers names in its files what mmdet names otherwise, by detector.
+"""Tensor names of Hugging Face's transformers beside mmdet's, by detector.
 
-The names stand in the hub's files, which transformers reads and writes whatever its classes
-call them in memory. They were read in the sources of transformers 5.24.
+These are the names in files, from the sources of transformers 5.24; in memory its classes may have
+other names.
 """
 import re
 from typing import List, Tuple
@@ -9,7 +9,7 @@ from typing import List, Tuple
 Row = Tuple[str, str]  # mmdet's name of a module, and transformers'
 
 
-# What begins a row: a layer of encoder or decoder; Mask2Former's pixel decoder and its layers.
+# Prefixes: layers of encoder and decoder; Mask2Former's pixel decoder and decoder layers.
 SHORT = {
     'E.': ('encoder.layers.*.', 'model.encoder.layers.*.'),
     'D.': ('decoder.layers.*.', 'model.decoder.layers.*.'),
@@ -20,7 +20,7 @@ SHORT = {
 
 
 def table(text: str) -> List[Row]:
-    """Read rows, in which ``*`` is a number, and both names begin as in ``SHORT``."""
+    """Read rows of two names, with prefixes from ``SHORT``; ``*`` is a number."""
     rows = []
     for ours, theirs in map(str.split, text.strip().splitlines()):
         starts = SHORT.get(ours[:2], ('', ''))
@@ -33,7 +33,7 @@ TIMM = [('backbone', BACKBONE)]  # timm's ResNets have torchvision's names, as m
 
 
 def resnet_rows(backbone: str = BACKBONE) -> List[Row]:
-    """Rows of a ResNet of transformers, which is a module of this name."""
+    """Return the rows of a ResNet of transformers; ``backbone`` is the module's name."""
     stages = f'{backbone}.encoder.stages'
     return [('backbone.conv1', f'{backbone}.embedder.embedder.convolution'),
             ('backbone.bn1', f'{backbone}.embedder.embedder.normalization')] + [
@@ -180,7 +180,7 @@ MASK2FORMER = resnet_rows('model.pixel_level_module.encoder') + table("""
     panoptic_head.mask_embed.4  model.transformer_module.decoder.mask_predictor.mask_embedder.2.0
 """)
 
-# By the detectors' names in `names.MARKS`: class and rows.
+# Detector, as in `names.MARKS` -> class of transformers, rows
 DETECTORS = {
     'ConditionalDETR': ('ConditionalDetr', CONDITIONAL),
     'DABDETR': ('DabDetr', DAB),
@@ -191,7 +191,7 @@ DETECTORS = {
 
 
 def level_rows(num_convs: int) -> List[Row]:
-    """Rows of Deformable DETR's neck, with so many levels from the backbone."""
+    """Return the rows of Deformable DETR's neck, with ``num_convs`` levels of the backbone."""
     ours = [f'neck.convs.{i}' for i in range(num_convs)]
     ours += [f'neck.extra_convs.{i}' for i in range(10)]
     return [(f'{name}.{x}', f'model.input_proj.{i}.{j}')
@@ -199,16 +199,16 @@ def level_rows(num_convs: int) -> List[Row]:
 
 
 def to_theirs(name: str, rows: List[Row]) -> List[str]:
-    """Transformers' names of a tensor of mmdet, which may hold it more than once."""
+    """Return transformers' names of a tensor of mmdet, several for a shared tensor."""
     return [new for new in (renamed(name, *row) for row in rows) if new]
 
 
 def to_ours(name: str, rows: List[Row]) -> str:
-    """Mmdet's name of a tensor of transformers; its own name where no row has it."""
+    """Return mmdet's name of a tensor of transformers, its own name if no row has it."""
     return next((new for new in (renamed(name, *row[::-1]) for row in rows) if new), name)
 
 
 def renamed(name: str, old: str, new: str) -> str:
-    """Give a tensor inside of a module the module's new name; '' if it is not inside."""
+    """Return a tensor's name after module ``old`` is renamed ``new``; '' for other modules."""
     match = re.match(re.escape(old).replace(r'\*', r'(\d+)') + r'(?=\.|$)', name)
     return match and new.replace('*', '{}').format(*match.groups()) + name[match.end():] or ''

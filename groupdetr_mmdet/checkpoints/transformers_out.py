@@ -16,14 +16,14 @@ from .names import recognize
 from .transformers import FIRST_CONV, LOSS_WEIGHTS, WEIGHTS, in_order_of, rows_of
 from .transformers_names import DETECTORS, to_theirs
 
-TASKS = dict(Mask2Former='UniversalSegmentation')  # in the names of classes
-PROCESSORS = dict(DabDetr='ConditionalDetr')  # whose image processor another detector uses
-SIZES = (256, 192), (192, 256)  # (h, w) of the images in which both must detect the same
-TOLERANCE = 1e-4  # of scores, and of boxes in parts of the image
+TASKS = dict(Mask2Former='UniversalSegmentation')  # part of the class names
+PROCESSORS = dict(DabDetr='ConditionalDetr')  # detectors that use another image processor
+SIZES = (256, 192), (192, 256)  # (h, w) of the images to compare detections on
+TOLERANCE = 1e-4  # of scores, and of boxes relative to the image's size
 
 
 def config_for(detector: nn.Module, classes: Sequence[str]) -> Any:
-    """Return transformers' config of a detector with one group, whose weights are not read.
+    """Return transformers' config for a detector with one group.
 
     Raises:
         ConfigError: If transformers is missing, or has no such detector or backbone.
@@ -35,7 +35,7 @@ def config_for(detector: nn.Module, classes: Sequence[str]) -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise ConfigError('--to transformers needs transformers: pip install '
+        raise ConfigError('--to transformers requires transformers: pip install '
                           'transformers.') from error
     settings = mask2former_settings(detector) if kind == 'Mask2Former' else detr_settings(
         detector, kind)
@@ -52,7 +52,7 @@ def config_for(detector: nn.Module, classes: Sequence[str]) -> Any:
 
 
 def mask2former_settings(detector: nn.Module) -> Dict[str, Any]:
-    """Settings of transformers' Mask2Former."""
+    """Return the settings of transformers' Mask2Former."""
     head = detector.panoptic_head
     encoder, decoder = head.pixel_decoder.encoder.layers, head.transformer_decoder.layers
     return dict(
@@ -124,7 +124,7 @@ def to_transformers(detector: nn.Module) -> Dict[str, Tensor]:
         num_classes = len(held['class_predictor.bias']) - 1
         held[LOSS_WEIGHTS] = torch.tensor([1.] * num_classes + [.1])
     else:
-        without.append('.num_batches_tracked')  # which frozen statistics have not
+        without.append('.num_batches_tracked')  # frozen statistics lack it
     if not getattr(detector, 'with_box_refine', True):
         without.append('.decoder.bbox_embed.')
     if not getattr(detector, 'as_two_stage', True):
@@ -138,19 +138,20 @@ def to_transformers(detector: nn.Module) -> Dict[str, Tensor]:
 
 def write_folder(folder: Path, detector: nn.Module, classes: Sequence[str],
                  preprocessing: Mapping[str, Any], card: str) -> Dict[str, float]:
-    """Write a folder for transformers, which must detect what the detector does, or nothing.
-
-    Return how far apart both are, as :func:`check_same` does.
+    """Write a folder for transformers, if its detections equal the detector's.
 
     Args:
-        folder (Path): Folder that is not there yet, or is empty.
+        folder (Path): Folder that does not exist, or is empty.
         detector (nn.Module): Detector with one group, on the CPU.
         classes (Sequence[str]): Class names by label.
         preprocessing (Mapping): As :func:`deploy.preprocessing.describe_preprocessing` returns it.
         card (str): Text of the model card.
 
+    Returns:
+        dict[str, float]: The differences of :func:`check_same`.
+
     Raises:
-        ConfigError: If transformers has no such detector, or its own computes something else.
+        ConfigError: If transformers has no such detector, or the detections differ.
     """
     config = config_for(detector, classes)
     import transformers
@@ -158,7 +159,7 @@ def write_folder(folder: Path, detector: nn.Module, classes: Sequence[str],
     prefix = type(config).__name__[:-len('Config')]
     task = TASKS.get(prefix, 'ObjectDetection')
     model_class = getattr(transformers, f'{prefix}For{task}')
-    folder = folder.resolve()  # a link or '.' has no name to replace
+    folder = folder.resolve()  # os.replace cannot replace a link or '.'
     folder.parent.mkdir(parents=True, exist_ok=True)
     with quiet(), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as x:
         part = Path(x, folder.name)
@@ -184,7 +185,7 @@ def write_folder(folder: Path, detector: nn.Module, classes: Sequence[str],
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Let transformers draw no progress and give no advice for a while."""
+    """Silence progress and warnings of transformers inside a ``with`` block."""
     from transformers.utils import logging
     level = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -197,7 +198,7 @@ def quiet() -> Iterator[None]:
 
 
 def image_processor(prefix: str, preprocessing: Mapping[str, Any]) -> Any:
-    """Transformers' image processor that resizes and normalizes as a test pipeline does."""
+    """Return transformers' image processor that resizes and normalizes as a test pipeline."""
     import transformers
     resize, order = preprocessing['resize'], 1 if preprocessing['channels'] == 'RGB' else -1
     scale = resize['scale'] or (1333, 800)
@@ -211,10 +212,16 @@ def image_processor(prefix: str, preprocessing: Mapping[str, Any]) -> Any:
 
 @torch.no_grad()
 def check_same(detector: nn.Module, model: nn.Module) -> Dict[str, float]:
-    """Check that both detect the same in two images of noise, padded to a batch.
+    """Compare the detections of both in two images of noise, padded to a batch.
 
-    Return the largest differences of scores and of boxes, in parts of the image. Rows are compared
-    sorted: proposals of nearly equal score may change places.
+    Rows are compared sorted, because proposals of nearly equal score may swap.
+
+    Returns:
+        dict[str, float]: Largest differences of scores, and of masks or boxes relative to the
+        image's size.
+
+    Raises:
+        ConfigError: If a difference is above ``TOLERANCE``.
     """
     height, width = (max(x) for x in zip(*SIZES))
     images = torch.zeros(2, 3, height, width)
@@ -239,7 +246,7 @@ def check_same(detector: nn.Module, model: nn.Module) -> Dict[str, float]:
     for name, (x, y) in pairs.items():
         apart = (x.flatten(1).sort()[0] - y.flatten(1).sort()[0]).abs()
         differences[name] = float(apart.max())
-        # A pixel at the threshold of masked attention may change the masks of a query.
+        # A pixel at the threshold of masked attention can change a query's masks: take the mean.
         if not (apart.mean() if has_masks else apart.max()) < TOLERANCE:
             raise ConfigError(f'--to transformers: {type(model).__name__} computes something else '
                               f'than the detector of CONFIG ({name} differ by '

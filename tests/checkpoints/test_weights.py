@@ -56,7 +56,7 @@ FAULTS = {
     'tensors missing': (lambda c: edit(c, shorten), 'has no|of another model|2 missing'),
     'another shape': (lambda c: edit(c, widen), 'layer4.1.conv2|of another model'),
     'another model': (lambda c: dict(c, state_dict=torch.nn.Linear(2, 2).state_dict()),
-                      'not fit|of another model|names of none|has not one tensor'),
+                      'not fit|of another model|names of none|has no tensor'),
     'no tensors': (lambda c: dict(c, state_dict={}), 'holds no state dict of tensors'),
     'a list': (lambda c: [1, 2], 'holds no state dict of tensors'),
     'code': (lambda c: dict(c, evil=Bomb()), 'could run any code'),
