@@ -1,1 +1,1 @@
-"""What the groups do: AP of each, matches, stability, curves of runs, pictures, the report."""
+"""Analysis: AP of each group, matches, stability, curves of runs, pictures, the report."""

@@ -29,18 +29,22 @@ BEST = 'best'  # as --query-group
 
 @METRICS.register_module()
 class GroupCocoMetric(CheckedCocoMetric):
-    """``CocoMetric`` of every group of queries (the paper's Figure 4), arguments as the parent's.
+    """``CocoMetric`` of every group of queries (the paper's Figure 4).
 
-    Set ``model.test_cfg.each_group=True`` with it. Its metrics are the parent's of the group that
-    the detector keeps, the same of every group (``group0/bbox_mAP``, ...), their ``median/`` and
-    ``spread/`` (largest minus smallest), and ``best_query_group``, the first of the highest AP.
-    The files of ``outfile_prefix`` get ``.group0``, ... added.
+    Requires ``model.test_cfg.each_group=True``. Arguments as for the parent. The metrics are the
+    parent's of the kept group, and of every group (``group0/bbox_mAP``, ...), their ``median/``
+    and ``spread/`` (largest minus smallest), and ``best_query_group``, the group of the highest
+    AP. The names of files of ``outfile_prefix`` get ``.group0``, ...
     """
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the detections of every group, or raise a ConfigError if there are none."""
+        """Collect the detections of every group.
+
+        Raises:
+            ConfigError: If the detector does not detect by every group.
+        """
         if any('group_instances' not in sample for sample in data_samples):
-            raise ConfigError('GroupCocoMetric needs the detections of every group: set '
+            raise ConfigError('GroupCocoMetric requires the detections of every group: set '
                               'model.test_cfg.each_group=True on a detector with groups.')
         for sample in data_samples:
             super().process(data_batch, [dict(sample, pred_instances=sample['group_instances'])])
@@ -49,7 +53,7 @@ class GroupCocoMetric(CheckedCocoMetric):
             result['query_group'] = sample['query_group']
 
     def compute_metrics(self, results: list) -> Dict[str, float]:
-        """Compute the metrics of one group after the other; arguments as the parent's."""
+        """Compute the metrics of each group; arguments as for the parent."""
         prefix, kept = self.outfile_prefix, results[0][1]['query_group']
         num_groups = 1 + max(int(result['query_groups'].max(initial=0)) for _, result in results)
         groups = []
@@ -77,7 +81,7 @@ def one_group(result: Dict[str, Any], group: int) -> Dict[str, Any]:
 
 
 def summarize_groups(groups: Sequence[Dict[str, float]], kept: int) -> Dict[str, float]:
-    """Join the metrics of all groups as :class:`GroupCocoMetric` does, the kept group's first."""
+    """Return the metrics of :class:`GroupCocoMetric` from the metrics of each group."""
     metrics = dict(groups[kept])
     for group, values in enumerate(groups):
         metrics.update((f'group{group}/{name}', value) for name, value in values.items())
@@ -91,7 +95,7 @@ def summarize_groups(groups: Sequence[Dict[str, float]], kept: int) -> Dict[str,
 
 
 def split_groups(metrics: Dict[str, float]) -> List[Dict[str, float]]:
-    """Take each group's metrics out of a result of :class:`GroupCocoMetric`, with any prefix."""
+    """Return each group's metrics from a result of :class:`GroupCocoMetric`."""
     groups: Dict[int, Dict[str, float]] = {}
     for name, value in metrics.items():
         if match := re.search(r'(?:^|/)group(\d+)/(.+)$', name):
@@ -103,7 +107,7 @@ def groups_table(groups: Sequence[Dict[str, float]]) -> List[List[str]]:
     """Make a table of every group's metrics, their median and their spread, header first."""
     columns = [['group', *map(str, range(len(groups))), 'median', 'spread']]
     for name in groups[0]:
-        values = [group.get(name, -1.) for group in groups]  # -1: no such objects
+        values = [group.get(name, -1.) for group in groups]  # -1: without objects
         spread = -1. if -1 in values else max(values) - min(values)
         columns.append([name, *('-' if x == -1 else f'{x:.3f}'
                                 for x in (*values, median(values), spread))])
@@ -111,7 +115,7 @@ def groups_table(groups: Sequence[Dict[str, float]]) -> List[List[str]]:
 
 
 def coco_metrics(cfg: Config) -> List[ConfigDict]:
-    """Return the configs of the ``CocoMetric`` among the metrics of a test."""
+    """Return the configs of all ``CocoMetric`` of a test."""
     evaluators = cfg.get('test_evaluator') or []
     return [x for x in (evaluators if isinstance(evaluators, list) else [evaluators])
             if (METRICS.get(x.type) if isinstance(x.type, str) else x.type)
@@ -119,7 +123,12 @@ def coco_metrics(cfg: Config) -> List[ConfigDict]:
 
 
 def evaluate_each_group(cfg: Config, key: str = '--all-groups') -> None:
-    """Change a config so that its test evaluates the boxes of every group."""
+    """Let the test of a config evaluate the boxes of every group, in place.
+
+    Raises:
+        ConfigError: If the model has no groups, or the test not exactly one ``CocoMetric``. The
+            message names ``key``.
+    """
     check_groups(key, cfg.model)
     coco = coco_metrics(cfg)
     if len(coco) != 1:
@@ -147,12 +156,12 @@ def draw_groups(groups: Sequence[Dict[str, float]]) -> Figure:
 
 
 def record_file(checkpoint: Union[str, Path]) -> Path:
-    """Return where the metrics of a checkpoint's groups are recorded, beside the checkpoint."""
+    """Return the file with the metrics of a checkpoint's groups, beside the checkpoint."""
     return Path(checkpoint).with_suffix('.groups.json')
 
 
 def record_groups(checkpoint: Union[str, Path], metrics: Dict[str, float]) -> Path:
-    """Record the metrics of every group beside their checkpoint, for :func:`read_groups`."""
+    """Write the metrics of every group beside their checkpoint; return the file."""
     best = (x for name, x in metrics.items() if name.endswith('best_query_group'))
     record = dict(checkpoint=Path(checkpoint).name, sha256=sha256(checkpoint),
                   best_query_group=next(best, None), groups=split_groups(metrics))
@@ -161,7 +170,7 @@ def record_groups(checkpoint: Union[str, Path], metrics: Dict[str, float]) -> Pa
 
 
 def read_groups(checkpoint: Union[str, Path]) -> Optional[Dict[str, Any]]:
-    """Read what :func:`record_groups` wrote; None where there is no record of these weights."""
+    """Read the file of :func:`record_groups`; None without a record of these weights."""
     file = record_file(checkpoint)
     if not file.is_file():
         return None
@@ -174,7 +183,7 @@ def read_groups(checkpoint: Union[str, Path]) -> Optional[Dict[str, Any]]:
 
 
 def sha256(path: Union[str, Path]) -> str:
-    """SHA-256 of a file in hexadecimal digits."""
+    """Return the SHA-256 of a file in hexadecimal digits."""
     return hashlib.sha256(np.memmap(path, mode='r')).hexdigest()
 
 
@@ -184,7 +193,11 @@ def query_group(text: str) -> Union[int, str]:
 
 
 def choose_group(group: Union[int, str, None], checkpoint: str) -> Optional[int]:
-    """Return the number of the group that ``--query-group`` names, by a number or as the best."""
+    """Return the group for ``--query-group``, a number or 'best'.
+
+    Raises:
+        ConfigError: If the best group of the checkpoint was not recorded.
+    """
     if group != BEST:
         return group
     best = (read_groups(checkpoint) or {}).get('best_query_group')

@@ -1,4 +1,4 @@
-"""What pictures share: files, colors, detections beside the ground truth."""
+"""Shared by pictures: files, colors, detections beside the ground truth."""
 import io
 from pathlib import Path
 from typing import Iterator, Tuple, Union
@@ -15,20 +15,20 @@ from mmengine.model import BaseModel
 
 from ..io import check_output, write_atomically
 
-# Okabe and Ito's colors, which color-blind people can distinguish, without their yellow
+# Okabe and Ito's colors for color-blind readers, without yellow
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
-LINE_STYLES = ('-', '--', ':', '-.')  # one after the other when the colors have all been used
+LINE_STYLES = ('-', '--', ':', '-.')  # the next style after each round of colors
 SUFFIXES = ('.png', '.svg', '.pdf', '.jpg')  # of pictures
 
 
 def prepare_picture(out_file: str) -> None:
-    """Check that ``--out`` can be a picture, and make its folder, before the work for it."""
+    """Check ``--out`` before the work for the picture, and make its folder."""
     check_output('--out', out_file, 'a picture', SUFFIXES)
     Path(out_file).parent.mkdir(parents=True, exist_ok=True)
 
 
 def save_picture(fig: Figure, out_file: Union[str, Path], dpi: float) -> None:
-    """Write a picture, whole or not at all, and close its figure."""
+    """Write a figure to a file, whole or not at all, and close it."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format=Path(out_file).suffix[1:], dpi=dpi)
     write_atomically(out_file, buffer.getvalue())
@@ -36,13 +36,13 @@ def save_picture(fig: Figure, out_file: Union[str, Path], dpi: float) -> None:
 
 
 def line_style(index: int) -> dict:
-    """Color and line style that distinguish the lines of a picture."""
+    """Return color and style of a picture's line ``index``."""
     return dict(color=COLORS[index % len(COLORS)],
                 linestyle=LINE_STYLES[index // len(COLORS) % len(LINE_STYLES)])
 
 
 def enlarged(image: np.ndarray, size: int) -> Tuple[np.ndarray, float]:
-    """Resize an image so that its longer side has ``size`` pixels; return the scale, too."""
+    """Resize an image to a longer side of ``size`` pixels; return image and scale."""
     factor = size / max(image.shape[:2])
     return cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC), factor
 
@@ -50,10 +50,10 @@ def enlarged(image: np.ndarray, size: int) -> Tuple[np.ndarray, float]:
 @torch.no_grad()
 def detection_pairs(model: BaseModel, dataset: BaseDataset, num_images: int, score_thr: float,
                     size: int = 320) -> Iterator[Tuple[str, np.ndarray]]:
-    """Draw the first images of a data set with the ground truth and, at its right, detections.
+    """Draw ground truth and detections side by side, for the first images of a data set.
 
-    The data set is in test mode, with annotations in its pipeline. Yields the image's name and
-    the RGB drawing, in which the longer side of each half has ``size`` pixels.
+    The data set must be in test mode, with annotations in its pipeline. Yields the name of each
+    image and an RGB drawing, whose halves have a longer side of ``size`` pixels.
     """
     model.eval()
     visualizer = DetLocalVisualizer()
@@ -63,6 +63,6 @@ def detection_pairs(model: BaseModel, dataset: BaseDataset, num_images: int, sco
         image, factor = enlarged(mmcv.imread(sample.img_path, channel_order='rgb'), size)
         for instances in (sample.gt_instances, sample.pred_instances):
             instances.bboxes = instances.bboxes * factor
-            instances.pop('masks', None)  # they have the size of the original image
+            instances.pop('masks', None)  # not resized
         visualizer.add_datasample('', image, sample, pred_score_thr=score_thr)
         yield Path(sample.img_path).name, visualizer.get_image()

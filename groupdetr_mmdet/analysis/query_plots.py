@@ -1,4 +1,4 @@
-"""The queries of every group in a picture (the paper's Figure 3)."""
+"""Draw the queries of every group (the paper's Figure 3)."""
 from pathlib import Path
 from typing import List, Sequence, Tuple, Union
 
@@ -24,9 +24,10 @@ SIZE = 480  # pixels of the longer side of each image in a picture
 def draw_queries(model: GroupDetector, dataset: BaseDataset, out_file: Union[str, Path],
                  images: Sequence[int] = (0, 1), score_thr: float = 0.3,
                  max_objects: int = 4) -> None:
-    """Draw what the queries of every group do in images, a row of :func:`query_pictures` each.
+    """Draw the queries of every group, a row of :func:`query_pictures` for each image.
 
-    The data set is in test mode, with annotations in its pipeline; ``images`` are indices in it.
+    The data set must be in test mode, with annotations in its pipeline; ``images`` are its
+    indices.
     """
     rows = [query_pictures(model, dataset, index, score_thr, max_objects) for index in images]
     aspect = max(picture.shape[0] / picture.shape[1] for row in rows for _, picture in row)
@@ -46,10 +47,12 @@ def query_pictures(model: GroupDetector, dataset: BaseDataset, index: int, score
                    max_objects: int) -> List[Tuple[str, np.ndarray]]:
     """Draw an image of a data set three times; return titles and RGB pictures.
 
-    First the K queries that are matched with each of the ``max_objects`` largest objects: their
-    boxes, a color for each group, and reference points, if they have any. Then the detections of
-    the kept group. Last the detections of all groups with joint self-attention: what would be
-    left without groups. Detections of a score below ``score_thr`` are left out.
+    1. The K queries matched with each of the ``max_objects`` largest objects: boxes, in a color
+       for each group, and reference points if the queries have them.
+    2. The detections of the kept group.
+    3. The detections of all groups with joint self-attention.
+
+    Detections below ``score_thr`` are left out.
     """
     data = pseudo_collate([dataset[index]])
     decoded = decode_queries(model.eval(), data)
@@ -83,9 +86,9 @@ def add_legend(fig: Figure, model: GroupDetector) -> None:
 
 
 def draw(image: np.ndarray, instances: InstanceData, lines: bool = False) -> np.ndarray:
-    """Draw what :func:`detections` returns on an RGB image, in the groups' colors.
+    """Draw the result of :func:`detections` on an RGB image, in the groups' colors.
 
-    With ``lines`` a line joins each reference point with the center of its box.
+    ``lines`` join each reference point with the center of its box.
     """
     image, factor = enlarged(image, SIZE)
     if not len(instances):

@@ -33,7 +33,7 @@ from .query_plots import add_legend, query_pictures
 from .runs import Run, comparison, draw_panel, panels_of, read_run
 
 TEMPLATE = Path(__file__).with_name('report.html')
-NUM_DETECTIONS, NUM_QUERIES = 6, 2  # images
+NUM_DETECTIONS, NUM_QUERIES = 6, 2  # images to draw
 SCORE_THR = 0.3
 VERSIONS = (f'groupdetr_mmdet {__version__}', f'MMDetection {mmdet.__version__}',
             f'PyTorch {torch.__version__}')
@@ -41,21 +41,22 @@ VERSIONS = (f'groupdetr_mmdet {__version__}', f'MMDetection {mmdet.__version__}'
 
 def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[str] = (),
                  checkpoint: Optional[str] = None, out_file: Optional[Path] = None) -> Path:
-    """Write the report of a run, and return its file, by default ``work_dir/report.html``.
+    """Write the report of a run, and return its file.
 
     Args:
-        work_dir (Path): Work directory of the training.
+        work_dir (Path): Work directory of the run.
         compare (Sequence[Path]): Work directories of other runs, the baseline first.
-        labels (Sequence[str]): Names of these, and then of ``work_dir``.
-        checkpoint (str, optional): A file, 'best' or 'last'; by default the best there is.
+        labels (Sequence[str]): Names of ``compare``, then of ``work_dir``.
+        checkpoint (str, optional): A file, 'best' or 'last'. Defaults to the best.
+        out_file (Path, optional): Defaults to ``work_dir/report.html``.
 
     Raises:
-        ConfigError: If a log by epoch with validations, config or checkpoint is missing.
+        ConfigError: If config, checkpoint, or a log by epoch with validations is missing.
     """
     folders = [*compare, work_dir]
     if labels and len(labels) != len(folders):
-        raise ConfigError(f'--labels: {len(labels)} labels for {len(folders)} runs; give each of '
-                          '--compare one, and then WORK_DIR.')
+        raise ConfigError(f'--labels: {len(labels)} labels for {len(folders)} runs; give a label '
+                          'for each of --compare, and then for WORK_DIR.')
     out_file = out_file or work_dir / 'report.html'
     check_output('--out', out_file)
     runs = [read_run(*x) for x in zip(folders, labels or [None] * len(folders))]
@@ -71,7 +72,7 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
               for panel in panels_of(runs)}
     for panel, figure in curves.items():
         draw_panel(figure.subplots(), panel, runs)
-    # The groups of an ablation with joint self-attention do not detect alone.
+    # With joint self-attention the groups cannot be evaluated separately.
     indices = range(min(NUM_QUERIES, len(dataset)) if model.separate_self_attn else 0)
     queries = [picture for index in indices
                for picture in query_pictures(model, dataset, index, SCORE_THR, max_objects=4)]
@@ -91,7 +92,7 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
 
 
 def result_of(runs: Sequence[Run]) -> str:
-    """Return a sentence on what each run reached, the last run first."""
+    """Return a sentence with the result of each run, the last run first."""
     metric = runs[0].metric
     reached = [f'{run.label} {max(entry[metric] for entry in run.val):.3f} in {epochs} epoch'
                f'{"s" * (epochs > 1)}' for run in reversed(runs)
@@ -101,15 +102,15 @@ def result_of(runs: Sequence[Run]) -> str:
 
 def evaluate(cfg: Config, checkpoint: str,
              work_dir: Path) -> Tuple[GroupDetector, BaseDataset, Optional[Dict[str, Any]]]:
-    """Evaluate every group, or read what was recorded: the model, its test images, the record.
+    """Evaluate every group, or read the record; return model, test images and record.
 
-    The record is None without a COCO metric, and in an ablation with joint self-attention.
+    The record is None without a COCO metric, and with joint self-attention.
     """
-    cfg = for_test(cfg, checkpoint)  # the page has the one of the training
+    cfg = for_test(cfg, checkpoint)
     ranked = cfg.model.get('separate_self_attn', True) and len(coco_metrics(cfg)) == 1
     if ranked:
         evaluate_each_group(cfg, f'WORK_DIR {work_dir}')
-    cfg.update(work_dir=str(work_dir / 'report'), launcher='none')  # this is one process
+    cfg.update(work_dir=str(work_dir / 'report'), launcher='none')
     record = read_groups(checkpoint) if ranked else None
     with Console(stderr=True).status('Evaluating'), quiet_runner(cfg) as runner:
         if ranked and record is None:
@@ -121,7 +122,7 @@ def evaluate(cfg: Config, checkpoint: str,
 
 
 def embed(picture: Union[Figure, np.ndarray]) -> str:
-    """Turn a figure, or an RGB image, into an address that a page holds itself."""
+    """Return a figure or RGB image as a ``data:`` address."""
     kind, file = ('svg+xml' if isinstance(picture, Figure) else 'jpeg'), io.BytesIO()
     if isinstance(picture, Figure):
         picture.savefig(file, format='svg', bbox_inches='tight')

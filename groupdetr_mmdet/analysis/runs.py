@@ -1,4 +1,4 @@
-"""Several runs beside each other: their curves, and what it took them to get there."""
+"""Compare runs: their curves, and the time to reach the baseline's AP."""
 import json
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -16,18 +16,21 @@ INSTABILITY = 'instability/mean'
 
 
 class Run(NamedTuple):
-    """The scalars of a run, joined if it was resumed; pictures name it by ``label``."""
-    label: str
-    metric: str  #: the compared metric, COCO's AP of boxes, or the data set's own
-    train: List[dict]  #: with ``loss``, ``step`` (iterations done), ``epochs`` (done), ``hours``
-    val: List[dict]  #: with ``metric``, ``step`` (epochs done), ``hours`` (of training)
-    stability: List[dict]  #: of ``MatchingStabilityHook``, with ``step`` (epochs done)
-    folder: Path  #: of the last log of a run, beside its ``config.py``
+    """The scalars of a run, joined over resumptions."""
+    label: str  #: name in pictures
+    metric: str  #: metric to compare: COCO's AP of boxes, or the data set's
+    train: List[dict]  #: with ``loss``, ``step`` (iterations), ``epochs``, ``hours``
+    val: List[dict]  #: with ``metric``, ``step`` (epochs), ``hours`` of training
+    stability: List[dict]  #: of ``MatchingStabilityHook``, with ``step`` (epochs)
+    folder: Path  #: folder of the last log, beside its ``config.py``
 
 
 def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
-    """Read what mmengine's local visualization backend wrote in a work directory, or one run's
-    folder in it; the label is by default the name of the directory.
+    """Read the scalars of mmengine's ``LocalVisBackend``.
+
+    Args:
+        work_dir (str | Path): Work directory, or the folder of one start in it.
+        label (str, optional): Defaults to the name of the directory.
 
     Raises:
         ConfigError: If there is no log by epoch.
@@ -55,7 +58,7 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
 
 
 def read_log(file: Path) -> List[dict]:
-    """Read the entries of a ``scalars.json``; a run that was killed may have cut the last one."""
+    """Read the entries of a ``scalars.json``; a killed run may have truncated the last entry."""
     lines, entries = file.read_text(errors='replace').splitlines(), []
     for number, line in enumerate(lines, 1):
         try:
@@ -67,7 +70,7 @@ def read_log(file: Path) -> List[dict]:
 
 
 def main_metric(entry: dict) -> Optional[str]:
-    """Return the name of the metric of a validation that ranks runs, None of another entry."""
+    """Return the name of a validation's main metric, None for other entries."""
     names = [name for name in entry if '/' in name]
     if 'loss' in entry or INSTABILITY in entry or not names:
         return None
@@ -76,7 +79,7 @@ def main_metric(entry: dict) -> Optional[str]:
 
 
 def join_logs(logs: Sequence[List[dict]]) -> List[dict]:
-    """Continue each log by the log of the resumed run, which may repeat its last part."""
+    """Join the logs of a resumed run; a later log may repeat the end of the log before."""
     joined: List[dict] = []
     for log in filter(None, logs):
         joined = [entry for entry in joined if entry['step'] < log[0]['step']] + log
@@ -84,7 +87,7 @@ def join_logs(logs: Sequence[List[dict]]) -> List[dict]:
 
 
 def add_hours(run: Run) -> None:
-    """Add the hours of training, without validation, to all entries, and epochs to training's."""
+    """Add ``hours`` of training, without validation, and ``epochs`` to the entries."""
     epoch_length = max(entry['step'] / entry['epoch'] for entry in run.train)  # as far as logged
     hours, step = [0.], [0]
     for entry in run.train:
@@ -98,7 +101,7 @@ def add_hours(run: Run) -> None:
 
 
 def comparison(runs: Sequence[Run]) -> Tuple[List[str], List[List[str]]]:
-    """Make a table of what each run took to reach the final AP of the first, the baseline."""
+    """Make a table of epochs and hours until each run reached the first run's final AP."""
     metric = runs[0].metric
     for run in runs:
         if not run.val or run.metric != metric:
@@ -118,7 +121,7 @@ def comparison(runs: Sequence[Run]) -> Tuple[List[str], List[List[str]]]:
 
 
 def draw_runs(runs: Sequence[Run], out_file: Union[str, Path]) -> None:
-    """Draw AP by epoch and by hour, losses, and the instability where it was logged."""
+    """Draw AP by epoch and by hour, losses, and the instability if it was logged."""
     panels = panels_of(runs)
     fig, axes = plt.subplots(1, len(panels), squeeze=False, layout='constrained',
                              figsize=(4.2 * len(panels), 3.8))
@@ -137,7 +140,7 @@ PANELS = {
 
 
 def panels_of(runs: Sequence[Run]) -> List[str]:
-    """Return the names of the pictures that can be drawn of some runs."""
+    """Return the names of the pictures with data."""
     return [name for name, (kind, *_) in PANELS.items() if any(getattr(x, kind) for x in runs)]
 
 

@@ -1,1 +1,1 @@
-"""A trained detector at work, by one group of queries: inference on folders, and ONNX."""
+"""Inference on folders, and export to ONNX."""

@@ -1,4 +1,4 @@
-"""Export a trained detector to ONNX, and compare the two."""
+"""Export a trained detector to ONNX, and compare it with PyTorch."""
 import copy
 import io
 import json
@@ -24,23 +24,23 @@ from ..io import write_atomically
 
 INPUTS, OUTPUTS = ('images', 'image_sizes'), ('boxes', 'scores', 'labels')
 OPSET = 18
-OPSETS = range(16, 21)  # GridSample of deformable attention is in 16, and the exporter ends at 20
+OPSETS = range(16, 21)  # from GridSample of deformable attention to the exporter's newest
 BOX_TOLERANCE = 1e-3  # relative to the longer side of the image
 SCORE_TOLERANCE = 1e-3
-# Share of DINO's detections that may differ: its content queries belong to the ranks of the
-# proposals, and two proposals of nearly equal score change their ranks by a rounding.
+# Share of DINO's detections that may differ: a content query belongs to a rank of the proposals,
+# and rounding can swap the ranks of proposals with nearly equal scores.
 SWAPPED_TOLERANCE = 0.02
 Size = Tuple[int, int]
-Run = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]  # from INPUTS to OUTPUTS
-# (height, width) of the images of two batches: one alone, and one with padding in both directions.
+Run = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]  # INPUTS -> OUTPUTS
+# (height, width) of the images of two batches, the second with padding in both directions
 CHECKED_BATCHES: Sequence[Sequence[Size]] = (((320, 416), ), ((250, 441), (379, 318)))
 
 
 class OnnxDetector(nn.Module):
-    """A DETR of mmdet in evaluation mode, stock or with groups, from tensors to tensors.
+    """A DETR of mmdet in evaluation mode, stock or with groups, as a function of tensors.
 
-    The detector does everything but two steps for which mmdet reads each image's size in Python:
-    the padding masks and the scaling of the boxes. They are tensor operations here.
+    Padding masks and the scaling of boxes, for which mmdet reads each image's size in Python, are
+    tensor operations here.
     """
 
     def __init__(self, detector: nn.Module) -> None:
@@ -80,10 +80,10 @@ class OnnxDetector(nn.Module):
 
     def masked_inputs(self, feats: Sequence[Tensor], image_sizes: Tensor,
                       batch_size: Size) -> Dict[str, Tensor]:
-        """Compute what the padding changes of a transformer's inputs, by mmdet's names of them.
+        """Compute the inputs of the transformer that depend on padding, under mmdet's names.
 
-        They are the padding masks, True at padding, (bs, num_feat_points), the positional
-        encodings, (bs, num_feat_points, dim), and the valid share (w, h), (bs, num_levels, 2).
+        These are padding masks, True at padding, shape (bs, num_feat_points), positional
+        encodings, (bs, num_feat_points, dim), and valid ratios (w, h), (bs, num_levels, 2).
         """
         detector = self.detector
         y, x = (torch.arange(size, device=image_sizes.device) for size in batch_size)
@@ -101,13 +101,13 @@ class OnnxDetector(nn.Module):
 
     def _select(self, logits: Tensor, boxes: Tensor,
                 image_sizes: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Pick the best of all N queries, as mmdet's head does image by image; see ``forward``."""
-        if self.detector.bbox_head.loss_cls.use_sigmoid:  # a query can detect in each class
+        """Select the best detections, as mmdet's head; returns as ``forward``."""
+        if self.detector.bbox_head.loss_cls.use_sigmoid:  # a query can detect several classes
             num_classes = logits.size(-1)
             scores, index = logits.sigmoid().flatten(1).topk(self.max_per_img)
             query, labels = index // num_classes, index % num_classes
         else:
-            scores, labels = logits.softmax(-1)[..., :-1].max(-1)  # the background is the last
+            scores, labels = logits.softmax(-1)[..., :-1].max(-1)  # without background
             scores, query = scores.topk(self.max_per_img)
             labels = labels.gather(1, query)
         scale = image_sizes.flip(1).repeat(1, 2)[:, None].to(boxes)  # (bs, 1, 4): w, h, w, h
@@ -116,8 +116,8 @@ class OnnxDetector(nn.Module):
 
 
 def check_exportable(detector: nn.Module) -> None:
-    """Check that :class:`OnnxDetector` can run a detector, and that it detects by one group."""
-    # Detectors that derive from DINO, such as DDQ and Grounding DINO, select in ways of their own.
+    """Raise a ConfigError unless :class:`OnnxDetector` can run a detector by one group."""
+    # Subclasses of DINO in mmdet, such as DDQ and Grounding DINO, select detections differently.
     of_mmdet = (base for base in type(detector).__mro__ if base.__module__.startswith('mmdet.'))
     if next(of_mmdet, None) not in (DETR, ConditionalDETR, DABDETR, DeformableDETR, DINO):
         raise ConfigError(f'model.type={type(detector).__name__} cannot be exported: DETR, '
@@ -129,7 +129,7 @@ def check_exportable(detector: nn.Module) -> None:
 
 
 def count_predictions(detector: nn.Module) -> int:
-    """Count what can be detected in an image: with a sigmoid, every class of every query."""
+    """Return the most detections of an image: with a sigmoid, every class of every query."""
     num_queries = detector.num_queries * max(1, getattr(detector, 'num_patterns', 0))
     head = detector.bbox_head
     return num_queries * (head.cls_out_channels if head.loss_cls.use_sigmoid else 1)
@@ -137,25 +137,25 @@ def count_predictions(detector: nn.Module) -> int:
 
 def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any],
                 opset: int = OPSET) -> Dict[str, float]:
-    """Write an ONNX file, after it was found to detect what the detector does.
+    """Write an ONNX file, if its detections equal the detector's.
 
     Args:
         detector (nn.Module): On the CPU, with its weights.
         path (Path): File to write.
-        metadata (dict): Entries of the file, text or what becomes JSON.
+        metadata (dict): Entries of the file, texts or values for JSON.
         opset (int): Version of ONNX's operators, 16 to 20. Defaults to 18.
 
     Returns:
         dict[str, float]: See :func:`largest_differences`.
 
     Raises:
-        ConfigError: If the file finds something else. No file is written then.
+        ConfigError: If the detections differ.
     """
     import onnx
-    import onnxruntime  # noqa: F401, missing before the minutes of tracing, and not after
+    import onnxruntime  # noqa: F401, so that a missing package is an error before tracing
     module = OnnxDetector(detector)
     model = onnx.load_from_string(trace(module, opset))
-    for output in model.graph.output:  # the exporter writes no number here
+    for output in model.graph.output:  # the exporter leaves this dimension open
         output.type.tensor_type.shape.dim[1].dim_value = module.max_per_img
     onnx.helper.set_model_props(model, {key: value if isinstance(value, str) else json.dumps(value)
                                         for key, value in metadata.items()})
@@ -171,14 +171,14 @@ def export_onnx(detector: nn.Module, path: Path, metadata: Dict[str, Any],
 
 
 def trace(module: OnnxDetector, opset: int) -> bytes:
-    """Make the file of the graph, with the number and size of the images left open.
+    """Return an ONNX file for any number and size of images.
 
-    The exporter by TorchScript follows sizes through mmdet's deformable attention, where they are
-    elements of tensors; ``torch.export`` stops at them.
+    By TorchScript, which traces the sizes in mmdet's deformable attention, elements of tensors;
+    ``torch.export`` fails at them.
     """
     batch, file = {0: 'batch'}, io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # for the exporter's developers, or of fixed numbers
+        warnings.simplefilter('ignore')  # of numbers that tracing fixes
         torch.onnx.export(
             module, random_batch(CHECKED_BATCHES[-1]), file, input_names=INPUTS,
             output_names=OUTPUTS, opset_version=opset, **onnx_exporter(),
@@ -188,7 +188,7 @@ def trace(module: OnnxDetector, opset: int) -> bytes:
 
 
 def random_batch(sizes: Sequence[Size], seed: int = 0) -> Tuple[Tensor, Tensor]:
-    """Random images of the given (height, width), padded with zeros, and their sizes."""
+    """Return random images of the given (height, width), padded with zeros, and their sizes."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.zeros(len(sizes), 3, *(max(side) for side in zip(*sizes)))
     for image, (height, width) in zip(images, sizes):
@@ -208,10 +208,19 @@ def onnxruntime_model(path: Union[str, bytes], num_threads: int = 0) -> Run:
 def check_onnx(path: Union[str, bytes], detector: nn.Module,
                batches: Sequence[Sequence[Size]] = CHECKED_BATCHES,
                load: Callable[[Any], Run] = onnxruntime_model) -> Dict[str, float]:
-    """Run an ONNX file, or its content, and the detector on the same random images.
+    """Compare an ONNX file, or its content, with the detector on random images.
 
-    ``batches`` are the (height, width) in pixels of the images of each batch, and ``load`` makes
-    of the file what runs it. Returns the largest :func:`largest_differences` of all images.
+    Args:
+        path (str | bytes): The file or its content.
+        detector (nn.Module): The detector.
+        batches (Sequence): (height, width) in pixels of the images of each batch.
+        load (Callable): Returns the function that runs a file.
+
+    Returns:
+        dict[str, float]: The largest :func:`largest_differences` of all images.
+
+    Raises:
+        RuntimeError: If the detections differ.
     """
     run, found = load(path), []
     swapped = SWAPPED_TOLERANCE if isinstance(detector, DINO) else 0.
@@ -226,7 +235,7 @@ def check_onnx(path: Union[str, bytes], detector: nn.Module,
 
 
 def detect(detector: nn.Module, images: Tensor, sizes: Sequence[Size]) -> List[InstanceData]:
-    """Detect objects by mmdet's own way in a batch of images of the given (height, width)."""
+    """Detect objects with mmdet's ``predict``; ``sizes`` are the images' (height, width)."""
     shape = tuple(images.shape[-2:])
     samples = [DetDataSample(metainfo=dict(img_shape=tuple(size), batch_input_shape=shape))
                for size in sizes]
@@ -235,7 +244,7 @@ def detect(detector: nn.Module, images: Tensor, sizes: Sequence[Size]) -> List[I
 
 @torch.no_grad()
 def predict(detector: nn.Module, images: Tensor, sizes: Sequence[Size]) -> List[InstanceData]:
-    """Every class of every query, first the ``max_per_img`` detections."""
+    """Return the detections of every class of every query, the best first."""
     detector = copy.deepcopy(detector).eval()
     head = detector.bbox_head
     head.test_cfg = dict(head.test_cfg, max_per_img=count_predictions(detector))
@@ -246,16 +255,16 @@ def largest_differences(actual: InstanceData, expected: InstanceData, side: int,
                         swapped: float = 0.) -> Dict[str, float]:
     """Compare the detections of two runtimes in an image whose longer side has ``side`` pixels.
 
-    Predictions of equal score may come in any order, and any of them may have just missed the
-    limit of detections. Therefore the scores are compared in order, and each of ``actual`` is
-    looked for among all of its label in ``expected``: as many or more, of falling scores.
+    Detections of equal score may be in any order, or missing behind the limit of detections. So
+    scores are compared in order, and each detection of ``actual`` with the nearest detection of
+    its label and score in ``expected``, which has at least as many, of falling scores.
 
     Returns:
-        dict[str, float]: ``pixels``, largest difference of a coordinate;
-        ``score``, of the scores in order; ``swapped``, the share that was not found.
+        dict[str, float]: ``pixels``, largest difference of a coordinate; ``score``, largest
+        difference of a score; ``swapped``, share of detections without a near detection.
 
     Raises:
-        RuntimeError: If the scores differ, or a larger share than ``swapped`` is not found.
+        RuntimeError: If scores differ, or ``swapped`` is exceeded.
     """
     score = (actual.scores - expected.scores[:len(actual.scores)]).abs().max().item()
     pixels = torch.cdist(actual.bboxes, expected.bboxes, p=float('inf'))
@@ -267,7 +276,7 @@ def largest_differences(actual: InstanceData, expected: InstanceData, side: int,
     if not score <= SCORE_TOLERANCE or share > swapped:
         worst = actual[pixels.argmax().item()]
         box = [round(x, 1) for x in worst.bboxes[0].tolist()]
-        raise RuntimeError('The ONNX model does not find what PyTorch finds: label '
+        raise RuntimeError('The detections of ONNX and PyTorch differ: label '
                            f'{worst.labels.item()} with score {worst.scores.item():.4f} at {box} '
-                           'is something else there.')
+                           'is missing in PyTorch.')
     return dict(pixels=pixels[~missed].max().item(), score=score, swapped=share)

@@ -1,4 +1,4 @@
-"""Detect objects in folders of images, over mmdet's ``DetInferencer``."""
+"""Detect objects in folders of images, with mmdet's ``DetInferencer``."""
 import copy
 import glob
 import json
@@ -29,10 +29,14 @@ from ..io import check_path
 
 
 def find_images(inputs: Sequence[str]) -> List[str]:
-    """Find the images that a user names, each once, in the order of ``inputs``, sorted in each.
+    """Return the images of files, folders and glob patterns, each once.
 
-    ``inputs`` are files, folders (their image files or, where there are none, the image files of
-    folders inside) and glob patterns, where ``**`` is any number of folders.
+    A folder stands for its image files, or, without image files, for the image files of all
+    folders inside. In a pattern ``**`` is any number of folders. The order is that of ``inputs``;
+    the images of an input are sorted.
+
+    Raises:
+        ConfigError: If an input has no image.
     """
     images: Dict[str, str] = {}
     for name in inputs:
@@ -52,13 +56,17 @@ def find_images(inputs: Sequence[str]) -> List[str]:
 
 
 def match_images(pattern: str) -> List[str]:
-    """The image files that match a glob pattern, sorted."""
+    """Return the image files that match a glob pattern, sorted."""
     return sorted(path for path in glob.glob(pattern, recursive=True)
                   if path.lower().endswith(IMG_EXTENSIONS) and not osp.isdir(path))
 
 
 def class_names(cfg: Config, checkpoint: Dict[str, Any]) -> List[str]:
-    """Class names by label, of a checkpoint or else of the data set; they must fit the model."""
+    """Return the class names of a checkpoint or else of the data set, by label.
+
+    Raises:
+        ConfigError: If their number differs from the model's.
+    """
     meta = checkpoint.get('meta', {}).get('dataset_meta')
     if not meta:
         dataset = cfg.test_dataloader.dataset
@@ -68,22 +76,22 @@ def class_names(cfg: Config, checkpoint: Dict[str, Any]) -> List[str]:
     num_classes = head.get('num_classes') if isinstance(head, dict) else None
     if num_classes and len(names) != num_classes:
         raise ConfigError(f'model.bbox_head.num_classes={num_classes}, and there are {len(names)} '
-                          f'class names ({", ".join(names[:3])}, ...): take a checkpoint and a '
+                          f'class names ({", ".join(names[:3])}, ...): use a checkpoint and a '
                           'test_dataloader.dataset.metainfo.classes of the same classes.')
     return names
 
 
 class Inferencer(DetInferencer):
-    """``DetInferencer`` that continues after an image that fails, and refuses other weights.
+    """``DetInferencer`` that loads weights strictly and continues after an unreadable image.
 
     Args:
         cfg (Config): Config of the detector.
         weights (str): Path or URL of its checkpoint.
-        device (str, optional): Device, the best one by default.
+        device (str, optional): Defaults to the best device.
 
     Attributes:
         classes (list[str]): Class names by label.
-        failed (dict[str, str]): Why each image was skipped.
+        failed (dict[str, str]): Path of each skipped image -> reason.
     """
 
     def __init__(self, cfg: Config, weights: str, device: Optional[str] = None) -> None:
@@ -91,12 +99,12 @@ class Inferencer(DetInferencer):
         self._weights, self._checkpoint = weights, read_checkpoint(weights)
         cfg = copy.deepcopy(cfg)
         cfg.visualizer = dict(cfg.get('visualizer') or dict(type='DetLocalVisualizer'),
-                              vis_backends=[])  # the caller chooses where pictures go
+                              vis_backends=[])  # pictures are written by `draw`
         super().__init__(cfg, device=device, show_progress=False)
         self.classes = list(self.model.dataset_meta['classes'])
 
     def _init_collate(self, cfg: Config) -> Callable:
-        # mmdet has no registry of functions, and its inferencer warns that it looks elsewhere.
+        # The parent would warn that mmdet has no registry of functions.
         collate_fn = cfg.test_dataloader.get('collate_fn', {})
         return FUNCTIONS.get(collate_fn.get('type', 'pseudo_collate'))
 
@@ -106,10 +114,10 @@ class Inferencer(DetInferencer):
         super()._load_weights_to_model(model, dict(meta=meta, state_dict=model.state_dict()), cfg)
         meta = model.dataset_meta
         if isinstance(meta['palette'], list) and len(meta['palette']) < len(meta['classes']):
-            meta['palette'] = 'random'  # such as CocoDataset's 80 colors, with more classes
+            meta['palette'] = 'random'  # more classes than CocoDataset's 80 colors
 
     def detect(self, paths: Sequence[str]) -> Iterator[Tuple[str, DetDataSample]]:
-        """Yield path and detections of each image of a batch; ``failed`` has the failed images."""
+        """Yield path and detections of each image of a batch; add skipped images to ``failed``."""
         batch = []
         for path in paths:
             try:
@@ -126,11 +134,11 @@ class Inferencer(DetInferencer):
             if len(batch) == 1:
                 self.failed[readable[0]] = first_line(error)
                 return
-            found = (x for path in readable for x in self.detect([path]))  # alone, in less memory
+            found = (x for path in readable for x in self.detect([path]))  # needs less memory
         yield from found
 
     def draw(self, path: str, sample: DetDataSample, out_file: str) -> None:
-        """Draw detections into a copy of their image."""
+        """Draw detections into a copy of their image, and write it to ``out_file``."""
         self.visualizer.add_datasample(
             path, mmcv.imread(path, channel_order='rgb'), sample, draw_gt=False, pred_score_thr=0)
         mmcv.imwrite(self.visualizer.get_image()[..., ::-1], out_file,
@@ -138,13 +146,17 @@ class Inferencer(DetInferencer):
 
 
 def filtered(instances: InstanceData, score_thr: float, labels: Sequence[int]) -> InstanceData:
-    """Keep the detections of some labels with at least some score."""
+    """Keep detections of ``labels`` with scores of at least ``score_thr``."""
     wanted = torch.isin(instances.labels, instances.labels.new_tensor(labels))
     return instances[wanted & (instances.scores >= score_thr)]
 
 
 def find_labels(wanted: Sequence[str], classes: Sequence[str]) -> List[int]:
-    """Labels of classes that a user names; all of them for none."""
+    """Return the labels of class names, all labels without names.
+
+    Raises:
+        ConfigError: If a name is unknown.
+    """
     unknown = [name for name in wanted if name not in classes]
     if unknown:
         raise ConfigError(f'--classes {unknown[0]} is not one of the classes: choose from '
@@ -153,11 +165,11 @@ def find_labels(wanted: Sequence[str], classes: Sequence[str]) -> List[int]:
 
 
 class CocoIds:
-    """The ids of images, by path, and of categories, by label, in COCO's results format.
+    """Ids of images, by path, and of categories, by label, for COCO's results format.
 
-    Without ``ann_file``, an image's id is the number that its name is, as in COCO, or its
-    position from 1 where not all names are different numbers; a category's id is COCO's own for
-    COCO's classes, and otherwise its label plus 1.
+    Without ``ann_file``, the id of an image is its name if all names are different numbers, as in
+    COCO, else its position from 1. The id of a category is COCO's for COCO's classes, else its
+    label plus 1.
 
     Args:
         classes (Sequence[str]): Class names by label.
@@ -177,7 +189,7 @@ class CocoIds:
         self.categories = COCO_IDS if is_coco else range(1, len(classes) + 1)
 
     def results(self, path: str, instances: InstanceData) -> List[Dict[str, Any]]:
-        """Detections of an image, boxes as (x, y, width, height) in pixels."""
+        """Return the detections of an image, boxes as (x, y, width, height) in pixels."""
         boxes = instances.bboxes.cpu()
         boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
         columns = (x.tolist() for x in (instances.labels, boxes, instances.scores))
@@ -188,12 +200,15 @@ class CocoIds:
 
 def annotated_ids(classes: Sequence[str], paths: Sequence[str],
                   ann_file: str) -> Tuple[Dict[str, int], Sequence[int]]:
-    """Return the ids that annotations give to images, by path, and to categories, by label.
+    """Return the ids of images, by path, and of categories, by label, in annotations.
 
-    An image is the one of its name; of several the one whose folders are the path's last ones.
+    Images are found by name, and among equal names by the last folders of the path.
+
+    Raises:
+        ConfigError: If an image or class is missing, or an image is not unique.
     """
     check_path('--ann-file', ann_file)
-    named = defaultdict(list)  # name of an image -> its folders, the last one first, and its id
+    named = defaultdict(list)  # name of an image -> its folders, innermost first, and its id
     try:
         coco = json.loads(Path(ann_file).read_text())
         for image in coco['images']:

@@ -1,4 +1,4 @@
-"""What happens to an image before it goes into an exported detector, as the file describes it."""
+"""Describe the preprocessing of images for an exported detector."""
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, Sequence
@@ -15,18 +15,22 @@ from torch import nn
 from ..errors import ConfigError
 
 RESIZES = tuple(x.Resize._resize_img for x in (transforms, mmdet.datasets.transforms))
-SIZES = 2 * ((480, 640), (333, 500), (640, 426), (97, 131))  # (h, w); twice: a step may be random
+SIZES = 2 * ((480, 640), (333, 500), (640, 426), (97, 131))  # (h, w); twice, to find random steps
 
 
 def describe_preprocessing(cfg: Config, preprocessor: nn.Module,
                            backends: Sequence[str] = ('cv2', )) -> Dict[str, Any]:
-    """Describe a config's test pipeline and data preprocessor, and compare both with what they do.
+    """Describe a config's test pipeline and data preprocessor.
 
-    ``backends`` are the libraries by which the pipeline may resize.
+    The description is compared with the pipeline on random images. ``backends`` are the libraries
+    that the pipeline may resize with.
 
     Returns:
-        dict: ``mean`` and ``std`` of the channels, ``channels``, which is 'RGB' or 'BGR', and
-        ``resize``, a dict of ``scale``, (width, height) or None, and ``keep_ratio``.
+        dict: ``mean`` and ``std`` of the channels, ``channels``, 'RGB' or 'BGR', and ``resize``, a
+        dict of ``scale``, (width, height) or None, and ``keep_ratio``.
+
+    Raises:
+        ConfigError: If the pipeline does more.
     """
     steps = Compose(cfg.test_dataloader.dataset.pipeline)
     steps.transforms = [x for x in steps.transforms if not isinstance(
@@ -60,7 +64,7 @@ def describe_preprocessing(cfg: Config, preprocessor: nn.Module,
 
 
 def run_pipeline(steps: Compose, preprocessor: nn.Module, image: np.ndarray) -> np.ndarray:
-    """Return what the detector gets of a BGR image (h, w, 3), shape (channels, h, w)."""
+    """Run the pipeline on a BGR image (h, w, 3); returns shape (channels, h, w)."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, 'image.png'))
         cv2.imwrite(path, image)
@@ -70,7 +74,7 @@ def run_pipeline(steps: Compose, preprocessor: nn.Module, image: np.ndarray) -> 
 
 def preprocess(image: np.ndarray, description: Dict[str, Any],
                backend: str = 'cv2') -> np.ndarray:
-    """Do what the description gives, as ``examples/detect_onnx.py``; shapes as above."""
+    """Preprocess an image by a description, as ``examples/detect_onnx.py``; shapes as above."""
     height, width = image.shape[:2]
     size = tuple(description['resize']['scale'] or (width, height))
     if description['resize']['keep_ratio']:

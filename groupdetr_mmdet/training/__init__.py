@@ -1,1 +1,1 @@
-"""A run of the commands: its config, its runner, its cost, its progress."""
+"""Runs: config, runner, dry run, progress."""

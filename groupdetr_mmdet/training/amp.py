@@ -10,10 +10,10 @@ from torch import nn
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """``OptimWrapper`` whose forward passes run under autocast to bfloat16 on the CPU.
+    """``OptimWrapper`` with autocast to bfloat16 on the CPU.
 
-    mmengine's ``AmpOptimWrapper`` needs a GPU. bfloat16 has the range of float32, so no loss is
-    scaled; weights, gradients, losses and boxes stay in float32.
+    mmengine's ``AmpOptimWrapper`` requires a GPU. bfloat16 has the range of float32, so losses are
+    not scaled. Weights, gradients, losses and boxes stay in float32.
     """
 
     @contextlib.contextmanager

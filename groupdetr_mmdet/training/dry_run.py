@@ -1,4 +1,4 @@
-"""Dry run: time a few training steps, measure their memory, and forecast the whole training."""
+"""Dry run: measure time and memory of a few training steps, and forecast the training."""
 import copy
 import math
 import resource
@@ -24,7 +24,7 @@ GPU_SIZES = (8, 12, 16, 24, 48, 80)  # GiB
 
 
 def measure(cfg: Config) -> List[Tuple[str, str]]:
-    """Train a few steps of a config; return a table of what the whole training takes."""
+    """Train a few steps of a config; return a table of time and memory of the training."""
     with tempfile.TemporaryDirectory() as folder, quiet_runner(few_steps(cfg, folder)) as runner:
         runner.train()
         peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else \
@@ -41,9 +41,9 @@ def measure(cfg: Config) -> List[Tuple[str, str]]:
 
 
 def few_steps(cfg: Config, work_dir: str) -> Config:
-    """Copy a config for a few steps without validation, checkpoints and curves."""
+    """Copy a config for a few steps without validation, checkpoints and logs of scalars."""
     cfg, steps = copy.deepcopy(cfg), WARM_UP + TIMED
-    for _, part in iter_dicts(cfg.model, 'model'):  # weights change no time, and may be far away
+    for _, part in iter_dicts(cfg.model, 'model'):  # do not download weights
         inits = part.get('init_cfg') or []
         if any(x.get('type') == 'Pretrained' for x in (
                 inits if isinstance(inits, (list, tuple)) else [inits])):
@@ -57,7 +57,7 @@ def few_steps(cfg: Config, work_dir: str) -> Config:
 
 
 def describe(cfg: Config, runner: Runner, peak: int) -> List[Tuple[str, str]]:
-    """Make the table from a runner that has trained a few steps, with a peak in bytes."""
+    """Return the table of a runner that has trained a few steps; ``peak`` is in bytes."""
     seconds = runner.message_hub.get_scalar('train/time').mean(TIMED)
     lr = max(group.get('initial_lr', group['lr'])  # before any schedule
              for group in runner.optim_wrapper.optimizer.param_groups)
@@ -78,11 +78,11 @@ def describe(cfg: Config, runner: Runner, peak: int) -> List[Tuple[str, str]]:
 def describe_groups(peak: int, group: int, num_groups: int, memory: Optional[int]) -> str:
     """Describe how many groups at once fit into ``memory`` bytes, or into common GPUs.
 
-    ``peak`` is the memory of all groups and ``group`` of each, in bytes.
+    ``peak`` is the memory with all groups at once, ``group`` the memory of a group, in bytes.
     """
     peaks, fits = [peak - n * group for n in reversed(range(num_groups))], {}
     for size in [memory] if memory else [size * GIB for size in GPU_SIZES]:
-        if num_groups not in fits.values():  # in larger GPUs all groups fit, too
+        if num_groups not in fits.values():  # leave out larger GPUs
             fits[size] = sum(x <= size for x in peaks)
     found = ', '.join(f'{n} in {size / GIB:.0f} GiB' for size, n in fits.items() if n)
     return (f'{peak / GIB:.1f} GiB with all {num_groups} groups at once, {peaks[0] / GIB:.1f} GiB '
@@ -90,13 +90,13 @@ def describe_groups(peak: int, group: int, num_groups: int, memory: Optional[int
 
 
 def is_slow(cfg: Config) -> bool:
-    """Whether a CPU trains a large backbone."""
+    """Return whether a CPU trains a large backbone."""
     return not torch.cuda.is_available() and \
         cfg.model.get('backbone', {}).get('depth') in (50, 101, 152)
 
 
 def bytes_of_a_group(model: nn.Module, data: dict) -> int:
-    """Count what a step keeps for each group of a batch; 0 where groups cannot take turns."""
+    """Return the bytes that autograd saves for a group, 0 without ``groups_at_once``."""
     if not (isinstance(model, GroupQueries) and model.separate_self_attn and
             model.num_query_groups > 1):
         return 0
@@ -111,13 +111,13 @@ def bytes_of_a_group(model: nn.Module, data: dict) -> int:
 
 
 def kept_bytes(compute: Callable[[], object]) -> int:
-    """Count the bytes that autograd keeps of a computation, each tensor once."""
+    """Return the bytes that autograd saves for the backward pass, each tensor once."""
     kept = {}
 
     def keep(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
-        return x  # so that its address is not given to another tensor
+        return x  # keeps the address in use
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         result = compute()

@@ -5,20 +5,20 @@ from mmengine.hooks import EarlyStoppingHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-STATE = 'groupdetr_early_stopping'  # key of a checkpoint
+STATE = 'groupdetr_early_stopping'  # key in a checkpoint
 
 
 @HOOKS.register_module()
 class RisenEarlyStoppingHook(EarlyStoppingHook):
-    """``EarlyStoppingHook`` that counts no validation before the metric has risen above noise.
+    """``EarlyStoppingHook`` that starts to count once the metric has reached ``risen``.
 
-    A DETR stays near AP 0 for its first epochs: up to .006 in the runs that the documentation
-    reports. A metric that never reaches ``risen`` ends no training.
+    A DETR stays near AP 0 in its first epochs, up to .006 in the runs of the documentation. If the
+    metric never reaches ``risen``, the training is not stopped.
 
     Args:
-        risen (float): Value of the metric that is above noise. Defaults to 0.02.
+        risen (float): Value of the metric above noise. Defaults to 0.02.
         min_delta (float): Least gain of a better result. Defaults to 0.001.
-        kwargs: Of the parent.
+        kwargs: As for the parent.
     """
 
     def __init__(self, *args: Any, risen: float = 0.02, min_delta: float = 0.001,
@@ -27,18 +27,18 @@ class RisenEarlyStoppingHook(EarlyStoppingHook):
         self.risen = risen
 
     def before_run(self, runner: Runner) -> None:
-        """Make the parent's check in training alone: a test has no training loop."""
+        """Do nothing: the parent's check fails in a test, which has no training loop."""
 
     def before_train(self, runner: Runner) -> None:
-        """Check that the loop can be stopped."""
+        """Check that the training loop can be stopped."""
         super().before_run(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Keep the best result, and how many validations since were no better."""
+        """Save the best result and the number of validations since."""
         checkpoint[STATE] = dict(best_score=float(self.best_score), wait_count=self.wait_count)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Continue to count in a resumed run."""
+        """Restore both in a resumed run."""
         if runner._resume:
             vars(self).update(checkpoint.get(STATE) or {})
 

@@ -1,4 +1,4 @@
-"""Options of a run that need no new config: each function changes a config."""
+"""Options of ``groupdetr train``: each function changes a config, in place."""
 from typing import Optional
 
 from mmengine.config import Config, ConfigDict
@@ -11,7 +11,7 @@ AP = 'coco/bbox_mAP'
 
 
 def set_amp(cfg: Config) -> None:
-    """Train with automatic mixed precision, on a CPU in bfloat16."""
+    """Train with automatic mixed precision; on a CPU in bfloat16."""
     if get_device() != 'cpu':
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
         return
@@ -21,7 +21,7 @@ def set_amp(cfg: Config) -> None:
 
 
 def set_epochs(cfg: Config, epochs: int) -> None:
-    """Train for a number of epochs; rate and augmentation change at the same fractions."""
+    """Set the number of epochs; learning rate and augmentation change at the same fractions."""
     if 'max_epochs' not in cfg.train_cfg:
         raise ConfigError('--epochs: train_cfg of the config counts no epochs; set its max_iters '
                           'with --cfg-options train_cfg.max_iters=N.')
@@ -32,7 +32,7 @@ def set_epochs(cfg: Config, epochs: int) -> None:
             for key in ('begin', 'end', 'T_max'):
                 if scheduler.get(key):
                     scheduler[key] = max(1, round(scheduler[key] * ratio))
-            if 'begin' in scheduler:  # a schedule needs one epoch
+            if 'begin' in scheduler:  # a schedule requires an epoch
                 scheduler.begin = min(scheduler.begin, epochs - 1)
             if 'milestones' in scheduler:
                 scheduler.milestones = sorted({max(1, round(x * ratio))
@@ -45,8 +45,8 @@ def set_epochs(cfg: Config, epochs: int) -> None:
 def set_batch_size(cfg: Config, batch_size: int) -> None:
     """Set the images of a step in each process, and keep the images of an update.
 
-    Gradients are accumulated until an update has the config's number of images. A larger step
-    makes a larger update.
+    Gradient accumulation keeps the config's number of images of an update. If a step has more
+    images, so has the update.
     """
     images = cfg.train_dataloader.batch_size * cfg.optim_wrapper.get('accumulative_counts', 1)
     cfg.train_dataloader.batch_size = batch_size
@@ -54,20 +54,24 @@ def set_batch_size(cfg: Config, batch_size: int) -> None:
 
 
 def scale_for_accumulation(cfg: Config) -> None:
-    """Let ``auto_scale_lr``, which counts the images of a step, count the images of an update."""
+    """Let ``auto_scale_lr`` count the images of an update instead of a step."""
     steps, scale = cfg.optim_wrapper.get('accumulative_counts', 1), cfg.get('auto_scale_lr') or {}
     if scale.get('enable') and 'base_batch_size' in scale:
         scale.base_batch_size /= steps
 
 
 def average_weights(cfg: Config) -> None:
-    """Average the weights of all steps (EMA), and evaluate the averaged weights."""
+    """Average the weights of all steps (EMA), and evaluate the average."""
     add_hook(cfg, type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.0002, update_buffers=True,
              priority=49)
 
 
 def stop_early(cfg: Config, patience: int) -> None:
-    """End a run after that many validations in a row without a better result."""
+    """End a run after ``patience`` validations in a row without a better result.
+
+    Raises:
+        ConfigError: If the metric to follow is unknown.
+    """
     metric = (checkpoint_hook(cfg) or {}).get('save_best', 'auto')
     metric = metric[0] if isinstance(metric, (list, tuple)) else metric
     kinds = [str(x.get('type')) for _, x in iter_dicts(cfg.get('val_evaluator'), '')]
@@ -80,7 +84,7 @@ def stop_early(cfg: Config, patience: int) -> None:
 
 
 def log_to(cfg: Config, backend: str) -> None:
-    """Write curves with 'Tensorboard' or 'Wandb', too."""
+    """Also log scalars to 'Tensorboard' or 'Wandb'."""
     visualizer = cfg.setdefault('visualizer', dict(
         type='DetLocalVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')]))
     added = dict(type=f'{backend}VisBackend')
@@ -95,20 +99,20 @@ def keep_best(cfg: Config) -> None:
 
 
 def checkpoint_hook(cfg: Config) -> Optional[ConfigDict]:
-    """Return the config of the hook that writes checkpoints; None where the config has none."""
+    """Return the config of the hook that writes checkpoints, None if it is switched off."""
     cfg.default_hooks = cfg.get('default_hooks') or {}
     return cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
 
 
 def fetch_once(cfg: Config) -> None:
-    """Load no weights of the backbone where ``load_from`` has the weights of the whole model."""
+    """Do not load backbone weights if ``load_from`` has the weights of the whole model."""
     backbone = cfg.model.get('backbone')
     if backbone and cfg.get('load_from') and not (cfg.get('resume') or cfg.allow_missing):
         backbone.init_cfg = None
 
 
 def add_hook(cfg: Config, **hook) -> None:
-    """Add a hook to the custom hooks of a config, in the place of another of its type."""
+    """Add a custom hook to a config, or replace the hook of the same type."""
     others = [x for x in cfg.get('custom_hooks') or []
               if not isinstance(x, dict) or x.get('type') != hook['type']]
     cfg.custom_hooks = [*others, hook]

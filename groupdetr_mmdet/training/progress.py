@@ -18,17 +18,17 @@ from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingC
 from .options import AP
 from .runner import build_runner
 
-WINDOW = 50  # steps whose losses are averaged
-# Warnings at every start: one for each frozen parameter, and about mmengine's own old names
+WINDOW = 50  # steps to average the loss over
+# Warnings at every start: for each frozen parameter, and of deprecated names in mmengine
 ROUTINE = re.compile('is skipped since its requires_grad=False|will be deprecated in future')
 LIBRARIES = {'groupdetr_mmdet', 'mmengine', 'mmcv', 'mmdet', 'pycocotools', 'torch'}
 
 
 class QuietRunner(Runner):
-    """``Runner`` whose terminal shows warnings only; the log file has everything."""
+    """``Runner`` that logs warnings to the terminal, and everything to the log file."""
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
-        """Build the logger, whose warnings appear where :class:`Prints` shows lines."""
+        """Build the logger, which shows warnings above the progress bar."""
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
             if type(handler) is logging.StreamHandler:
@@ -46,7 +46,7 @@ class Prints(io.TextIOBase):
         self.shown = FileProxy(console, console.file)
 
     def write(self, text: str) -> int:
-        """Show or log a text, by the module that prints it."""
+        """Show or log a text, depending on the module that prints it."""
         module = sys._getframe(1).f_globals.get('__name__', '')
         if module.partition('.')[0] not in LIBRARIES:
             return self.shown.write(text)
@@ -69,7 +69,7 @@ class ProgressHook(Hook):
             'starting', total=runner.max_iters, completed=runner.iter)
 
     def after_train_iter(self, runner: Runner, **kwargs: Any) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         ap = f'  AP {self.best:.3f}' if self.best else ''
         self.progress.update(self.task, completed=runner.iter + 1, description=(
             f'epoch {runner.epoch + 1}/{runner.max_epochs}  loss {loss(runner):.3f}{ap}'))
@@ -85,7 +85,7 @@ class ProgressHook(Hook):
             self.progress.advance(self.evaluation)
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
-        """Print a line for the epoch."""
+        """Print a line with loss and AP."""
         self.progress.remove_task(self.evaluation)
         found = metrics or {}
         best = ' (best)' if found.get(AP, 0) > self.best else ''
@@ -96,18 +96,18 @@ class ProgressHook(Hook):
 
 
 def loss(runner: Runner) -> float:
-    """Return the mean loss of the last steps."""
+    """Return the mean loss of the last ``WINDOW`` steps."""
     return runner.message_hub.get_scalar('train/loss').mean(WINDOW)
 
 
 def plain_console() -> Console:
-    """Return a console that prints lines as they are, to the terminal of the process."""
+    """Return a console without markup, for the terminal of the process."""
     return Console(file=sys.__stdout__, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
 def quiet_runner(cfg: Config, console: Optional[Console] = None) -> Iterator[Runner]:
-    """Build a runner; what libraries print in the block goes into its log file."""
+    """Build a runner; inside the block, prints of libraries go into its log file."""
     with contextlib.redirect_stdout(Prints(console or plain_console())) as prints:
         runner = build_runner(cfg, QuietRunner)
         prints.logger = runner.logger
@@ -117,7 +117,7 @@ def quiet_runner(cfg: Config, console: Optional[Console] = None) -> Iterator[Run
 
 @contextlib.contextmanager
 def shown_runner(cfg: Config, doing: str) -> Iterator[Runner]:
-    """Build a runner, which a terminal shows by progress bars instead of the log."""
+    """Build a runner; a terminal shows progress bars instead of the log."""
     one_process = cfg.get('launcher', 'none') == 'none' and 'runner_type' not in cfg
     if not (one_process and sys.stdout.isatty()):
         yield build_runner(cfg)

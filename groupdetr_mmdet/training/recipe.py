@@ -1,4 +1,4 @@
-"""The config for a data set: splits, numbers, and the text."""
+"""Write the config of a data set."""
 import json
 import math
 import os
@@ -14,25 +14,25 @@ from ..config import read_config
 from ..io import write_atomically
 from ..data.layouts import Dataset, has_objects, to_coco
 
-SEEN_IMAGES = 20_000  # images that a run sees, whatever their number
-EPOCHS = 12, 50  # at least, at most
+SEEN_IMAGES = 20_000  # images in all epochs of a run
+EPOCHS = 12, 50  # least and most
 
 CONFIG = """\
 # groupdetr prepare {source}
-# {images}, at most {most} objects in one.
+# {images}, at most {most} objects in an image.
 _base_ = {bases}
 
-# What people change
-image_size = {image_size}  # images are resized to fit: longer side, shorter side
+# Change these
+image_size = {image_size}  # longer and shorter side, which images are resized to fit
 num_query_groups = {num_query_groups}  # K; {why_groups}
 max_epochs = {max_epochs}
-lr = {lr:g}  # for {base_batch_size} images an update; it follows how many all processes have
+lr = {lr:g}  # for {base_batch_size} images an update; scaled with the images of all processes
 batch_size = {batch_size}  # images of a step in each process
 load_from = {load_from!r}  # {why_weights}
 {augmentation}
 
 data_root = {data_root!r}  # of the images
-annotations = "{{{{ fileDirname }}}}/{stem}_"  # COCO files beside this one
+annotations = "{{{{ fileDirname }}}}/{stem}_"  # COCO files beside this config
 metainfo = dict(classes={classes})
 
 model = dict(
@@ -54,7 +54,7 @@ val_evaluator = dict(ann_file=annotations + 'val.json')
 test_evaluator = dict(ann_file=annotations + '{test}.json')
 
 train_cfg = dict(max_epochs=max_epochs, val_interval=1)
-milestone = max(1, round(max_epochs * 11 / 12))  # where the learning rate falls
+milestone = max(1, round(max_epochs * 11 / 12))  # the learning rate falls here
 param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[milestone], gamma=0.1)]
 optim_wrapper = dict(optimizer=dict(lr=lr))
 auto_scale_lr = dict(enable=True, base_batch_size={base_batch_size})
@@ -62,7 +62,7 @@ default_hooks = dict(
     logger=dict(interval={log_interval}),
     checkpoint=dict(interval=1, max_keep_ckpts=2, save_best='coco/bbox_mAP'))
 """
-AUGMENTATIONS = dict(  # of training images, after they are loaded
+AUGMENTATIONS = dict(  # name -> transforms of training images
     light="""\
 augmentation = [
     dict(type='RandomFlip', prob=0.5),
@@ -81,7 +81,7 @@ augmentation = [  # DETR's: flip; then resize, or resize, crop and resize
          dict(type='RandomChoiceResize', scales=scales, keep_ratio=True)]])
 ]""")
 AUGMENTATIONS['strong'] = f"""\
-strong_epochs = max_epochs * 3 // 4  # with Mosaic, MixUp and colors, too; then without
+strong_epochs = max_epochs * 3 // 4  # also with Mosaic, MixUp and colors
 {AUGMENTATIONS['detr']}"""
 MIXING = """\
 unmixed_pipeline = train_pipeline
@@ -93,10 +93,10 @@ SCOPE = 'groupdetr_mmdet::group_detr'
 
 
 class Model(NamedTuple):
-    """A detector to begin with."""
+    """A detector for ``--model``."""
     base: str  # name of the shipped config
     weights: Optional[str]  # trained on COCO
-    augment: str = 'detr'  # of AUGMENTATIONS
+    augment: str = 'detr'  # a key of AUGMENTATIONS
 
 
 MODELS = dict(
@@ -109,19 +109,19 @@ MODELS = dict(
 
 
 def complete_splits(dataset: Dataset, val_fraction: float, seed: int) -> None:
-    """Use the test split for validation where there is none, or else draw training images."""
+    """Make a missing validation split, from the test split or else from training images."""
     splits = dataset.splits
     if splits.get('val'):
         return
     if splits.get('test'):
         splits['val'] = splits.pop('test')
-        dataset.notes.append('there is no split val, and test serves as it')
+        dataset.notes.append('there is no split val, so test is used for validation')
         return
     images = splits['train']
     num_val = min(max(1, round(val_fraction * len(images))), len(images) - 1)
     order = np.random.default_rng(seed).permutation(len(images)).tolist()
     order.sort(key=lambda i: not has_objects([images[i]]))
-    # The same part of the images with and without objects.
+    # The same fraction of images with and without objects
     chosen = {order[i * len(images) // num_val] for i in range(num_val)}
     splits['val'] = [image for i, image in enumerate(images) if i in chosen]
     splits['train'] = [image for i, image in enumerate(images) if i not in chosen]
@@ -136,9 +136,15 @@ def write_training(dataset: Dataset, data: str, out: Path, model: Model,
                    image_size: Optional[int] = None, augment: Optional[str] = None) -> None:
     """Write the annotations as ``STEM_SPLIT.json``, and the config beside them.
 
-    ``saved`` has ``num_queries`` and ``num_query_groups`` of the weights in ``load_from``, as far
-    as they are recorded there. ``image_size`` is the shorter side that images are resized to fit,
-    in pixels, and ``augment`` one of ``AUGMENTATIONS``; both are the model's by default.
+    Args:
+        dataset (Dataset): The splits.
+        data (str): Folder or file of the user, for the first line of the config.
+        out (Path): Config to write.
+        model (Model): The detector.
+        load_from (str, optional): Weights to start from.
+        saved (Mapping): ``num_queries`` and ``num_query_groups`` if ``load_from`` has them.
+        image_size (int, optional): Shorter side of images in pixels. Defaults to the model's.
+        augment (str, optional): A key of ``AUGMENTATIONS``. Defaults to the model's.
     """
     for split, images in dataset.splits.items():
         coco = to_coco(images, dataset.classes, dataset.root)
@@ -165,21 +171,21 @@ def write_training(dataset: Dataset, data: str, out: Path, model: Model,
 
 def describe_start(model: Model, base: Config, load_from: Optional[str],
                    saved: Mapping[str, int]) -> Dict[str, Any]:
-    """Return K and the learning rate by the weights, as docs/choose-k.md measured them."""
+    """Return K and the learning rate for the weights, as measured in docs/choose-k.md."""
     lr = base.optim_wrapper.optimizer.lr
     if not load_from:
         return dict(lr=lr, num_query_groups=3,
-                    why_groups='in equal time from scratch 3 were ahead of 1, 6 and 11')
-    # mmdet's weights, without groups, have an address by now
+                    why_groups='from scratch 3 were ahead of 1, 6 and 11 after equal time')
+    # Other weights than model.weights are mmdet's, without groups
     groups = saved.get('num_query_groups',
                        base.model.num_query_groups if load_from == model.weights else 1)
     return dict(lr=2 * lr, num_query_groups=groups,
                 why_groups='as many as the weights have' if groups > 1 else
-                'more gained nothing in equal time where the weights have none')
+                'more gained nothing after equal time with weights without groups')
 
 
 def describe_images(model: Model, augment: str) -> Dict[str, str]:
-    """Return the parts of the config about bases and training images."""
+    """Return the bases and the augmentation of the config."""
     strong, base = augment == 'strong', f"'{SCOPE}/{model.base}.py'"
     mixed = f"[{base},\n          '{SCOPE}/_base_/strong_augmentation.py']"
     return dict(bases=mixed if strong else base, augmentation=AUGMENTATIONS[augment],
@@ -187,12 +193,12 @@ def describe_images(model: Model, augment: str) -> Dict[str, str]:
 
 
 def describe_queries(dataset: Dataset, of_weights: Optional[int], augment: str) -> Dict[str, Any]:
-    """Return the number of queries, from the weights or by the objects in an image, and why."""
+    """Return the number of queries, of the weights or for the objects of an image, and why."""
     most = max(len(image.boxes) for images in dataset.splits.values() for image in images)
     if of_weights:
         return dict(most=most, num_queries=of_weights, why_queries='as many as the weights have',
-                    why_weights='its class layers are left out')
+                    why_weights='classification layers start anew for other classes')
     factor = 3 if augment == 'strong' else 1.5  # a mixed image has about twice the objects
     return dict(most=most, num_queries=max(20, math.ceil(most * factor / 10) * 10),
                 why_queries=f'{factor:g} for each object of the fullest image',
-                why_weights='the backbone alone begins with weights, of ImageNet')
+                why_weights='only the backbone has weights, of ImageNet')

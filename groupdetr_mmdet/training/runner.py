@@ -26,7 +26,7 @@ from ..checkpoints.reading import checked_readers
 from ..config import iter_dicts
 from .options import add_hook, checkpoint_hook
 
-TYPES = {  # what stands in a config -> what the run gets
+TYPES = {  # type in a config -> type in the run
     name: ours for theirs, ours in ((CocoDataset, 'CheckedCocoDataset'),
                                     (LoadImageFromFile, 'CheckedLoadImageFromFile'),
                                     (CocoMetric, 'CheckedCocoMetric'),
@@ -34,16 +34,16 @@ TYPES = {  # what stands in a config -> what the run gets
                                     (EpochBasedTrainLoop, 'ResumableTrainLoop'))
     for name in (theirs, theirs.__name__, f'mmdet.{theirs.__name__}')}
 METRICS = 'CheckedCocoMetric', 'GroupCocoMetric', 'mmdet.GroupCocoMetric'
-FROZEN = 600  # seconds after which processes that wait for another one end the run
+FROZEN = 600  # seconds until a run ends if a process hangs
 
 
 class RunConfig(Config):
-    """Config of a run; its text stays as it is now, whatever the run changes in the config.
+    """Config of a run, whose text stays the same when the run changes the config.
 
     mmengine writes the text into the log, two files and every checkpoint.
 
     Args:
-        cfg (Config): The config, which is shared and not copied.
+        cfg (Config): The config, shared and not copied.
         to_files (bool): Whether the run writes the files. Defaults to True.
     """
 
@@ -52,27 +52,27 @@ class RunConfig(Config):
 
     @property
     def pretty_text(self) -> str:
-        """The text."""
+        """Text of the config when this was made."""
         return self.__dict__['text_now']
 
     def dump(self, file: Union[str, Path, None] = None) -> Optional[str]:
-        """Write a file, or return the text."""
+        """Write the text to a file, or return it."""
         return super().dump(file) if file is None or self.__dict__['to_files'] else None
 
 
 def for_test(cfg: Config, checkpoint: str) -> RunConfig:
-    """Copy a config for a test of a checkpoint, which writes no config."""
+    """Copy a config for a test of ``checkpoint``, which writes no config files."""
     cfg = RunConfig(copy.deepcopy(cfg), to_files=False)
     cfg.update(load_from=checkpoint, resume=False)
     return cfg
 
 
 def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
-    """Build the runner that ``runner_type`` names, or else of the class ``default``.
+    """Build the runner that ``runner_type`` names, by default a ``default``.
 
-    The runner takes the classes of this package instead of the classes in ``TYPES``: data and
-    pretrained weights are checked, and a run is resumable. The config is changed. The run
-    records it as it is now, a :class:`RunConfig` as it was.
+    Replaces types in the config, in place, by the classes of this package in ``TYPES``: data and
+    weights are checked, and the run is resumable. The run records the config as given, a
+    :class:`RunConfig` with its own text.
     """
     cfg = cfg if isinstance(cfg, RunConfig) else RunConfig(cfg)
     check_data(cfg)
@@ -93,7 +93,7 @@ def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
 
 @contextlib.contextmanager
 def replaced(items: dict, key: str, value: Any) -> Iterator[None]:
-    """Let a dict have another item while the block runs."""
+    """Replace an item of a dict inside a ``with`` block."""
     before, items[key] = items[key], value
     try:
         yield
@@ -102,7 +102,7 @@ def replaced(items: dict, key: str, value: Any) -> Iterator[None]:
 
 
 def with_checked_weights(load: Callable[[], None]) -> Callable[[], None]:
-    """Let a function read safely, and let ``Pretrained`` refuse weights that do not fit."""
+    """Wrap a function, so that it reads checkpoints safely and checks ``Pretrained``."""
     def load_checked() -> None:
         initializers = WEIGHT_INITIALIZERS.module_dict
         with replaced(initializers, 'Pretrained', CheckedPretrainedInit), checked_readers():
@@ -120,7 +120,7 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
 
 
 def use_gloo(cfg: Config, dist_cfg: dict) -> None:
-    """Join the other processes by gloo: mmengine selects a CUDA device whatever the backend."""
+    """Initialize gloo; mmengine would select a CUDA device with any backend."""
     if cfg.get('model_wrapper_cfg') is None:
         cfg.model_wrapper_cfg = dict(
             type='CPUDistributedDataParallel', broadcast_buffers=False,
@@ -133,15 +133,15 @@ def use_gloo(cfg: Config, dist_cfg: dict) -> None:
 
 
 def leave_process_group() -> None:
-    """End gloo's threads: a thread that frees a tensor when Python ends aborts the process."""
+    """End gloo's threads: a thread that frees a tensor at exit would abort the process."""
     if torch.distributed.is_initialized():
-        gc.collect()  # models are in reference cycles, and a distributed model holds the group
+        gc.collect()  # distributed models in reference cycles hold the group
         torch.distributed.destroy_process_group()
-        time.sleep(0.1)  # for the threads of a model that outlives this call
+        time.sleep(0.1)  # for the threads of models still alive
 
 
 def check_data(cfg: Config) -> None:
-    """Put the checked data sets and metrics into a config, and for training the image loader."""
+    """Replace data sets, metrics and, for training, image loaders by the checked classes."""
     for _, hook in iter_dicts(cfg.get('custom_hooks'), 'custom_hooks'):
         for transform in hook.get('switch_pipeline') or ():  # of PipelineSwitchHook
             replace_type(transform)
@@ -155,7 +155,7 @@ def check_data(cfg: Config) -> None:
             replace_type(metric)
             if metric.get('type') in METRICS:
                 metric['by_name'] = all(x.get('type') == 'CheckedCocoDataset' for x in datasets)
-                # 'cpu' writes into a folder .dist_test, which stays where a run fails.
+                # 'cpu' would write into a folder .dist_test, which stays if a run fails.
                 metric.setdefault('collect_device', 'gpu')
     add_hook(cfg, type='RunCheckHook')
 
@@ -170,7 +170,7 @@ def datasets_of(cfg: dict) -> Iterator[dict]:
 
 
 def make_resumable(cfg: Config) -> None:
-    """Let a killed training continue as if it had not been: replace hook, loop and batches."""
+    """Replace checkpoint hook, loop and batch sampler, so that a run resumes exactly."""
     replace_type(checkpoint_hook(cfg))
     loop = cfg.train_cfg
     if 'type' not in loop and loop.get('by_epoch', True):
@@ -188,9 +188,9 @@ def make_resumable(cfg: Config) -> None:
 
 
 def replace_type(part: Any) -> None:
-    """Change the type of a part of the config, where it is one of ``TYPES``.
+    """Replace the type of a part of the config if it is in ``TYPES``.
 
-    A config in pure Python is recorded with the full names of its classes.
+    A recorded config in pure Python has the full names of its classes.
     """
     kind = part.get('type') if isinstance(part, dict) else None
     if isinstance(kind, str) and '.' in kind and kind not in TYPES:

@@ -284,7 +284,7 @@ FAULTS = {
     'class beyond names': ('yolo', lambda r: set_line(r, '3 .5 .5 .1 .1'),
                            'train_0.txt line 1 has the class 3, and the classes are numbered'),
     'pixels in YOLO': ('yolo', lambda r: set_line(r, '0 32 32 10 10'), 'numbers beyond 0 to 1'),
-    'a word': ('yolo', lambda r: set_line(r, '0 .5 .5 .1 wide'), "'wide' in the place"),
+    'a word': ('yolo', lambda r: set_line(r, '0 .5 .5 .1 wide'), "'wide'"),
     'four numbers': ('yolo', lambda r: set_line(r, '0 .5 .5 .1'), 'has 4 numbers'),
     'names with a gap': ('yolo', lambda r: (r / 'data.yaml').write_text(
         'names: {0: a, 2: b}\ntrain: train/images'), 'numbered from 0 without a gap'),
