@@ -95,7 +95,7 @@ def test_every_family_in_every_runtime(family, groups, tmp_path):
     assert detector.bbox_head.test_cfg == before
     if groups:
         detector.test_cfg['query_group'] = 0
-        with pytest.raises(RuntimeError, match='does not find what PyTorch finds'):
+        with pytest.raises(RuntimeError):
             check_onnx(str(path), detector, sizes)
 
 
