@@ -1,4 +1,4 @@
-"""What `groupdetr COMMAND` and `tools/*.py` run, one module for each command.
+"""Commands: a module for each `groupdetr COMMAND`, which `tools/*.py` run, too.
 
-A command reads its arguments and calls the library; the work is done in the other rooms.
+A command parses arguments and calls the other subpackages.
 """

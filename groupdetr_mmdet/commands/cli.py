@@ -1,4 +1,4 @@
-"""Run a command. The list of commands is in ``groupdetr_cli``, which is imported in no time."""
+"""Run a command. ``groupdetr_cli`` lists the commands, without slow imports."""
 import argparse
 import importlib
 import warnings
@@ -12,12 +12,12 @@ from .errors import end_in_one_line
 
 __all__ = ['COMMANDS', 'main', 'run']
 
-# Warnings of libraries in every run: about pkg_resources, and about boxes at an edge
+# Warnings of libraries in every run
 NOISE = 'pkg_resources is deprecated', 'Warning: The .* is out of bounds'
 
 
 def run(command: str, argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> None:
-    """Run one of ``COMMANDS``, with the arguments and the name of the process by default."""
+    """Run one of ``COMMANDS``; arguments and program name default to the process's."""
     def import_and_run() -> None:
         module = importlib.import_module(f'.{command.replace("-", "_")}', __package__)
         parser = argparse.ArgumentParser(prog=prog, description=module.__doc__)

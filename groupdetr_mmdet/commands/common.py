@@ -1,4 +1,4 @@
-"""Arguments and configs of several commands."""
+"""Arguments and configs that several commands share."""
 import argparse
 from pathlib import Path
 from typing import Any, Iterable, Sequence
@@ -14,34 +14,34 @@ from ..checkpoints.named import find_checkpoint, trained_config
 from ..config import Options, check_groups, merge_options, read_config
 
 CONFIG = 'config file, or the name of a shipped config'
-CHECKPOINT = ('checkpoint file, or best or last of the training of CONFIG; beside the config that '
-              'its training wrote, that config is used')
-EVALUATED = 'model', 'test_dataloader', 'test_evaluator', 'test_cfg'  # what detections depend on
+CHECKPOINT = ('checkpoint file, or best or last in the work directory of CONFIG; the config that '
+              'the training wrote beside it replaces CONFIG')
+EVALUATED = 'model', 'test_dataloader', 'test_evaluator', 'test_cfg'  # determine detections and AP
 
 
 def positive(text: str) -> int:
-    """Parse an integer of at least 1, as the type of an argument."""
+    """Parse an integer of at least 1, the ``type`` of an argument."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f'{text} must be at least 1')
     return int(text)
 
 
 def add_runner_arguments(parser: argparse.ArgumentParser, config: str = CONFIG) -> None:
-    """Add the arguments that every command with a config and a runner has."""
+    """Add the arguments of commands with a config and a runner."""
     parser.add_argument('config', help=config)
     add_cfg_options(parser)
     parser.add_argument('--work-dir', help='directory of logs, checkpoints and metrics')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
-                        help='what started this process, for several processes')
+                        help='launcher of several processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
-                        help='set by some launchers')
+                        help='rank on this machine, set by some launchers')
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``."""
-    parser.add_argument('--cfg-options', nargs='+', action=Options, help='settings that override '
-                        'the config, as key=value; a list is written key="[a,b]" or key=a,b, and '
-                        'may hold tuples: key="[(a,b),(c,d)]"')
+    parser.add_argument('--cfg-options', nargs='+', action=Options, help='override keys of the '
+                        'config, key=value; lists as key="[a,b]" or key=a,b, of tuples as '
+                        'key="[(a,b),(c,d)]"')
 
 
 def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help=CHECKPOINT)
     parser.add_argument('--query-group', type=query_group, metavar='I',
                         help='group of queries to use, instead of model.test_cfg.query_group; '
-                        'best: the one that groupdetr test --all-groups found')
+                        'best: the best group of groupdetr test --all-groups')
     add_cfg_options(parser)
 
 
@@ -65,16 +65,16 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def work_dir_of(cfg: Config, args: argparse.Namespace) -> str:
-    """Return the work directory: of the arguments, of the config, or by the config's name."""
+    """Return the work directory of the arguments, else of the config, else ``work_dirs/NAME``."""
     return (getattr(args, 'work_dir', None) or (args.cfg_options or {}).get('work_dir') or
             cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem)))
 
 
 def load_trained(args: argparse.Namespace, of_this_name: bool = False) -> Config:
-    """Find the checkpoint, and read the config that its training wrote, or else the named one.
+    """Find the checkpoint, and read the config that its training wrote, else the named config.
 
-    One line names the config where the named one would detect or evaluate otherwise. With
-    ``of_this_name`` the training must have had a config of this name.
+    Prints a line if the two configs detect or evaluate differently. With ``of_this_name`` the
+    config of the training must have the name of the named config.
     """
     cfg = named = read_config(args.config)
     args.checkpoint = find_checkpoint(args.checkpoint, work_dir_of(named, args))
@@ -85,18 +85,19 @@ def load_trained(args: argparse.Namespace, of_this_name: bool = False) -> Config
         differing = [key for key in EVALUATED if plain(cfg, key) != plain(named, key)]
         if differing:
             print(f'Using {file}, which the training wrote; {args.config} differs in '
-                  f'{", ".join(differing)}. To use it, copy the checkpoint to another folder.')
+                  f'{", ".join(differing)}. To use {args.config}, copy the checkpoint to another '
+                  'folder.')
     merge_options(cfg, args.cfg_options)
     return cfg
 
 
 def plain(cfg: Config, key: str) -> Any:
-    """Return a part of a config as a file holds it."""
+    """Return a part of a config as written in a file, without mmengine's types."""
     return Config(dict(part=cfg.get(key))).to_dict()
 
 
 def load_inference_config(args: argparse.Namespace) -> Config:
-    """Read the config of a checkpoint, and choose the group of queries."""
+    """Read the config of a checkpoint, and set the group of ``--query-group``."""
     cfg = load_trained(args)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     if args.query_group is not None:

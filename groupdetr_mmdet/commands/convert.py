@@ -1,6 +1,5 @@
 """Convert a checkpoint of the authors' code, detrex, Hugging Face's transformers, mmdet or this
-package to the detector of a config, with the config's number of groups, or to mmdet's own detector
-or a folder for transformers."""
+package to the detector of a config, to mmdet's own detector, or to a folder for transformers."""
 import argparse
 import os.path as osp
 from pathlib import Path
@@ -27,34 +26,33 @@ from .model_card import model_card
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('config', metavar='CONFIG', help=CONFIG)
-    add('src', metavar='SRC', help='checkpoint: a path, best or last of the training of '
-        'CONFIG, an address http(s)://, a folder of transformers, or its name on Hugging '
-        "Face's hub, hf://OWNER/NAME")
-    add('out', metavar='OUT', help=f'file to write; its suffix {SAFETENSORS} chooses that format; '
+    add('src', metavar='SRC', help='checkpoint: a path, best or last in the work directory of '
+        'CONFIG, an address http(s)://, a folder of transformers, or hf://OWNER/NAME, a name on '
+        "Hugging Face's hub")
+    add('out', metavar='OUT', help=f'file to write, in the format of {SAFETENSORS} if it ends so; '
         'with --to transformers a folder')
     add('--from', dest='source', choices=SOURCES,
-        help='where SRC comes from; recognized by the names of its tensors')
-    add('--to', choices=['ours', 'mmdet', 'transformers'], default='ours', help='what to write: '
-        "for this package, for mmdet's own detector, with its config beside it, or for Hugging "
-        "Face's transformers")
+        help='source of SRC; recognized by the names of its tensors')
+    add('--to', choices=['ours', 'mmdet', 'transformers'], default='ours', help='write a '
+        "checkpoint for this package (default), a checkpoint and config of mmdet's own detector, "
+        "or a folder for Hugging Face's transformers")
     add('--num-queries', type=positive, metavar='N',
-        help='queries of one group in SRC, where the file is wrong')
+        help='queries of one group in SRC, if the file has no or a wrong number')
     add('--query-group', type=query_group, metavar='I', help='group that --to mmdet and --to '
-        'transformers keep, 0 by default; best: the one that groupdetr test --all-groups found')
-    add('--noise', type=float, help='noise on groups that are repeated to get more of them, '
-        "relative to the standard deviation of each tensor (default: the model's new_group_noise)")
+        'transformers keep (default: 0); best: the best group of groupdetr test --all-groups')
+    add('--noise', type=float, help='noise on repeated groups, relative to the standard '
+        "deviation of each tensor (default: the model's new_group_noise)")
     add('--seed', type=int, default=0, help='seed of the noise')
-    add('--publish', action='store_true', help="leave the optimizer's and hooks' state out, take "
-        'averaged weights (EMA) where there are any, and add the first 8 digits of the SHA-256 to '
-        'the name')
+    add('--publish', action='store_true', help='remove the state of optimizer and hooks, take '
+        'averaged weights (EMA) if there are any, and add 8 digits of the SHA-256 to the name')
     add('--trust-pickle', action='store_true',
-        help='run any code that SRC asks for; only for files that you made')
+        help='run code in SRC; only for files that you made')
     add('--verbose', action='store_true', help='list every tensor')
     add_cfg_options(parser)
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Refuse arguments that contradict each other or the files."""
+    """Raise a ConfigError for arguments that contradict each other or the files."""
     if args.source == 'transformers' and '://' not in args.src and not osp.exists(
             osp.expanduser(args.src)):
         raise ConfigError(f'SRC {args.src} is no folder: correct it, or write hf://{args.src} '
@@ -69,7 +67,7 @@ def check_args(args: argparse.Namespace) -> None:
 
 
 def show(converted: Converted, verbose: bool) -> None:
-    """Print what was found, and what became of the tensors."""
+    """Print the report, and the actions on the tensors."""
     print(*converted.report, sep='\n')
     rows = converted.actions if verbose else summarize(converted.actions)
     print('Tensors  :' + ('' if verbose else ' by module; --verbose lists every tensor'))
@@ -80,14 +78,14 @@ def show(converted: Converted, verbose: bool) -> None:
 
 def write_transformers(args: argparse.Namespace, cfg: Config, converted: Converted,
                        group: int) -> None:
-    """Write the folder of a detector for transformers, and print what reads it."""
+    """Write a folder for transformers, and print how to read it."""
     detector = MODELS.build(ConfigDict(one_group(cfg.model), train_cfg=None))
     detector.load_state_dict(converted.state_dict)
     classes = class_names(cfg, dict(meta=converted.meta))
     groups = converted.report[1].partition(': ')[2]
     has_masks = hasattr(detector, 'panoptic_head')
     if has_masks:
-        detector.data_preprocessor.pad_size_divisor = 1  # the image processor has its own way
+        detector.data_preprocessor.pad_size_divisor = 1  # the image processor pads by itself
     preprocessing = describe_preprocessing(cfg, detector.data_preprocessor, ('cv2', 'pillow'))
     task = 'image-segmentation' if has_masks else 'object-detection'
     differences = write_folder(
@@ -100,9 +98,9 @@ def write_transformers(args: argparse.Namespace, cfg: Config, converted: Convert
         print('Note     : transformers resizes by PIL: to evaluate the detector as it will run, '
               "test with backend='pillow' in Resize of the test pipeline")
     if has_masks:
-        print('Note     : transformers stretches an image to multiples of 32 pixels, where mmdet '
-              'pads: let Resize give such sizes')
-    print(f'Wrote    : {args.out}; read it by transformers.pipeline({task!r}, {args.out!r})')
+        print('Note     : transformers stretches images to multiples of 32 pixels, and mmdet pads '
+              'them: resize to such sizes')
+    print(f'Wrote    : {args.out}; load it by transformers.pipeline({task!r}, {args.out!r})')
 
 
 def main(args: argparse.Namespace) -> None:
@@ -112,7 +110,7 @@ def main(args: argparse.Namespace) -> None:
     check_args(args)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     check_groups('CONFIG', cfg.model)
-    if args.to == 'transformers':  # refuses what cannot be written
+    if args.to == 'transformers':  # check before the conversion
         if 'test_dataloader' not in cfg:
             raise ConfigError(f'CONFIG {args.config} has no test_dataloader, whose pipeline --to '
                               'transformers writes: add it.')
@@ -131,4 +129,4 @@ def main(args: argparse.Namespace) -> None:
         stock = stock_config(cfg, class_names(cfg, dict(meta=converted.meta))
                              if 'test_dataloader' in cfg else None)
         write_atomically(path.with_suffix('.py'), stock.pretty_text.encode())
-        print(f'Wrote    : {path.with_suffix(".py")}, with which mmdet alone tests it')
+        print(f'Wrote    : {path.with_suffix(".py")}, its config for mmdet alone')

@@ -1,4 +1,4 @@
-"""Generate a data set, train a small Group DETR on it, evaluate, and draw what it learned."""
+"""Generate a data set, train a small Group DETR on it, evaluate it, and write a report."""
 import argparse
 import os
 import subprocess
@@ -24,17 +24,16 @@ CONFIG = 'demo/group_cond_detr_demo'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', nargs='?', default=CONFIG,
                         help=f'config file, or the name of a shipped config (default: {CONFIG})')
-    parser.add_argument('--baseline', metavar='CONFIG', help='config file to compare with, '
-                        'trained at the same time in WORK_DIR/baseline; each of the two gets half '
-                        'of the cores')
-    parser.add_argument('--work-dir', default='work_dirs/demo', help='where the results go')
-    parser.add_argument('--data-root', default='data/shapes', help='where the images go')
+    parser.add_argument('--baseline', metavar='CONFIG', help='config to compare with, trained '
+                        'at the same time in WORK_DIR/baseline; each run gets half of the cores')
+    parser.add_argument('--work-dir', default='work_dirs/demo', help='folder of the results')
+    parser.add_argument('--data-root', default='data/shapes', help='folder of the images')
     parser.add_argument('--quick', action='store_true',
-                        help='a few images and one epoch: shows that it runs, learns nothing')
+                        help='run all steps in a minute, on a few images; learns nothing')
 
 
 def demo_config(args: argparse.Namespace) -> Config:
-    """Read the config, and set the paths and the length of the arguments."""
+    """Read the config, and set paths and length by the arguments."""
     cfg = read_config(args.config)
     cfg.work_dir, data_root = args.work_dir, os.path.join(args.data_root, '')
     for mode in ('train', 'val', 'test'):
@@ -47,14 +46,14 @@ def demo_config(args: argparse.Namespace) -> Config:
 
 @contextmanager
 def training_beside(args: argparse.Namespace) -> Iterator[List[Path]]:
-    """Train the baseline, if any, while the block runs; yield its folder."""
+    """Train the baseline, if any, during the ``with`` block; yield its folder."""
     if not args.baseline:
         yield []
         return
     work_dir = Path(args.work_dir, 'baseline')
     output = work_dir / 'output.txt'
     work_dir.mkdir(parents=True, exist_ok=True)
-    threads = max(1, torch.get_num_threads() // 2)  # half of this process's
+    threads = max(1, torch.get_num_threads() // 2)
     torch.set_num_threads(threads)
     command = [sys.executable, '-m', 'groupdetr_mmdet', 'demo', args.baseline, '--work-dir',
                work_dir, '--data-root', args.data_root, *['--quick'] * args.quick]
@@ -64,7 +63,7 @@ def training_beside(args: argparse.Namespace) -> Iterator[List[Path]]:
     try:
         yield [work_dir]
         if process.poll() is None:
-            print(f'Waiting for the baseline, whose log is {output}.', flush=True)
+            print(f'Waiting for the baseline; its log is {output}.', flush=True)
         if process.wait():
             raise ConfigError(f'--baseline: {args.baseline} ended with status '
                               f'{process.returncode}; read {output}.')
@@ -96,8 +95,8 @@ def main(args: argparse.Namespace) -> None:
           f'queries, {runner.max_epochs} epoch{"s" * (runner.max_epochs > 1)} of '
           f'{len(runner.train_dataloader.dataset)} images, '
           f'{(time.time() - start) / 60:.1f} minutes in all.')
-    print(f'{reached(folder)} on {len(runner.val_dataloader.dataset)} images that it has never '
-          'seen.')
+    print(f'{reached(folder)} on {len(runner.val_dataloader.dataset)} validation '
+          'images.')
     print(*(f'{reached(baseline)} with the baseline.\n' for baseline in compare), end='')
-    print(f'Open\n  {page}: curves, groups, detections and queries on a page\n'
+    print(f'Open\n  {page}: curves, AP of each group, detections and queries\n'
           f'  {os.path.relpath(runner.log_dir)}: log of the training')

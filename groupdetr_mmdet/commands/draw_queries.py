@@ -1,5 +1,5 @@
-"""Draw the queries of every group: the pairs with each object, the detections of the kept
-group, and the duplicates that joint self-attention would leave."""
+"""Draw the queries of every group: the matched queries of each object, the detections of the kept
+group, and of all groups with joint self-attention."""
 import argparse
 
 from mmdet.registry import DATASETS, MODELS
@@ -17,11 +17,11 @@ from .common import add_inference_arguments, load_inference_config
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_inference_arguments(parser)
     parser.add_argument('--images', type=int, nargs='+', default=[0, 1], metavar='I',
-                        help='which images of the test data set (default: 0 1)')
+                        help='indices of images in the test data set (default: 0 1)')
     parser.add_argument('--score-thr', type=float, default=0.3,
-                        help='detections of a lower score are left out (default: %(default)s)')
+                        help='least score of a detection (default: %(default)s)')
     parser.add_argument('--max-objects', type=int, default=4, metavar='N',
-                        help='objects of an image whose queries are drawn (default: %(default)s)')
+                        help='number of objects to draw the queries of (default: %(default)s)')
     parser.add_argument('--out', default='queries.png',
                         help='picture to write, .png, .svg, .pdf or .jpg (default: %(default)s)')
 

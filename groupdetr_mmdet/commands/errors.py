@@ -1,8 +1,8 @@
-"""End a command: with an error in one line and status 2, or with its traceback.
+"""End a command with an error in one line and status 2, or with its traceback.
 
-One line: what this package refuses (:class:`ConfigError`), what a library refuses before the first
-step of a run, and what people meet every day (memory, disk, port). A traceback: an exception in
-the user's own code, and everything else that fails after the first step.
+One line: a :class:`ConfigError`, an error of a library before the first step of a run, and common
+errors of memory, disk or port. A traceback: an error in the user's own code, and all other errors
+after the first step.
 """
 import errno
 import logging
@@ -29,22 +29,22 @@ from ..config import hint, iter_dicts
 from ..errors import ConfigError, first_line
 from ..training.processes import launched_rank
 
-ERROR, INTERRUPTED, UNREAD = 2, 130, 141  # statuses; the last two follow Ctrl+C and SIGPIPE
-TRACEBACK = 'GROUPDETR_TRACEBACK'  # environment variable: 1 shows the traceback above the line
-TOLD = 'GROUPDETR_TOLD'  # environment variable: a file that the first process with an error makes
+ERROR, INTERRUPTED, UNREAD = 2, 130, 141  # statuses; as shells report Ctrl+C and SIGPIPE
+TRACEBACK = 'GROUPDETR_TRACEBACK'  # environment variable: 1 prints the traceback above the line
+TOLD = 'GROUPDETR_TOLD'  # environment variable: file that the first process to print makes
 LIBRARIES = {'groupdetr_mmdet', 'site-packages', 'dist-packages', 'mmengine', 'mmcv', 'mmdet'}
 STDLIB = sysconfig.get_path('stdlib')
 BEGINNINGS = {'build_from_cfg', 'build_runner', 'load_config', 'load_inference_config',
-              'load_trained', 'start_run'}  # functions in which a run has not begun
+              'load_trained', 'start_run'}  # functions before the first step
 MEMORY = ('The memory is full ({}): lower train_dataloader.batch_size, model.num_query_groups or '
           'the image scale, or set model.decoder.num_cp.')
-EVERY_DAY = (  # class, text, and the line, where {} is the first line of the text
+EVERY_DAY = (  # class, pattern of the message, line; {} is the first line of the message
     (Exception, f'EADDRINUSE|{os.strerror(errno.EADDRINUSE)}', 'The port of the launcher is in '
-     'use, maybe by another run: set PORT (or MASTER_PORT, --master_port) to another one.'),
+     'use, perhaps by another run: set PORT (or MASTER_PORT, --master_port) to another port.'),
     ((torch.cuda.OutOfMemoryError, MemoryError), '', MEMORY),
     (RuntimeError, "can't allocate memory", MEMORY),
     (RuntimeError, r'\ADataLoader worker \(pid.*(Killed|Bus error)', '{}: the system killed a '
-     'process that loads data, mostly for lack of memory; lower num_workers or batch_size of the '
+     'loading worker, mostly for lack of memory; lower num_workers or batch_size of the '
      'dataloader, and continue by --resume.'),
     (OSError, f'{os.strerror(errno.ENOSPC)}|{os.strerror(errno.EDQUOT)}', '{}: free space, or '
      'name another --work-dir or --out.'),
@@ -53,8 +53,8 @@ PEER_LOST = 'Connection (closed|reset|refused)|Broken pipe|[Tt]imed? ?out|peer|N
 
 
 def end_in_one_line(command: Callable[[], None]) -> None:
-    """Run a command; end the process with status 2 after an error that fits into one line."""
-    logging.raiseExceptions = False  # or a full disk prints a traceback for each line of the log
+    """Run a command; print an error in one line, and end the process with status 2."""
+    logging.raiseExceptions = False  # a full disk would print a traceback for each line of the log
     try:
         command()
         sys.stdout.flush()
@@ -69,9 +69,9 @@ def end_in_one_line(command: Callable[[], None]) -> None:
         if line is None:
             raise
         keep_traceback(error)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the launcher may end this process now
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # let the launcher end this process
         rank = 0 if TOLD in os.environ else launched_rank()
-        # Another process may print the reason, and the launcher end this one.
+        # Wait, so that the process with the cause prints first, and the launcher ends this one.
         time.sleep(30 if lost_peer(error) else 10 + min(rank, 20) / 2 if rank else 0)
         if tells_first():
             print('error:', line, file=sys.stderr, flush=True)
@@ -79,7 +79,7 @@ def end_in_one_line(command: Callable[[], None]) -> None:
 
 
 def end(status: int) -> NoReturn:
-    """End the process; drop output that nobody reads any more."""
+    """End the process; drop output after the reader has ended."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -99,20 +99,20 @@ def keep_traceback(error: Exception) -> None:
 
 
 def tells_first() -> bool:
-    """Whether no other process of this launcher has printed an error."""
+    """Return whether this is the first process of its launcher to print an error."""
     try:
         os.close(os.open(os.environ[TOLD], os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return False
-    except (KeyError, OSError):  # without a launcher, or after its end
+    except (KeyError, OSError):  # no launcher, or the launcher has ended
         pass
     return True
 
 
 def one_line(error: BaseException) -> Optional[str]:
-    """Return the line for an error, None where its traceback is shown."""
+    """Return the line for an error, None for an error with a traceback."""
     line, first = None, first_line(error)
-    if 'ConfigError: ' in str(error):  # out of a process that loads data, below its traceback
+    if 'ConfigError: ' in str(error):  # of a loading worker, after its traceback
         line = str(error).rsplit('ConfigError: ')[-1]
     elif isinstance(error, (ConfigError, FloatingPointError)):
         line = str(error)
@@ -127,7 +127,7 @@ def one_line(error: BaseException) -> Optional[str]:
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Whether another process of a distributed run has ended or hangs."""
+    """Return whether an error means that another process of the run has ended or hangs."""
     in_dist = any({'distributed', 'autograd'} & {*Path(frame.f_code.co_filename).parts}
                   for frame in frames(error))
     return is_distributed() and (
@@ -136,7 +136,10 @@ def lost_peer(error: BaseException) -> bool:
 
 
 def refusal(error: BaseException) -> Optional[str]:
-    """Return what a library refuses before the first step, with the part that was being built."""
+    """Return the line for a library's error before the first step, None for other errors.
+
+    The line begins with the part of the config that was being built.
+    """
     stack, text = frames(error), str(error)
     in_worker = ' in DataLoader worker process ' in text
     file = ([stack[-1].f_code.co_filename] + re.findall('File "(.+?)", line', text))[-1]
@@ -151,18 +154,18 @@ def refusal(error: BaseException) -> Optional[str]:
 
 
 def frames(error: BaseException) -> List[FrameType]:
-    """Return the calls that led to an exception, the innermost last."""
+    """Return the frames of an exception, the innermost last."""
     return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
 
 
 def runner_of(stack: List[FrameType]) -> Optional[Runner]:
-    """Return the runner among the owners of some calls."""
+    """Return the runner among the ``self`` of frames, None without a runner."""
     return next((x for x in (frame.f_locals.get('self') for frame in stack)
                  if isinstance(x, Runner)), None)
 
 
 def has_stepped(error: BaseException, stack: List[FrameType]) -> bool:
-    """Whether a run is past its first step; without a run, whether all parts are built."""
+    """Return whether a run has done its first step, or, without a run, has built all parts."""
     runner = runner_of(stack)
     if runner is not None:
         return getattr(runner, 'has_stepped', False)
@@ -171,7 +174,7 @@ def has_stepped(error: BaseException, stack: List[FrameType]) -> bool:
 
 
 def part_of(stack: List[FrameType]) -> str:
-    """Return the config key of the innermost part that was being built or run, '' if unknown."""
+    """Return the config key of the part that was being built or run, '' if unknown."""
     runner, calls = runner_of(stack), {frame.f_code.co_name for frame in stack}
     configs = (x for frame in stack for x in frame.f_locals.values() if isinstance(x, Config))
     cfg = getattr(runner, 'cfg', None) or next(configs, {})

@@ -1,5 +1,5 @@
 """Export a detector to ONNX: one group of queries, any number and size of images. The file is
-written after onnxruntime found the same objects in it as PyTorch."""
+written only if onnxruntime and PyTorch find the same objects."""
 import argparse
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from ..io import check_output
 from .common import add_inference_arguments, load_inference_config
 
-# Descriptions of the inputs and outputs, for the metadata of the file
+# Descriptions of inputs and outputs, for the metadata of the file
 TENSORS = dict(
     images='float32, NCHW, resized, (pixel - mean) / std, then zeros at the bottom and right '
     'where images of a batch differ in size',
@@ -32,9 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     check_output('OUT', args.out, 'an ONNX file', ('.onnx', ))
     if args.opset not in OPSETS:
-        raise ConfigError(f'--opset {args.opset} is not possible: GridSample of deformable '
-                          f'attention came with {OPSETS[0]}, and PyTorch exports up to '
-                          f'{OPSETS[-1]}; choose one of these or between.')
+        raise ConfigError(f'--opset {args.opset} must be {OPSETS[0]}, which has the GridSample of '
+                          f'deformable attention, to {OPSETS[-1]}, the highest of PyTorch.')
     cfg = load_inference_config(args)
     checkpoint = read_checkpoint(args.checkpoint)
     cfg.model.pop('init_cfg', None)
@@ -51,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
     sizes = ', '.join('x'.join(map(str, size)) for batch in CHECKED_BATCHES for size in batch)
     size = Path(args.out).stat().st_size / 2**20
     print(f'Wrote {args.out} ({size:.1f} MiB, opset {args.opset}): on images '
-          f'of {sizes} it finds what PyTorch finds, boxes within '
+          f'of {sizes} onnxruntime and PyTorch find the same, boxes within '
           f'{differences["pixels"]:.1g} pixels, scores within {differences["score"]:.1g}')
     if differences['swapped']:
         print(f'Up to {differences["swapped"]:.1%} of the detections of an image differ: two '

@@ -10,9 +10,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--num-train', type=int, default=2000, help='training images')
     parser.add_argument('--num-val', type=int, default=300, help='validation images')
     parser.add_argument('--size', type=int, default=128, help='height and width in pixels')
-    parser.add_argument('--seed', type=int, default=0, help='another one gives other images')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the images')
 
 
 def main(args: argparse.Namespace) -> None:
     written = make_shapes(**vars(args))
-    print(f'{args.root}: {"written" if written else "already there, made with these settings"}')
+    print(f'{args.root}: {"written" if written else "exists with the same settings"}')

@@ -1,4 +1,4 @@
-"""The README.md of a detector that is written for Hugging Face's hub."""
+"""The model card, README.md, of a folder for Hugging Face's hub."""
 import argparse
 from pathlib import Path
 from typing import Any, Dict, Sequence
@@ -19,7 +19,7 @@ tags:
 # {name}
 
 {detector}, trained in groups of queries ([Group DETR](https://arxiv.org/abs/2207.13085)) by
-groupdetr_mmdet. It needs neither that package nor mmdet:
+groupdetr_mmdet. It runs without that package and mmdet:
 
 ```python
 from transformers import pipeline
@@ -37,7 +37,7 @@ detect('image.jpg')
 
 def model_card(args: argparse.Namespace, cfg: Config, task: str, classes: Sequence[str],
                groups: str, group: int, meta: Dict[str, Any]) -> str:
-    """Text of the card of what ``groupdetr convert`` writes, with AP if the log has it."""
+    """Return the text of the model card, with AP if the log of the run has it."""
     dataset = cfg.test_dataloader.dataset
     data = dataset.get('data_root') or dataset.get('ann_file') or 'unknown'
     found = metrics_of(Path(args.src), meta) if group == query_group(cfg) else {}
@@ -50,15 +50,15 @@ def model_card(args: argparse.Namespace, cfg: Config, task: str, classes: Sequen
 
 
 def query_group(cfg: Config) -> Any:
-    """The group that the config evaluates."""
+    """Return the group that the config evaluates."""
     return (cfg.model.get('test_cfg') or {}).get('query_group', 0)
 
 
 def metrics_of(checkpoint: Path, meta: Dict[str, Any]) -> Dict[str, float]:
-    """AP and AP50 of a checkpoint's epoch from the log beside it; empty if there is none."""
+    """Return AP and AP50 of a checkpoint's epoch from the log beside it, empty without a log."""
     try:
         validations = read_run(checkpoint.parent).val
-    except ConfigError:  # no run
+    except ConfigError:  # no log
         return {}
     found = next((x for x in validations if x['step'] == meta.get('epoch')), {})
     return {name: found[f'coco/{key}'] for name, key in (

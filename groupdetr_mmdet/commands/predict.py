@@ -1,5 +1,5 @@
-"""Detect objects in images: writes pictures to DIR/vis and all detections to DIR/results.json, in
-COCO's results format. Goes on after an image that fails, and then exits with status 1."""
+"""Detect objects in images. Writes pictures to DIR/vis and all detections to DIR/results.json, in
+COCO's results format. Skips unreadable images, and then ends with status 1."""
 import argparse
 import json
 import os.path as osp
@@ -16,7 +16,7 @@ from ..errors import ConfigError, first_line
 from ..io import check_output, write_atomically
 from .common import add_inference_arguments, load_inference_config, positive
 
-# What OpenCV reads and, in color, also writes.
+# Formats that OpenCV reads, and writes in color
 PICTURE_SUFFIXES = set(IMG_EXTENSIONS) - {'.pgm'}
 
 
@@ -26,23 +26,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='images, folders of images, or patterns such as "photos/**/*.jpg"')
     add_inference_arguments(parser)
     add('--out', required=True, metavar='DIR', help='directory for the results')
-    add('--score-thr', type=float, default=0.3, metavar='SCORE', help='leave out detections of a '
-        'lower score, in pictures and results; for an evaluation set 0 (default: %(default)s)')
-    add('--classes', nargs='+', default=[], metavar='NAME', help='classes to keep, all by default')
-    add('--device', help='such as cpu or cuda:0, the best one by default')
-    add('--batch-size', type=positive, default=1, help='images of a batch')
+    add('--score-thr', type=float, default=0.3, metavar='SCORE', help='least score of a '
+        'detection, in pictures and results; for an evaluation set 0 (default: %(default)s)')
+    add('--classes', nargs='+', default=[], metavar='NAME', help='classes to keep (default: all)')
+    add('--device', help='such as cpu or cuda:0 (default: the best device)')
+    add('--batch-size', type=positive, default=1, help='images of a batch (default: 1)')
     add('--ann-file', help='COCO annotations with the ids of these images and of the categories')
     add('--no-vis', action='store_true', help='draw no pictures')
 
 
 def picture_names(paths: List[str], folder: Path) -> Dict[str, str]:
-    """Name a picture for every image, in folders like the images; some get .jpg added."""
+    """Return a picture's name for every image, in the images' folders, some with .jpg added."""
     root = osp.commonpath([osp.dirname(osp.abspath(path)) for path in paths])
     names = {path: str(folder / osp.relpath(osp.abspath(path), root)) for path in paths}
     taken = set(names.values())
     for path, name in names.items():
         if osp.splitext(name)[1].lower() not in PICTURE_SUFFIXES:
-            while name in taken:  # by itself, and maybe by the image NAME.jpg
+            while name in taken:  # by the image itself, or by NAME.jpg
                 name += '.jpg'
             names[path] = name
             taken.add(name)

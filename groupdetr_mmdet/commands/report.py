@@ -1,5 +1,5 @@
-"""Write a report of a run as one HTML page that needs no network: its curves, the AP of every
-group, detections beside the ground truth, the queries, configuration and environment."""
+"""Write a report of a run as one HTML page that needs no network: curves, AP of every group,
+detections beside the ground truth, queries, config and environment."""
 import argparse
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from ..analysis.report import write_report
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('work_dir', metavar='WORK_DIR', help='work directory of a run')
     parser.add_argument('--compare', nargs='+', default=[], metavar='WORK_DIR',
-                        help='runs to compare it with, the baseline first; by default '
-                        'WORK_DIR/baseline, which groupdetr demo --baseline trains')
+                        help='runs to compare with, the baseline first (default: '
+                        'WORK_DIR/baseline, if it exists)')
     parser.add_argument('--labels', nargs='+', metavar='LABEL',
-                        help='names of the runs of --compare, and then of WORK_DIR')
+                        help='names of the runs of --compare, then of WORK_DIR')
     parser.add_argument('--checkpoint',
-                        help='weights, a file, best or last; the best ones of WORK_DIR by default')
-    parser.add_argument('--out', help='file to write; WORK_DIR/report.html by default')
+                        help='a file, best or last (default: best, if it exists)')
+    parser.add_argument('--out', help='file to write (default: WORK_DIR/report.html)')
 
 
 def main(args: argparse.Namespace) -> None:

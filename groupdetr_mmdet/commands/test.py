@@ -1,4 +1,4 @@
-"""Evaluate a detector."""
+"""Evaluate a detector on the test data of a config."""
 import argparse
 import numbers
 import os
@@ -23,12 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('checkpoint', help=CHECKPOINT)
     add('--all-groups', action='store_true', help='evaluate every group of queries in one pass, '
-        'and record beside the checkpoint which is best, for --query-group best of other commands')
+        'and record the best beside the checkpoint, for --query-group best of other commands')
     add('--out', help='pickle file (.pkl) to write the predictions to')
     add('--show', action='store_true', help='show the predictions in a window')
-    add('--show-dir', help='directory for pictures of the predictions, made inside the work '
+    add('--show-dir', help='directory for pictures of the predictions, inside the work '
         'directory of this run')
-    add('--wait-time', type=float, default=2, help='seconds that --show shows a picture')
+    add('--wait-time', type=float, default=2, help='seconds between pictures of --show')
 
 
 def main(args: argparse.Namespace) -> None:
@@ -77,5 +77,5 @@ def show(metrics: Dict[str, float]) -> None:
 
 
 def number(value: Any) -> str:
-    """Return a metric as a text; COCO's -1 is of no objects."""
+    """Return a metric as a text; COCO's -1 means no objects."""
     return f'{value:.3f}' if isinstance(value, numbers.Real) and value != -1 else '-'

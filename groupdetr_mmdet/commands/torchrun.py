@@ -1,7 +1,7 @@
-"""``torchrun``, without its traceback below the one line of a process.
+"""``torchrun`` without its traceback after the error of a process.
 
-On SIGTERM or SIGUSR1 it stops its processes, which have 30 seconds to write a checkpoint, and ends
-with their status 75.
+On SIGTERM or SIGUSR1 it signals its processes, waits up to 30 seconds for their checkpoint, and
+ends with their status 75.
 """
 import logging
 import os
@@ -20,7 +20,7 @@ from .errors import ERROR, INTERRUPTED, TOLD, end_in_one_line
 
 
 def run() -> None:
-    """Run the processes; only the first one with an error prints it."""
+    """Run the processes; only the first process with an error prints it."""
     logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix='groupdetr-') as folder:
         os.environ[TOLD] = str(Path(folder, 'told'))

@@ -1,5 +1,5 @@
-"""Train a detector on the data of a config, or on a folder of images and labels or a label file,
-for which a config is written first, as by `groupdetr prepare`."""
+"""Train a detector by a config; or on a folder of images and labels or a label file, for which it
+writes a config as `groupdetr prepare` does."""
 import argparse
 import os
 from contextlib import ExitStack
@@ -29,26 +29,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                          'images and labels, or a label file')
     prepare.add_choices(parser)
     add = parser.add_argument
-    add('--dry-run', action='store_true', help='time a few steps and forecast the whole training')
+    add('--dry-run', action='store_true',
+        help='train a few steps, and forecast time and memory of the training')
     add('--epochs', type=positive, metavar='N',
-        help='length of the training; the learning rate falls at the same fraction of it')
+        help='length of the training; the learning rate drops at the same fraction')
     add('--batch-size', type=positive, metavar='N', help='images of a step in each process; '
-        'gradients are accumulated until an update has the number of images in the config')
+        "gradient accumulation keeps the config's number of images of an update")
     add('--ema', action='store_true', help='average the weights of all steps')
     add('--early-stop', type=positive, metavar='N',
         help='end after N validations without a better result')
     add('--tensorboard', action='store_true', help='also write TensorBoard logs')
     add('--wandb', action='store_true', help='also log to Weights & Biases')
     add('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on a CPU')
-    add('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
+    add('--auto-scale-lr', action='store_true',
+        help='scale the learning rate with the images of an update')
     add('--allow-missing', action='store_true',
-        help='start from the tensors of load_from that fit the model')
+        help='load only the tensors of load_from that fit the model')
     add('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help='continue from this '
-        'checkpoint, or without a value from the last one in the work directory')
+        'checkpoint, or without a value from the last checkpoint in the work directory')
 
 
 def config_of_data(args: argparse.Namespace) -> str:
-    """Return CONFIG; for a folder or label file, write its config first and return its name."""
+    """Return CONFIG; for a folder or label file, write a config and return its name."""
     given = [f'--{name.replace("_", "-")}' for name in prepare.DEFAULTS
              if getattr(args, name) is not None]
     if not is_data(args.config) or args.config.endswith(WEIGHTS):
@@ -59,8 +61,8 @@ def config_of_data(args: argparse.Namespace) -> str:
     out = prepare.default_out(args.config)
     if not out.exists():
         if args.launcher != 'none':
-            raise ConfigError(f'CONFIG {args.config} is data, and several processes need a config:'
-                              f' run groupdetr prepare {args.config} first.')
+            raise ConfigError(f'CONFIG {args.config} is data, and several processes require a '
+                              f'config: run groupdetr prepare {args.config} first.')
         prepare.prepare(args, args.config, out)
     elif given or not prepare.was_prepared(out, args.config):
         why = f'{given[0]} would change it' if given else 'was prepared for other data'
@@ -71,7 +73,7 @@ def config_of_data(args: argparse.Namespace) -> str:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config file, and change it by the arguments."""
+    """Read the config, and set the options of the arguments."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config)
     merge_options(cfg, args.cfg_options)
@@ -97,7 +99,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def start_run(cfg: Config, args: argparse.Namespace) -> Config:
-    """Add to the config what is of this run alone, and not recorded."""
+    """Add settings of this start alone, which the run does not record."""
     cfg = RunConfig(cfg)
     cfg.launcher = args.launcher
     options.scale_for_accumulation(cfg)
@@ -105,7 +107,7 @@ def start_run(cfg: Config, args: argparse.Namespace) -> Config:
         cfg.resume = True
         cfg.load_from = (None if args.resume in ('auto', 'last') else
                          find_checkpoint(args.resume, cfg.work_dir))
-    # DeepSpeed's checkpoints are folders, as those of transformers.
+    # Checkpoints of DeepSpeed and transformers are folders.
     check_path('--resume' if cfg.get('resume') else 'load_from', cfg.get('load_from'),
                folder=None)
     options.fetch_once(cfg)
@@ -113,12 +115,12 @@ def start_run(cfg: Config, args: argparse.Namespace) -> Config:
 
 
 def show_next(args: argparse.Namespace, work_dir: Path) -> None:
-    """Print where the result is, and the next commands."""
+    """Print the checkpoint and the next commands."""
     best = best_checkpoint(work_dir)
     written = best or last_checkpoint(work_dir)
     if written is None:
         return
-    # best and last are looked for in the config's own work directory.
+    # `best` and `last` are searched in the default work directory.
     own = not args.work_dir and 'work_dir' not in (args.cfg_options or {})
     name = ('best' if best else 'last') if own else quote(str(written))
     config = quote(args.config)
@@ -132,9 +134,9 @@ def main(args: argparse.Namespace) -> None:
     args.config = config_of_data(args)
     cfg = start_run(load_config(args), args)
     if dry_run.is_slow(cfg):
-        print(f'There is no GPU, and {args.config} takes long without one. --dry-run forecasts '
-              f'the time; {dry_run.SMALL_CONFIG} is a small config, and groupdetr prepare DATA '
-              '--model small writes one.')
+        print(f'No GPU was found, and {args.config} is slow on a CPU. --dry-run forecasts the '
+              f'time; {dry_run.SMALL_CONFIG} is a small config, and groupdetr prepare DATA '
+              '--model small writes a small config.')
     if args.dry_run:
         print_table((f'{dry_run.TIMED} steps on {get_device()}', ''), dry_run.measure(cfg))
         return
