@@ -1,5 +1,5 @@
-"""What is measured: time and memory, beside the straightforward way and the stock detector.
+"""Time and memory, compared with a straightforward implementation and mmdet's detector.
 
 ``python -m benchmarks CONFIG`` measures, ``python -m benchmarks.report JSON`` draws.
 """
-import groupdetr_mmdet  # noqa: F401, beside mmcv-lite mmdet can be imported only after it
+import groupdetr_mmdet  # noqa: F401, before mmdet, for mmcv-lite

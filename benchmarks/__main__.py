@@ -1,9 +1,9 @@
-"""Measure time and memory of a detector with groups, beside the straightforward way to write it.
+"""Measure time and memory of a detector with groups, beside a plain implementation.
 
-Modes: `plain` (mmdet's bmm attention on folded groups, its assigner called per layer, image and
-group; Conditional DETR alone), `ours`, `turns` (ours, one group after the other), and `stock`
+Modes: `plain` (Conditional DETR alone: mmdet's bmm attention on folded groups, and its assigner
+for each layer, image and group), `ours`, `turns` (ours, one group after the other), and `stock`
 (mmdet's detector without groups). A mode may have an autocast type, as in ours:bf16. All modes and
-numbers of groups take turns within one run.
+numbers of groups alternate within a run.
 """
 import argparse
 import itertools
@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     add_running(parser, rounds=5)
     add = parser.add_argument
     add('--table', action='store_true', help='measure every row of the table in '
-        'benchmarks/README.md, in the place of --parts, --modes and --memory')
+        'benchmarks/README.md, instead of --parts, --modes and --memory')
     add('--parts', nargs='+', choices=PARTS, default=['decoder'],
         help='step: a whole training step; decoder: decoder, head and criterion, forward and '
         'backward, on a given memory; criterion: forward and backward on given predictions')
@@ -34,9 +34,9 @@ def parse_args() -> argparse.Namespace:
         metavar='MODE[:AMP]', help='plain, ours, turns, stock, each with :bf16 or :fp16 for '
         'autocast; turns is for the part step')
     add('--losses', nargs='+', default=[None], metavar='LOSS', help='classification losses, such '
-        'as FocalLoss IABCELoss; that of the config')
-    add('--memory', action='store_true', help='measure peak memory, too')
-    add('--groups', nargs='+', type=positive, help='K; that of the config')
+        'as FocalLoss IABCELoss (default: of the config)')
+    add('--memory', action='store_true', help='also measure peak memory')
+    add('--groups', nargs='+', type=positive, help='numbers of groups K (default: of the config)')
     add('--batch-size', type=positive, default=2)
     return parser.parse_args()
 
@@ -50,7 +50,7 @@ def parse_mode(text: str) -> Tuple[str, Optional[str]]:
 
 
 def make_cases(args: argparse.Namespace, num_queries: int) -> List[Case]:
-    """Combine all that the arguments name; stock has one group, whatever they name."""
+    """Combine parts, modes, groups and losses of the arguments; stock always has one group."""
     if any(mode == 'turns' for mode, _ in args.modes) and args.parts != ['step']:
         raise ConfigError('--modes turns: backbone and encoder run once in a step of turns; '
                           'choose --parts step.')
@@ -61,7 +61,7 @@ def make_cases(args: argparse.Namespace, num_queries: int) -> List[Case]:
 
 
 def reach_table(num_groups: int, num_queries: int) -> List[Row]:
-    """Return what the package is to reach, for K and N."""
+    """Return the aims for K and N."""
     criterion = Case('criterion', 'plain', None, num_groups, num_queries)
     inference = replace(criterion, part='inference', mode='ours')
     plain = replace(criterion, part='decoder', attn_drop=0.)

@@ -1,4 +1,4 @@
-"""Arguments that several scripts of this room take."""
+"""Arguments that several benchmarks share."""
 import argparse
 from pathlib import Path
 from typing import Any, Dict, Optional
@@ -22,16 +22,16 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_running(parser: argparse.ArgumentParser, rounds: int) -> None:
     add = parser.add_argument
     add('--image-size', nargs=2, type=positive, default=[800, 1066], metavar=('H', 'W'))
-    add('--rounds', type=positive, default=rounds, help='timed runs of each (%(default)s)')
+    add('--rounds', type=positive, default=rounds, help='timed runs of a case (%(default)s)')
     add('--device', type=torch.device, default=get_device())
     add('--threads', type=positive, help='of the CPU')
-    add('--tf32', action='store_true', help='let a GPU multiply float32 as TF32')
+    add('--tf32', action='store_true', help='use TF32 on a GPU')
     add('--json', type=Path, metavar='FILE', help='write everything there')
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Check the file to write, and set the number of threads and the precision."""
-    if args.json:  # before minutes of measuring, not after
+    """Check the file to write, and set threads and precision."""
+    if args.json:  # before the measurement
         check_output('--json', args.json)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -39,7 +39,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def load_config(config: str, options: Optional[Dict[str, Any]] = None) -> Config:
-    """Read the config of a detector with groups; a default K is written into it."""
+    """Read the config of a detector with groups, and set a default K in it."""
     cfg = read_config(config)
     merge_options(cfg, options)
     init_default_scope(cfg.get('default_scope', 'mmdet'))

@@ -1,4 +1,4 @@
-"""What is measured: a part of a training step, in one of several ways to write it."""
+"""Cases to measure: a part of a training step in one of several implementations."""
 import contextlib
 import copy
 import functools
@@ -26,7 +26,7 @@ from .measure import seconds_of
 MODES = (
     'plain',  # see plain.py
     'ours',
-    'turns',  # ours, its groups one after the other
+    'turns',  # ours, one group after the other
     'stock')  # mmdet's detector, no groups, and mmcv's own deformable attention
 PARTS = dict(
     step='Training step',
@@ -39,8 +39,8 @@ STRIDE = 32  # of the memory to the image
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure."""
-    part: str  # one of PARTS; 'decoder' is given a memory, and 'criterion' predictions
+    """A measurement."""
+    part: str  # one of PARTS; 'decoder' gets a memory, 'criterion' predictions
     mode: str  # one of MODES
     amp: Optional[str]  # 'bf16' or 'fp16' autocast, or None for float32
     num_groups: int  # K
@@ -54,20 +54,20 @@ class Case:
 
     @property
     def model(self) -> tuple:
-        """Cases that agree here can share a model."""
+        """Key of cases that can share a model."""
         return self.mode, self.num_groups, self.num_queries, self.attn_drop, self.loss
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Sizes that all cases of a run share, heights before widths."""
+    """Sizes of all cases of a run, as (height, width)."""
     batch_size: int = 2
     image_size: Tuple[int, int] = (800, 1066)  # in pixels
     num_objects: int = 7  # of each image
 
     @property
     def memory_size(self) -> Tuple[int, int]:
-        """Of the memory that the decoder alone is given."""
+        """(height, width) of the memory for the part decoder."""
         return tuple(-(-x // STRIDE) for x in self.image_size)
 
 
@@ -87,7 +87,7 @@ def build_model(cfg: Config, case: Case) -> nn.Module:
     model = build_random(model)
     for module in model.bbox_head.modules():
         if isinstance(module, nn.Linear) and module.out_features == 4:
-            nn.init.normal_(module.weight, std=0.01)  # zero until trained
+            nn.init.normal_(module.weight, std=0.01)  # instead of the initial zeros
     if case.mode in ('plain', 'stock'):
         model.bbox_head.loss_by_feat = functools.partial(
             in_float32, model.bbox_head.loss_by_feat)
@@ -95,15 +95,15 @@ def build_model(cfg: Config, case: Case) -> nn.Module:
 
 
 def in_float32(method: Callable, *args, **kwargs) -> object:
-    """Call a method with tensors that numpy, which has no bfloat16, can hold for scipy."""
+    """Call a method with float32 tensors: numpy, which scipy requires, has no bfloat16."""
     return method(*(x.float() if isinstance(x, Tensor) and x.is_floating_point() else x
                     for x in args), **kwargs)
 
 
 def build_random(model: dict) -> nn.Module:
-    """Build what a config says, with random weights; mmengine's report on each is left out."""
-    model = copy.deepcopy(model)  # mmdet writes into configs
-    model['backbone'].pop('init_cfg', None)  # nothing is downloaded
+    """Build the model of a config with random weights, without mmengine's report."""
+    model = copy.deepcopy(model)  # mmdet changes configs
+    model['backbone'].pop('init_cfg', None)  # no download
     torch.manual_seed(0)
     model = MODELS.build(model)
     logging.disable(logging.INFO)
@@ -113,7 +113,7 @@ def build_random(model: dict) -> nn.Module:
 
 
 def write_as_baseline(model: dict, case: Case) -> None:
-    """Turn our detector's config into one of the baselines."""
+    """Convert our detector's config to the config of a baseline."""
     detector = model['type'].removeprefix('Group')
     model['bbox_head']['type'] = model['bbox_head']['type'].removeprefix('Group')
     model['test_cfg'].pop('query_group', None)
@@ -131,9 +131,9 @@ def write_as_baseline(model: dict, case: Case) -> None:
 
 
 def share_weights(models: Sequence[nn.Module]) -> None:
-    """Give all models the weights of the one with most queries, of which others keep the first.
+    """Copy the weights of the model with most queries to all models; others keep the first rows.
 
-    The rows of a parameter with rows of each group are stacked group by group, group 0 first.
+    Parameters with rows for each group have group 0 first.
     """
     most = max(models, key=lambda model: sum(x.numel() for x in model.parameters()))
     state = most.state_dict()
@@ -161,7 +161,7 @@ def make_samples(shapes: Shapes, num_classes: int, device: torch.device) -> List
 
 
 class Benchmark:
-    """A case, its inputs and its model, ready to run."""
+    """A case with its inputs and its model."""
 
     def __init__(self, case: Case, shapes: Shapes, cfg: Config, device: torch.device,
                  model: nn.Module) -> None:
@@ -170,7 +170,7 @@ class Benchmark:
                               'memory; choose --parts step inference.')
         self.case, self.device, self.model, self.head = case, device, model, model.bbox_head
         self.samples = make_samples(shapes, self.head.num_classes, device)
-        self.given: Tuple[Tensor, ...] = ()  # inputs that have gradients
+        self.given: Tuple[Tensor, ...] = ()  # inputs with gradients
         if case.part == 'decoder':
             feat = self.randn(shapes.batch_size, model.embed_dims, *shapes.memory_size)
             inputs, self.decoder_inputs = model.pre_transformer((feat, ), self.samples)
@@ -190,7 +190,7 @@ class Benchmark:
         return torch.randn(size, generator=torch.Generator().manual_seed(0)).to(self.device)
 
     def build_optimizer(self, cfg: Config) -> OptimWrapper:
-        """Build the optimizer with its state, which is not part of the memory of a step."""
+        """Build the optimizer and its state, so that a step's memory does not include it."""
         optim_cfg = dict(cfg.optim_wrapper)
         if self.case.amp and self.device.type == 'cuda':
             optim_cfg.update(type='AmpOptimWrapper', dtype=str(AMP[self.case.amp])[6:])
@@ -204,7 +204,7 @@ class Benchmark:
     def __call__(self) -> float:
         """Run once; return the seconds."""
         self.model.train(self.case.part != 'inference')
-        # Or the criterion pays for fetching again the memory that the case before gave back.
+        # Otherwise the criterion's time includes allocating memory that the last case freed.
         for _ in range(2 if self.case.part == 'criterion' else 1):
             with mmcv_attention() if self.case.mode == 'stock' else contextlib.nullcontext():
                 seconds = seconds_of(self.run, self.device)
@@ -240,7 +240,7 @@ class Benchmark:
 
 @contextlib.contextmanager
 def mmcv_attention() -> Iterator[None]:
-    """Let deformable attention run as without this package, where no compiled kernel is."""
+    """Use mmcv's deformable attention, as without this package, inside a ``with`` block."""
     ours = MemorySavingAttention.forward
     MemorySavingAttention.forward = multi_scale_deform_attn.MultiScaleDeformableAttention.forward
     try:

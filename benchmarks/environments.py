@@ -1,5 +1,5 @@
-"""Try the wheel of this package in an environment: install it, check it, print a row of the table
-in docs/environments.md. Needs nothing but the standard library. What DIR has already stays:
+"""Install the wheel of this package into an environment, check it, and print a row of the table in
+docs/environments.md. Requires the standard library alone. An environment in DIR is kept:
 
     python benchmarks/environments.py DIR --python python3.12 torch==2.14.1 mmcv-lite==2.1.0 \
         mmengine==0.10.7 mmdet==3.3.0

@@ -1,8 +1,8 @@
-"""Train what docs/choose-k.md reports: AP by K, learning rate, loss and augmentation.
+"""Train the detectors of docs/choose-k.md: AP by K, learning rate, loss and augmentation.
 
-Small detectors on small images, several seeds each. Every finished training is kept in a JSON
-file at once, so the command goes on where it was stopped; the tables and pictures are made from
-that file. Set OMP_NUM_THREADS=1 and start one process a core, each with --studies of its own.
+Small detectors on small images, several seeds each. Each finished training is written into a JSON
+file, so the command continues where it was stopped; ``benchmarks.evidence_report`` reads the file.
+Set OMP_NUM_THREADS=1, and start a process on each core with other --studies.
 """
 import argparse
 import json
@@ -49,7 +49,7 @@ ON_SHAPES = 'pretraining', 'from-scratch'  # studies, the first with one seed
 
 
 class Cell(NamedTuple):
-    """What is trained for one row of a table, once for each data set and seed."""
+    """The training of a row of a table, repeated for each data set and seed."""
     num_groups: int = 1  # K
     epochs: int = 30
     settings: Dict[str, Any] = {}  # what else is set in the config

@@ -1,5 +1,4 @@
-"""Write the tables and pictures of the documentation from what ``python -m benchmarks.evidence``
-measured."""
+"""Write tables and pictures of the documentation from the results of ``benchmarks.evidence``."""
 import argparse
 from collections import defaultdict
 from pathlib import Path
@@ -21,21 +20,21 @@ PAGES = 'choose-k.md', 'experiments.md'
 
 
 class Table(NamedTuple):
-    """Rows of one study, and the row that they are compared with."""
+    """Rows of a study, and the baseline row."""
     study: str
     baseline: str
     rows: Tuple[str, ...] = ()  # all by default
 
 
 class Row(NamedTuple):
-    """The trainings that differ in data set and seed alone."""
+    """Trainings that differ in data set and seed alone."""
     label: str
     epochs: int  # on most data sets
     minutes: float  # CPU minutes of training, mean
     ap: Dict[Tuple[str, int], float]  # by data set and seed, after the last epoch
 
     def gains(self, baseline: 'Row') -> np.ndarray:
-        """Return the differences to another row, of each data set and seed that both have."""
+        """Return the differences to another row, by data set and seed."""
         return np.array([self.ap[x] - baseline.ap[x] for x in sorted(self.ap) if x in baseline.ap])
 
 
@@ -45,7 +44,7 @@ NOISES = tuple(x for x in FINE_TUNING if x == 'K = 1' or 'noise' in x or 'drawn'
 THREE, DROPOUT = 'K = 3, noise 0.5', ('K = 3, attention dropout', 'K = 3, query dropout')
 # Rows that change the loss, the augmentation or the weights that are evaluated
 BEYOND = tuple(x for x in FINE_TUNING if x not in (*NOISES, *DROPOUT, SAME))
-# The comment that stands around the table in the pages -> the table
+# Name in the comments around a table in the pages -> the table
 TABLES = {
     'from-scratch': Table('from-scratch', 'K = 1', tuple(x for x in SCRATCH if ',' not in x)),
     'from-scratch-losses': Table('from-scratch', 'K = 3', tuple(
@@ -66,7 +65,7 @@ TABLES = {
 
 
 def read_rows(results: Results, table: Table) -> List[Row]:
-    """Read the rows of a table that have been measured, in the order of the study."""
+    """Read the measured rows of a table, in the order of the study."""
     runs: Dict[str, Dict[Tuple[str, int], dict]] = defaultdict(dict)
     for name, run in results.items():
         study, data, label, seed = name.split('/')
@@ -80,7 +79,7 @@ def read_rows(results: Results, table: Table) -> List[Row]:
 
 
 def interval(values: np.ndarray) -> float:
-    """Half the width of the 95 % t-interval of a mean; NaN for a single value."""
+    """Return half the width of the 95 % t-interval of a mean, NaN for a single value."""
     if len(values) < 2:
         return np.nan
     return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
@@ -113,7 +112,7 @@ def difference(gains: np.ndarray) -> str:
 
 
 def fill_page(text: str, results: Results) -> str:
-    """Write each table between the two comments that name it, if the page has them."""
+    """Replace the tables between their comments in a page."""
     for name, table in TABLES.items():
         begin, end = f'<!-- {name} -->\n\n', f'\n\n<!-- end of {name} -->'
         if begin in text and (rows := read_rows(results, table)):
@@ -152,7 +151,7 @@ def draw_gains(results: Results, names: Sequence[str], out_file: Path) -> None:
 
 
 def draw_curves(results: Results, table: Table, out_file: Path) -> None:
-    """Draw the mean AP by CPU minutes of each row, and from the least to the most of its seeds."""
+    """Draw the mean AP by CPU minutes of each row, and the range of its seeds."""
     fig, ax = plt.subplots(figsize=(6, 4), layout='constrained')
     for i, label in enumerate(table.rows):
         runs = [run for name, run in results.items()

@@ -1,7 +1,9 @@
-"""Compare the forms of a detector that is deployed: ``speed`` by PyTorch, torch.compile and the
-runtimes that read its ONNX file, beside mmdet's detector with the same weights; ``differences`` of
-the detections of mmdet's detector whose weights came in, of the one that went out, and of the ONNX
-file, with random weights, on images of several sizes, alone and padded to one batch."""
+"""Compare the forms of a deployed detector.
+
+``speed``: PyTorch, torch.compile, and ONNX in onnxruntime and OpenVINO, beside mmdet's detector
+with the same weights. ``differences``: detections after converting random weights from mmdet, to
+mmdet and to ONNX, on images of several sizes, alone and padded to one batch.
+"""
 import argparse
 import functools
 import statistics
@@ -49,9 +51,9 @@ Differences = Dict[str, float]
 
 @functools.cache
 def openvino_core() -> Any:
-    """The one core of this process.
+    """Return the only core of this process.
 
-    OpenVINO gives the main thread a stack for its signals, and frees it with the last core: if
+    OpenVINO allocates a signal stack for the main thread, and frees it with the last core: if
     another thread collects that core as garbage, the next signal ends Python.
     """
     import openvino
@@ -59,9 +61,9 @@ def openvino_core() -> Any:
 
 
 def openvino_model(path: str, num_threads: int = 0) -> Callable:
-    """Load an ONNX file in OpenVINO, as ``onnxruntime_model`` does, to compute in float32.
+    """Load an ONNX file in OpenVINO with float32, as ``onnxruntime_model``.
 
-    Left alone, OpenVINO computes in bfloat16 where the processor can.
+    By default OpenVINO uses bfloat16 if the processor has it.
     """
     model = openvino_core().compile_model(path, 'CPU', {
         'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': num_threads})
@@ -70,7 +72,7 @@ def openvino_model(path: str, num_threads: int = 0) -> Callable:
 
 
 def build_models(args: argparse.Namespace) -> Dict[str, nn.Module]:
-    """Build our detector and mmdet's, which has the weights of the group that ours keeps."""
+    """Build our detector, and mmdet's with the weights of the kept group."""
     cfg = load_config(args.config, args.cfg_options)
     stock, ours = (build_model(cfg, Case(
         'inference', name, None, cfg.model.num_query_groups, cfg.model.num_queries)).eval()
@@ -83,7 +85,7 @@ def build_models(args: argparse.Namespace) -> Dict[str, nn.Module]:
 
 
 def make_run(runtime: str, detector: nn.Module, folder: str) -> Callable:
-    """Return what detects objects in a batch of :func:`random_batch`."""
+    """Return a function that detects objects in a batch of :func:`random_batch`."""
     if runtime == 'pytorch':
         return lambda images, sizes: detect(detector, images, sizes.tolist())
     if runtime == 'torch.compile':
@@ -98,7 +100,7 @@ def make_run(runtime: str, detector: nn.Module, folder: str) -> Callable:
 
 def make_runs(args: argparse.Namespace, models: Dict[str, nn.Module],
               folder: str) -> Dict[Variant, Callable[[], Any]]:
-    """Prepare all variants; of a batch size, stock runs right before ours."""
+    """Prepare all variants; for each batch size, stock runs right before ours."""
     detectors = {(runtime, name): make_run(runtime, models[name], folder)
                  for runtime in args.runtimes for name in MODELS}
     return {(runtime, n, name): functools.partial(
@@ -107,7 +109,7 @@ def make_runs(args: argparse.Namespace, models: Dict[str, nn.Module],
 
 
 def table_rows(seconds: Dict[Variant, List[float]]) -> List[tuple]:
-    """Return medians, and those of the ratio of ours to stock in the same round."""
+    """Return median times, and the median ratio of ours to stock in the same round."""
     rows = []
     for (runtime, n, name), own in seconds.items():
         ratios = [a / b for a, b in zip(own, seconds[runtime, n, 'stock'])]
@@ -171,9 +173,9 @@ def differences(model: ConfigDict) -> Dict[str, Optional[Differences]]:
 
 @torch.no_grad()
 def compare(first: nn.Module, second: nn.Module) -> Differences:
-    """Find the largest differences of two detectors, in the better half of the first's detections.
+    """Return the largest differences of two detectors, in the better half of the detections.
 
-    Any of the others may have just missed the second's limit of detections.
+    The other detections may be behind the second detector's limit of detections.
     """
     found = []
     for sizes in CHECKED_BATCHES:

@@ -1,4 +1,4 @@
-"""How it is measured: time, and peak memory."""
+"""Measure time and peak memory."""
 import itertools
 import os
 import platform
@@ -25,9 +25,9 @@ def seconds_of(run: Callable[[], object], device: torch.device = CPU) -> float:
 
 
 def take_turns(runs: Dict[Any, Callable[[], T]], rounds: int, warmup: int) -> Dict[Any, List[T]]:
-    """Run all once, then all again, and so on: what slows the machine slows all of them.
+    """Alternate the runs, so that other work on the machine slows all of them.
 
-    Returns what each run returned in the rounds after the warm-up.
+    Returns the results of each run in the rounds after the warm-up.
     """
     results: Dict[Any, List[T]] = {key: [] for key in runs}
     start = time.monotonic()
@@ -40,7 +40,7 @@ def take_turns(runs: Dict[Any, Callable[[], T]], rounds: int, warmup: int) -> Di
 
 
 def peak_memory(run: Callable[[], object], device: torch.device = CPU) -> int:
-    """Measure the peak of PyTorch's tensors in a run above those alive before it, in bytes."""
+    """Measure the peak of PyTorch's tensors in a run above the start, in bytes."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -56,7 +56,7 @@ def peak_memory(run: Callable[[], object], device: torch.device = CPU) -> int:
 
 
 def describe_machine(device: torch.device) -> Dict[str, Any]:
-    """Name what was measured on."""
+    """Return processor, threads and version of PyTorch."""
     info = Path('/proc/cpuinfo')
     name = re.search(r'model name\s*: (.*)', info.read_text()) if info.exists() else None
     machine = dict(cpu=name[1] if name else platform.processor() or platform.machine(),

@@ -1,6 +1,6 @@
 """Measure our criterion beside the criteria of RF-DETR (``pip install rfdetr``) and of LW-DETR in
 ``transformers`` on identical tensors: CPU time of forward and backward, and peak memory. A library
-that is not installed is left out. Then memory of a whole training step by number of objects."""
+that is not installed is left out. Then peak memory of a training step by number of objects."""
 import argparse
 import functools
 import importlib.util
@@ -31,7 +31,7 @@ Terms = Callable[[Tensor, Tensor], Tensor]  # logits, boxes -> losses, shape (3,
 
 
 class Size(NamedTuple):
-    """What is measured: number of layers, groups and objects an image, and the class loss."""
+    """Number of layers, groups and objects an image, and the classification loss."""
     layers: int
     groups: int
     objects: int

@@ -1,9 +1,8 @@
-"""The baseline to beat: groups written the straightforward way, with nothing but stock mmdet.
+"""The baseline: a straightforward implementation of groups with stock mmdet alone.
 
 Self-attention is mmdet's ``bmm`` attention on queries folded by group. Matching calls the stock
-assigner once per layer, image and group. The losses are the stock head's. The parameters are those
-of :class:`groupdetr_mmdet.GroupConditionalDETR`, so that weights are exchanged, and results and
-gradients are equal.
+assigner for each layer, image and group. Losses are the stock head's. Names of parameters, results
+and gradients are as in :class:`groupdetr_mmdet.GroupConditionalDETR`.
 """
 from typing import Optional, Tuple
 

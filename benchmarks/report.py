@@ -1,5 +1,5 @@
-"""Tables, JSON and pictures of what was measured: ``python -m benchmarks.report JSON`` draws time
-and memory by the number of groups K (the paper's Figure 7)."""
+"""Tables, JSON and pictures of results. ``python -m benchmarks.report JSON`` draws time and memory
+by the number of groups K (the paper's Figure 7)."""
 import argparse
 import itertools
 import json
@@ -32,7 +32,7 @@ DRAWN = 'time [s]', 'peak memory [MiB]'
 
 def report(results: Results, shapes: Shapes, device: torch.device, reach: Sequence[Row],
            json_file: Optional[Path], program: str) -> None:
-    """Print all tables, and write everything as JSON where a file is named."""
+    """Print all tables, and write the results to ``json_file`` if it is given."""
     record = dict(
         machine=describe_machine(device), shapes=asdict(shapes),
         cases=[case_record(case, results, shapes) for case in results.seconds],
@@ -54,7 +54,7 @@ def report(results: Results, shapes: Shapes, device: torch.device, reach: Sequen
 
 
 def case_record(case: Case, results: Results, shapes: Shapes) -> Record:
-    """Return what was measured of a case; ``ratio`` is the time of the part's first case to it."""
+    """Return the results of a case; ``ratio`` is the time of the part's first case to its time."""
     seconds = statistics.median(results.seconds[case])
     first = next(x for x in results.seconds if x.part == case.part)
     peak = results.peak.get(case)
@@ -71,7 +71,7 @@ def write_record(path: Path, program: str, record: Record) -> None:
 
 
 def describe(values: Record) -> str:
-    """Write names and values in a line."""
+    """Return names and values in a line."""
     return ', '.join(f'{name}: {value}' for name, value in values.items())
 
 

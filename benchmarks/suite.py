@@ -1,4 +1,4 @@
-"""Runs cases side by side, and collects what was measured."""
+"""Run cases side by side, and collect the results."""
 import statistics
 from dataclasses import dataclass, field
 from typing import Any, Collection, Dict, List, Sequence
@@ -9,19 +9,19 @@ from mmengine.config import Config
 from .cases import Benchmark, Case, Shapes, build_model, share_weights
 from .measure import peak_memory, take_turns
 
-CRITERION_ROUNDS = 4  # it is short, so that it can be run more often
+CRITERION_ROUNDS = 4  # more runs, because it is short
 
 
 @dataclass
 class Results:
-    """What was measured of each case."""
+    """Results of each case."""
     seconds: Dict[Case, List[float]] = field(default_factory=dict)  # of each round
     peak: Dict[Case, int] = field(default_factory=dict)  # bytes above those in use before the run
 
     def ratio(self, case: Case, other: Case) -> float:
-        """Return the median of the ratio over rounds, each of which ran one after the other.
+        """Return the median over rounds of the ratio of two cases.
 
-        A machine that is slow for a while is slow for both.
+        The cases of a round run one after the other, so that a slow machine slows both.
         """
         return statistics.median(
             a / b for a, b in zip(self.seconds[case], self.seconds[other]))
@@ -30,16 +30,16 @@ class Results:
 @dataclass(frozen=True)
 class Row:
     """A ratio of two cases and its bound."""
-    what: str  # in words, what is compared
+    what: str  # description
     case: Case  # numerator
     other: Case  # denominator
-    bound: float  # what the ratio is to reach: at least that where more is better, else at most
+    bound: float  # aim: the least ratio if more is better, else the most
     more: bool = True  # is better
-    memory: bool = False  # peak memory is compared, and not time
+    memory: bool = False  # compare peak memory instead of time
     factor: int = 1  # of the denominator
 
     def record(self, results: Results) -> Dict[str, Any]:
-        """Return what was reached."""
+        """Return ratio and bound."""
         value = (results.peak[self.case] / results.peak[self.other] if self.memory
                  else results.ratio(self.case, self.other) / self.factor)
         return dict(what=self.what, bound=self.bound, more_is_better=self.more, value=value,
@@ -48,11 +48,11 @@ class Row:
 
 def measure(cfg: Config, cases: Sequence[Case], shapes: Shapes, device: torch.device, rounds: int,
             warmup: int, memory: Collection[Case]) -> Results:
-    """Measure the time of cases of our detector's config, and the memory of some of them."""
+    """Measure the time of cases, and the memory of some."""
     results = Results()
     models = {case.model: build_model(cfg, case).to(device) for case in cases}
     for part in dict.fromkeys(case.part for case in cases):
-        share_weights(list(models.values()))  # the optimizer may have stepped
+        share_weights(list(models.values()))  # a step may have changed them
         runs = {case: Benchmark(case, shapes, cfg, device, models[case.model])
                 for case in cases if case.part == part}
         for case in filter(memory.__contains__, runs):

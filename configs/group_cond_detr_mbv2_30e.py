@@ -1,5 +1,5 @@
 # For few images and for a CPU: a small pretrained backbone, images of at most 512 pixels a side.
-# groupdetr prepare DATA --model small writes the config that trains it on a folder of images.
+# groupdetr prepare DATA --model small writes a config for a folder of images.
 _base_ = [
     '_base_/models/group_cond_detr_mbv2.py', '_base_/datasets/coco_detr.py',
     '_base_/schedules/detr_12e.py', '_base_/default_runtime.py'

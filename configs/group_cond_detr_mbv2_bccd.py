@@ -1,5 +1,5 @@
-# Blood cells on a CPU: 205 images of 640 x 480 at half size, MobileNetV2 at stride 16. They have
-# no upright, so they are flipped every way.
+# Blood cells on a CPU: 205 images of 640 x 480 at half size, MobileNetV2 at stride 16. Cells have
+# no upright position, so images are flipped in all directions.
 _base_ = 'group_cond_detr_mbv2_30e.py'
 data_root = 'data/bccd/'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))

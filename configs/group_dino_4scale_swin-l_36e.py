@@ -1,5 +1,5 @@
 _base_ = 'group_dino_4scale_r50_36e.py'
-# Swin-L, pretrained on ImageNet-22k at 384 x 384; its activations are computed again, for memory.
+# Swin-L, pretrained on ImageNet-22k at 384 x 384, with activation checkpointing.
 model = dict(
     backbone=dict(
         _delete_=True,

@@ -7,7 +7,7 @@ model = dict(
     panoptic_head=dict(type='GroupMask2FormerHead'),
     train_cfg=dict(assigner=dict(type='GroupHungarianAssigner')))
 
-# mmdet counts iterations, 368750 of 16 images, and divides the learning rate twice.
+# As in mmdet: 368750 iterations of 16 images; the learning rate drops twice.
 train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=50, val_interval=1)
 param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[44, 48], gamma=0.1)]
 default_hooks = dict(

@@ -1,5 +1,4 @@
-# Mask2Former as in mmdet, on COCO's panoptic annotations; train_cfg.groups_at_once trains K groups
-# in the memory of a few.
+# Mask2Former as in mmdet, on COCO's panoptic annotations. To save memory, lower num_query_groups.
 _base_ = 'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py'
 custom_imports = dict(imports=['groupdetr_mmdet'], allow_failed_imports=False)
 model = dict(
@@ -8,7 +7,7 @@ model = dict(
     panoptic_head=dict(type='GroupMask2FormerHead'),
     train_cfg=dict(assigner=dict(type='GroupHungarianAssigner')))
 
-# mmdet counts iterations, 368750 of 16 images, and divides the learning rate twice.
+# As in mmdet: 368750 iterations of 16 images; the learning rate drops twice.
 train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=50, val_interval=1)
 param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[44, 48], gamma=0.1)]
 default_hooks = dict(

@@ -1,4 +1,4 @@
-"""The same as ``python -m benchmarks`` in the clone, from any folder."""
+"""Run ``python -m benchmarks`` of the clone from any folder."""
 import os
 import subprocess
 import sys

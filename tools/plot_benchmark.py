@@ -1,4 +1,4 @@
-"""The same as ``python -m benchmarks.report`` in the clone, from any folder."""
+"""Run ``python -m benchmarks.report`` of the clone from any folder."""
 import os
 import subprocess
 import sys

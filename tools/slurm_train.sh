@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # GPUS, GPUS_PER_NODE and CPUS_PER_TASK set the resources, SRUN_ARGS more arguments of srun.
-# A job that may be preempted or run out of time: let SRUN_ARGS have --signal=USR1@120, and two
-# minutes before the end the training writes a checkpoint and ends with status 75. In a script for
-# sbatch --requeue --open-mode=append, call this with --resume, and the job goes on where it was.
+# With --signal=USR1@120 in SRUN_ARGS, the training writes a checkpoint two minutes before the end of
+# the job, and ends with status 75. To restart it, call this with --resume in a script for
+# sbatch --requeue --open-mode=append.
 set -euo pipefail
 USAGE='usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [arguments of train.py]'
 PARTITION=${1:?$USAGE}

@@ -1,5 +1,5 @@
 # Groups by two lines in a stock config: mmdet's Conditional DETR, 300 queries as 3 groups.
-# What this gives, and what it does not: docs/families.md.
+# Limits: docs/families.md.
 _base_ = 'mmdet::conditional_detr/conditional-detr_r50_8xb2-50e_coco.py'
 custom_imports = dict(imports=['groupdetr_mmdet'], allow_failed_imports=False)
 model = dict(

@@ -1,6 +1,5 @@
-# Groups by two lines in a stock config: mmdet's DAB-DETR, whose 300 queries are matched as 3
-# groups of 100. Self-attention stays joint and inference uses all queries; docs/families.md has
-# the result of that.
+# Groups by two lines in a stock config: mmdet's DAB-DETR, 300 queries as 3 groups.
+# Limits: docs/families.md.
 _base_ = 'mmdet::dab_detr/dab-detr_r50_8xb2-50e_coco.py'
 custom_imports = dict(imports=['groupdetr_mmdet'], allow_failed_imports=False)
 model = dict(

@@ -1,5 +1,5 @@
 # Groups by two lines in a stock config: mmdet's Deformable DETR, 300 queries as 3 groups.
-# What this gives, and what it does not: docs/families.md.
+# Limits: docs/families.md.
 _base_ = 'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py'
 custom_imports = dict(imports=['groupdetr_mmdet'], allow_failed_imports=False)
 model = dict(

@@ -1,5 +1,5 @@
 # Groups by two lines in a stock config: mmdet's DETR, 3 groups of its usual 100 queries.
-# What this gives, and what it does not: docs/families.md.
+# Limits: docs/families.md.
 _base_ = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'
 custom_imports = dict(imports=['groupdetr_mmdet'], allow_failed_imports=False)
 model = dict(

@@ -1,7 +1,6 @@
 # Groups by three lines in a stock config: mmdet's DINO, 900 queries as 3 groups. GroupDINOHead
-# matches the encoder's proposals as what they are, one set; DINOHead sends them to the assigner
-# as if they were queries.
-# What this gives, and what it does not: docs/families.md.
+# matches the encoder's proposals as one set; DINOHead would match them in groups.
+# Limits: docs/families.md.
 _base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
 custom_imports = dict(imports=['groupdetr_mmdet'], allow_failed_imports=False)
 model = dict(

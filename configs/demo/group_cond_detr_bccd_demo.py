@@ -1,4 +1,4 @@
-# The demo's detector on blood cells at a third of their size, to be fine-tuned from the shapes.
+# The demo's detector on blood cells at a third of their size, for fine-tuning from the shapes.
 _base_ = ['group_cond_detr_demo.py']
 data_root = 'data/bccd/'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))

@@ -1,6 +1,6 @@
 # The demo with Mosaic, MixUp and colors in the first epochs.
 _base_ = ['group_cond_detr_demo.py', '../_base_/strong_augmentation.py']
-mixed_epochs = 7  # of max_epochs; then the light augmentation ends the training
+mixed_epochs = 7  # of max_epochs; the rest with light augmentation
 
 light, strong = _base_.train_pipeline, _base_.strong_augmentation
 strong[0].transforms[0].img_scale = (128, 128)  # of CachedMosaic

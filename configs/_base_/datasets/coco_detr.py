@@ -15,7 +15,7 @@ train_pipeline = [
         transforms=[
             [dict(type='RandomChoiceResize', scales=scales, keep_ratio=True)],
             [
-                # The long side is not limited here, hence the 4200.
+                # 4200: the longer side is not limited here.
                 dict(
                     type='RandomChoiceResize',
                     scales=[(400, 4200), (500, 4200), (600, 4200)],
