@@ -261,5 +261,5 @@ def test_tensors_held_twice_must_be_equal():
 @pytest.mark.parametrize('family', OURS_ALONE)
 def test_what_mmdet_does_not_have_stays_here(family):
     config = config_of(family)
-    with pytest.raises(ConfigError, match='--to mmdet: no class of mmdet'):
+    with pytest.raises(ConfigError, match='--to mmdet: mmdet has no class'):
         convert(dict(state_dict=weights(config)), config, to='mmdet')

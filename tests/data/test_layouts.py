@@ -318,7 +318,7 @@ FAULTS = {
         r, lambda x: x['annotations'][0]['bbox'].__setitem__(0, 10**400)),
         'annotation 1 has 1000.*0'),
     'same image id': ('coco', lambda r: edit_json(
-        r, lambda x: x['images'][0].update(id=x['images'][1]['id'])), 'images of the same id'),
+        r, lambda x: x['images'][0].update(id=x['images'][1]['id'])), 'images with the same id'),
     'another size': ('coco', lambda r: edit_json(
         r, lambda x: x['images'][0].update(width=65)), 'has the size 65 x 64 for .*64 x 64'),
     'swapped corners': ('voc', lambda r: replace(

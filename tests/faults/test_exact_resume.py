@@ -161,7 +161,7 @@ def larger_batches(cfg):
 
 
 @pytest.mark.parametrize('change, words', [
-    (without_progress, 'what an exact resumption needs'),
+    (without_progress, 'lacks the position'),
     (larger_batches, 'batch_size was 2 and is 4')])
 def test_what_cannot_resume_exactly_resumes_with_a_warning(coco, tmp_path, capfd, change, words):
     cfg = config(coco, tmp_path, log_level='WARNING')

@@ -56,9 +56,9 @@ ANNOUNCED = {
     'no optimizer': (changed(lambda x: x.pop('optimizer') and None), 3,
                      'has no state of the optimizer'),
     'progress a text': (changed(lambda x: x.update(groupdetr_progress='x')), 3,
-                        'what an exact resumption needs'),
+                        'lacks the position'),
     'progress beyond': (changed(lambda x: x['groupdetr_progress'].update(batches_done=99)), 3,
-                        'what an exact resumption needs'),
+                        'lacks the position'),
 }
 
 
