@@ -233,7 +233,7 @@ def test_names_that_are_not_known_are_refused():
     tensors = {'refpoint_embed.weight': torch.ones(6, 4), 'tgt_embed.weight': torch.ones(6, 32)}
     with pytest.raises(ConfigError, match='SRC holds a DABDeformableDETR'):
         convert(dict(model=tensors), config_of('dab'))
-    with pytest.raises(ConfigError, match='--from official: .* a DABDeformableDETR'):
+    with pytest.raises(ConfigError, match='--from official: .* DABDeformableDETR'):
         convert(dict(model=tensors), config_of('dab_deformable'))
 
 

@@ -34,7 +34,7 @@ def test_published_weights_are_fetched_once_and_fit_their_config(server, tmp_pat
 
 
 def test_an_unknown_name_says_the_known():
-    with pytest.raises(ConfigError, match=f'no weights .* under {NAME}'):
+    with pytest.raises(ConfigError, match=f'no weights .* {NAME}'):
         read_checkpoint('groupdetr://else')
 
 
