@@ -81,19 +81,20 @@ def one_group() -> None:
             model.train(name == 'DINO')  # which makes noise in training, and drops nothing out
             losses = model.loss(*batch)
             logits, boxes = model.eval()(*batch, mode='tensor')[:2]
-            results.append(dict(losses, logits=logits[-1], boxes=boxes[-1]))
+            results.append(dict({name: x.reshape(()) for name, x in losses.items()},
+                                logits=logits[-1], boxes=boxes[-1]))
         torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
 
 
 def operators() -> None:
     """Run a compiled operator, where mmcv has any; compare deformable attention with mmcv's."""
     import importlib.util
+    compiled = importlib.util.find_spec('mmcv._ext')  # this package imports a stand-in
 
-    import groupdetr_mmdet  # noqa: F401
     import torch
-    from mmcv import ops
     from groupdetr_mmdet.ops.deformable import MemorySavingAttention
-    if importlib.util.find_spec('mmcv._ext'):
+    from mmcv import ops
+    if compiled:
         boxes = torch.tensor([[0., 0, 9, 9], [0, 0, 9, 8], [5, 5, 9, 9]])
         assert ops.nms(boxes, torch.tensor([.9, .8, .7]), .5)[1].tolist() == [0, 2]
     shapes = torch.tensor([[16, 20], [8, 10]])
@@ -188,7 +189,7 @@ def main() -> None:
     parser.add_argument('packages', nargs='*', metavar='PACKAGE', help='what pip installs first')
     parser.add_argument('--python', default=sys.executable, help='that makes the environment')
     parser.add_argument('--wheel', type=Path, help='of this package; built if not given')
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # options may stand between DIR and PACKAGE
     python = args.env.absolute() / 'bin' / 'python'
     with tempfile.TemporaryDirectory() as folder:
         if not args.wheel:
