@@ -12,7 +12,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..errors import ConfigError
+from ..errors import ConfigError, warn_once
 from ..io import INCOMPLETE, remove_abandoned, write_atomically
 from .named import POINTER, named_checkpoint
 from .reading import is_whole, load_from_local
@@ -98,7 +98,8 @@ class AtomicCheckpointHook(CheckpointHook):
     repeated. If it was interrupted while it replaced the best checkpoint, both may stay.
     """
 
-    _default_greater_keys = [*CheckpointHook._default_greater_keys, 'AP']  # OpenImagesMetric's
+    # Of OpenImagesMetric and CocoPanopticMetric
+    _default_greater_keys = [*CheckpointHook._default_greater_keys, 'AP', 'PQ']
 
     def before_run(self, runner: Runner) -> None:
         """Prepare ``--resume`` without a path; see :func:`repair_pointer`."""
@@ -172,7 +173,12 @@ class AtomicCheckpointHook(CheckpointHook):
         return path
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, float]) -> None:
-        """Save the best checkpoints, then remove the checkpoints that they replace."""
+        """Save the best checkpoints, then remove the checkpoints that they replace.
+
+        For 'auto' the parent takes the first metric, and raises an error if its rule is unknown.
+        """
+        if self.save_best == ['auto'] and not (metrics := self.ranking(metrics)):
+            return
         removals: List[str] = []
         backend = self.file_backend  # of this hook alone
         backend.remove = backend.rmtree = removals.append
@@ -183,6 +189,17 @@ class AtomicCheckpointHook(CheckpointHook):
         in_use = {x for x in runner.message_hub.runtime_info.values() if isinstance(x, str)}
         for path in set(removals) - in_use:
             self._remove(path)
+
+    def ranking(self, metrics: Dict[str, float]) -> Dict[str, float]:
+        """Return the metrics that can rank checkpoints, the metrics of a single class last."""
+        words = [word.lower() for word in (*self.greater_keys, *self.less_keys)]
+        ranking = {name: metrics[name]  # CLASS_precision is of a class
+                   for name in sorted(metrics, key=lambda name: name.endswith('_precision'))
+                   if self.rules != [None] or any(word in name.lower() for word in words)}
+        if not ranking:
+            warn_once(f'No best checkpoint is kept by {", ".join(metrics)}: set save_best and rule '
+                      'of default_hooks.checkpoint.')
+        return ranking
 
     def _remove(self, path: str) -> None:
         own = os.path.dirname(os.path.abspath(path)) == os.path.abspath(self.out_dir)

@@ -424,3 +424,14 @@ def test_a_whole_run_leaves_what_the_parent_leaves(tmp_path, options):
         return names, Path((work_dir / POINTER).read_text()).name
 
     assert left_by('AtomicCheckpointHook') == left_by('CheckpointHook')
+
+
+@pytest.mark.parametrize(('metrics', 'best'), [
+    (dict(error=1., accuracy=.5), ['best_accuracy_epoch_1.pth']), (dict(error=1.), []),
+    ({'coco_panoptic/PQ': 1.}, ['best_coco_panoptic_PQ_epoch_1.pth']),
+    ({'coco/a_precision': .1, 'coco/bbox_mAP': .5}, ['best_coco_bbox_mAP_epoch_1.pth'])])
+def test_auto_follows_the_first_metric_of_all_classes_that_has_a_rule(tmp_path, monkeypatch,
+                                                                      metrics, best):
+    monkeypatch.setattr(MeanError, 'compute_metrics', lambda self, results: metrics)
+    build(tmp_path / 'run', save_best='auto').train()
+    assert [name for name in checkpoints(tmp_path / 'run') if name.startswith('best')] == best
