@@ -93,7 +93,8 @@ def join(root: Path) -> None:
     """Have images and labels in one folder for each split, named as on another machine."""
     for file in root.glob('*/*/*'):
         file.rename(file.parents[1] / file.name)
-    name_images(root, '/kaggle/input/photos/{}')
+    if (root / 'data.yaml').is_file():
+        name_images(root, '/kaggle/input/photos/{}')
 
 
 def edit_all(root: Path, pattern: str, edit) -> None:
@@ -125,6 +126,12 @@ SAME = {
     'classes.txt twice': ('yolo', lambda r: name_classes_in(
         r, 'train/labels/classes.txt', 'valid/labels/classes.txt')),
     'obj.names': ('yolo', lambda r: name_classes_in(r, 'obj.names')),
+    'classes in capitals': ('yolo', lambda r: name_classes_in(r, 'CLASSES.TXT')),
+    'Darknet of Roboflow': ('yolo', lambda r: name_classes_in(
+        r, 'train/_darknet.labels', 'valid/_darknet.labels') or join(r)),
+    'a model beside': ('yolo', lambda r: (r / 'yolov8n.yaml').write_text('nc: 80\n')),
+    'lists without a suffix': ('yolo', lambda r: list_images(r, './{}/images/{}') or rename(
+        r, '*.txt', lambda x: f'{x.stem}.list') or name_images(r, '{}.list')),
     'notes of Label Studio': ('yolo', lambda r: (r / 'notes.json').write_text(
         '{"categories": []}')),
     'capital folders': ('yolo', lambda r: rename(r, '*/*', lambda x: x.name.title()) or
@@ -205,6 +212,12 @@ def test_all_layouts_are_the_same_data_set(tiny_coco, tmp_path, name):
     root = write_layout(kind, tiny_coco, tmp_path / 'data' / kind)
     change(root)
     check_same(read_dataset(root), tiny_coco, kind)
+
+
+def test_a_list_of_classes_among_the_labels_is_none_of_them(tiny_coco, tmp_path):
+    root = write_layout('yolo', tiny_coco, tmp_path / 'data')
+    (root / 'train/labels/classes.txt').write_text('\n'.join(CLASSES))
+    assert not re.search('label files', '\n'.join(read_dataset(root).notes))
 
 
 def test_a_polygon_through_a_corner_has_no_key_points():

@@ -1,7 +1,7 @@
 """YOLO: a text file for each image, and a file with the names of the classes.
 
-That file is ``data.yaml``, which may also name the images of each split, ``classes.txt`` or
-``obj.names``.
+That file is ``data.yaml``, which may also name the images of each split, ``classes.txt``,
+``obj.names`` or Roboflow's ``_darknet.labels``.
 """
 import os
 import re
@@ -14,7 +14,7 @@ from ...errors import ConfigError
 from .common import (Dataset, LabelError, LabeledBox, Labels, Source, has_pattern, is_image,
                      read_lines, read_text, to_number, visible_files)
 
-CLASS_LISTS = 'classes.txt', '*.names'
+CLASS_LISTS = 'classes.txt', '*.names', '_darknet.labels'
 SPLITS = 'train', 'val', 'test'
 TOLERANCE = 0.01  # most rounding of a box beyond the edge, relative to the image's size
 OUTSIDE = 1.  # most distance of a polygon's corner beyond the edge
@@ -35,7 +35,7 @@ def names_classes(file: Path) -> bool:
 
 def load(file: Path) -> Dict[str, Any]:
     """Read a file that names the classes, with values as texts: a class may be 'no'."""
-    if any(map(file.match, CLASS_LISTS)):
+    if file.suffix.lower() not in ('.yaml', '.yml'):
         return dict(names=read_lines(file))
     try:
         config = yaml.load(read_text(file), yaml.BaseLoader)
@@ -47,6 +47,7 @@ def load(file: Path) -> Dict[str, Any]:
 
 def read(source: Source, files: List[Path]) -> Dataset:
     """Read the data set of a file, or of several files with the same content."""
+    files = [x for x in files if any(map(load(x).get, SPLITS))] or files  # no file of a model
     file, config = files[0], load(files[0])
     for other in files[1:]:
         named = other.parent != file.parent and any(config.get(x) for x in SPLITS)
@@ -60,7 +61,7 @@ def read(source: Source, files: List[Path]) -> Dataset:
         for path in paths], relative=True)
         for split, paths in by_split.items() if paths or split == 'train' and config.get(split)}
     images = [path for paths in by_split.values() for path in paths]
-    labels = {file, *map(label_file, images)}
+    labels = {*source.label_files(*CLASS_LISTS), *map(label_file, images)}
     folders = {label.parent for label in map(label_file, images)} - {x.parent for x in images}
     for label in source.files:
         if label.suffix == '.txt' and label.parent in folders and label not in labels:
@@ -103,7 +104,7 @@ def find_images(source: Source, file: Path, config: Dict[str, Any], split: str) 
             raise ConfigError(f'{file}: {split} names {part}, which does not exist: correct it.')
         if place is None:  # many files name a test set that does not exist
             source.note('folders that are not there', f'{split}: {part}')
-        elif place.suffix == '.txt':
+        elif place.is_file():
             lines = read_lines(place)
             found = source.find_images([[line] for line in lines], place.parent, split)
             images += filter(None, found)
