@@ -27,12 +27,13 @@ def set_epochs(cfg: Config, epochs: int) -> None:
                           'with --cfg-options train_cfg.max_iters=N.')
     ratio = epochs / cfg.train_cfg.max_epochs
     cfg.train_cfg.max_epochs = epochs
-    for scheduler in cfg.get('param_scheduler') or []:
-        if scheduler.get('by_epoch', True):
-            for key in ('begin', 'end', 'T_max'):
+    for _, scheduler in iter_dicts(cfg.get('param_scheduler'), 'param_scheduler'):
+        by_epoch = scheduler.get('by_epoch', True)
+        if by_epoch or not {'factor', 'start_factor'} & {*scheduler}:  # a warm-up by steps stays
+            for key in ('begin', 'end', 'T_max', 'step_size', 'total_steps'):
                 if scheduler.get(key):
                     scheduler[key] = max(1, round(scheduler[key] * ratio))
-            if 'begin' in scheduler:  # a schedule requires an epoch
+            if by_epoch and 'begin' in scheduler:  # a schedule requires an epoch
                 scheduler.begin = min(scheduler.begin, epochs - 1)
             if 'milestones' in scheduler:
                 scheduler.milestones = sorted({max(1, round(x * ratio))

@@ -4,8 +4,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.config import Config
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 from tiny import tiny_config
 
 from groupdetr_mmdet.config import read_config
@@ -45,6 +46,29 @@ def test_a_warm_up_keeps_its_iterations(epochs, begin, end):
     warm_up, decay = cfg.param_scheduler
     assert (warm_up.begin, warm_up.end) == (0, 100)
     assert (decay.begin, decay.end) == (begin, end)
+
+
+@pytest.mark.parametrize('schedule', [
+    dict(type='CosineAnnealingLR', T_max=40, end=40), dict(type='PolyLR', end=40, eta_min=.01),
+    dict(type='OneCycleLR', total_steps=40, eta_max=.5), dict(type='StepLR', step_size=10),
+    dict(type='MultiStepLR', milestones=[10, 30])], ids=lambda schedule: schedule['type'])
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_a_schedule_of_twice_the_epochs_takes_two_steps_for_one(cfg, schedule, by_epoch):
+    def rates(steps):
+        optimizer = torch.optim.SGD([torch.zeros(1)], 1.)
+        scheduler = PARAM_SCHEDULERS.build(dict(cfg.param_scheduler, by_epoch=True),
+                                           default_args=dict(optimizer=optimizer))
+        found = []
+        for _ in range(steps):
+            found.append(optimizer.param_groups[0]['lr'])
+            optimizer.step()
+            scheduler.step()
+        return found
+
+    cfg.param_scheduler = dict(schedule, by_epoch=by_epoch)  # one schedule needs no list
+    once = rates(40)
+    options.set_epochs(cfg, 2 * cfg.train_cfg.max_epochs)
+    assert rates(80)[::2] == pytest.approx(once, abs=.03)
 
 
 @pytest.mark.parametrize(('batch_size', 'steps', 'ratio'), [(1, 2, 1), (2, 1, 1), (4, 1, 2)])
