@@ -197,8 +197,8 @@ class AtomicCheckpointHook(CheckpointHook):
                    for name in sorted(metrics, key=lambda name: name.endswith('_precision'))
                    if self.rules != [None] or any(word in name.lower() for word in words)}
         if not ranking:
-            warn_once(f'No best checkpoint is kept by {", ".join(metrics)}: set save_best and rule '
-                      'of default_hooks.checkpoint.')
+            warn_once(f'No best checkpoint is kept by {", ".join(metrics)}: set save_best and '
+                      'rule of default_hooks.checkpoint.')
         return ranking
 
     def _remove(self, path: str) -> None:
