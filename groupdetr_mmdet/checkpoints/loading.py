@@ -53,7 +53,8 @@ def copy_tensors(held: Any, path: str, advice: str = '') -> Dict[str, Tensor]:
         raise ConfigError(f'{path} has NaN or infinite weights in {wrong[0]} and {len(wrong) - 1} '
                           'other tensors: its training diverged, take an earlier checkpoint.')
     state_dict = copy.copy(held)
-    consume_prefix_in_state_dict_if_present(state_dict, 'module.')
+    for prefix in ('_orig_mod.', 'module.', '_orig_mod.'):
+        consume_prefix_in_state_dict_if_present(state_dict, prefix)
     return state_dict
 
 
@@ -188,12 +189,13 @@ class CheckedPretrainedInit(PretrainedInit):
 @HOOKS.register_module()
 class OtherClassesHook(Hook):
     """Start new classification layers if ``load_from`` has other classes."""
+    priority = 'HIGH'  # before EMAHook, which copies `state_dict`
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Put the model's classification layers into the checkpoint, in place."""
         if not runner.cfg.get('resume'):
-            weights_of(checkpoint, str(runner._load_from))  # raises an error without weights
-            keep_class_layers(unwrapped(runner.model), checkpoint.get('state_dict', checkpoint))
+            checkpoint['state_dict'] = weights_of(checkpoint, str(runner._load_from))
+            keep_class_layers(unwrapped(runner.model), checkpoint['state_dict'])
 
 
 def keep_class_layers(model: nn.Module, state_dict: Dict[str, Tensor]) -> List[str]:

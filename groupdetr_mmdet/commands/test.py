@@ -12,6 +12,7 @@ from ..io import check_output, check_path
 from ..analysis.group_metrics import (draw_groups, evaluate_each_group, groups_table,
                                       record_groups, split_groups)
 from ..analysis.plots import save_picture
+from ..training.options import augment_test
 from ..training.progress import shown_runner
 from ..training.runner import for_test
 from .common import (CHECKPOINT, add_runner_arguments, load_trained, print_table,
@@ -24,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('checkpoint', help=CHECKPOINT)
     add('--all-groups', action='store_true', help='evaluate every group of queries in one pass, '
         'and record the best beside the checkpoint, for --query-group best of other commands')
+    add('--tta', action='store_true', help='test-time augmentation, by tta_model and tta_pipeline '
+        'of the config, or by flips; requires the compiled ops of mmcv')
     add('--out', help='pickle file (.pkl) to write the predictions to')
     add('--show', action='store_true', help='show the predictions in a window')
     add('--show-dir', help='directory for pictures of the predictions, inside the work '
@@ -40,6 +43,8 @@ def main(args: argparse.Namespace) -> None:
     cfg.update(launcher=args.launcher, work_dir=work_dir_of(cfg, args))
     if args.all_groups:
         evaluate_each_group(cfg)
+    if args.tta:
+        augment_test(cfg)
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
     with shown_runner(cfg, 'Testing') as runner:

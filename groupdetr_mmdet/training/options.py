@@ -84,6 +84,20 @@ def stop_early(cfg: Config, patience: int) -> None:
              patience=patience)
 
 
+def augment_test(cfg: Config) -> None:
+    """Test with the config's ``tta_model`` and ``tta_pipeline``; default: mmdet's, two flips."""
+    datasets = [x for _, x in iter_dicts(cfg.test_dataloader, '') if 'pipeline' in x]
+    flips = dict(type='TestTimeAug', transforms=[
+        [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)],
+        [dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape',
+                                               'scale_factor', 'flip', 'flip_direction'))]])
+    pipeline = cfg.get('tta_pipeline') or [*datasets[0].pipeline[:-1], flips]
+    for dataset in datasets:
+        dataset.pipeline = pipeline
+    cfg.model = dict(cfg.get('tta_model') or dict(type='DetTTAModel', tta_cfg=dict(
+        nms=dict(type='nms', iou_threshold=.5), max_per_img=100)), module=cfg.model)
+
+
 def log_to(cfg: Config, backend: str) -> None:
     """Also log scalars to 'Tensorboard' or 'Wandb'."""
     visualizer = cfg.setdefault('visualizer', dict(

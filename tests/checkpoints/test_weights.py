@@ -149,11 +149,15 @@ def test_weights_that_do_not_fit_are_refused(way, files, tmp_path, capsys):
         assert re.search(words, said), (fault, said)
 
 
-@pytest.mark.parametrize('way', ['load_from', 'report', 'init_cfg', 'convert'])
-def test_good_weights_come_in(way, files, tmp_path):
+@pytest.mark.parametrize(('way', 'prefix'), [
+    *((way, '') for way in ('load_from', 'report', 'init_cfg', 'convert')),
+    ('load_from', 'module._orig_mod.'), ('load_from', '_orig_mod.module.'),
+    ('init_cfg', '_orig_mod.'), ('convert', '_orig_mod.')])
+def test_good_weights_come_in(way, prefix, files, tmp_path):
     good = edit(torch.load(files.checkpoint), lambda tensors: [
         x.add_(1) for x in tensors.values() if x.is_floating_point()])
-    torch.save(good, tmp_path / 'good.pth')
+    torch.save(dict(good, state_dict={
+        prefix + name: x for name, x in good['state_dict'].items()}), tmp_path / 'good.pth')
     model = WAYS[way](files, tmp_path / 'good.pth')
     loaded = torch.load(files.data / 'out.pth')['state_dict'] if model is None else \
         model.state_dict()

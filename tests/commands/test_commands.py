@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -190,6 +191,37 @@ def test_weights_of_a_distributed_model_of_other_groups_are_evaluated(
     assert run_tool('test', trained / 'tiny.py', tmp_path / 'distributed.pth', '--work-dir',
                     tmp_path, '--cfg-options', 'model.num_query_groups=2') == 0
     assert metrics(tmp_path) == tested
+
+
+def test_augmentation_of_a_test_finds_the_same_in_an_image_and_its_copy(
+        trained: Path, tested: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also by the flips that are mmdet's default; mmcv-lite has no op for NMS."""
+    counts = []
+
+    def keep_all(boxes, scores, labels, nms):
+        counts.append(len(boxes))
+        order = scores.argsort(descending=True, stable=True)[::len(boxes) // 20]
+        return torch.cat([boxes, scores[:, None]], 1)[order], order
+
+    monkeypatch.setattr('mmdet.models.test_time_augs.det_tta.batched_nms', keep_all)
+    config = Config.fromfile(trained / 'tiny.py')
+    *load, pack = config.test_dataloader.dataset.pipeline
+    pack.meta_keys += ('flip', 'flip_direction')
+    config.tta_pipeline = [*load, dict(type='TestTimeAug', transforms=[
+        2 * [dict(type='RandomFlip', prob=0.)], [pack]])]
+    config.dump(tmp_path / 'copy.py')
+    checkpoint = shutil.copy(trained / 'work/epoch_2.pth', tmp_path)
+    found = {}
+    for name in (tmp_path / 'copy.py', trained / 'tiny.py'):
+        out = tmp_path / f'{name.stem}.pkl'
+        assert run_tool('test', name, checkpoint, '--tta', '--work-dir', tmp_path / name.stem,
+                        '--out', out) == 0
+        found[name.stem] = pickle.loads(out.read_bytes())
+    assert counts == 8 * [40]
+    single = pickle.loads((trained / 'tested/predictions.pkl').read_bytes())
+    same = [[torch.equal(x['pred_instances']['scores'], y['pred_instances']['scores'])
+             for x, y in zip(single, found[name])] for name in ('copy', 'tiny')]
+    assert all(same[0]) and not any(same[1])
 
 
 def test_averaged_weights_are_evaluated(trained: Path, tested: dict, tmp_path: Path):
