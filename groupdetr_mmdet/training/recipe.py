@@ -197,7 +197,7 @@ def describe_queries(dataset: Dataset, of_weights: Optional[int], augment: str) 
     most = max(len(image.boxes) for images in dataset.splits.values() for image in images)
     if of_weights:
         return dict(most=most, num_queries=of_weights, why_queries='as many as the weights have',
-                    why_weights='classification layers start anew for other classes')
+                    why_weights='new classification layers for other classes')
     factor = 3 if augment == 'strong' else 1.5  # a mixed image has about twice the objects
     return dict(most=most, num_queries=max(20, math.ceil(most * factor / 10) * 10),
                 why_queries=f'{factor:g} for each object of the fullest image',
