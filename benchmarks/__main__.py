@@ -8,7 +8,7 @@ numbers of groups alternate within a run.
 import argparse
 import itertools
 from dataclasses import replace
-from typing import List, Optional, Tuple
+from typing import List
 
 from groupdetr_mmdet.commands.cli import end_in_one_line
 from groupdetr_mmdet.commands.common import positive
@@ -30,9 +30,10 @@ def parse_args() -> argparse.Namespace:
     add('--parts', nargs='+', choices=PARTS, default=['decoder'],
         help='step: a whole training step; decoder: decoder, head and criterion, forward and '
         'backward, on a given memory; criterion: forward and backward on given predictions')
-    add('--modes', nargs='+', type=parse_mode, default=[('plain', None), ('ours', None)],
-        metavar='MODE[:AMP]', help='plain, ours, turns, stock, each with :bf16 or :fp16 for '
-        'autocast; turns is for the part step')
+    add('--modes', nargs='+', default=['plain', 'ours'], metavar='MODE[:AMP]',
+        choices=[*MODES, *(f'{mode}:{amp}' for mode in MODES for amp in AMP)],
+        help='plain, ours, turns, stock, each with :bf16 or :fp16 for autocast; turns is for the '
+        'part step')
     add('--losses', nargs='+', default=[None], metavar='LOSS', help='classification losses, such '
         'as FocalLoss IABCELoss (default: of the config)')
     add('--memory', action='store_true', help='also measure peak memory')
@@ -41,23 +42,16 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def parse_mode(text: str) -> Tuple[str, Optional[str]]:
-    mode, _, amp = text.partition(':')
-    if mode not in MODES or amp not in ('', *AMP):
-        raise argparse.ArgumentTypeError(f'{text} is none; choose from {", ".join(MODES)}, each '
-                                         f'with or without :{" or :".join(AMP)}')
-    return mode, amp or None
-
-
 def make_cases(args: argparse.Namespace, num_queries: int) -> List[Case]:
     """Combine parts, modes, groups and losses of the arguments; stock always has one group."""
-    if any(mode == 'turns' for mode, _ in args.modes) and args.parts != ['step']:
+    modes = [(*mode.split(':'), None)[:2] for mode in args.modes]
+    if 'turns' in dict(modes) and args.parts != ['step']:
         raise ConfigError('--modes turns: backbone and encoder run once in a step of turns; '
                           'choose --parts step.')
     return list(dict.fromkeys(
         Case(part, mode, amp, 1 if mode == 'stock' else k, num_queries, loss=loss)
         for part, k, (mode, amp), loss in itertools.product(
-            args.parts, args.groups, args.modes, args.losses)))
+            args.parts, args.groups, modes, args.losses)))
 
 
 def reach_table(num_groups: int, num_queries: int) -> List[Row]:

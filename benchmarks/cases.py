@@ -1,13 +1,11 @@
 """Cases to measure: a part of a training step in one of several implementations."""
-import contextlib
 import copy
 import functools
 import logging
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
-from mmcv.ops import multi_scale_deform_attn
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -18,7 +16,6 @@ from torch import Tensor, nn
 
 from groupdetr_mmdet.config import iter_dicts
 from groupdetr_mmdet.errors import ConfigError
-from groupdetr_mmdet.ops.deformable import MemorySavingAttention
 
 from . import plain  # noqa: F401, registers the baseline
 from .measure import seconds_of
@@ -206,8 +203,7 @@ class Benchmark:
         self.model.train(self.case.part != 'inference')
         # Otherwise the criterion's time includes allocating memory that the last case freed.
         for _ in range(2 if self.case.part == 'criterion' else 1):
-            with mmcv_attention() if self.case.mode == 'stock' else contextlib.nullcontext():
-                seconds = seconds_of(self.run, self.device)
+            seconds = seconds_of(self.run, self.device)
             self.model.zero_grad(set_to_none=True)
             for x in self.given:
                 x.grad = None
@@ -236,14 +232,3 @@ class Benchmark:
             predictions = self.head(**head_inputs, **decoded)
         return self.head.loss_by_feat(*predictions, [x.gt_instances for x in self.samples],
                                       [x.metainfo for x in self.samples])
-
-
-@contextlib.contextmanager
-def mmcv_attention() -> Iterator[None]:
-    """Use mmcv's deformable attention, as without this package, inside a ``with`` block."""
-    ours = MemorySavingAttention.forward
-    MemorySavingAttention.forward = multi_scale_deform_attn.MultiScaleDeformableAttention.forward
-    try:
-        yield
-    finally:
-        MemorySavingAttention.forward = ours
