@@ -2,11 +2,15 @@
 import json
 import os
 import shutil
+import struct
+import zlib
 from pathlib import Path
 from typing import Dict
 
 import numpy as np
 import yaml
+from PIL import Image
+from pycocotools import mask as mask_utils
 from tiny import CLASSES
 
 OBJECT = ('<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>'
@@ -166,3 +170,28 @@ def edit_json(root: Path, change) -> None:
     content = json.loads(file.read_text())
     change(content)
     file.write_text(json.dumps(content))
+
+
+def rle_of(annotation: dict, cut: int = 0) -> dict:
+    mask = np.zeros((64, 64), np.uint8, order='F')
+    left, top, width, height = annotation['bbox']
+    mask[top:top + height, left:left + width] = 1
+    counts = mask_utils.encode(mask)['counts'].decode()
+    return dict(size=[64, 64], counts=counts[:len(counts) - cut])
+
+
+def write_exif(path: Path, orientation: int, size: tuple) -> None:
+    """Write a black JPEG of (height, width) with an orientation of four bytes."""
+    entry = struct.pack('<HHII', 0x0112, 4, 1, orientation)
+    Image.fromarray(np.zeros((*size, 3), np.uint8)).save(
+        path, exif=b'Exif\0\0II*\0\x08\0\0\0\x01\0' + entry + bytes(4))
+
+
+def write_huge(path: Path, side: int = 40_000) -> None:
+    """The start and end of a PNG of more pixels than OpenCV reads."""
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(
+            name + data))
+
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack(
+        '>IIBBBBB', side, side, 8, 0, 0, 0, 0)) + chunk(b'IDAT', b'') + chunk(b'IEND', b''))

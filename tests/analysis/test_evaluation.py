@@ -1,18 +1,16 @@
 """Every group is evaluated in one pass as it would be alone."""
-import copy
 import json
-import math
 from pathlib import Path
 
 import pytest
 import torch
 from builders import build, detector_config, make_batch
-from family_builders import FAMILIES, family_config
+from family_builders import ALL, batch_of, config_of
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 from mmengine.config import Config
 from running import run_tool
-from tiny import CLASSES, tiny_config, tiny_runner
+from tiny import CLASSES, tiny_config
 
 from groupdetr_mmdet.analysis.group_metrics import (GroupCocoMetric, choose_group,
                                                     evaluate_each_group, read_groups, record_file,
@@ -58,7 +56,7 @@ def one_group(sample: dict, group: int) -> dict:
     return dict(sample, pred_instances={name: x[of_group] for name, x in instances.items()})
 
 
-def test_metrics_are_those_of_separate_evaluations(tiny_coco: Path, tmp_path: Path):
+def test_metrics_are_those_of_separate_evaluations(tiny_coco, tmp_path):
     metric = dict(type='CocoMetric', ann_file=str(tiny_coco / 'val.json'), classwise=True)
     samples = noisy_detections(tiny_coco)
     metrics = evaluate(
@@ -79,31 +77,34 @@ def test_metrics_are_those_of_separate_evaluations(tiny_coco: Path, tmp_path: Pa
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('family', FAMILIES)
-def test_each_group_detects_what_it_detects_alone(family: str):
-    config = family_config(family)
-    config['test_cfg'].update(each_group=True, query_group=1)
+@pytest.mark.parametrize('family', ALL)
+def test_each_group_detects_what_it_detects_alone(family):
+    config = config_of(family)
+    config.test_cfg.update(each_group=True, query_group=1)
     model = build(config).eval()
     for _, x in model.group_parameters():  # equal groups could be mixed up unseen
         x += .1 * torch.randn_like(x)
-    inputs, samples = make_batch()
-    together = model.predict(inputs, copy.deepcopy(samples), rescale=False)
+    together = model.predict(*batch_of(family), rescale=False)
     model.test_cfg = dict(model.test_cfg, each_group=False)
     detections = []
     for group in range(K):
         with decoding(range(group, group + 1)):
-            alone = model.predict(inputs, copy.deepcopy(samples), rescale=False)
+            alone = model.predict(*batch_of(family), rescale=False)
         for sample, expected in zip(together, alone):
             instances = sample.group_instances
             instances = instances[instances.query_groups == group]
             expected = expected.pred_instances
             assert torch.equal(instances.labels, expected.labels)
             torch.testing.assert_close(instances.scores, expected.scores, atol=1e-5, rtol=1e-4)
-            torch.testing.assert_close(instances.bboxes, expected.bboxes, atol=1e-3, rtol=1e-4)
+            if family == 'mask2former':
+                assert (instances.masks != expected.masks).float().mean() < 1e-3
+            else:
+                torch.testing.assert_close(
+                    instances.bboxes, expected.bboxes, atol=1e-3, rtol=1e-4)
             if group == 1:
-                assert torch.equal(sample.pred_instances.bboxes, instances.bboxes)
-        detections.append(alone[0].pred_instances.bboxes)
-    assert not torch.allclose(detections[0], detections[1], atol=.1)
+                assert torch.equal(sample.pred_instances.scores, instances.scores)
+        detections.append(alone[0].pred_instances.scores)
+    assert not torch.equal(detections[0], detections[1])
 
 
 def test_backbone_and_encoder_run_once():
@@ -121,14 +122,14 @@ def test_backbone_and_encoder_run_once():
 
 @pytest.mark.parametrize('change', [
     {'test_cfg.query_group': 'all'}, {'separate_self_attn': False}])
-def test_groups_that_detect_together_are_not_told_apart(change: dict):
+def test_groups_that_detect_together_are_not_told_apart(change):
     config = Config(detector_config())
-    config.merge_from_dict(dict({'test_cfg.each_group': True}, **change))
+    config.merge_from_dict({'test_cfg.each_group': True, **change})
     with pytest.raises(ConfigError, match='lets all groups detect together'):
         build(config.to_dict())
 
 
-def test_boxes_are_evaluated_whatever_a_config_evaluates(tiny_coco: Path):
+def test_boxes_are_evaluated_whatever_a_config_evaluates(tiny_coco):
     cfg = tiny_config(tiny_coco)
     cfg.test_evaluator.update(
         type=CocoMetric, metric=['proposal'], metric_items=['mAP_50'], format_only=True)
@@ -139,7 +140,7 @@ def test_boxes_are_evaluated_whatever_a_config_evaluates(tiny_coco: Path):
     assert cfg.model.test_cfg.each_group
 
 
-def test_no_groups_or_no_metric_of_coco(tiny_coco: Path):
+def test_no_groups_or_no_metric_of_coco(tiny_coco):
     for key, value, error in (('model.type', 'ConditionalDETR', 'has no groups'),
                               ('test_evaluator.type', 'VOCMetric', 'must have one CocoMetric')):
         cfg = tiny_config(tiny_coco)
@@ -148,32 +149,25 @@ def test_no_groups_or_no_metric_of_coco(tiny_coco: Path):
             evaluate_each_group(cfg, 'WORK_DIR')
 
 
-def test_the_best_group_is_recorded_beside_its_weights(tmp_path: Path):
+def test_the_best_group_is_recorded_beside_its_weights(tmp_path):
     checkpoint = tmp_path / 'epoch_2.pth'
     checkpoint.write_bytes(b'weights')
     with pytest.raises(ConfigError, match='run groupdetr test CONFIG .*epoch_2.pth --all-groups'):
         choose_group('best', str(checkpoint))
     metrics = summarize_groups([dict(bbox_mAP=x) for x in (.1, .3, .2)], kept=0)
     record_groups(checkpoint, {f'coco/{name}': x for name, x in metrics.items()})
-    assert choose_group('best', str(checkpoint)) == 1
-    assert choose_group(0, str(checkpoint)) == 0
-    assert choose_group(None, str(checkpoint)) is None
+    assert [choose_group(x, str(checkpoint)) for x in ('best', 0, None)] == [1, 0, None]
     assert [x['bbox_mAP'] for x in read_groups(checkpoint)['groups']] == [.1, .3, .2]
     checkpoint.write_bytes(b'other weights')
     with pytest.raises(ConfigError, match='has no metrics of these weights'):
         choose_group('best', str(checkpoint))
+    for text in ('{', '[]', '{}'):
+        record_file(checkpoint).write_text(text)
+        with pytest.raises(ConfigError, match='epoch_2.groups.json is damaged'):
+            choose_group('best', str(checkpoint))
 
 
-@pytest.mark.parametrize('text', ['{', '[]', '{}'])
-def test_a_damaged_record_is_named(tmp_path: Path, text: str):
-    (tmp_path / 'a.pth').write_bytes(b'weights')
-    (tmp_path / 'a.groups.json').write_text(text)
-    with pytest.raises(ConfigError, match='a.groups.json is damaged'):
-        choose_group('best', str(tmp_path / 'a.pth'))
-
-
-def test_test_command_evaluates_all_groups(tiny_coco: Path, tmp_path: Path,
-                                           capfd: pytest.CaptureFixture):
+def test_test_command_evaluates_all_groups(tiny_coco, tmp_path, capfd):
     tiny_config(tiny_coco).dump(tmp_path / 'tiny.py')
     checkpoint = tmp_path / 'weights.pth'
     torch.save(build(detector_config(num_classes=len(CLASSES))).state_dict(), checkpoint)
@@ -182,22 +176,4 @@ def test_test_command_evaluates_all_groups(tiny_coco: Path, tmp_path: Path,
     record = json.loads(record_file(checkpoint).read_text())
     assert len(record['groups']) == K
     assert choose_group('best', str(checkpoint)) == record['best_query_group']
-    out, err = capfd.readouterr()
-    assert f'Wrote {tmp_path}/weights.groups.json' in out
-    assert '| median |' in out + err and 'coco/best_query_group' in out + err
-
-
-def test_training_config_evaluates_all_groups(tiny_coco: Path, tmp_path: Path):
-    """The kept group's metrics keep their names, for ``save_best`` and for the curves."""
-    evaluated = tiny_config(tiny_coco)
-    evaluate_each_group(evaluated)
-    evaluated.val_evaluator = evaluated.test_evaluator
-    runner = tiny_runner(evaluated, tmp_path / 'work', **{
-        'default_hooks.checkpoint.save_best': 'coco/bbox_mAP', 'train_cfg.max_epochs': 1})
-    runner.train()
-    scalars = Path(runner.log_dir, 'vis_data/scalars.json').read_text().splitlines()
-    metrics = json.loads(scalars[-1])
-    assert len(split_groups(metrics)) == K
-    assert metrics['coco/group0/bbox_mAP'] == metrics['coco/bbox_mAP']
-    assert all(math.isfinite(x) for x in metrics.values())
-    assert list(Path(runner.work_dir).glob('best_coco_bbox_mAP_epoch_1.pth'))
+    assert '| median |' in ''.join(capfd.readouterr())

@@ -1,7 +1,6 @@
 """The trainings behind docs/choose-k.md, with a handful of images."""
 import functools
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -31,7 +30,7 @@ def test_differences_are_paired_by_data_set_and_seed():
     assert np.isnan(evidence_report.interval(gains[:1]))
 
 
-def test_shrunken_images_keep_their_objects(tmp_path: Path):
+def test_shrunken_images_keep_their_objects(tmp_path):
     make_shapes(str(tmp_path / 'large'), num_train=6, num_val=4, size=256)
     evidence.shrink(tmp_path / 'large', tmp_path / 'small', 128)
     large, small = ([json.loads((tmp_path / name / f'{split}.json').read_text())
@@ -45,7 +44,7 @@ def test_shrunken_images_keep_their_objects(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_results_are_kept_and_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_results_are_kept_and_not_trained_again(tmp_path, monkeypatch):
     FEW(str(tmp_path / 'bccd'))
     monkeypatch.setattr(evidence, 'make_shapes', FEW)
     monkeypatch.setattr(evidence, 'STUDIES', {

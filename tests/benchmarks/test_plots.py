@@ -18,19 +18,14 @@ def write_record(path: Path, groups: tuple = (4, 1), memory: float = 1.) -> Path
     return path
 
 
-def test_costs_are_drawn_against_k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    closed = []
+@pytest.mark.parametrize('memory', [1., None])
+def test_costs_are_drawn_against_k(tmp_path, monkeypatch, memory):
+    closed, file = [], write_record(tmp_path / 'b.json', memory=memory)
     monkeypatch.setattr(plt, 'close', closed.append)
-    report.draw_costs(write_record(tmp_path / 'b.json'), tmp_path / 'costs.png')
-    time, memory = closed[0].axes
-    assert time.get_ylabel() == 'time [s]' and memory.get_ylabel() == 'peak memory [MiB]'
-    assert {line.get_label(): line.get_xydata().tolist() for line in time.lines} == dict(
-        plain=[[1, 2], [4, 8]], ours=[[1, 1], [4, 4]])
-    assert memory.lines[0].get_ydata().tolist() == [1, 4]
-
-
-def test_costs_without_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    file = write_record(tmp_path / 'b.json', memory=None)
     monkeypatch.setattr('sys.argv', ['x', str(file), '--out', str(tmp_path / 'made/costs.png')])
     report.main()
     assert cv2.imread(str(tmp_path / 'made/costs.png')).std() > 10
+    time, *others = closed[0].axes
+    assert {line.get_label(): line.get_xydata().tolist() for line in time.lines} == dict(
+        plain=[[1, 2], [4, 8]], ours=[[1, 1], [4, 4]])
+    assert not memory or others[0].lines[0].get_ydata().tolist() == [1, 4]

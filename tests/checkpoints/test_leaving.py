@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import build
+from builders import build, perturbed
 from family_builders import family_config
 from mask_builders import mask2former_config
 from mmdet.apis import DetInferencer
@@ -52,11 +52,8 @@ def folder(tmp_path_factory) -> Path:
         config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='nowhere.pth')
         config.dump(folder / f'{family}_ours.py')
         config.model.backbone.init_cfg = None
-        model = build({key: value for key, value in config.model.items()
-                       if key != 'data_preprocessor'})
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter += .02 * torch.randn_like(parameter)
+        model = perturbed(build({key: value for key, value in config.model.items()
+                                 if key != 'data_preprocessor'}))
         meta = dict(dataset_meta=dict(classes=CLASSES))
         torch.save(dict(meta=meta, state_dict=model.state_dict()), folder / f'{family}_ours.pth')
         assert run_tool('convert_checkpoint', folder / f'{family}_ours.py',

@@ -25,7 +25,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader, Runner
 from running import free_port
-from torch.utils.data import Dataset
+from torch.utils.data import TensorDataset
 
 import groupdetr_mmdet  # noqa: F401
 from groupdetr_mmdet.checkpoints.resume import (POINTER, is_whole, latest_whole_checkpoint,
@@ -53,20 +53,11 @@ def fork_server():
 # The run
 
 
-class Points(Dataset):
+def points():
     """Points of a line with noise, always the same."""
-    metainfo = dict(classes=('point', ))
-
-    def __init__(self):
-        generator = torch.Generator().manual_seed(0)
-        self.x = torch.randn(BATCH_SIZE * ITERS, 3, generator=generator)
-        self.y = self.x.sum(1) + torch.randn(len(self.x), generator=generator)
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, i):
-        return dict(x=self.x[i], y=self.y[i])
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(BATCH_SIZE * ITERS, 3, generator=generator)
+    return TensorDataset(x, x.sum(1) + torch.randn(len(x), generator=generator))
 
 
 class Line(BaseModel):
@@ -115,7 +106,7 @@ def build(work_dir, resume=False, load_from=None, by_epoch=True, custom_hooks=()
         checkpoint_by_epoch = by_epoch
     checkpoint = dict(dict(type='AtomicCheckpointHook', interval=1, by_epoch=checkpoint_by_epoch),
                       **checkpoint)
-    loader = dict(batch_size=BATCH_SIZE, num_workers=0, dataset=Points(),
+    loader = dict(batch_size=BATCH_SIZE, num_workers=0, dataset=points(),
                   collate_fn=dict(type='default_collate'))
     cfg = Config(dict(launcher=launcher))
     if launcher != 'none':
@@ -340,25 +331,17 @@ def test_a_run_without_a_seed_resumes_with_the_one_it_drew(tmp_path):
     assert read_diary(resumed) == read_diary(whole)[ITERS:]
 
 
-def read_log(work_dir):
-    return ''.join(path.read_text() for path in work_dir.rglob('*.log'))
-
-
 # What the parent hook, a full disk or a person left
-
-
-def remove(path):
-    path.unlink()
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
 
 
 def flip_a_byte(path):
     data = bytearray(path.read_bytes())
     data[data.index(b'linear.weight')] ^= 1
     path.write_bytes(data)
+
+
+DAMAGES = dict(removed=Path.unlink, flipped=flip_a_byte,
+               cut=lambda path: os.truncate(path, path.stat().st_size // 2))
 
 
 @pytest.fixture
@@ -368,31 +351,30 @@ def finished(tmp_path):
     return tmp_path / 'run'
 
 
-@pytest.mark.parametrize('damage', [remove, cut, flip_a_byte])
+@pytest.mark.parametrize('damage', DAMAGES.values(), ids=DAMAGES)
 def test_a_lost_checkpoint_is_passed_over_with_one_line(finished, unbroken, damage):
     damage(finished / 'epoch_2.pth')
     assert latest_whole_checkpoint(finished) == str(finished / 'epoch_1.pth')
     killed_at = len(read_diary(finished))
     assert run(finished, resume=True, save_best='error', rule='less') == 0
-    assert read_log(finished).count(f'resuming from {finished}/epoch_1.pth') == 1
+    log = ''.join(path.read_text() for path in finished.rglob('*.log'))
+    assert log.count(f'resuming from {finished}/epoch_1.pth') == 1
     assert read_diary(finished)[killed_at][1] == ITERS
     assert_same_run(finished, unbroken)
 
 
-@pytest.mark.parametrize('content', ['', '/elsewhere/epoch_2.pth'])
-def test_a_lost_pointer_is_made_anew(finished, content):
-    (finished / POINTER).write_text(content)
-    assert latest_whole_checkpoint(finished) == str(finished / 'epoch_2.pth')
-    repair_pointer(finished)
-    assert (finished / POINTER).read_text() == str(finished / 'epoch_2.pth')
-
-
-def test_the_pointer_is_followed_unless_a_checkpoint_is_younger(finished):
-    (finished / POINTER).write_text(str(finished / 'epoch_1.pth'))
-    assert latest_whole_checkpoint(finished).endswith('epoch_1.pth')
-    younger = (finished / POINTER).stat().st_mtime_ns + 1
-    os.utime(finished / 'epoch_2.pth', ns=(younger, younger))
-    assert latest_whole_checkpoint(finished).endswith('epoch_2.pth')
+def test_the_pointer_is_followed_unless_it_is_lost_or_a_checkpoint_is_younger(finished):
+    pointer, (first, second) = finished / POINTER, sorted(map(str, finished.glob('epoch_*.pth')))
+    for content in ('', '/elsewhere/epoch_2.pth'):
+        pointer.write_text(content)
+        assert latest_whole_checkpoint(finished) == second
+        repair_pointer(finished)
+        assert pointer.read_text() == second
+    pointer.write_text(first)
+    assert latest_whole_checkpoint(finished) == first
+    younger = pointer.stat().st_mtime_ns + 1
+    os.utime(second, ns=(younger, younger))
+    assert latest_whole_checkpoint(finished) == second
 
 
 def test_other_files_are_no_checkpoints(finished):

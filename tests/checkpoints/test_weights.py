@@ -193,11 +193,3 @@ def test_a_part_of_a_model_is_taken_where_it_is_asked_for(files, tmp_path, capfd
     assert torch.equal(state_dict['decoder.post_norm.weight'], before)
     said = capfd.readouterr()
     assert f'{len(state_dict) - 2} of the {len(state_dict)} tensors' in said.out + said.err
-
-
-def test_class_names_of_another_number_are_refused(files, tmp_path, capsys):
-    checkpoint = tmp_path / 'two.pth'
-    meta = dict(dataset_meta=dict(classes=('red', 'green')))
-    torch.save(dict(torch.load(files.checkpoint), meta=meta), checkpoint)
-    said = sentence('predict', files, checkpoint, capsys)
-    assert 'num_classes=3, and there are 2 class names (red, green' in said

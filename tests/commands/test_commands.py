@@ -7,16 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable
 
-import mmdet
 import pytest
 import torch
 from mmengine.config import Config
 from running import free_port, run_tool
 from tiny import tiny_config, write_tiny_coco
 
-from groupdetr_mmdet.commands.cli import COMMANDS, run as run_command
+from groupdetr_mmdet.commands.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools'
@@ -56,15 +54,6 @@ def metrics(work_dir: Path) -> dict:
     return {k: v for k, v in json.loads(file.read_text()).items() if k.startswith('coco')}
 
 
-@pytest.mark.parametrize('command', COMMANDS)
-def test_every_command_has_its_help(command: str, capsys: pytest.CaptureFixture):
-    with pytest.raises(SystemExit) as end:
-        run_command(command, ['--help'], f'groupdetr {command}')
-    assert end.value.code == 0
-    help_text = capsys.readouterr().out
-    assert f'usage: groupdetr {command}' in help_text and '%(' not in help_text
-
-
 def test_the_list_of_commands_imports_nothing_slow():
     code = 'import sys, groupdetr_cli as cli\ntry: cli.main(["--help"])\n' \
            'finally: print(sorted({"torch", "mmdet", "numpy"} & set(sys.modules)))'
@@ -73,7 +62,7 @@ def test_the_list_of_commands_imports_nothing_slow():
 
 
 @pytest.fixture(scope='module')
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory) -> Path:
     """A folder with ``tiny.py`` and the work directory ``work`` of its two epochs."""
     folder = tmp_path_factory.mktemp('trained')
     tiny_config(write_tiny_coco(folder / 'coco')).dump(folder / 'tiny.py')
@@ -82,7 +71,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def tested(trained: Path) -> dict:
+def tested(trained) -> dict:
     """Metrics of tools/test.py, with all that it can write beside them."""
     work_dir = trained / 'tested'
     assert run_tool('test', trained / 'tiny.py', trained / 'work/epoch_2.pth', '--work-dir',
@@ -94,7 +83,7 @@ def tested(trained: Path) -> dict:
 
 
 @pytest.fixture
-def slurm(tmp_path: Path) -> dict:
+def slurm(tmp_path) -> dict:
     """Environment with a cluster that is this machine."""
     commands = dict(srun=SRUN, scontrol='#!/bin/sh\necho 127.0.0.1\n')
     for name, script in commands.items():
@@ -115,14 +104,14 @@ def validated(work_dir: Path) -> dict:
         r'(coco/\w+): (\S+)', log_of(work_dir))}
 
 
-def test_train(trained: Path):
+def test_train(trained):
     assert (trained / 'work/epoch_2.pth').is_file()
     log = log_of(trained / 'work')
     assert log.count('coco/bbox_mAP:') == 2 and 'Epoch(train) [2][4/4]' in log
     assert 'AtomicCheckpointHook' in log, "in place of the config's CheckpointHook"
 
 
-def test_resume_from_a_named_checkpoint_with_scaled_learning_rate(trained: Path, tmp_path: Path):
+def test_resume_from_a_named_checkpoint_with_scaled_learning_rate(trained, tmp_path):
     """A base batch of 1 doubles the rate of a batch of 2; ``--resume`` alone takes the last."""
     train = ['train', trained / 'tiny.py', '--work-dir', tmp_path, '--resume']
     assert run_tool(*train, trained / 'work/epoch_1.pth', '--auto-scale-lr', '--cfg-options',
@@ -136,7 +125,7 @@ def test_resume_from_a_named_checkpoint_with_scaled_learning_rate(trained: Path,
     assert 'Epoch(train) [3][4/4]' in log and 'Epoch(train) [2]' not in log
 
 
-def test_dist_train(trained: Path, tmp_path: Path):
+def test_dist_train(trained, tmp_path):
     """Two processes: they train one model, and what they evaluate is what one evaluates."""
     config = trained / 'tiny.py'
     log = run(TOOLS / 'dist_train.sh', config, 2, '--work-dir', tmp_path / 'work',
@@ -150,13 +139,13 @@ def test_dist_train(trained: Path, tmp_path: Path):
 
 @pytest.mark.parametrize('script, arguments', [
     ('dist_test', ('a.py', 'b.pth', 2)), ('slurm_test', ('debug', 'tiny', 'a.py', 'b.pth'))])
-def test_scripts_that_test_have_the_arguments_of_test(script: str, arguments: tuple, slurm: dict):
+def test_scripts_that_test_have_the_arguments_of_test(script, arguments, slurm):
     log = run(TOOLS / f'{script}.sh', *arguments, '--out', 'c.pkl', **dict(slurm, PYTHON='echo'))
     launcher = dict(dist_test='--launcher pytorch', slurm_test='--launcher=slurm')[script]
     assert log.endswith(f'{TOOLS}/test.py a.py b.pth {launcher} --out c.pkl\n')
 
 
-def test_slurm_train(trained: Path, tmp_path: Path, slurm: dict):
+def test_slurm_train(trained, tmp_path, slurm):
     log = run(TOOLS / 'slurm_train.sh', 'debug', 'tiny', trained / 'tiny.py', tmp_path / 'work',
               '--cfg-options', 'train_cfg.max_epochs=1', SRUN_ARGS='--quiet --qos=low', **slurm)
     assert 'srun -p debug --job-name=tiny --gres=gpu:1 --ntasks=1' in log
@@ -164,27 +153,17 @@ def test_slurm_train(trained: Path, tmp_path: Path, slurm: dict):
     assert 'Epoch(train) [1][4/4]' in log and (tmp_path / 'work/epoch_1.pth').is_file()
 
 
-def test_train_of_mmdet(trained: Path, tmp_path: Path):
-    """mmdet's own command needs nothing but ``custom_imports``."""
-    train = Path(mmdet.__file__).parent / '.mim/tools/train.py'
-    log = run(sys.executable, train, trained / 'tiny.py', '--work-dir', tmp_path, '--cfg-options',
-              'train_cfg.max_epochs=1', PYTHONPATH=str(ROOT))
-    assert 'Epoch(train) [1][4/4]' in log and (tmp_path / 'epoch_1.pth').is_file()
-
-
 @pytest.mark.parametrize('command, words', [
     ('train {config} --auto-scale-lr --cfg-options auto_scale_lr=None', 'base_batch_size'),
     ('train {config} --launcher pytorch', 'RANK'), ('train {config} --epochs 0', '--epochs'),
     ('train {config} --cfg-options a', '--cfg-options a'),
     ('test {config} {config} --out predictions.txt', '--out: predictions.txt is not ')])
-def test_mistakes(tiny_config_file: Path, tmp_path: Path, last_error: Callable, command: str,
-                  words: str):
+def test_mistakes(tiny_config_file, tmp_path, last_error, command, words):
     args = command.format(config=tiny_config_file).split()
     assert words in last_error(*args, '--work-dir', tmp_path / 'work')
 
 
-def test_weights_of_a_distributed_model_of_other_groups_are_evaluated(
-        trained: Path, tested: dict, tmp_path: Path):
+def test_weights_of_a_distributed_model_of_other_groups_are_evaluated(trained, tested, tmp_path):
     checkpoint = torch.load(trained / 'work/epoch_2.pth')
     weights = {f'module.{name}': x for name, x in checkpoint['state_dict'].items()}
     torch.save(dict(checkpoint, state_dict=weights), tmp_path / 'distributed.pth')
@@ -194,7 +173,7 @@ def test_weights_of_a_distributed_model_of_other_groups_are_evaluated(
 
 
 def test_augmentation_of_a_test_finds_the_same_in_an_image_and_its_copy(
-        trained: Path, tested: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        trained, tested, tmp_path, monkeypatch):
     """Also by the flips that are mmdet's default; mmcv-lite has no op for NMS."""
     counts = []
 
@@ -224,7 +203,7 @@ def test_augmentation_of_a_test_finds_the_same_in_an_image_and_its_copy(
     assert all(same[0]) and not any(same[1])
 
 
-def test_averaged_weights_are_evaluated(trained: Path, tested: dict, tmp_path: Path):
+def test_averaged_weights_are_evaluated(trained, tested, tmp_path):
     """Those of a training that averages, and those of one that does not."""
     config = Config.fromfile(trained / 'tiny.py')
     config.custom_hooks = [dict(type='EMAHook', momentum=0.5)]

@@ -1,6 +1,7 @@
 """A folder of images becomes a training, and the folder stays as it is."""
 import json
 import re
+import shutil
 from collections import OrderedDict
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from groupdetr_mmdet.config import read_config
 
 
 @pytest.fixture
-def data(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data(tiny_coco, tmp_path, monkeypatch) -> Path:
     """A folder in YOLO's layout; the current folder is another."""
     (tmp_path / 'here').mkdir()
     monkeypatch.chdir(tmp_path / 'here')
@@ -121,13 +122,10 @@ def test_a_config_of_a_file_in_the_folder_is_of_other_data(data, tmp_path):
 def test_a_test_split_is_kept_for_the_test(tiny_coco, tmp_path):
     data = write_layout('roboflow', tiny_coco, tmp_path / 'data')
     content = json.loads((data / 'valid/_annotations.coco.json').read_text())
-    (data / 'test').mkdir()
-    for image in content['images'][:2]:
-        (data / 'test' / image['file_name']).write_bytes(
-            (data / 'valid' / image['file_name']).read_bytes())
-    ids = [image['id'] for image in content['images'][:2]]
-    content.update(images=content['images'][:2], annotations=[
-        x for x in content['annotations'] if x['image_id'] in ids])
+    shutil.copytree(data / 'valid', data / 'test')
+    content['images'] = content['images'][:2]
+    ids = [image['id'] for image in content['images']]
+    content['annotations'] = [x for x in content['annotations'] if x['image_id'] in ids]
     (data / 'test/_annotations.coco.json').write_text(json.dumps(content))
     mine = tmp_path / 'mine.py'
     assert run_tool('prepare', data, '--out', mine, '--weights', 'none') == 0

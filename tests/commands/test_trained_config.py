@@ -22,7 +22,7 @@ OPTIONS = ['--epochs', 2, '--batch-size', 1, '--cfg-options', 'model.num_query_g
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def config(tmp_path, monkeypatch) -> Path:
     """A config in the current folder, with ``coco/`` beside it, of a training that learns."""
     monkeypatch.chdir(tmp_path)
     cfg = tiny_config(write_tiny_coco(Path('coco')))
@@ -47,11 +47,10 @@ def configs_in(folder: Path) -> Set[bytes]:
     return {path.read_bytes() for path in folder.rglob('*.py')}
 
 
-@pytest.mark.parametrize('args', [[], ['work_dir=there']])
-def test_the_printed_commands_score_what_was_trained(config, args, capfd):
-    assert run_tool('train', config, *OPTIONS, *args) == 0
+def test_the_printed_commands_score_what_was_trained(config, capfd):
+    work_dir = Path('there')
+    assert run_tool('train', config, *OPTIONS, f'work_dir={work_dir}') == 0
     out = capfd.readouterr().out
-    work_dir = Path((args or ['work_dirs/X'])[-1].replace('work_dir=', ''))
     expected, written = validated(work_dir), configs_in(work_dir)
     assert len(written) == 1 and expected['coco/bbox_mAP_50'] > 0
     test, predict, report = (shlex.split(line) for line in re.findall('groupdetr (.+)', out)[-3:])

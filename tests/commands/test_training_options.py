@@ -4,8 +4,6 @@ import io
 import os
 import pty
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from rich.console import Console
-from running import run_tool
+from running import fork_session, run_tool, wait_for
 from tiny import tiny_config, write_tiny_coco
 
 from groupdetr_mmdet.checkpoints.named import best_checkpoint
@@ -21,28 +19,23 @@ from groupdetr_mmdet.config import read_config
 from groupdetr_mmdet.training.dry_run import SMALL_CONFIG, is_slow
 from groupdetr_mmdet.training.progress import Prints
 
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
-
 
 def run_in_terminal(*args: object, status: int = 0) -> str:
-    """Run a tool in a pseudo-terminal, and return what it wrote there."""
+    """Run a tool in a process with a pseudo-terminal, and return what it wrote there."""
+    def run() -> int:
+        os.environ.update(COLUMNS='120', TERM='xterm')
+        return run_tool(*args)
+
     master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, TOOLS / f'{args[0]}.py', *map(str, args[1:])], stdout=slave, stdin=slave,
-        stderr=slave, env=dict(os.environ, OMP_NUM_THREADS='1', COLUMNS='120', TERM='xterm'))
+    pid = fork_session(run, Path(os.ttyname(slave)))
     os.close(slave)
     written = b''
-    while True:
-        try:
-            part = os.read(master, 1 << 16)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        written += part
+    with contextlib.suppress(OSError):  # the other end is closed
+        while part := os.read(master, 1 << 16):
+            written += part
     os.close(master)
     text = written.decode()
-    assert process.wait() == status, text
+    assert wait_for(pid, 60) == status, text
     return text
 
 

@@ -36,7 +36,7 @@ def predict_scores(model: torch.nn.Module) -> torch.Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize('separate', [True, False])
 @pytest.mark.parametrize('family', ['conditional', 'dab', 'deformable'])
-def test_groups_see_each_other_in_joint_self_attention_alone(family: str, separate: bool):
+def test_groups_see_each_other_in_joint_self_attention_alone(family, separate):
     model = build(dict(family_config(family, num_queries=N), separate_self_attn=separate))
     before = predict_scores(model)
     weight = model.query_embedding.weight
@@ -59,31 +59,34 @@ def test_denoising_queries_have_no_joint_self_attention():
         model.loss(*make_batch())
 
 
-def test_every_object_is_matched_with_k_queries_at_the_least_cost():
+@pytest.mark.parametrize('num_gts', [0, 1, 4])
+def test_every_object_is_matched_with_k_queries_at_the_least_cost(num_gts):
+    """For a stock head, which asks for an image of a layer, and for all layers at once."""
     assigner = TASK_UTILS.build(dict(
-        type='OneToManyHungarianAssigner', match_costs=MATCH_COSTS, num_query_groups=K,
-        num_queries=N))
-    _, samples = make_batch(num_gts=(3, 2))
-    cls_scores, boxes = torch.randn(LAYERS, 2, K * N, 5), torch.rand(LAYERS, 2, K * N, 4)
+        type='OneToManyHungarianAssigner', match_costs=MATCH_COSTS, num_query_groups=K))
+    _, samples = make_batch(sizes=[(64, 64)] * 2, num_gts=(num_gts, 2))
     gts, metas = [x.gt_instances for x in samples], [x.metainfo for x in samples]
-    pairs = assigner.match_layers(cls_scores, boxes, gts, metas, 5)
-    assert pairs.rows.shape == (LAYERS, K * 5)
-    assert all(row.bincount().tolist() == [K] * 5 for row in pairs.gts)
+    scores, boxes = (torch.rand(LAYERS, 2, K * N, n) for n in (5, 4))
+    pairs = assigner.match_layers(scores, boxes, gts, metas, 5)
     first_gt = 0
     for image, (targets, meta) in enumerate(zip(gts, metas)):
-        scale = torch.tensor([meta['img_shape'][1], meta['img_shape'][0]] * 2)
         for layer in range(LAYERS):
-            predictions = InstanceData(
-                scores=cls_scores[layer, image],
-                bboxes=bbox_cxcywh_to_xyxy(boxes[layer, image]) * scale)
-            cost = assigner.match_cost_matrix(predictions, targets, meta)
-            least = cost.repeat(1, K)[linear_sum_assignment(cost.repeat(1, K))].sum()
-            rows = pairs.rows[layer] - (layer * 2 + image) * K * N
-            here = (0 <= rows) & (rows < K * N)
-            assert len(rows[here].unique()) == K * len(targets)
-            ours = cost[rows[here], pairs.gts[layer][here] - first_gt].sum()
-            torch.testing.assert_close(ours, least)
+            found = InstanceData(scores=scores[layer, image],
+                                 bboxes=bbox_cxcywh_to_xyxy(boxes[layer, image]) * 64)
+            result = assigner.assign(found, targets, meta)
+            rows, = result.gt_inds.nonzero(as_tuple=True)
+            matched = result.gt_inds[rows] - 1
+            assert matched.bincount(minlength=len(targets)).tolist() == [K] * len(targets)
+            assert torch.equal(result.labels[rows], targets.labels[matched])
+            if len(targets):
+                cost = assigner.match_cost_matrix(found, targets, meta)
+                least = cost.repeat(1, K)[linear_sum_assignment(cost.repeat(1, K))].sum()
+                torch.testing.assert_close(cost[rows, matched].sum(), least)
+            expected = zip((rows + (layer * 2 + image) * K * N).tolist(),
+                           (matched + first_gt).tolist())
+            assert {*expected} <= {*zip(pairs.rows[layer].tolist(), pairs.gts[layer].tolist())}
         first_gt += len(targets)
+    assert pairs.rows.shape == (LAYERS, K * (num_gts + 2))
 
 
 def test_naive_one_to_many_trains_and_keeps_all_queries():
@@ -97,22 +100,3 @@ def test_naive_one_to_many_trains_and_keeps_all_queries():
         assert predict_scores(model.eval()).size(2) == K * N
     sample, _ = model.predict(*make_batch())
     assert len(sample.pred_instances) == 20
-
-
-@pytest.mark.parametrize('num_gts', [0, 1, 4])
-def test_a_stock_head_gets_naive_one_to_many_too(num_gts):
-    """What a stock head asks for is what all layers get at once."""
-    assigner = TASK_UTILS.build(dict(
-        type='OneToManyHungarianAssigner', match_costs=MATCH_COSTS, num_query_groups=K))
-    generator = torch.Generator().manual_seed(0)
-    scores, boxes = (torch.rand(1, 1, K * N, n, generator=generator) for n in (5, 4))
-    labels = torch.arange(num_gts)
-    targets = bbox_cxcywh_to_xyxy(torch.rand(num_gts, 4, generator=generator) * 32 + 8)
-    gts, meta = InstanceData(labels=labels, bboxes=targets), dict(img_shape=(64, 64))
-    result = assigner.assign(
-        InstanceData(scores=scores[0, 0], bboxes=bbox_cxcywh_to_xyxy(boxes[0, 0]) * 64), gts, meta)
-    pairs = assigner.match_layers(scores, boxes, [gts], [meta], 5)
-    expected = torch.zeros(K * N, dtype=torch.long)
-    expected[pairs.rows[0]] = pairs.gts[0] + 1
-    assert torch.equal(result.gt_inds, expected) and result.num_gts == num_gts
-    assert torch.equal(result.labels, expected - 1)

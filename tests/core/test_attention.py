@@ -1,5 +1,6 @@
 """Every fast path of the attention gives what the plain one gives."""
 import copy
+import functools
 import shutil
 
 import pytest
@@ -11,9 +12,9 @@ from mmdet.models.layers.transformer.utils import ConditionalAttention
 from torch import nn
 
 from groupdetr_mmdet.ops import dropout as dropout_module
-from groupdetr_mmdet.ops.attention import FusedConditionalAttention, fused_attention
-from groupdetr_mmdet.ops.dropout import (CheapDropout, announce_dropout_attention, chunks,
-                                         draw_kept, dropout_attention, fuse_ffn, relu_dropout)
+from groupdetr_mmdet.ops.attention import FusedConditionalAttention
+from groupdetr_mmdet.ops.dropout import (CheapDropout, chunks, draw_kept, dropout_attention,
+                                         fuse_ffn, relu_dropout)
 
 MASKS = {
     'no mask': None,
@@ -43,16 +44,14 @@ def test_chunks_with_dropout_equal_the_formula(mask, chunk, monkeypatch):
     found = dropout_attention(q, k, v, mask, p)
     torch.testing.assert_close(found, expected)
     weight = torch.randn_like(expected)
-    for a, b in zip(torch.autograd.grad((found * weight).sum(), (q, k, v)),
-                    torch.autograd.grad((expected * weight).sum(), (q, k, v))):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+    grads = [torch.autograd.grad((x * weight).sum(), (q, k, v)) for x in (found, expected)]
+    torch.testing.assert_close(*grads, atol=1e-6, rtol=1e-4)
 
 
 def test_kept_weights_are_drawn_with_the_asked_probability():
     torch.manual_seed(0)
     for p in (0.1, 0.5, 0.9):
         kept = draw_kept((1000, 1001), p).float()
-        assert kept.mean().item() == pytest.approx(1 - p, abs=1e-3)
         for column in range(4):  # the 16-bit parts of a 64-bit word are equally random
             assert kept.view(-1)[column::4].mean().item() == pytest.approx(1 - p, abs=3e-3)
     torch.manual_seed(0)
@@ -66,8 +65,8 @@ def test_kept_weights_are_drawn_with_the_asked_probability():
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_fused_attention_equals_the_stock_one(cross_attn, padded, dtype):
     torch.manual_seed(0)
-    stock = ConditionalAttention(32, 4, cross_attn=cross_attn)
-    fused = FusedConditionalAttention(32, 4, cross_attn=cross_attn)
+    stock, fused = (attention(32, 4, attn_drop=.5, cross_attn=cross_attn).eval()
+                    for attention in (ConditionalAttention, FusedConditionalAttention))
     fused.load_state_dict(stock.state_dict(), strict=True)
     num_keys = 9 if cross_attn else 6
     query, key = torch.randn(2, 6, 32, requires_grad=True), torch.randn(2, num_keys, 32)
@@ -82,29 +81,15 @@ def test_fused_attention_equals_the_stock_one(cross_attn, padded, dtype):
     torch.testing.assert_close(*outs, atol=tolerance, rtol=tolerance)
     grads = [torch.autograd.grad(out.float().square().sum(), query)[0] for out in outs]
     torch.testing.assert_close(*grads, atol=10 * tolerance, rtol=10 * tolerance)
+    assert not torch.allclose(fused.train()(query, key, **kwargs), outs[1].float(), atol=.1)
 
 
-def test_training_drops_attention_weights_and_inference_does_not():
+def train_step(model, *sizes):
     torch.manual_seed(0)
-    attention = FusedConditionalAttention(32, 4, attn_drop=0.5)
-    query, pos = torch.randn(1, 6, 32), torch.randn(1, 6, 32)
-    first, second = (attention(query, query, query_pos=pos) for _ in range(2))
-    assert not torch.equal(first, second)
-    attention.eval()
-    assert torch.equal(*(attention(query, query, query_pos=pos) for _ in range(2)))
-    mean = torch.stack([attention.train()(query, query, query_pos=pos) for _ in range(400)])
-    torch.testing.assert_close(mean.mean(0), attention.eval()(query, query, query_pos=pos),
-                               atol=0.1, rtol=0.1)
-
-
-def train_step(model, dtype=None):
-    torch.manual_seed(0)
-    inputs, samples = make_batch()
-    with torch.autocast('cpu', dtype=dtype, enabled=dtype is not None):
-        losses = model.loss(inputs, samples)
+    model.zero_grad()
+    losses = model.loss(*make_batch(sizes or ((64, 96), (96, 64))))
     sum(losses.values()).backward()
-    return ({name: value.item() for name, value in losses.items()},
-            {name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    return losses, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize('config', [
@@ -112,56 +97,32 @@ def train_step(model, dtype=None):
     family_config('refine'), family_config('dino')])
 def test_checkpointed_layers_learn_the_same(config):
     config = copy.deepcopy(config)
-    kept = train_step(build(config))
+    losses, grads = train_step(build(config))
     config['decoder']['num_cp'] = 1
     model = build(config)
-    recomputed = train_step(copy.deepcopy(model))
+    found = train_step(copy.deepcopy(model))
     assert all(parameter.grad is None for parameter in model.parameters()), 'a copy is its own'
-    assert kept[0] == recomputed[0]
-    for name, grad in kept[1].items():
-        torch.testing.assert_close(grad, recomputed[1][name], atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize('dtype, bound', [(torch.bfloat16, 0.02), (torch.float16, 0.005)])
-def test_mixed_precision_stays_near_float32(dtype, bound):
-    """Within 2 % (bfloat16) and 0.5 % (float16) of the float32 losses; boxes stay float32."""
-    model = build(detector_config())
-    expected, _ = train_step(model)
-    found, grads = train_step(model, dtype)
-    for name, value in expected.items():
-        assert found[name] == pytest.approx(value, rel=bound, abs=1e-3), name
-    assert all(grad.isfinite().all() for grad in grads.values())
-    inputs, samples = make_batch()
-    with torch.autocast('cpu', dtype=dtype), torch.no_grad():
-        _, boxes = model.bbox_head(
-            **model.forward_transformer(model.extract_feat(inputs), samples))
-    assert boxes.dtype == torch.float32
+    torch.testing.assert_close(found[0], losses, atol=0, rtol=0)
+    torch.testing.assert_close(found[1], grads, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which('g++') is None, reason='torch.compile needs a C++ compiler')
-def test_compiled_decoder_equals_and_compiles_once_for_all_sizes():
-    config = detector_config()
-    expected, expected_grads = train_step(build(config))
+@pytest.mark.parametrize('backend, dec_layers', [
+    ('aot_eager', 2), pytest.param('inductor', 1, marks=[pytest.mark.long, pytest.mark.skipif(
+        shutil.which('g++') is None, reason='torch.compile needs a C++ compiler')])])
+def test_compiled_decoder_equals_and_compiles_once_for_all_sizes(monkeypatch, backend, dec_layers):
+    monkeypatch.setattr(nn.Module, 'compile', functools.partialmethod(
+        nn.Module.compile, backend=backend))
+    config = detector_config(dec_layers=dec_layers)
+    plain = build(config)
     config['decoder']['compile'] = True
     model = build(config)
-    assert model.state_dict().keys() == build(detector_config()).state_dict().keys()
-    found, grads = train_step(model)
-    for name, value in expected.items():
-        assert found[name] == pytest.approx(value, rel=1e-4), name
-    for name, grad in expected_grads.items():
-        torch.testing.assert_close(grads[name], grad, atol=1e-4, rtol=1e-3)
-    train_step_at(model, ((96, 96), (64, 64)))
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    train_step(model)
     with torch._dynamo.config.patch(error_on_recompile=True):
-        for sizes in (((128, 96), (96, 64)), ((160, 192), (64, 96)), ((64, 224), (96, 160))):
-            assert train_step_at(model, sizes).isfinite()
-
-
-def train_step_at(model, sizes):
-    inputs, samples = make_batch(sizes)
-    loss = sum(model.loss(inputs, samples).values())
-    loss.backward()
-    return loss
+        for sizes in (((96, 96), (64, 64)), ((128, 96), (96, 64)), ((64, 224), (96, 160))):
+            for found, expected in zip(train_step(model, *sizes), train_step(plain, *sizes)):
+                torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
 def test_relu_and_dropout_in_one_equal_one_after_the_other(monkeypatch):
@@ -202,13 +163,3 @@ def test_fused_ffn_has_the_parameters_and_results_of_the_stock_one():
     assert torch.equal(fused(x), stock(x))
     dropped = fused.train().layers[0](torch.randn(100, 16)) == 0
     assert 0.7 < dropped.float().mean() < 0.8, 'half by the ReLU, half of the rest dropped'
-
-
-def test_what_runs_in_the_place_of_a_fused_kernel_is_said_once(monkeypatch):
-    said = []
-    monkeypatch.setattr(dropout_module, 'print_log', lambda text, logger: said.append(text))
-    announce_dropout_attention.cache_clear()
-    query, key = torch.randn(2, 6, 32), torch.randn(2, 5, 32)
-    for dropout in (0., .1, .1):
-        fused_attention(query, key, key, num_heads=4, dropout=dropout)
-    assert len(said) == 1 and 'attn_drop=0.' in said[0]

@@ -42,7 +42,7 @@ def test_missing_op_says_so_when_it_is_called():
         nms(torch.rand(3, 4), torch.rand(3), 0.5)
 
 
-def test_compiled_mmcv_stays_untouched(tmp_path: Path):
+def test_compiled_mmcv_stays_untouched(tmp_path):
     """``_ext`` here is a file where the compiled one would lie."""
     (tmp_path / '_ext.py').write_text('def __getattr__(name):\n'
                                       '    if name.startswith("__"):\n'

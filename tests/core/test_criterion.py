@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from builders import build, detector_config, make_batch
 from mmdet.models.losses import FocalLoss
 from mmdet.registry import MODELS
+from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
 
 from groupdetr_mmdet.losses import loss_terms, sum_layers
 
@@ -44,6 +45,15 @@ def test_focal_sums_are_exact_to_a_millionth():
         sums.double(), (weight * cross_entropy).flatten(1).sum(1), rtol=1e-6, atol=0)
 
 
+def predict_and_match(model, num_gts=(3, 2)):
+    """Logits, boxes, ground truth, and matched pairs of each layer."""
+    inputs, samples = make_batch(num_gts=num_gts)
+    scores, boxes = model.bbox_head(
+        **model.forward_transformer(model.extract_feat(inputs), samples))
+    arguments = scores, boxes, *zip(*((s.gt_instances, s.metainfo) for s in samples))
+    return arguments, model.bbox_head.assigner.match_layers(*arguments, 5)
+
+
 @pytest.mark.parametrize('loss_cls', [
     dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
     dict(type='FocalLoss', use_sigmoid=True, loss_weight=2.0),
@@ -55,11 +65,7 @@ def test_any_classification_loss_of_mmdet_plugs_in(loss_cls):
     if not loss_cls['use_sigmoid']:
         config['train_cfg']['assigner']['match_costs'][0] = dict(type='ClassificationCost')
     model = build(config)
-    inputs, samples = make_batch()
-    scores, boxes = model.bbox_head(
-        **model.forward_transformer(model.extract_feat(inputs), samples))
-    gts, metas = zip(*((s.gt_instances, s.metainfo) for s in samples))
-    pairs = model.bbox_head.assigner.match_layers(scores, boxes, gts, metas, 5)
+    (scores, boxes, gts, metas), pairs = predict_and_match(model)
     loss = model.bbox_head.loss_by_feat(scores, boxes, gts, metas)['loss_cls']
     targets = torch.full(scores.shape[:-1], 5)
     targets.view(-1)[pairs.rows] = torch.cat([g.labels for g in gts])[pairs.gts]
@@ -72,20 +78,11 @@ def test_any_classification_loss_of_mmdet_plugs_in(loss_cls):
 def test_boxes_that_no_query_can_take_count_in_the_normalizer(num_gts):
     """Official rule: ground truth times K, also where an image has more boxes than queries."""
     model = build(detector_config(num_queries=10))
-    inputs, samples = make_batch(num_gts=num_gts)
-    scores, boxes = model.bbox_head(
-        **model.forward_transformer(model.extract_feat(inputs), samples))
-    gts, metas = zip(*((s.gt_instances, s.metainfo) for s in samples))
-    pairs = model.bbox_head.assigner.match_layers(scores, boxes, gts, metas, 5)
-    matched = 3 * sum(min(10, n) for n in num_gts)
-    assert pairs.rows.shape == (2, matched)
-    losses = model.bbox_head.loss_by_feat(scores, boxes, gts, metas)
-    targets = []
-    for gt, meta in zip(gts, metas):
-        h, w = meta['img_shape']
-        corners = gt.bboxes / gt.bboxes.new_tensor([w, h, w, h])
-        targets.append(torch.cat([(corners[:, :2] + corners[:, 2:]) / 2,
-                                  corners[:, 2:] - corners[:, :2]], 1))
+    (scores, boxes, gts, metas), pairs = predict_and_match(model, num_gts)
+    assert pairs.rows.shape == (2, 3 * sum(min(10, n) for n in num_gts))
+    loss = model.bbox_head.loss_by_feat(scores, boxes, gts, metas)['loss_bbox']
+    targets = torch.cat([bbox_xyxy_to_cxcywh(gt.bboxes) / torch.tensor(
+        [*meta['img_shape'][::-1]] * 2) for gt, meta in zip(gts, metas)])
     distance = F.l1_loss(
-        boxes.flatten(0, 2)[pairs.rows[-1]], torch.cat(targets)[pairs.gts[-1]], reduction='sum')
-    torch.testing.assert_close(losses['loss_bbox'], 5 * distance / (3 * sum(num_gts)))
+        boxes.flatten(0, 2)[pairs.rows[-1]], targets[pairs.gts[-1]], reduction='sum')
+    torch.testing.assert_close(loss, 5 * distance / (3 * sum(num_gts)))

@@ -28,16 +28,6 @@ def test_it_is_dino_with_learned_anchors():
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-@torch.no_grad()
-def test_the_queries_are_their_anchors_before_the_first_layer():
-    model = build(family_config('dab_deformable', 3))
-    inputs, samples = make_batch()
-    outputs = model.forward_transformer(model.extract_feat(inputs), samples)
-    anchors = model.query_embedding.weight[:, -4:].sigmoid()
-    assert torch.equal(outputs['references'][0], anchors.expand(2, -1, -1))
-    assert outputs['references'][0].shape == (2, 18, 4)
-
-
 @pytest.mark.parametrize('change', [dict(with_box_refine=False), dict(as_two_stage=True)])
 def test_what_it_cannot_be(change):
     with pytest.raises(ConfigError, match='model.with_box_refine=.*GroupDeformableDETR'):

@@ -3,8 +3,6 @@ import functools
 
 import pytest
 import torch
-from builders import build, make_batch
-from family_builders import family_config
 from mmcv.ops import multi_scale_deform_attn as mmcv_module
 
 from groupdetr_mmdet.ops import deformable
@@ -69,19 +67,3 @@ def test_nothing_is_kept_but_the_inputs():
     ours, others = (kept_bytes(functools.partial(f, value, SHAPES, locations, weights))
                     for f in (OURS, STOCK))
     assert ours == inputs and others > 2 * inputs
-
-
-def test_a_training_step_of_dino_is_that_of_mmcvs_code(monkeypatch):
-    def step():
-        model = build(family_config('dino'))
-        assert any(isinstance(x, deformable.MemorySavingAttention) for x in model.modules())
-        torch.manual_seed(1)
-        losses = model.loss(*make_batch())
-        sum(losses.values()).backward()
-        return [*losses.values(), *(p.grad for p in model.parameters() if p.grad is not None)]
-
-    found = step()
-    monkeypatch.setattr(deformable.MemorySavingAttention, 'forward',
-                        mmcv_module.MultiScaleDeformableAttention.forward)
-    for a, b in zip(found, step()):
-        torch.testing.assert_close(a, b, atol=2e-6 * (1 + b.abs().max().item()), rtol=0)

@@ -1,15 +1,13 @@
 """The matching is that of the stock assigner, group by group."""
-import numpy as np
 import pytest
 import torch
 from builders import MATCH_COSTS, make_batch
 from mmdet.models.task_modules import HungarianAssigner
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
-from scipy.optimize import linear_sum_assignment
 
 from groupdetr_mmdet import assigner as assigner_module
-from groupdetr_mmdet.assigner import GroupHungarianAssigner, solve_problems
+from groupdetr_mmdet.assigner import GroupHungarianAssigner
 from groupdetr_mmdet.errors import ConfigError
 
 K, N, NUM_CLASSES, META = 3, 10, 5, dict(img_shape=(64, 96))
@@ -36,9 +34,13 @@ needs_lapx = pytest.mark.skipif(
     assigner_module.lapjvr_batch is None, reason='lapx 0.11 is not installed')
 
 
-@pytest.mark.parametrize('solver', [pytest.param('lapx', marks=needs_lapx), 'scipy'])
+@pytest.mark.parametrize('solver, at_once', [
+    pytest.param('lapx', 9, marks=needs_lapx), pytest.param('lapx', 2**18, marks=needs_lapx),
+    ('scipy', 1)])
 @pytest.mark.parametrize('num_gts', [0, 1, 4, N, N + 7])
-def test_assignment_equals_k_stock_assigners(num_gts, solver, monkeypatch):
+def test_assignment_equals_k_stock_assigners(num_gts, solver, at_once, monkeypatch):
+    """With both solvers, and with costs computed piece by piece."""
+    monkeypatch.setattr(assigner_module, 'CPU_COSTS_AT_ONCE', at_once)
     if solver == 'scipy':
         monkeypatch.setattr(assigner_module, 'lapjvr_batch', None)
     pred, gts = instances(*predictions()), ground_truth(num_gts)
@@ -65,42 +67,14 @@ def test_all_layers_and_images_equal_one_at_a_time(match_costs):
     gts = [sample.gt_instances for sample in samples]
     pairs = assigner.match_layers(scores, boxes, gts, [META] * 3, NUM_CLASSES)
     assert pairs.rows.shape == pairs.gts.shape == (2, K * 5)
-    first_gt = [0, 3, 3]
     for layer in range(2):
         expected = set()
-        for image in range(3):
+        for image, first_gt in enumerate((0, 3, 3)):
             found = assigner.assign(
                 instances(scores[layer, image], boxes[layer, image]), gts[image], META).gt_inds
-            for row in found.nonzero().flatten().tolist():
-                expected.add(((layer * 3 + image) * K * N + row,
-                              first_gt[image] + found[row].item() - 1))
+            expected |= {((layer * 3 + image) * K * N + row, first_gt + found[row].item() - 1)
+                         for row in found.nonzero().flatten().tolist()}
         assert set(zip(pairs.rows[layer].tolist(), pairs.gts[layer].tolist())) == expected
-
-
-@pytest.mark.parametrize('at_once', [1, 9, 3 * (K * N - 1)])
-def test_costs_computed_piece_by_piece_are_the_same(at_once, monkeypatch):
-    arguments = instances(*predictions()), ground_truth(3), META
-    assigner = GroupHungarianAssigner(MATCH_COSTS, num_query_groups=K)
-    costs = [assigner.match_cost_matrix(*arguments)]
-    monkeypatch.setattr(assigner_module, 'CPU_COSTS_AT_ONCE', at_once)
-    costs.append(assigner.match_cost_matrix(*arguments))
-    assert torch.equal(*costs)
-
-
-@pytest.mark.parametrize('num_gts', [1, 7, 30, 45])
-def test_solver_reaches_the_least_cost_of_scipy(num_gts):
-    cost = np.random.default_rng(num_gts).random((8 * 30, num_gts)).astype(np.float32)
-    rows, gts = solve_problems(cost, 8)
-    total = cost[rows, gts].reshape(8, -1).sum(1)
-    for problem, mine, of_rows in zip(cost.reshape(8, 30, num_gts), total, rows.reshape(8, -1)):
-        assert mine == pytest.approx(problem[linear_sum_assignment(problem)].sum(), rel=1e-6)
-        assert (np.diff(of_rows) > 0).all()
-
-
-def test_an_assigner_that_nobody_told_the_groups_says_so():
-    assigner = GroupHungarianAssigner(MATCH_COSTS)
-    with pytest.raises(ConfigError, match='assigner.num_query_groups is missing: set it to'):
-        assigner.assign(instances(*predictions()), ground_truth(3), META)
 
 
 def test_costs_of_the_classes_in_the_image_are_all_that_is_needed():
@@ -116,10 +90,13 @@ def test_costs_of_the_classes_in_the_image_are_all_that_is_needed():
     torch.testing.assert_close(*costs)
 
 
-def test_detections_of_one_group_are_not_split_at_inference():
-    told = GroupHungarianAssigner(MATCH_COSTS, num_query_groups=2, num_queries=N)
-    assert told.count_groups(N) == 1
-    assert told.count_groups(2 * N) == 2
+def test_groups_are_counted():
+    told, taken, neither = (GroupHungarianAssigner(MATCH_COSTS, *x) for x in ((2, N), (2, ), ()))
+    assert [told.count_groups(x * N) for x in (1, 2)] == [1, 2], 'one group is left at inference'
+    assert taken.count_groups(N) == 2
+    for assigner, rows in ((told, N + 1), (taken, N + 1), (neither, N)):
+        with pytest.raises(ConfigError):
+            assigner.count_groups(rows)
 
 
 def test_half_precision_and_no_predictions():

@@ -18,11 +18,11 @@ def load(name):
     return Config.fromfile(CONFIGS / name)
 
 
-@pytest.mark.parametrize('name', shipped_configs())
+@pytest.mark.parametrize('name', [x for x in shipped_configs() if 'mask2former' in x])
 def test_config_builds(name):
-    with torch.device('cpu' if 'swin' in name else 'meta'):  # Swin reads numbers as it is made
-        model = MODELS.build(load(f'{name}.py').model)
-    assert sum(p.numel() for p in model.parameters()) > 1e5
+    """Test_shipped_models.py builds the others."""
+    with torch.device('meta'):
+        assert MODELS.build(load(f'{name}.py').model).num_query_groups
 
 
 def test_recipe_is_the_official_one():

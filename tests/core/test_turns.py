@@ -100,14 +100,6 @@ def test_few_rows_are_decoded_at_a_time_and_all_are_supervised_once():
     assert len(list(model.decoded_groups)) == K
 
 
-@pytest.mark.parametrize('family', ['conditional', 'dino'])
-def test_layers_inside_a_turn_may_recompute_their_activations(family):
-    config = family_config(family, K)
-    expected = step(in_turns(config, None))
-    config['decoder'].update(num_cp=1)
-    assert_same(step(in_turns(config, 1)), expected)
-
-
 def test_turns_under_autocast_with_a_scaled_loss_over_two_steps():
     """As mmengine's ``AmpOptimWrapper`` does it, with gradients that accumulate."""
 
@@ -122,12 +114,6 @@ def test_turns_under_autocast_with_a_scaled_loss_over_two_steps():
         return losses, grads
 
     assert_same(train(1), train(None), tol=2e-2)
-
-
-@pytest.mark.parametrize('value', [0, -1, K + 1, 'one', True, 1.])
-def test_a_number_of_groups_that_cannot_be_is_refused(value):
-    with pytest.raises(ConfigError, match=f'groups_at_once={value!r} '):
-        build(in_turns(detector_config(num_query_groups=K), value))
 
 
 def test_groups_that_see_each_other_cannot_be_decoded_in_turns():

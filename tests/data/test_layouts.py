@@ -459,3 +459,22 @@ def test_equal_names_in_many_folders_are_told_apart(tiny_coco, tmp_path):
             file.rename(place)
     images = read_dataset(root).splits['train']
     assert {x.path.read_bytes(): x.boxes for x in images} == before and len(before) == 12
+
+
+FOREIGN = {  # formats that are not read: the file, its text, and what the error names
+    'labelme': ('a.json', '{"version": "5", "shapes": [], "imagePath": "a.jpg"}', 'labelme'),
+    'VIA': ('via.json', '{"a.jpg12": {"filename": "a.jpg", "regions": []}}', 'VIA'),
+    'CreateML': ('a.json', '[{"image": "a.jpg", "annotations": []}]', 'CreateML'),
+    'CVAT': ('a.xml', '<?xml version="1.0"?>\n<annotations>\n<image id="0" name="a.jpg"/>\n'
+             '</annotations>', 'CVAT'),
+    'Open Images': ('a.csv', 'ImageID,Source,LabelName,Confidence\na,,cat,1', 'Open Images'),
+    'results': ('a.csv', 'epoch,loss\n1,2', None)}
+
+
+@pytest.mark.parametrize('name', FOREIGN)
+def test_a_foreign_format_and_its_converter_are_named(tmp_path, name):
+    file, text, kind = FOREIGN[name]
+    (tmp_path / file).write_text(text)
+    with pytest.raises(ConfigError, match=(
+            f'format {kind} .*convert it to COCO with' if kind else 'has no labels')):
+        read_dataset(tmp_path)

@@ -5,7 +5,7 @@ import os
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from layout_builders import write_exif
 from tiny import change_coco
 from tiny import checked_dataset as build
 
@@ -176,19 +176,9 @@ def test_a_broken_image_is_found_before_the_first_step_and_later(tiny_coco, name
         dataset[3]
 
 
-def write_rotated(root, width, height):
-    """An image that is turned upright when it is read, and its size in the annotations."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(root / 'images/train_3.jpg', exif=exif)
-    change_coco(root, lambda coco: coco['images'][3].update(width=width, height=height))
-
-
 def test_an_image_that_exif_turns_must_have_turned_boxes(tiny_coco):
-    write_rotated(tiny_coco, width=64, height=48)
+    write_exif(tiny_coco / 'images/train_3.jpg', 6, (48, 64))
+    change_coco(tiny_coco, lambda coco: coco['images'][3].update(width=64, height=48))
     message = refusal(tiny_coco)
     assert '48 x 64 pixels when it is read and 64 x 48' in message and 'EXIF' in message
     assert len(build(tiny_coco, color_type='color_ignore_orientation')) == 8
-    write_rotated(tiny_coco, width=48, height=64)
-    assert build(tiny_coco)[3]['data_samples'].ori_shape == (64, 48)

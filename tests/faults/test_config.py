@@ -46,7 +46,7 @@ NO_NUMBER = (0, -1, True, 1.5, '3', None, [3])
 WRONG = {  # by key of a detector with three groups
     'num_query_groups': NO_NUMBER, 'num_queries': NO_NUMBER, 'new_group_noise': (-1, '3', None),
     'test_cfg.query_group': ('3', None, -1, 1., True, 3),
-    'train_cfg.groups_at_once': (0, -1, 1.5, '3', [3]),
+    'train_cfg.groups_at_once': (0, -1, 4, 1., True, '3', [3]),
     'train_cfg.assigner': (None, dict(type='HungarianAssigner', match_costs=[])),
 }
 

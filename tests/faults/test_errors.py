@@ -97,8 +97,8 @@ def test_the_log_has_the_traceback(tiny_config_file, tmp_path, last_error):
     assert 'Traceback' in log.read_text()
 
 
-def test_of_several_processes_one_tells_and_its_traceback_on_request(
-        tmp_path, monkeypatch, capsys):
+def test_of_several_processes_one_tells_and_its_traceback_on_request(tmp_path, monkeypatch,
+                                                                     capsys):
     monkeypatch.setenv(TOLD, str(tmp_path / 'told'))
     for rank in '10':
         monkeypatch.setenv('RANK', rank)

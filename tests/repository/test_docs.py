@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
 
 import cv2
+import mmdet.registry
 import numpy as np
 import pytest
 import torch
 import yaml
 from mmdet.registry import MODELS
-from mmengine.registry import init_default_scope
+from mmengine.config import Config
+from mmengine.registry import Registry, init_default_scope
 
 from groupdetr_mmdet.commands.cli import COMMANDS
-from groupdetr_mmdet.config import find_config, read_config
+from groupdetr_mmdet.config import find_config, iter_dicts, read_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md')),
@@ -78,7 +80,7 @@ def parse(line: str, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_are_ones_that_the_command_line_takes(page: Path, monkeypatch):
+def test_commands_are_ones_that_the_command_line_takes(page, monkeypatch):
     for line in commands(page):
         try:
             args = parse(line, monkeypatch)
@@ -94,7 +96,7 @@ def test_commands_are_ones_that_the_command_line_takes(page: Path, monkeypatch):
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_to_files(page: Path):
+def test_links_lead_to_files(page):
     links = re.findall(r'\]\((?!\w+:|#)([^)#\s]+)', page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
 
@@ -164,22 +166,18 @@ def write_what_it_reads(block: str) -> None:
                 dataset_meta=dict(classes=classes))), checkpoint)
 
 
-# A part of a config changes a shipped one, and what it names is there.
-BUILD = """
-import groupdetr_mmdet, mmdet.registry, torch
-from groupdetr_mmdet.config import iter_dicts
-from mmengine import registry
-from mmengine.config import Config
-cfg = Config.fromfile({file!r})
-registry.init_default_scope('mmdet')
-with torch.device('meta'):
-    model = mmdet.registry.MODELS.build(cfg.model)
-assert len(model.query_embedding.weight) == model.num_query_groups * model.num_queries > 0
-own = Config.fromstring({block!r}, '.py').to_dict() if '_base_' not in {block!r} else {{}}
-for _, part in iter_dicts(own, ''):
-    assert 'type' not in part or any(x.get(part['type']) for x in vars(
-        mmdet.registry).values() if isinstance(x, registry.Registry))
-"""
+def build_config(block: str, file: Path) -> None:
+    """Build the model of a part of a config, which changes a shipped one; all types are there."""
+    file.write_text(('' if '_base_' in block else f"_base_ = '{BASE}'\n") + block)
+    with torch.device('meta'):
+        model = MODELS.build(Config.fromfile(file).model)
+    assert len(model.query_embedding.weight) == model.num_query_groups * model.num_queries > 0
+    own = Config.fromstring(block, '.py').to_dict() if '_base_' not in block else {}
+    registries = [x for x in vars(mmdet.registry).values() if isinstance(x, Registry)]
+    for _, part in iter_dicts(own, ''):
+        assert 'type' not in part or any(x.get(part['type']) for x in registries)
+
+
 CHECKS = {'class GroupDETR': """
 from builders import make_batch
 inputs, samples = make_batch()
@@ -192,21 +190,18 @@ assert len(detector.eval().predict(inputs, samples)) == len(samples)
 
 
 @pytest.mark.slow
-def test_python_runs_as_it_stands_in_a_process_of_its_own(tmp_path: Path, monkeypatch):
-    """What cannot, as it is a part of a program, has ``<!-- not run: WHY -->`` above it."""
+def test_python_runs_as_it_stands(tmp_path, monkeypatch):
+    """Programs in a process of their own; ``<!-- not run: WHY -->`` marks parts of programs."""
     monkeypatch.chdir(tmp_path)
     init_default_scope('mmdet')
-    programs = {}
-    for i, (name, block) in enumerate(python_blocks().items()):
+    programs, blocks = {}, python_blocks()
+    for name, block in blocks.items():
         if re.search('^(import|from) ', block, re.MULTILINE):
             write_what_it_reads(block)
             programs[name] = block + ''.join(x for key, x in CHECKS.items() if key in block)
         else:
-            file = Path(f'config_{i}.py')
-            base = '' if '_base_' in block else f"_base_ = '{BASE}'\n"
-            file.write_text(base + block)
-            programs[name] = BUILD.format(file=str(file), block=block)
-    assert len(programs) >= 8
+            build_config(block, Path(f'{name.replace(".md:", "_")}.py'))
+    assert len(blocks) >= 8 and len(programs) >= 3
     paths = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
     result = subprocess.run(
         [sys.executable, Path(__file__).with_name('run_snippets.py')], capture_output=True,

@@ -3,7 +3,6 @@ import inspect
 import sys
 from pathlib import Path
 
-import pytest
 
 import groupdetr_mmdet
 from groupdetr_mmdet.commands.cli import COMMANDS
@@ -30,8 +29,7 @@ def test_config_keys_or_detectors_name_every_class_that_a_config_can_name():
     assert {name for name in groupdetr_mmdet.__all__ if name not in pages} == inside
 
 
-def test_the_command_line_page_has_every_command_and_its_arguments(
-        monkeypatch: pytest.MonkeyPatch):
+def test_the_command_line_page_has_every_command_and_its_arguments(monkeypatch):
     monkeypatch.setattr(sys, 'path', [str(ROOT / 'docs'), *sys.path])
     import generated
     text = generated.command_reference()

@@ -1,6 +1,4 @@
 """Data that are right, or that a library misread: what training and evaluation make of them."""
-import struct
-import zlib
 from types import SimpleNamespace
 
 import cv2
@@ -8,14 +6,13 @@ import mmcv
 import numpy as np
 import pytest
 import torch
+from layout_builders import rle_of, write_exif, write_huge
 from mmdet.datasets import ConcatDataset
 from mmdet.evaluation import CocoMetric
 from mmdet.models.detectors import BaseDetector
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
-from PIL import Image
-from pycocotools import mask as mask_utils
 from tiny import CLASSES, change_coco, tiny_config, write_tiny_coco
 from tiny import checked_dataset as build
 
@@ -144,14 +141,6 @@ def test_labels_of_data_and_metric_go_together(root, dataset):
     assert built.label_categories() == ([1, 2, 3] if metric.by_name else [3, 2, 1])
 
 
-def rle_of(annotation, cut):
-    mask = np.zeros((64, 64), np.uint8, order='F')
-    left, top, width, height = annotation['bbox']
-    mask[top:top + height, left:left + width] = 1
-    counts = mask_utils.encode(mask)['counts'].decode()
-    return dict(size=[64, 64], counts=counts[:len(counts) - cut])
-
-
 def polygon_of(annotation):
     left, top, width, height = annotation['bbox']
     return [[left, top, left + width, top, left + width, top + height]]
@@ -165,7 +154,7 @@ def with_masks(segmentation):
 
 NO_MASKS = {
     'an RLE that ends early': lambda x: rle_of(x, 4),
-    'an RLE of another image': lambda x: dict(rle_of(x, 0), size=[32, 128]),
+    'an RLE of another image': lambda x: dict(rle_of(x), size=[32, 128]),
     'runs that end early': lambda x: dict(size=[64, 64], counts=[9, 9]),
     'four numbers': lambda x: x['bbox'],
     'nothing': lambda x: [],
@@ -198,7 +187,7 @@ def test_a_polygon_without_corners_is_left_out_of_a_training(root, polygons, war
 
 
 @pytest.mark.parametrize('segmentation', [
-    polygon_of, lambda x: rle_of(x, 0), lambda x: polygon_of(x) + [[1, 2]],
+    polygon_of, rle_of, lambda x: polygon_of(x) + [[1, 2]],
     lambda x: dict(size=[64, 64], counts=[64 * 63, 64])])
 def test_masks_that_a_library_reads_are_taken(root, segmentation, warnings_logged):
     for split in ('train', 'val'):
@@ -206,12 +195,6 @@ def test_masks_that_a_library_reads_are_taken(root, segmentation, warnings_logge
     assert build(root, with_mask=True)[0]['data_samples'].gt_instances.masks.masks.any()
     CheckedCocoMetric(str(root / 'val.json'), metric=['bbox', 'segm'])
     assert warnings_logged() == []
-
-
-def write_exif(path, orientation, size):
-    entry = struct.pack('<HHII', 0x0112, 4, 1, orientation)
-    Image.fromarray(np.zeros((*size, 3), np.uint8)).save(
-        path, exif=b'Exif\0\0II*\0\x08\0\0\0\x01\0' + entry + bytes(4))
 
 
 @pytest.mark.parametrize('orientation', [0, 1, 9, 65537, 5, 6, 7, 8])
@@ -233,16 +216,6 @@ def test_an_image_is_what_its_decoder_reads(root, dtype, monkeypatch):
     loader = dict(imdecode_backend='tifffile', color_type='unchanged')
     assert build(root, **loader)[0]['inputs'].shape == (6, 64, 64)
     build(root, 'val', load='LoadImageFromFile', **loader)
-
-
-def write_huge(path, side=40_000):
-    """The start and end of a PNG of more pixels than OpenCV reads."""
-    def chunk(name, data):
-        return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(
-            name + data))
-
-    path.write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack(
-        '>IIBBBBB', side, side, 8, 0, 0, 0, 0)) + chunk(b'IDAT', b'') + chunk(b'IEND', b''))
 
 
 def test_an_image_above_two_to_the_thirtieth_pixels_is_named(root):

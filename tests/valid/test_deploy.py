@@ -23,7 +23,7 @@ MODEL = dict(num_queries=8, width=32)
 
 
 @pytest.fixture(scope='module')
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+def files(tmp_path_factory) -> Files:
     return write_detector(tmp_path_factory.mktemp('valid'), **MODEL)
 
 
@@ -41,7 +41,7 @@ IMAGES = {
 
 
 @pytest.mark.parametrize('row', IMAGES)
-def test_ids_of_images_in_folders(row: str, tmp_path: Path):
+def test_ids_of_images_in_folders(row, tmp_path):
     paths, annotated, expected = IMAGES[row]
     ann_file = tmp_path / 'ann.json'
     ann_file.write_text(json.dumps(dict(
@@ -101,9 +101,8 @@ EXPORTS = {
 
 
 @pytest.mark.parametrize('row', EXPORTS)
-def test_the_file_describes_the_preprocessing_or_is_not_written(
-        row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture):
+def test_the_file_describes_the_preprocessing_or_is_not_written(row, tmp_path, monkeypatch,
+                                                                capsys):
     changes, expected = EXPORTS[row]
     config = tiny_config(write_tiny_coco(tmp_path / 'coco'), **MODEL)
     config.merge_from_dict(changes)
@@ -146,9 +145,8 @@ def two_stage_files(folder: Path) -> Files:
 
 @pytest.mark.parametrize('row, batch_size', [
     ('more than 2^30 pixels', 1), ('fewer points than queries', 1), ('fails in a batch', 3)])
-def test_an_image_that_fails_leaves_the_others(
-        row: str, batch_size: int, files: Files, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def test_an_image_that_fails_leaves_the_others(row, batch_size, files, tmp_path, monkeypatch,
+                                               capsys):
     bad = tmp_path / 'in/b.png'
     bad.parent.mkdir()
     if row == 'more than 2^30 pixels':
@@ -171,8 +169,7 @@ def test_an_image_that_fails_leaves_the_others(
     assert len(errors) == 1 and errors[0].startswith(f'skipped {bad}: ')
 
 
-def test_a_report_by_another_metric_than_that_of_coco(tmp_path: Path,
-                                                      capsys: pytest.CaptureFixture):
+def test_a_report_by_another_metric_than_that_of_coco(tmp_path, capsys):
     cfg = tiny_config(write_tiny_coco(tmp_path / 'coco'), **MODEL)
     cfg.val_evaluator = cfg.test_evaluator = dict(
         type='VOCMetric', metric='mAP', eval_mode='area')

@@ -7,10 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from layout_builders import check_same, edit_json, edit_lines, first, write_layout
+from layout_builders import (check_same, edit_json, edit_lines, first, rle_of, write_exif,
+                             write_huge, write_layout)
 from mmengine.config import Config
 from running import run_tool
-from test_data import rle_of, write_exif, write_huge
 from tiny import CLASSES
 
 from groupdetr_mmdet.data.layouts import read_dataset
@@ -46,7 +46,7 @@ def box_to_polygon(annotation: dict) -> None:
 
 
 def box_to_rle(annotation: dict) -> None:
-    annotation['segmentation'] = rle_of(annotation, 0)
+    annotation['segmentation'] = rle_of(annotation)
     del annotation['bbox']
 
 
