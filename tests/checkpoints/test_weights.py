@@ -172,17 +172,6 @@ def test_weights_under_the_name_of_another_codebase_are_sent_to_convert(files, t
         load(files, path)
 
 
-def test_load_from_gives_the_weights_and_says_another_k_once(files, tmp_path, capfd):
-    runner = runner_of(files, load_from=str(files.checkpoint), **{'model.num_query_groups': 5})
-    runner.load_or_resume()
-    loaded, saved = runner.model.state_dict(), torch.load(files.checkpoint)['state_dict']
-    assert torch.equal(loaded['query_embedding.weight'][:30], saved['query_embedding.weight'])
-    assert all(torch.equal(loaded[name], x) for name, x in saved.items()
-               if name != 'query_embedding.weight')
-    said = capfd.readouterr()
-    assert (said.out + said.err).count('groups are repeated') == 1
-
-
 def test_a_part_of_a_model_is_taken_where_it_is_asked_for(files, tmp_path, capfd):
     checkpoint = tmp_path / 'part.pth'
     torch.save(edit(torch.load(files.checkpoint), shorten), checkpoint)

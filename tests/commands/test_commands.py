@@ -8,43 +8,34 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from running import free_port, run_tool
+from running import fork_session, free_port, run_tool, wait_for
 from tiny import tiny_config, write_tiny_coco
 
 from groupdetr_mmdet.commands.cli import COMMANDS
+from groupdetr_mmdet.commands.test import show
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools'
 
 SRUN = """#!/usr/bin/env bash
-# Starts SLURM_NTASKS processes here, as srun would on the nodes of a cluster.
 echo "srun $*"
-while [[ $1 == -* ]]; do
-    case $1 in
-        --ntasks=*) export SLURM_NTASKS=${1#--ntasks=} ;;
-        -p) shift ;;
-    esac
-    shift
-done
-export SLURM_NODELIST=localhost
-for ((i = 0; i < SLURM_NTASKS; i++)); do
-    SLURM_PROCID=$i SLURM_LOCALID=$i "$@" &
-done
-for job in $(jobs -p); do wait "$job" || exit; done
+while [[ $1 == -* ]]; do [[ $1 == -p ]] && shift; shift; done
+exec "$@"
 """
 
 
-def run(*args: object, status: int = 0, **env: str) -> str:
+def run(*args: object, **env: str) -> str:
     """Run a command and return its output, standard error included."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
     result = subprocess.run(
         [str(x) for x in args],
         env=dict(os.environ, OMP_NUM_THREADS='1', **{'PATH': path, **env}),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert result.returncode == status, result.stdout
+    assert result.returncode == 0, result.stdout
     return result.stdout
 
 
@@ -137,20 +128,31 @@ def test_dist_train(trained, tmp_path):
     assert metrics(tmp_path / 'tested') == validated(tmp_path / 'work')
 
 
-@pytest.mark.parametrize('script, arguments', [
-    ('dist_test', ('a.py', 'b.pth', 2)), ('slurm_test', ('debug', 'tiny', 'a.py', 'b.pth'))])
-def test_scripts_that_test_have_the_arguments_of_test(script, arguments, slurm):
-    log = run(TOOLS / f'{script}.sh', *arguments, '--out', 'c.pkl', **dict(slurm, PYTHON='echo'))
-    launcher = dict(dist_test='--launcher pytorch', slurm_test='--launcher=slurm')[script]
-    assert log.endswith(f'{TOOLS}/test.py a.py b.pth {launcher} --out c.pkl\n')
+@pytest.mark.parametrize('script, arguments, given', [
+    ('dist_test', ('a.py', 'b.pth', 2), 'test.py a.py b.pth --launcher pytorch'),
+    ('slurm_test', ('debug', 'tiny', 'a.py', 'b.pth'), 'test.py a.py b.pth --launcher=slurm'),
+    ('slurm_train', ('debug', 'tiny', 'a.py', 'work'),
+     'train.py a.py --work-dir=work --launcher=slurm')])
+def test_scripts_have_the_arguments_of_their_command(script, arguments, given, slurm):
+    log = run(TOOLS / f'{script}.sh', *arguments, '--out', 'c.pkl', SRUN_ARGS='--quiet --qos=low',
+              **dict(slurm, PYTHON='echo'))
+    assert log.endswith(f'{TOOLS}/{given} --out c.pkl\n')
+    if 'slurm' in script:
+        assert 'srun -p debug --job-name=tiny --gres=gpu:1 --ntasks=1' in log
+        assert '--quiet --qos=low' in log
 
 
-def test_slurm_train(trained, tmp_path, slurm):
-    log = run(TOOLS / 'slurm_train.sh', 'debug', 'tiny', trained / 'tiny.py', tmp_path / 'work',
-              '--cfg-options', 'train_cfg.max_epochs=1', SRUN_ARGS='--quiet --qos=low', **slurm)
-    assert 'srun -p debug --job-name=tiny --gres=gpu:1 --ntasks=1' in log
-    assert '--quiet --qos=low' in log and 'Distributed training: True' in log
-    assert 'Epoch(train) [1][4/4]' in log and (tmp_path / 'work/epoch_1.pth').is_file()
+def test_a_job_of_slurm_trains(trained, tmp_path, slurm):
+    def run_job():
+        os.environ.update(slurm, SLURM_PROCID='0', SLURM_LOCALID='0', SLURM_NTASKS='1',
+                          SLURM_NODELIST='localhost')
+        return run_tool('train', trained / 'tiny.py', '--work-dir', tmp_path / 'work',
+                        '--launcher', 'slurm', '--cfg-options', 'train_cfg.max_epochs=1')
+
+    said = tmp_path / 'said'
+    assert wait_for(fork_session(run_job, said), 240) == 0, said.read_text()
+    assert 'Distributed training: True' in log_of(tmp_path / 'work')
+    assert (tmp_path / 'work/epoch_1.pth').is_file()
 
 
 @pytest.mark.parametrize('command, words', [
@@ -217,3 +219,16 @@ def test_averaged_weights_are_evaluated(trained, tested, tmp_path):
         assert run_tool('test', tmp_path / 'ema.py', checkpoint, '--work-dir',
                         tmp_path / name) == 0
         assert metrics(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize(('metrics', 'rows'), [
+    ({'coco/bbox_mAP': .7, 'coco/bbox_mAP_s': -1.}, {'bbox': ['0.700', '-']}),
+    ({'a/coco/bbox_mAP': .7, 'b/coco/bbox_mAP': np.float32(.1)},
+     {'a/coco/bbox': ['0.700'], 'b/coco/bbox': ['0.100']}),
+    ({'coco/red_car_precision': .3, 'coco/cat_precision': .4},
+     {'red_car': ['0.300'], 'cat': ['0.400']})])
+def test_every_metric_has_a_cell_in_the_table_of_a_test(metrics, rows, capsys):
+    show(metrics)
+    lines = [line.strip('│').split('│') for line in capsys.readouterr().out.splitlines()
+             if line.startswith('│')]
+    assert {name.strip(): [x.strip() for x in cells] for name, *cells in lines} == rows

@@ -35,7 +35,7 @@ def run_in_terminal(*args: object, status: int = 0) -> str:
             written += part
     os.close(master)
     text = written.decode()
-    assert wait_for(pid, 60) == status, text
+    assert wait_for(pid, 240) == status, text
     return text
 
 

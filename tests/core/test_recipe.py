@@ -3,11 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import build, detector_config
+from builders import build, detector_config, make_batch
+from mmdet.models.backbones import MobileNetV2
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from groupdetr_mmdet.backbones import EndingMobileNetV2
 from groupdetr_mmdet.config import shipped_configs
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -20,7 +22,7 @@ def load(name):
 
 @pytest.mark.parametrize('name', [x for x in shipped_configs() if 'mask2former' in x])
 def test_config_builds(name):
-    """Test_shipped_models.py builds the others."""
+    """``test_a_step_reaches_every_parameter`` builds the others."""
     with torch.device('meta'):
         assert MODELS.build(load(f'{name}.py').model).num_query_groups
 
@@ -75,3 +77,63 @@ def test_dc5_is_dilated_as_in_torchvision():
     with torch.no_grad():
         feature, = model.backbone(torch.zeros(1, 3, 64, 96))
     assert feature.shape == (1, 2048, 4, 6)
+
+
+def shrunk_model(name: str) -> dict:
+    """Model of a shipped config: a narrow backbone, few queries and layers, no download."""
+    model = load(f'{name}.py').model.to_dict()
+    backbone = dict(model['backbone'], init_cfg=None)
+    factor = 1
+    if 'ResNet' in backbone['type'] and 'base_channels' not in backbone:
+        backbone['base_channels'], factor = 4, 16
+    elif backbone['type'] == 'SwinTransformer':
+        backbone.update(embed_dims=48, depths=(2, 2, 2, 2), with_cp=False)
+        factor = 4
+    neck = dict(model['neck'], in_channels=[x // factor for x in model['neck']['in_channels']])
+    model.update(backbone=backbone, neck=neck, num_queries=12, data_preprocessor=None)
+    if 'num_query_groups' in model:
+        model['num_query_groups'] = 2  # a baseline and its groups differ in this alone
+    for coder in ('encoder', 'decoder'):
+        model[coder] = dict(model[coder], num_layers=min(model[coder]['num_layers'], 2))
+    model['test_cfg'] = dict(model.get('test_cfg') or {}, max_per_img=12)
+    return model
+
+
+def has_twin(name: str) -> bool:
+    """Whether a model differs from another's in the number of groups or the epochs alone."""
+    folder, _, stem = name.rpartition('/')
+    twins = f'{folder}/group_{stem}'.lstrip('/'), name.replace('_50e', '_12e')
+    return any(twin != name and twin in shipped_configs() for twin in twins)
+
+
+def untrained(model: torch.nn.Module) -> list:
+    """Names of the parameters that can be trained and that a step does not reach."""
+    losses = model.loss(*make_batch(num_classes=3))
+    sum(sum(x) if isinstance(x, list) else x for x in losses.values()).backward()
+    return [name for name, x in model.named_parameters() if x.requires_grad and x.grad is None]
+
+
+@pytest.mark.parametrize('name', [name for name in shipped_configs()
+                                  if not has_twin(name) and 'mask2former' not in name])
+def test_a_step_reaches_every_parameter(name):
+    """For which ``DistributedDataParallel`` waits; Mask2Former's are in test_families.py."""
+    assert untrained(build(shrunk_model(name))) == []
+
+
+@pytest.mark.parametrize('out_indices', [(4, ), (2, 4), (7, )])
+def test_mobilenet_ends_with_its_last_output(out_indices):
+    torch.manual_seed(0)
+    whole, ending = (backbone(out_indices=out_indices, norm_eval=False)
+                     for backbone in (MobileNetV2, EndingMobileNetV2))
+    ending.load_state_dict(whole.state_dict())
+    for backbone in (whole, ending):
+        backbone.eval()
+    image = torch.rand(1, 3, 64, 64)
+    for mine, theirs in zip(ending(image), whole(image)):
+        assert torch.equal(mine, theirs)
+    ending.train()
+    sum(x.sum() for x in ending(image)).backward()
+    assert all(x.grad is not None for x in ending.parameters())
+    unused = sum(x.numel() for x in whole.parameters()) - sum(
+        x.numel() for x in ending.parameters())
+    assert (unused > 0) == (out_indices != (7, ))

@@ -97,17 +97,6 @@ def test_boxes_that_are_left_out_are_counted(tiny_coco, warnings_logged):
     assert f"'red ({left_out - 1})'" in message and 'id 7 (1)' in message
 
 
-@pytest.mark.parametrize('change', [
-    lambda x: x.update(category_id=9), lambda x: x.update(bbox=[500, 500, 9, 9]),
-    lambda x: x.update(iscrowd=1)], ids=['unknown categories', 'outside', 'crowds'])
-@pytest.mark.parametrize('test_mode', [False, True])
-def test_annotations_without_a_usable_box_are_refused(tiny_coco, change, test_mode):
-    change_coco(tiny_coco, lambda coco: [change(x) for x in coco['annotations']] and None)
-    for filter_cfg in (None, dict(filter_empty_gt=True, min_size=32)):
-        with pytest.raises(ConfigError, match='train.json .*0 of 8 images have a usable box'):
-            checked_dataset(tiny_coco, test_mode=test_mode, filter_cfg=filter_cfg)
-
-
 def test_a_filter_must_leave_images_and_may_leave_background(tiny_coco):
     with pytest.raises(ConfigError, match="8 of 8 .*'min_size': 320} leaves 0 images"):
         checked_dataset(tiny_coco, filter_cfg=dict(filter_empty_gt=True, min_size=320))

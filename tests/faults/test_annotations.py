@@ -19,6 +19,10 @@ def first(part, **fields):
     return lambda coco: coco[part][1].update(fields)
 
 
+def all_have(**fields):
+    return lambda coco: [ann.update(fields) for ann in coco['annotations']] and None
+
+
 def without(part, field):
     return lambda coco: coco[part][1].pop(field) and None
 
@@ -52,8 +56,9 @@ ALWAYS_REFUSED = {
     'annotations null': (lambda coco: dict(coco, annotations=None), 'annotations must be a list'),
     'no categories': (lambda coco: dict(coco, categories=[]), 'metainfo.classes'),
     'top level a list': (lambda coco: [coco], "COCO's format"),
-    'crowds only': (lambda coco: [ann.update(iscrowd=1) for ann in coco['annotations']] and None,
-                    'leaves nothing to'),
+    'crowds only': (all_have(iscrowd=1), '0 of 8 images have a usable box'),
+    'unknown categories': (all_have(category_id=9), '0 of 8 images have a usable box'),
+    'all outside': (all_have(bbox=[500, 500, 9, 9]), '0 of 8 images have a usable box'),
     'normalized boxes': (lambda coco: [ann.update(bbox=[x / 64 for x in ann['bbox']])
                                        for ann in coco['annotations']] and None, 'fractions'),
 }

@@ -2,6 +2,7 @@
 import argparse
 import ast
 import importlib
+import inspect
 import itertools
 import json
 import os
@@ -22,8 +23,11 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import Registry, init_default_scope
 
+import groupdetr_mmdet
 from groupdetr_mmdet.commands.cli import COMMANDS
 from groupdetr_mmdet.config import find_config, iter_dicts, read_config
+from groupdetr_mmdet.group_detector import OUR_KEYS, GroupDetector
+from groupdetr_mmdet.ops.recompute import LAYER_OPTIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md')),
@@ -35,6 +39,10 @@ SCRIPTS = dict(dist_train=('train', 2, [0]), dist_test=('test', 3, [0, 1]),
 COMMAND = (r'(?:groupdetr(?= [a-z])|python (?:tools/\w+\.py|-m benchmarks\.\w+)|'
            r'(?:[A-Z_]+=\S+ )*tools/\w+\.sh)')
 BASE = 'groupdetr_mmdet::group_detr/demo/group_cond_detr_demo.py'
+KEYS = [f'model.{key}' for key in (
+    *(f'{part}.{key}' for part, keys in OUR_KEYS.items() for key in keys),
+    *(f'decoder.{key}' for key in LAYER_OPTIONS),
+    *inspect.signature(GroupDetector).parameters.keys() - {'train_cfg', 'test_cfg', 'kwargs'})]
 PREPARED = ('mine.py', 'yolo.py', 'photos', 'bccd_yolo')  # a user's own in the examples
 
 
@@ -221,3 +229,25 @@ def test_rooms_import_only_the_layers_before_them():
                 names = [*path[:-node.level], *(node.module or node.names[0].name).split('.')]
                 own, other = (x if x in layers else 'the core' for x in (path[0], names[0]))
                 assert own == other or layers[own] > layers[other], f'{file}: {names}'
+
+
+def test_config_keys_lists_every_key_of_a_detector():
+    page = (ROOT / 'docs/config-keys.md').read_text()
+    assert [key for key in KEYS if key not in page] == []
+
+
+def test_config_keys_or_detectors_name_every_class_that_a_config_can_name():
+    pages = ''.join((ROOT / f'docs/{page}.md').read_text()
+                    for page in ('config-keys', 'families'))
+    inside = {'GroupConditionalDetrTransformerDecoder',
+              'GroupConditionalDetrTransformerDecoderLayer', '__version__'}  # of a detector
+    assert {name for name in groupdetr_mmdet.__all__ if name not in pages} == inside
+
+
+def test_the_command_line_page_has_every_command_and_its_arguments(monkeypatch):
+    monkeypatch.setattr(sys, 'path', [str(ROOT / 'docs'), *sys.path])
+    import generated
+    text = generated.command_reference()
+    assert [name for name in COMMANDS if f'## groupdetr {name}\n' not in text] == []
+    assert '`--epochs N`' in text
+    assert '%(' not in text
