@@ -43,7 +43,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         self.tags.add(tag)
-        self.images += [dict(attrs)['src']] * (tag == 'img')
+        if tag == 'img':
+            self.images.append(dict(attrs)['src'])
 
     def handle_data(self, data: str) -> None:
         self.text += data

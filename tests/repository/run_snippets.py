@@ -13,7 +13,9 @@ import matplotlib.pyplot  # noqa: F401
 import mmcv  # noqa: F401
 import mmengine.runner  # noqa: F401
 import pycocotools.coco  # noqa: F401
+import scipy.optimize  # noqa: F401
 import torch
+import torch._dynamo  # of transformers, which mmdet imports
 
 torch.set_num_threads(1)
 status = 0
