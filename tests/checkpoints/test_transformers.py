@@ -237,7 +237,7 @@ def test_the_pipeline_finds_what_predict_finds(trained, tiny_coco, tmp_path, cap
     assert torch.equal(direct['backbone.conv1.weight'], first)
     assert '3 x 10; the detector is group 1' in (out / 'README.md').read_text()
     assert run_tool('convert_checkpoint', config, checkpoint, out, '--to', 'transformers') == 2
-    assert 'is there already' in capsys.readouterr().err
+    assert f'error: OUT {out}' in capsys.readouterr().err
 
 
 # The hub
