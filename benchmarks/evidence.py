@@ -93,6 +93,7 @@ STUDIES: Dict[str, Dict[str, Cell]] = {
         'K = 3, query dropout': Cell(3, EQUAL[3], HALF, query_dropout=.1),
         'K = 3, drawn anew': Cell(3, EQUAL[3], FEW, anew=True),
         'K = 1, epochs of K = 3': Cell(1, EQUAL[3], FEW),
+        **{f'K = {k}, three times as long': Cell(k, 3 * EQUAL[k], HALF) for k in (1, 3)},
         **{f'K = {k}, {loss}': Cell(k, EQUAL[k], {**HALF, **LOSSES[loss]})
            for k in (1, 3, 6) for loss in LOSSES},
         **{f'K = {k}, strong': Cell(k, EQUAL[k], HALF, config=STRONG) for k in (1, 3, 6)},

@@ -41,9 +41,10 @@ class Row(NamedTuple):
 FINE_TUNING, SCRATCH = (tuple(STUDIES[x]) for x in ('fine-tuning', 'from-scratch'))
 SAME = 'K = 1, epochs of K = 3'
 NOISES = tuple(x for x in FINE_TUNING if x == 'K = 1' or 'noise' in x or 'drawn' in x)
+LONG = 'K = 1, three times as long', 'K = 3, three times as long'
 THREE, DROPOUT = 'K = 3, noise 0.5', ('K = 3, attention dropout', 'K = 3, query dropout')
 # Rows that change the loss, the augmentation or the weights that are evaluated
-BEYOND = tuple(x for x in FINE_TUNING if x not in (*NOISES, *DROPOUT, SAME))
+BEYOND = tuple(x for x in FINE_TUNING if x not in (*NOISES, *DROPOUT, *LONG, SAME))
 # Name in the comments around a table in the pages -> the table
 TABLES = {
     'from-scratch': Table('from-scratch', 'K = 1', tuple(x for x in SCRATCH if ',' not in x)),
@@ -52,6 +53,7 @@ TABLES = {
     'groups': Table('fine-tuning', 'K = 1', NOISES),
     'equal-epochs': Table('fine-tuning', SAME, (
         SAME, *(x for x in NOISES if x.startswith('K = 3')))),
+    'longer': Table('fine-tuning', LONG[0], LONG),
     'losses': Table('fine-tuning', 'K = 1', (
         'K = 1', *(x for x in BEYOND if x.startswith('K = 1')))),
     'losses-of-three': Table('fine-tuning', THREE, (
@@ -179,7 +181,7 @@ def main() -> None:
     for page in (args.docs / name for name in PAGES):
         write_atomically(page, fill_page(page.read_text(), results).encode())
     draw_curves(results, TABLES['from-scratch'], images / 'evidence_shapes.png')
-    draw_gains(results, ('groups', 'equal-epochs', 'from-groups', 'dino', 'losses',
+    draw_gains(results, ('groups', 'longer', 'equal-epochs', 'from-groups', 'dino', 'losses',
                          'losses-of-three', 'from-scratch-losses', 'dropout', 'lr'),
                images / 'evidence_gains.png')
     print(f'Wrote the tables of {" and ".join(PAGES)}, and the pictures in {images}')
