@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from builders import build, detector_config
-from deploy_models import Files, write_detector
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from running import run_tool
+from tiny import Files, write_detector
 
 from groupdetr_mmdet.analysis import report
 from groupdetr_mmdet.errors import ConfigError

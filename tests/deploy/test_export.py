@@ -6,12 +6,12 @@ from typing import Optional
 import pytest
 import torch
 from builders import build, detector_config
-from deploy_models import build_detector, write_detector
 from family_builders import FAMILIES, config_of
 from mask_builders import mask2former_config
 from mmengine.config import Config
 from mmengine.structures import InstanceData
 from running import run_tool
+from tiny import build_detector, write_detector
 
 import groupdetr_mmdet.deploy.export as export
 from benchmarks.forms import openvino_model

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import cv2
 import pytest
-from deploy_models import write_detector
 from mmdet.apis import DetInferencer
 from mmdet.datasets import CocoDataset
 from pycocotools.coco import COCO
 from running import run_tool
-from tiny import CLASSES
+from tiny import CLASSES, write_detector
 
 from groupdetr_mmdet.checkpoints.convert import COCO_IDS
 from groupdetr_mmdet.deploy.inference import CocoIds, find_images

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 from builders import build
-from deploy_models import Files, write_detector
 from family_builders import family_config
 from mmengine.config import Config
 from PIL import Image
 from running import run_tool
-from tiny import CLASSES, tiny_config, tiny_runner, write_tiny_coco
+from tiny import CLASSES, Files, tiny_config, tiny_runner, write_detector, write_tiny_coco
 
 from groupdetr_mmdet.commands import export
 from groupdetr_mmdet.deploy.inference import CocoIds, Inferencer
