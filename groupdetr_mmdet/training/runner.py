@@ -32,7 +32,7 @@ TYPES = {  # type in a config -> type in the run
                                     (CocoMetric, 'CheckedCocoMetric'),
                                     (CheckpointHook, 'AtomicCheckpointHook'),
                                     (EpochBasedTrainLoop, 'ResumableTrainLoop'))
-    for name in (theirs, theirs.__name__, f'mmdet.{theirs.__name__}')}
+    for name in (theirs, *(f'{scope}{theirs.__name__}' for scope in ('', 'mmdet.', 'mmengine.')))}
 METRICS = 'CheckedCocoMetric', 'GroupCocoMetric', 'mmdet.GroupCocoMetric'
 FROZEN = 600  # seconds until a run ends if a process hangs
 

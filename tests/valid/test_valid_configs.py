@@ -146,6 +146,12 @@ def semi_supervised(cfg):
     cfg.default_hooks.checkpoint.update(by_epoch=False, interval=2)
 
 
+def names_with_scopes(cfg):
+    cfg.train_cfg.type = 'mmengine.EpochBasedTrainLoop'
+    cfg.default_hooks.checkpoint.type = 'mmengine.CheckpointHook'
+    cfg.optim_wrapper.type = 'mmengine.OptimWrapper'
+
+
 def numbers_of_other_kinds(cfg):
     cfg.train_cfg.val_interval = 1.
     cfg.model.neck.out_channels = 32
@@ -153,13 +159,15 @@ def numbers_of_other_kinds(cfg):
 
 
 @pytest.mark.parametrize('change', [two_validation_sets, classes_as_list_and_tuple,
-                                    semi_supervised, numbers_of_other_kinds])
+                                    semi_supervised, names_with_scopes, numbers_of_other_kinds])
 def test_a_valid_config_trains(tiny_coco, tmp_path, change):
     cfg = tiny_config(tiny_coco)
     cfg.train_cfg.max_epochs = 1
     change(cfg)
     cfg.dump(tmp_path / 'valid.py')
     assert run_tool('train', tmp_path / 'valid.py', '--work-dir', tmp_path / 'work') == 0
+    make_resumable(cfg)
+    assert cfg.default_hooks.checkpoint.type == 'AtomicCheckpointHook'
 
 
 @pytest.fixture(scope='module')
