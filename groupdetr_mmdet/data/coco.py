@@ -132,6 +132,7 @@ class CheckedCocoMetric(CocoMetric):
     def __init__(self, ann_file: Optional[str] = None, by_name: bool = True, **kwargs) -> None:
         super().__init__(**kwargs)
         self.by_name = by_name
+        self.iou_thrs = np.atleast_1d(self.iou_thrs)  # pycocotools compares an array with numbers
         if ann_file is not None:
             masks = 'scored' if 'segm' in self.metrics else ''
             with get_local_path(ann_file, backend_args=self.backend_args) as path:

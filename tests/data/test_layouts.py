@@ -464,7 +464,9 @@ def test_equal_names_in_many_folders_are_told_apart(tiny_coco, tmp_path):
 FOREIGN = {  # formats that are not read: the file, its text, and what the error names
     'labelme': ('a.json', '{"version": "5", "shapes": [], "imagePath": "a.jpg"}', 'labelme'),
     'VIA': ('via.json', '{"a.jpg12": {"filename": "a.jpg", "regions": []}}', 'VIA'),
-    'CreateML': ('a.json', '[{"image": "a.jpg", "annotations": []}]', 'CreateML'),
+    'CreateML': ('a.json', '[{"image": "a.jpg", "annotations": [{"coordinates": {"x": 1}}]}]',
+                 'CreateML'),
+    'Label Studio': ('a.json', '[{"data": {"image": "a.jpg"}, "annotations": []}]', None),
     'CVAT': ('a.xml', '<?xml version="1.0"?>\n<annotations>\n<image id="0" name="a.jpg"/>\n'
              '</annotations>', 'CVAT'),
     'Open Images': ('a.csv', 'ImageID,Source,LabelName,Confidence\na,,cat,1', 'Open Images'),

@@ -41,9 +41,9 @@ def detections(root):
     return found
 
 
-def evaluate(root, found, cls=CheckedCocoMetric):
+def evaluate(root, found, cls=CheckedCocoMetric, **kwargs):
     """All metrics of detections, also of each class."""
-    metric = cls(ann_file=str(root / 'val.json'), classwise=True)
+    metric = cls(ann_file=str(root / 'val.json'), **dict(dict(classwise=True), **kwargs))
     dataset = build(root, 'val')
     metric.dataset_meta = dataset.metainfo
     for i in range(len(dataset)):
@@ -114,6 +114,13 @@ def test_an_evaluation_counts_as_pycocotools_counts(root, change):
     found = detections(root)
     change_coco(root, change, 'val')
     assert evaluate(root, found) == evaluate(root, found, CocoMetric)
+
+
+@pytest.mark.parametrize('iou_thrs', [.5, [.5], [.5, .5]])
+def test_ap_of_chosen_overlaps_is_their_mean(root, iou_thrs):
+    found = detections(root)
+    chosen = evaluate(root, found, iou_thrs=iou_thrs, metric_items=['mAP'], classwise=False)
+    assert chosen['coco/bbox_mAP'] == evaluate(root, found)['coco/bbox_mAP_50']
 
 
 def test_parts_of_a_training_set_may_list_classes_in_different_orders(root):

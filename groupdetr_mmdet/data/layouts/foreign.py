@@ -7,7 +7,7 @@ from .common import Source, has_pattern
 FORMATS = {  # format -> pattern of file names, of their content, and globox's name
     'labelme': ('*.json', rb'"shapes"\s*:', None),  # globox drops polygons
     'VIA': ('*.json', rb'"regions"\s*:', 'via-json'),
-    'CreateML': ('*.json', rb'\A\s*\[[\s\S]*"annotations"\s*:', None),
+    'CreateML': ('*.json', rb'\A\s*\[[\s\S]*"coordinates"\s*:', None),
     'CVAT': ('*.xml', rb'<annotations>[\s\S]*<image\s', 'cvat'),
     'Open Images': ('*.csv', rb'ImageID\s*,', 'openimage')}
 
