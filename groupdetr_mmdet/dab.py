@@ -35,7 +35,7 @@ class GroupDABDETR(GroupQueries, DABDETR):
 
     @property
     def group_size(self) -> int:
-        """Rows of one group: N anchors times the number of patterns."""
+        """Rows of one group, N anchors times the number of patterns."""
         return self.num_queries * max(1, self.num_patterns)
 
     def pre_decoder(self, memory: Tensor) -> Tuple[Dict, Dict]:

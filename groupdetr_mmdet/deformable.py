@@ -37,7 +37,7 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
 
     @property
     def head_class(self) -> type:
-        """Required class of the head: in two stages it must take K sets of encoder predictions."""
+        """Required class of the head, in two stages for K sets of encoder predictions."""
         return GroupDeformableDETRHead if self.as_two_stage else DeformableDETRHead
 
     @property

@@ -64,7 +64,7 @@ class DnQueryGenerator(CdnQueryGenerator):
     def generate_dn_label_query(self, gt_labels: Tensor, num_groups: int) -> Tensor:
         """Embed the labels of all images, some of them random, ``(G, ) -> (2 * groups * G, dim)``.
 
-        As in DINO, half of the queries are negatives; :meth:`__call__` drops them.
+        As in DINO, half of the queries are negatives, which are dropped later.
         """
         labels = gt_labels.repeat(2 * num_groups)
         is_noisy = torch.rand(labels.shape, device=labels.device) < self.label_noise_scale

@@ -32,7 +32,7 @@ class DecodedGroups:
 
     @property
     def decoded_groups(self) -> range:
-        """Groups to decode: the chosen groups, else all in training and one at inference."""
+        """Groups to decode, by default all in training and one at inference."""
         groups, group = chosen_groups(), self.test_cfg['query_group']
         if groups is not None:
             return groups

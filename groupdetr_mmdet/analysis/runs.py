@@ -18,7 +18,7 @@ INSTABILITY = 'instability/mean'
 class Run(NamedTuple):
     """The scalars of a run, joined over resumptions."""
     label: str  #: name in pictures
-    metric: str  #: metric to compare: COCO's AP of boxes, or the data set's
+    metric: str  #: metric to compare, COCO's AP of boxes or the data set's
     train: List[dict]  #: with ``loss``, ``step`` (iterations), ``epochs``, ``hours``
     val: List[dict]  #: with ``metric``, ``step`` (epochs), ``hours`` of training
     stability: List[dict]  #: of ``MatchingStabilityHook``, with ``step`` (epochs)
