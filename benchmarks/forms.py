@@ -2,7 +2,8 @@
 
 ``speed``: PyTorch, torch.compile, and ONNX in onnxruntime and OpenVINO, beside mmdet's detector
 with the same weights. ``differences``: detections after converting random weights from mmdet, to
-mmdet and to ONNX, on images of several sizes, alone and padded to one batch.
+mmdet and to ONNX, on images of several sizes, alone and padded to one batch. ``transformers``:
+outputs after converting random weights to transformers, and from transformers.
 """
 import argparse
 import functools
@@ -20,9 +21,10 @@ from mmengine.config import ConfigDict
 from torch import nn
 
 from groupdetr_mmdet.checkpoints.convert import convert
-from groupdetr_mmdet.checkpoints.loading import load_weights
+from groupdetr_mmdet.checkpoints.loading import count_classes, load_weights
 from groupdetr_mmdet.checkpoints.reading import read_checkpoint
-from groupdetr_mmdet.checkpoints.stock import stock_model
+from groupdetr_mmdet.checkpoints.stock import one_group, stock_model
+from groupdetr_mmdet.checkpoints.transformers_out import check_same, config_for, write_folder
 from groupdetr_mmdet.commands.cli import end_in_one_line
 from groupdetr_mmdet.commands.common import positive
 from groupdetr_mmdet.deploy.export import (CHECKED_BATCHES, INPUTS, OUTPUTS, OnnxDetector,
@@ -45,6 +47,12 @@ CONFIGS = (
     'group_dino_4scale_r50_12e', 'group_deformable_detr_demo', 'group_dino_demo',
     'group_dab_deformable_detr_demo', 'group_mask2former_demo')
 FORMS = ('in', 'out', 'onnxruntime', 'OpenVINO')
+IN_TRANSFORMERS = (
+    'group_cond_detr_r50_12e', 'group_dab_detr_r50_12e', 'group_deformable_detr_r50_12e',
+    'group_deformable_detr_refine_r50_12e', 'group_deformable_detr_refine_two_stage_r50_12e',
+    'group_mask2former_demo')
+PREPROCESSING = dict(mean=[0] * 3, std=[255] * 3, channels='RGB',
+                     resize=dict(scale=None, keep_ratio=False))
 NOISE = .02  # on all weights of the head, so that queries and classes differ
 Differences = Dict[str, float]
 
@@ -186,6 +194,38 @@ def compare(first: nn.Module, second: nn.Module) -> Differences:
     return {key: max(x[key] for x in found) for key in found[0]}
 
 
+def transformers_differences(model: ConfigDict) -> List[Differences]:
+    """Compare a detector with transformers' own of its weights, and with its own of theirs."""
+    import transformers
+    if 'neck' in model:
+        model.neck.bias = True  # as theirs
+    detector = build(ConfigDict(one_group(model)))
+    classes = [str(i) for i in range(count_classes(detector.state_dict()))]
+    with tempfile.TemporaryDirectory() as folder:
+        out, theirs = Path(folder, 'out'), Path(folder, 'in')
+        left = write_folder(out, detector, classes, PREPROCESSING, '')
+        config = config_for(detector, classes)
+        task = 'ObjectDetection' if 'bbox_head' in model else 'UniversalSegmentation'
+        other = getattr(transformers, f'AutoModelFor{task}').from_config(config)
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter += NOISE * torch.randn_like(parameter)
+        other.save_pretrained(theirs)
+        load_weights(detector, read_checkpoint(theirs), str(theirs))
+        return [left, check_same(detector, other)]
+
+
+def measure_transformers(args: argparse.Namespace) -> None:
+    rows = []
+    for config in args.configs:
+        with redirect_stdout(sys.stderr):
+            measured = transformers_differences(load_config(config).model)
+        rows.append((Path(config).stem, *(
+            ', '.join(f'{x:.0e}' for x in found.values()) for found in measured)))
+    print_table('Largest differences of scores, and of boxes in parts of the image, or of masks',
+                ('config', 'out', 'in'), rows)
+
+
 def cell(found: Optional[Differences]) -> str:
     if not found:
         return '-'
@@ -216,6 +256,10 @@ def parse_args() -> argparse.Namespace:
     configs.set_defaults(run=measure_differences)
     configs.add_argument('configs', nargs='*', default=CONFIGS, help='configs of our detectors, '
                          'or shipped names (default: the table of docs/checkpoints.md)')
+    configs = commands.add_parser('transformers', help="how far apart transformers' detectors are")
+    configs.set_defaults(run=measure_transformers)
+    configs.add_argument('configs', nargs='*', default=IN_TRANSFORMERS, help='configs of our '
+                         'detectors, or shipped names (default: the table of docs/checkpoints.md)')
     return parser.parse_args()
 
 

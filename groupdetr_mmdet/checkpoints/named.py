@@ -7,12 +7,12 @@ from typing import Any, Dict, Optional, Union
 from mmengine.hub import get_config
 from mmengine.runner import CheckpointLoader
 
-from ..errors import ConfigError
+from ..errors import ConfigError, warn_once
 from ..io import check_path
 from ..config import read_config
 from .convert import convert
 from .reading import load_from_local, read_checkpoint
-from .transformers import HUB, load_from_hub
+from .transformers import CONFIG, HUB, fetch, load_from_hub, num_queries_of, read_json
 
 POINTER = 'last_checkpoint'  # mmengine's file with the path of the checkpoint to resume
 SCHEME = 'groupdetr://'
@@ -101,7 +101,17 @@ def resolve_weights(weights: str, published: Optional[str]) -> Optional[str]:
 
 
 def saved_numbers(weights: Optional[str]) -> Dict[str, int]:
-    """Return ``num_queries`` and ``num_query_groups`` if a local checkpoint has them."""
+    """Return ``num_queries`` and ``num_query_groups`` if a checkpoint has them.
+
+    Local files are read, and the config of a name of the hub. Without a network the result is
+    empty.
+    """
+    if weights and weights.startswith(HUB):
+        try:
+            return dict(num_queries=num_queries_of(read_json(fetch(weights, [CONFIG]) / CONFIG)))
+        except ConfigError as error:
+            warn_once(str(error))
+            return {}
     if not weights or not os.path.exists(os.path.expanduser(weights)):
         return {}
     checkpoint = read_checkpoint(weights)

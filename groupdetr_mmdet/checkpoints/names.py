@@ -1,7 +1,8 @@
 """Tensor names of other codebases, and rules to rename them as in mmdet, by detector.
 
 The names are from the sources of Atten4Vis/ConditionalDETR (branches main and GroupDETR),
-IDEA-Research/DAB-DETR, IDEA-Research/DN-DETR, IDEA-Research/DINO and IDEA-Research/detrex.
+IDEA-Research/DAB-DETR, IDEA-Research/DN-DETR, IDEA-Research/DINO, IDEA-Research/detrex and
+huggingface/transformers 5.24. The names in transformers' files differ from those in its models.
 """
 import re
 from typing import Container, List, Optional, Sequence, Tuple
@@ -57,6 +58,26 @@ BACKBONES = dict(
         (r'^(backbone\..*)conv(\d)\.norm\.', r'\1bn\2.'),
         (r'^(backbone\..*)\.shortcut\.norm\.', r'\1.downsample.1.'),
         (r'^(backbone\..*)\.shortcut\.', r'\1.downsample.0.'),
+    ),
+    transformers=(  # timm's ResNets have mmdet's names
+        (r'^model\.', ''),
+        (r'^(backbone\.conv_encoder\.model|pixel_level_module\.encoder)\.', 'backbone.'),
+        (r'^backbone\.embedder\.embedder\.', 'backbone.layer.0.'),
+        *((rf'^backbone\.encoder\.stages\.{stage}\.layers\.', f'backbone.layer{stage + 1}.')
+          for stage in range(4)),
+        *((rf'^(backbone\..*)layer\.{i}\.convolution\.', rf'\1conv{i + 1}.') for i in range(3)),
+        *((rf'^(backbone\..*)layer\.{i}\.normalization\.', rf'\1bn{i + 1}.') for i in range(3)),
+        (r'^(backbone\..*)\.shortcut\.convolution\.', r'\1.downsample.0.'),
+        (r'^(backbone\..*)\.shortcut\.normalization\.', r'\1.downsample.1.'),
+        # To the names of the authors
+        (r'^input_projection\.', 'input_proj.'),
+        (r'^query_(position|refpoint)_embeddings\.', 'query_embed.'),
+        (r'^class_labels_classifier\.', 'class_embed.'),
+        (r'^bbox_predictor\.', 'bbox_embed.'),
+        (r'^decoder\.layernorm\.', 'decoder.norm.'),
+        (r'\.encoder_attn\.', '.cross_attn.'),
+        (r'\.(self|cross)_attn\.\1_attn\.output_proj\.', r'.\1_attn.out_proj.'),
+        (r'\.(self|cross)_attn\.\1_attn_(\w+_proj)\.', r'.\1_attn.\2.'),
     ))
 
 LAYERS = dict(
@@ -70,6 +91,15 @@ LAYERS = dict(
         (r'^(\w+\.layers\.\d+)\.attentions\.0\.', r'\1.self_attn.'),
         (r'^(\w+\.layers\.\d+)\.attentions\.1\.', r'\1.cross_attn.'),
         (r'\.ffns\.0\.', '.ffn.'),
+    ),
+    transformers=(
+        (r'\.(mlp\.)?fc1\.', '.ffn.layers.0.0.'),
+        (r'\.(mlp\.)?activation_fn\.', '.ffn.layers.0.1.'),
+        (r'\.(mlp\.)?fc2\.', '.ffn.layers.1.'),
+        (r'\.(self_attn\.)?self_attn_layer_norm\.', '.norms.0.'),
+        (r'\.(cross_attn\.cross|encoder)_attn_layer_norm\.', '.norms.1.'),
+        (r'(encoder\.layers\.\d+)\.final_layer_norm\.', r'\1.norms.1.'),
+        (r'\.(mlp\.)?final_layer_norm\.', '.norms.2.'),
     ))
 
 # Also of DAB-DETR and DN-DETR, which extend Conditional DETR
@@ -88,6 +118,27 @@ CONDITIONAL = (
 
 DAB = ((r'^bbox_embed\.', 'bbox_head.fc_reg.'), ) + CONDITIONAL
 
+MASK2FORMER = (
+    (r'^class_predictor\.', 'panoptic_head.cls_embed.'),
+    (r'^transformer_module\.queries_(embed|feat)\w+', r'panoptic_head.query_\1'),
+    (r'^transformer_module\.level_embed\.', 'panoptic_head.level_embed.'),
+    *((rf'^transformer_module\.decoder\.mask_predictor\.mask_embedder\.{i}\.0\.',
+       f'panoptic_head.mask_embed.{2 * i}.') for i in range(3)),
+    (r'^(transformer_module\.decoder)\.layernorm\.', r'\1.post_norm.'),
+    (r'^(transformer_module\..*_attn)\.', r'\1.attn.'),
+    (r'^(transformer_module\..*)\.cross_attn_layer_norm\.', r'\1.norms.0.'),
+    (r'^(transformer_module\..*)\.self_attn_layer_norm\.', r'\1.norms.1.'),
+    (r'^transformer_module\.', 'panoptic_head.transformer_'),
+    (r'^pixel_level_module\.', 'panoptic_head.pixel_'),
+    (r'(pixel_decoder)\.level_embed$', r'\1.level_encoding.weight'),
+    (r'(pixel_decoder)\.mask_projection\.', r'\1.mask_feature.'),
+    (r'(pixel_decoder)\.input_projections\.', r'\1.input_convs.'),
+    (r'(pixel_decoder)\.adapter_1\.', r'\1.lateral_convs.0.'),
+    (r'(pixel_decoder)\.layer_1\.', r'\1.output_convs.0.'),
+    (r'(_convs\.\d+)\.0\.', r'\1.conv.'),
+    (r'(_convs\.\d+)\.1\.', r'\1.gn.'),
+)
+
 
 def recognize(names: Container[str]) -> Tuple[Optional[str], Optional[str]]:
     """Return codebase and detector by the names of tensors, or (None, None)."""
@@ -96,7 +147,7 @@ def recognize(names: Container[str]) -> Tuple[Optional[str], Optional[str]]:
 
 
 def rules_of(source: str, detector: str, num_convs: int = 1, num_layers: int = 6) -> List:
-    """Return the rules from the names of 'official' or 'detrex' to mmdet's.
+    """Return the rules from the names of another codebase to mmdet's.
 
     ``num_convs`` is the number of feature levels from the backbone, ``num_layers`` the number of
     decoder layers.
@@ -133,6 +184,11 @@ def rules_of(source: str, detector: str, num_convs: int = 1, num_layers: int = 6
             (r'^(decoder\.layers\.\d+)\.norm1\.', r'\1.norms.1.'),
             (r'^(decoder\.layers\.\d+\.self_attn)\.(?!attn\.)', r'\1.attn.'),
         ))
+    if source == 'transformers':
+        heads.update(Mask2Former=MASK2FORMER, DeformableDETR=(
+            (r'^query_embed\.', 'query_embedding.'),
+            (r'^reference_points\.', 'reference_points_fc.'),
+            (r'^pos_trans\.', 'pos_trans_fc.'), *heads['DINO']))
     if detector not in heads:
         raise ConfigError(f'--from {source}: its tensor names for {detector} are unknown; '
                           f'convert reads {", ".join(heads)}.')

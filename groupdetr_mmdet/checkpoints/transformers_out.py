@@ -1,10 +1,8 @@
 """Write detectors as folders of Hugging Face's transformers."""
-import contextlib
 import os
-import re
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 import torch
 from mmdet.models import ResNet
@@ -12,11 +10,12 @@ from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .names import recognize
-from .transformers import FIRST_CONV, LOSS_WEIGHTS, WEIGHTS, in_order_of, rows_of
-from .transformers_names import DETECTORS, to_theirs
+from .names import recognize, rename
+from .transformers import FIRST_CONV, KINDS, LOSS_WEIGHTS, WEIGHTS, in_order_of, rules_for
 
-TASKS = dict(Mask2Former='UniversalSegmentation')  # part of the class names
+CLASSES = {  # of transformers, by the detectors' names in `names.MARKS`
+    'ConditionalDETR': 'ConditionalDetr', 'DABDETR': 'DabDetr', 'DeformableDETR': 'DeformableDetr',
+    'two-stage DeformableDETR': 'DeformableDetr', 'Mask2Former': 'Mask2Former'}
 PROCESSORS = dict(DabDetr='ConditionalDetr')  # detectors that use another image processor
 SIZES = (256, 192), (192, 256)  # (h, w) of the images to compare detections on
 TOLERANCE = 1e-4  # of scores, and of boxes relative to the image's size
@@ -26,49 +25,41 @@ def config_for(detector: nn.Module, classes: Sequence[str]) -> Any:
     """Return transformers' config for a detector with one group.
 
     Raises:
-        ConfigError: If transformers is missing, or has no such detector or backbone.
+        ConfigError: If transformers has no such detector or backbone.
     """
     kind = recognize(detector.state_dict())[1]
-    if kind not in DETECTORS:
-        raise ConfigError(f'--to transformers writes {", ".join(DETECTORS)}, and no '
+    if kind not in CLASSES:
+        raise ConfigError(f'--to transformers writes {", ".join(CLASSES)}, and no '
                           f'{type(detector).__name__[len("Group"):]}: keep --to ours or mmdet.')
+    import transformers
+    settings = dict(settings_of(detector, kind), backbone_config=backbone_config(
+        detector.backbone), num_queries=detector.num_queries, id2label=dict(enumerate(classes)),
+        label2id={x: i for i, x in enumerate(classes)})
+    settings.pop('dilation', None)  # of timm's backbones; ours has none
     try:
-        import transformers
-    except ImportError as error:
-        raise ConfigError('--to transformers requires transformers: pip install '
-                          'transformers.') from error
-    settings = mask2former_settings(detector) if kind == 'Mask2Former' else detr_settings(
-        detector, kind)
-    try:
-        return getattr(transformers, f'{DETECTORS[kind][0]}Config')(
-            num_queries=detector.num_queries, backbone_config=backbone_config(detector.backbone),
-            id2label=dict(enumerate(classes)), label2id={x: i for i, x in enumerate(classes)},
-            **settings)
-    except ConfigError:
-        raise
+        return getattr(transformers, f'{CLASSES[kind]}Config')(**settings)
     except Exception as error:  # such as two stages without refinement
-        raise ConfigError(f'--to transformers: {DETECTORS[kind][0]} cannot be so '
+        raise ConfigError(f'--to transformers: {CLASSES[kind]} cannot be so '
                           f'({" ".join(str(error).split())}).') from error
 
 
-def mask2former_settings(detector: nn.Module) -> Dict[str, Any]:
-    """Return the settings of transformers' Mask2Former."""
-    head = detector.panoptic_head
-    encoder, decoder = head.pixel_decoder.encoder.layers, head.transformer_decoder.layers
-    return dict(
-        feature_size=head.pixel_decoder.mask_feature.in_channels, encoder_layers=len(encoder),
-        mask_feature_size=head.pixel_decoder.mask_feature.out_channels,
-        hidden_dim=head.query_feat.embedding_dim, decoder_layers=len(decoder) + 1,
-        encoder_feedforward_dim=encoder[0].ffn.feedforward_channels,
-        dim_feedforward=decoder[0].ffn.feedforward_channels,
-        num_attention_heads=decoder[0].self_attn.num_heads)
-
-
-def detr_settings(detector: nn.Module, kind: str) -> Dict[str, Any]:
-    """Settings that transformers' DETRs share, and settings of each kind."""
+def settings_of(detector: nn.Module, kind: Optional[str]) -> Dict[str, Any]:
+    """Return the settings of transformers' config, {} if transformers has no such detector."""
+    if kind not in CLASSES:
+        return {}
+    if kind == 'Mask2Former':
+        head = detector.panoptic_head
+        encoder, decoder = head.pixel_decoder.encoder.layers, head.transformer_decoder.layers
+        return dict(
+            feature_size=head.pixel_decoder.mask_feature.in_channels, encoder_layers=len(encoder),
+            mask_feature_size=head.pixel_decoder.mask_feature.out_channels,
+            hidden_dim=head.query_feat.embedding_dim, decoder_layers=len(decoder) + 1,
+            encoder_feedforward_dim=encoder[0].ffn.feedforward_channels,
+            dim_feedforward=decoder[0].ffn.feedforward_channels,
+            num_attention_heads=decoder[0].self_attn.num_heads)
     encoder, decoder = detector.encoder.layers[0], detector.decoder.layers[0]
     settings = dict(
-        auxiliary_loss=False,
+        auxiliary_loss=False, dilation=max(getattr(detector.backbone, 'dilations', [1])) > 1,
         encoder_layers=len(detector.encoder.layers), decoder_layers=len(detector.decoder.layers),
         encoder_attention_heads=encoder.self_attn.num_heads,
         decoder_attention_heads=decoder.self_attn.num_heads,
@@ -80,7 +71,7 @@ def detr_settings(detector: nn.Module, kind: str) -> Dict[str, Any]:
         temperature = detector.positional_encoding.temperature
         settings.update(num_patterns=detector.num_patterns, temperature_height=temperature,
                         temperature_width=temperature)
-    if 'Deformable' in kind:
+    elif kind != 'ConditionalDETR':
         settings.update(
             num_feature_levels=encoder.self_attn.num_levels,
             encoder_n_points=encoder.self_attn.num_points,
@@ -107,35 +98,6 @@ def backbone_config(backbone: nn.Module) -> Any:
         out_features=[f'stage{i + 1}' for i in backbone.out_indices])
 
 
-def to_transformers(detector: nn.Module) -> Dict[str, Tensor]:
-    """Return the weights of a detector with one group under transformers' names."""
-    rows = rows_of(recognize(detector.state_dict())[1], len(getattr(
-        getattr(detector, 'neck', None), 'convs', ())))
-    held: Dict[str, Tensor] = {}
-    for name, x in in_order_of(detector, detector.state_dict()).items():
-        parts = {name: x}
-        if '.attn.in_proj_' in name and not to_theirs(name, rows):
-            parts = {name.replace('in_proj_', f'{y}_proj.'): part
-                     for y, part in zip('qkv', x.chunk(3))}
-        held.update((new, part.clone()) for old, part in parts.items()
-                    for new in to_theirs(old, rows))
-    without = []
-    if hasattr(detector, 'panoptic_head'):
-        num_classes = len(held['class_predictor.bias']) - 1
-        held[LOSS_WEIGHTS] = torch.tensor([1.] * num_classes + [.1])
-    else:
-        without.append('.num_batches_tracked')  # frozen statistics lack it
-    if not getattr(detector, 'with_box_refine', True):
-        without.append('.decoder.bbox_embed.')
-    if not getattr(detector, 'as_two_stage', True):
-        without.append('.decoder.class_embed.')
-    for name in [x for x in held if any(y in x for y in without)]:
-        del held[name]
-    for name in [x for x in held if re.fullmatch(r'model\.input_proj.*[n0]\.weight', x)]:
-        held.setdefault(name.replace('weight', 'bias'), torch.zeros(len(held[name])))
-    return held
-
-
 def write_folder(folder: Path, detector: nn.Module, classes: Sequence[str],
                  preprocessing: Mapping[str, Any], card: str) -> Dict[str, float]:
     """Write a folder for transformers, if its detections equal the detector's.
@@ -155,46 +117,54 @@ def write_folder(folder: Path, detector: nn.Module, classes: Sequence[str],
     """
     config = config_for(detector, classes)
     import transformers
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
     prefix = type(config).__name__[:-len('Config')]
-    task = TASKS.get(prefix, 'ObjectDetection')
+    task = 'UniversalSegmentation' if prefix == 'Mask2Former' else 'ObjectDetection'
     model_class = getattr(transformers, f'{prefix}For{task}')
     folder = folder.resolve()  # os.replace cannot replace a link or '.'
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with quiet(), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as x:
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as x:
         part = Path(x, folder.name)
-        part.mkdir()
-        config.architectures = [model_class.__name__]
-        config.save_pretrained(part)
-        save_file(to_transformers(detector), part / WEIGHTS[0], metadata=dict(format='pt'))
+        model = model_class(config)
+        model.save_pretrained(part, state_dict={  # for the names in files; copies keep tied ones
+            name: x.clone() for name, x in model.state_dict().items()})
+        weights = part / WEIGHTS[0]
+        save_file(to_transformers(detector, load_file(weights), KINDS[config.model_type]), weights,
+                  metadata=dict(format='pt'))
         image_processor(prefix, preprocessing).save_pretrained(part)
         (part / 'README.md').write_text(card)
-        model, report = model_class.from_pretrained(part, output_loading_info=True,
-                                                    ignore_mismatched_sizes=True)
-        wrong = [name for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys')
-                 for name in report[key]]
-        if wrong:
-            raise ConfigError(f'--to transformers: {prefix} has no place for {wrong[0]} or lacks '
-                              f'it, as {len(wrong)} tensors: keep --to ours or mmdet.')
-        differences = check_same(detector, model)
+        differences = check_same(detector, model_class.from_pretrained(part))
         if folder.exists():
             folder.rmdir()
         os.replace(part, folder)
     return differences
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence progress and warnings of transformers inside a ``with`` block."""
-    from transformers.utils import logging
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
+def to_transformers(detector: nn.Module, saved: Mapping[str, Tensor],
+                    kind: str) -> Dict[str, Tensor]:
+    """Return the weights of a detector with one group under the names of ``saved``.
+
+    What the detector does not have, such as a bias of its neck, is zero.
+
+    Raises:
+        ConfigError: If a shape differs, such as by class names that are more than the classes.
+    """
+    held = in_order_of(detector, detector.state_dict())
+    held[LOSS_WEIGHTS] = saved.get(LOSS_WEIGHTS)
+    for name in [x for x in held if '.self_attn.attn.in_proj_' in x]:
+        held.update((name.replace('in_proj_', f'{x}_proj.'), part)
+                    for x, part in zip('qkv', held[name].chunk(3)))
+    rules = rules_for(saved, kind)
+    found = {name: held.get(rename(name, rules), torch.zeros_like(x)).clone()
+             for name, x in saved.items()}
+    for name, x in found.items():
+        if x.shape != saved[name].shape:
+            raise ConfigError(f'--to transformers: {name} has the shape {tuple(x.shape)} in the '
+                              f'detector, and {tuple(saved[name].shape)} by the class names and '
+                              'CONFIG: correct them.')
+    return found
 
 
 def image_processor(prefix: str, preprocessing: Mapping[str, Any]) -> Any:
@@ -224,19 +194,17 @@ def check_same(detector: nn.Module, model: nn.Module) -> Dict[str, float]:
         ConfigError: If a difference is above ``TOLERANCE``.
     """
     height, width = (max(x) for x in zip(*SIZES))
-    images = torch.zeros(2, 3, height, width)
-    mask = torch.zeros(2, height, width, dtype=torch.long)
+    images, mask = torch.zeros(2, 3, height, width), torch.zeros(2, height, width).long()
     samples = []
     for image, inside, (h, w) in zip(images, mask, SIZES):
         image[:, :h, :w] = torch.randn(3, h, w, generator=torch.Generator().manual_seed(h))
         inside[:h, :w] = 1
-        samples.append(DetDataSample(metainfo=dict(img_shape=(h, w), batch_input_shape=(
-            height, width), ori_shape=(h, w), scale_factor=(1., 1.))))
+        samples.append(DetDataSample(metainfo=dict(
+            img_shape=(h, w), batch_input_shape=(height, width))))
     logits, boxes, *_ = detector.eval()._forward(images, samples)
-    channels = in_order_of(detector, {FIRST_CONV: images})[FIRST_CONV]
-    found = model.eval()(pixel_values=channels, pixel_mask=mask)
-    has_masks = hasattr(detector, 'panoptic_head')
-    if has_masks:
+    found = model.eval()(pixel_mask=mask, pixel_values=in_order_of(
+        detector, {FIRST_CONV: images})[FIRST_CONV])
+    if has_masks := hasattr(detector, 'panoptic_head'):
         pairs = dict(scores=(logits[-1].softmax(-1), found.class_queries_logits.softmax(-1)),
                      masks=(boxes[-1].sigmoid(), found.masks_queries_logits.sigmoid()))
     else:

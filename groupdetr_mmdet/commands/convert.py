@@ -12,8 +12,9 @@ from ..analysis.group_metrics import choose_group, query_group
 from ..checkpoints.convert import Converted, convert, summarize
 from ..checkpoints.names import SOURCES
 from ..checkpoints.reading import SAFETENSORS, read_checkpoint
-from ..checkpoints.stock import build_without_memory, one_group, stock_config
-from ..checkpoints.transformers_out import config_for, write_folder
+from ..checkpoints.stock import one_group, stock_config
+from ..checkpoints.transformers import push
+from ..checkpoints.transformers_out import write_folder
 from ..deploy.inference import class_names
 from ..deploy.preprocessing import describe_preprocessing
 from ..errors import ConfigError
@@ -36,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--to', choices=['ours', 'mmdet', 'transformers'], default='ours', help='write a '
         "checkpoint for this package (default), a checkpoint and config of mmdet's own detector, "
         "or a folder for Hugging Face's transformers")
+    add('--push-to', metavar='OWNER/NAME', help='upload the folder of --to transformers to this '
+        "name on Hugging Face's hub; hf auth login logs in")
     add('--num-queries', type=positive, metavar='N',
         help='queries of one group in SRC, if the file has no or a wrong number')
     add('--query-group', type=query_group, metavar='I', help='group that --to mmdet and --to '
@@ -61,6 +64,9 @@ def check_args(args: argparse.Namespace) -> None:
     if args.query_group is not None and args.to == 'ours':
         raise ConfigError(f'--query-group {args.query_group}: only --to mmdet and --to '
                           'transformers keep one group; add it, or leave --query-group out.')
+    if args.push_to and args.to != 'transformers':
+        raise ConfigError(f'--push-to {args.push_to} uploads what --to transformers writes: add '
+                          'that.')
     if osp.exists(args.out) and osp.exists(args.src) and osp.samefile(args.src, args.out):
         raise ConfigError(f'OUT {args.out} is SRC itself, which would be lost: name another file.')
     (check_new_folder if args.to == 'transformers' else check_output)('OUT', args.out)
@@ -101,6 +107,8 @@ def write_transformers(args: argparse.Namespace, cfg: Config, converted: Convert
         print('Note     : transformers stretches images to multiples of 32 pixels, and mmdet pads '
               'them: resize to such sizes')
     print(f'Wrote    : {args.out}; load it by transformers.pipeline({task!r}, {args.out!r})')
+    if args.push_to:
+        print(f'Pushed   : {push(Path(args.out), args.push_to)}')
 
 
 def main(args: argparse.Namespace) -> None:
@@ -110,11 +118,9 @@ def main(args: argparse.Namespace) -> None:
     check_args(args)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     check_groups('CONFIG', cfg.model)
-    if args.to == 'transformers':  # check before the conversion
-        if 'test_dataloader' not in cfg:
-            raise ConfigError(f'CONFIG {args.config} has no test_dataloader, whose pipeline --to '
-                              'transformers writes: add it.')
-        config_for(build_without_memory(one_group(cfg.model)), ())
+    if args.to == 'transformers' and 'test_dataloader' not in cfg:
+        raise ConfigError(f'CONFIG {args.config} has no test_dataloader, whose pipeline --to '
+                          'transformers writes: add it.')
     group = choose_group(args.query_group, args.src)
     converted = convert(
         read_checkpoint(args.src, args.trust_pickle), cfg.model, args.source, args.to,

@@ -40,18 +40,14 @@ def model_card(args: argparse.Namespace, cfg: Config, task: str, classes: Sequen
     """Return the text of the model card, with AP if the log of the run has it."""
     dataset = cfg.test_dataloader.dataset
     data = dataset.get('data_root') or dataset.get('ann_file') or 'unknown'
-    found = metrics_of(Path(args.src), meta) if group == query_group(cfg) else {}
+    evaluated = (cfg.model.get('test_cfg') or {}).get('query_group', 0)
+    found = metrics_of(Path(args.src), meta) if group == evaluated else {}
     metrics = ''.join(f'- {name} on the validation images: {value:.3f}\n'
                       for name, value in found.items())
     return CARD.format(
         name=Path(args.out).name, task=task, detector=cfg.model.type[len('Group'):],
         config=Path(args.config).stem, groups=groups, group=group, data=Path(data).name,
         num_classes=len(classes), classes=', '.join(classes), metrics=metrics)
-
-
-def query_group(cfg: Config) -> Any:
-    """Return the group that the config evaluates."""
-    return (cfg.model.get('test_cfg') or {}).get('query_group', 0)
 
 
 def metrics_of(checkpoint: Path, meta: Dict[str, Any]) -> Dict[str, float]:

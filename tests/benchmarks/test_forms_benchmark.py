@@ -65,3 +65,15 @@ def test_every_form_of_a_detector_is_near(tmp_path, monkeypatch, capsys):
     for cell in found[:3] if found[3] == '-' else found:
         pixels, score = map(float, cell.split(','))
         assert pixels < 1e-2 and score < 1e-5
+
+
+def test_transformers_detectors_are_near(tmp_path, monkeypatch, capsys):
+    pytest.importorskip('transformers')
+    model = family_config('conditional', 3)
+    model['bbox_head']['num_classes'] = 80
+    config = write_config(tmp_path / 'mine.py', model)
+    monkeypatch.setattr(sys, 'argv', ['forms', 'transformers', config])
+    forms.main()
+    found, = cells(capsys.readouterr().out, 'mine')
+    assert len(found) == 2
+    assert max(float(x) for cell in found for x in cell.split(',')) < 1e-5

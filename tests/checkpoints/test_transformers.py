@@ -1,7 +1,10 @@
 """The round trip with Hugging Face's transformers: what leaves detects the same, and returns."""
+import base64
 import http.server
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,13 +26,11 @@ from torch import Tensor, nn
 
 from groupdetr_mmdet.checkpoints.convert import convert
 from groupdetr_mmdet.checkpoints.loading import load_weights
-from groupdetr_mmdet.checkpoints.named import resolve_weights
-from groupdetr_mmdet.checkpoints.names import COCO_IDS
+from groupdetr_mmdet.checkpoints.named import resolve_weights, saved_numbers
+from groupdetr_mmdet.checkpoints.names import COCO_IDS, rename
 from groupdetr_mmdet.checkpoints.reading import read_checkpoint
 from groupdetr_mmdet.checkpoints.stock import build_without_memory, one_group
-from groupdetr_mmdet.checkpoints.transformers import read_folder
-from groupdetr_mmdet.checkpoints.transformers_names import (TIMM, resnet_rows, to_ours,
-                                                            to_theirs)
+from groupdetr_mmdet.checkpoints.transformers import push, read_folder, rules_for
 from groupdetr_mmdet.checkpoints.transformers_out import (backbone_config, config_for,
                                                           write_folder)
 from groupdetr_mmdet.commands.model_card import metrics_of
@@ -178,9 +179,12 @@ def test_timm_names_are_those_of_mmdet(folders, tmp_path):
     from safetensors.torch import load_file, save_file
     folder = folders('conditional')[2]
     shutil.copytree(folder, tmp_path / 'hf')
-    tensors = {(to_theirs(to_ours(name, resnet_rows()), TIMM) or [name])[0]: x
-               for name, x in load_file(folder / 'model.safetensors').items()}
-    assert 'model.backbone.conv_encoder.model.layer1.0.conv1.weight' in tensors
+    start, tensors = 'model.backbone.conv_encoder.model.', {}
+    saved = load_file(folder / 'model.safetensors')
+    for name, x in saved.items():
+        ours = rename(name, rules_for(saved, 'ConditionalDETR'))
+        tensors[ours.replace('backbone.', start) if name.startswith(start) else name] = x
+    assert f'{start}layer1.0.conv1.weight' in tensors
     save_file(tensors, tmp_path / 'hf/model.safetensors')
     torch.testing.assert_close(read_folder(tmp_path / 'hf')['state_dict'],
                                read_folder(folder)['state_dict'], atol=0, rtol=0)
@@ -244,30 +248,60 @@ def test_the_pipeline_finds_what_predict_finds(trained, tiny_coco, tmp_path, cap
 
 
 class Hub(http.server.SimpleHTTPRequestHandler):
-    """What huggingface_hub asks the hub for, of the model ``me/detector``."""
-    folder: Path
+    """What huggingface_hub asks the hub for, of the models in a folder, OWNER/NAME."""
+    root: Path
     asked: list
 
-    def do_GET(self) -> None:
-        path, names = self.path.partition('?')[0], sorted(x.name for x in self.folder.iterdir())
-        self.asked += [path] * (self.command == 'GET')
-        if path.startswith('/api/models/me/detector/revision/'):
-            data = json.dumps(dict(id='me/detector', sha='1' * 40, siblings=[
-                dict(rfilename=x) for x in names])).encode()
-        elif path.startswith('/api/models/me/detector/tree/'):
-            data = json.dumps([dict(type='file', path=x, oid=x, size=(
-                self.folder / x).stat().st_size) for x in names]).encode()
-        elif path.startswith('/me/detector/resolve/') and Path(path).name in names:
-            data = (self.folder / Path(path).name).read_bytes()
+    def do_POST(self) -> None:
+        """Take a model of whoever has a token, all files in the commit itself."""
+        self.asked.append(self.path)
+        lines = self.rfile.read(int(self.headers['Content-Length'])).splitlines()
+        bodies = [json.loads(line) for line in lines]
+        name = '/'.join(self.path.split('/')[3:5])
+        if 'Authorization' not in self.headers:
+            self.send(401)
+        elif self.path == '/api/repos/create':
+            name = f'{bodies[0]["organization"]}/{bodies[0]["name"]}'
+            self.send(409 if (self.root / name).exists() else 200, dict(
+                url=f'http://{self.headers["Host"]}/{name}'))
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+        elif '/preupload/' in self.path:
+            self.send(200, dict(files=[dict(
+                path=x['path'], uploadMode='regular', shouldIgnore=False)
+                for x in bodies[0]['files']]))
+        elif '/commit/' in self.path:
+            for x in (x['value'] for x in bodies if x['key'] == 'file'):
+                (self.root / name / x['path']).write_bytes(base64.b64decode(x['content']))
+            self.send(200, dict(commitUrl=f'/{name}/commit/1', commitOid='1' * 40))
         else:
-            self.send_error(404)
-            return
-        self.send_response(200)
-        for key, value in (('ETag', f'"{Path(path).name}"'), ('X-Repo-Commit', '1' * 40),
-                           ('Content-Length', len(data)), ('Content-Type', 'application/json')):
-            self.send_header(key, str(value))
+            self.send(200, dict(errors=[], warnings=[]))  # of the card's head
+
+    def do_GET(self) -> None:
+        self.asked += [self.path] * (self.command == 'GET')
+        path = self.path.partition('?')[0].strip('/').removeprefix('api/models/').split('/')
+        folder = self.root / path[0] / path[1]
+        files = {x.name: x for x in folder.iterdir()} if folder.exists() else {}
+        if path[2:3] == ['revision'] and files:
+            self.send(200, dict(id='/'.join(path[:2]), sha='1' * 40, siblings=[
+                dict(rfilename=x) for x in files]))
+        elif path[2:3] == ['tree'] and files:
+            self.send(200, [dict(type='file', path=name, oid=name, size=x.stat().st_size)
+                            for name, x in files.items()])
+        elif path[2:3] == ['resolve'] and path[-1] in files:
+            self.send(200, files[path[-1]].read_bytes())
+        else:
+            self.send(404)
+
+    def send(self, status: int, data: Any = None) -> None:
+        data = data if isinstance(data, bytes) else json.dumps(data or {}).encode()
+        self.send_response(status)
+        for key, value in (('ETag', f'"{Path(self.path).name}"'), ('X-Repo-Commit', '1' * 40),
+                           ('X-Error-Code', 'EntryNotFound'), ('Content-Length', len(data)),
+                           ('Content-Type', 'application/json')):
+            if key != 'X-Error-Code' or status == 404 and '/resolve/' in self.path:
+                self.send_header(key, str(value))
         self.end_headers()
-        if self.command == 'GET':
+        if self.command != 'HEAD':
             self.wfile.write(data)
 
     do_HEAD = do_GET
@@ -277,18 +311,22 @@ class Hub(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub(folders, tmp_path, monkeypatch) -> Iterator[list]:
-    """A stand-in of the hub on this machine, with an empty cache; yields what it was asked for."""
+def hub(folders, tmp_path, monkeypatch) -> Iterator[type]:
+    """A stand-in of the hub on this machine, with ``me/detector``, and an empty cache."""
     constants = pytest.importorskip('huggingface_hub').constants
     monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
-    handler = type('Handler', (Hub, ), dict(folder=folders('conditional')[2], asked=[]))
+    handler = type('Handler', (Hub, ), dict(root=tmp_path / 'hub', asked=[]))
+    (handler.root / 'me').mkdir(parents=True)
+    (handler.root / 'me/detector').symlink_to(folders('conditional')[2])
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         address = f'http://127.0.0.1:{server.server_port}'
+        monkeypatch.setenv('HF_ENDPOINT', address)  # of processes that the test starts
+        monkeypatch.setenv('HF_HOME', str(tmp_path / 'home'))
         monkeypatch.setattr(constants, 'ENDPOINT', address)
         monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE',
                             f'{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}')
         threading.Thread(target=server.serve_forever, args=(.01, ), daemon=True).start()
-        yield handler.asked
+        yield handler
         server.shutdown()
 
 
@@ -296,11 +334,11 @@ def test_a_name_of_the_hub_is_fetched_once(hub, folders):
     _, model, folder = folders('conditional')
     found = read_checkpoint('hf://me/detector')['state_dict']
     torch.testing.assert_close(found, read_folder(folder)['state_dict'], atol=0, rtol=0)
-    files = [x for x in hub if '/resolve/' in x]
+    files = [x for x in hub.asked if '/resolve/' in x]
     assert any(x.endswith('model.safetensors') for x in files)
     assert not any(x.endswith('README.md') for x in files)
     read_checkpoint('hf://me/detector')
-    assert files == [x for x in hub if '/resolve/' in x]
+    assert files == [x for x in hub.asked if '/resolve/' in x]
 
 
 @pytest.mark.parametrize('name, endpoint', [('else', None), ('detector', 'http://127.0.0.1:9')])
@@ -326,6 +364,41 @@ def test_prepare_takes_names_and_folders(folders):
     folder = str(folders('conditional')[2])
     assert resolve_weights('hf://me/detector', None) == 'hf://me/detector'
     assert resolve_weights(folder, None) == folder
+
+
+def test_prepare_writes_the_number_of_queries_of_a_name_of_the_hub(hub, monkeypatch):
+    assert saved_numbers('hf://me/detector') == dict(num_queries=6)
+    assert not any('safetensors' in x for x in hub.asked if '/resolve/' in x)
+    monkeypatch.setattr(pytest.importorskip('huggingface_hub').constants, 'ENDPOINT',
+                        'http://127.0.0.1:9')
+    assert saved_numbers('hf://me/other') == {}
+
+
+def test_a_detector_is_pushed(hub, trained, tmp_path, monkeypatch, capsys):
+    arguments = 'convert_checkpoint', *trained, tmp_path / 'hf', '--push-to', 'you/cells'
+    assert run_tool(*arguments) == 2
+    assert 'add' in capsys.readouterr().err
+    monkeypatch.setenv('HF_TOKEN', 'of-nobody')
+    for _ in range(2):  # the second time to what is there
+        assert run_tool(*arguments, '--to', 'transformers') == 0
+        assert '/you/cells' in capsys.readouterr().out
+        names = {x.name for x in (tmp_path / 'hf').iterdir()}
+        assert {'config.json', 'model.safetensors', 'preprocessor_config.json'} <= names
+        assert {x.name: x.read_bytes() for x in (hub.root / 'you/cells').iterdir()} == {
+            x.name: x.read_bytes() for x in (tmp_path / 'hf').iterdir()}
+        shutil.rmtree(tmp_path / 'hf')
+
+
+def test_what_cannot_be_pushed_stays(hub, trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv('HF_TOKEN', raising=False)
+    assert run_tool('convert_checkpoint', *trained, tmp_path / 'hf', '--to', 'transformers',
+                    '--push-to', 'you/cells') == 2
+    error = capsys.readouterr().err
+    assert '401' in error and f'hf upload you/cells {tmp_path / "hf"}' in error
+    assert error.count('\n') == 1
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+    with pytest.raises(ConfigError, match='pip install huggingface_hub'):
+        push(tmp_path / 'hf', 'you/cells')
 
 
 # What does not fit
@@ -356,6 +429,12 @@ def test_what_computes_something_else_is_not_written(tmp_path):
     with pytest.raises(ConfigError, match='computes something else'):
         write_folder(tmp_path / 'hf', detector, LABELS, PREPROCESSING, '')
     assert not list(tmp_path.iterdir())
+
+
+def test_too_many_names_of_classes_are_refused(tmp_path):
+    detector = perturbed(build(one_group(config_of('conditional'))))
+    with pytest.raises(ConfigError, match=r'class_labels_classifier.*\(7.*\(8'):
+        write_folder(tmp_path / 'hf', detector, LABELS + ('h', ), PREPROCESSING, '')
 
 
 @pytest.mark.parametrize('damage, expected', [
@@ -395,20 +474,32 @@ def test_a_name_that_is_neither_folder_nor_address_gets_the_scheme(trained, caps
     assert 'write hf://microsoft/detector' in capsys.readouterr().err
 
 
-def test_the_page_leads_from_a_run_to_a_pipeline(tmp_path, monkeypatch):
-    """Its last program knows neither this package nor mmdet; here nothing was trained."""
+def test_the_page_leads_from_a_run_to_a_pipeline(hub, tmp_path, monkeypatch, capfd):
+    """Its four commands run as they stand; in the last neither mmdet nor this package exists."""
     page = (Path(__file__).parents[2] / 'docs/transformers.md').read_text()
-    command, program = re.search(
-        r'groupdetr demo --quick\ngroupdetr convert (.*?)\n```.*?```python\n(.*?)```', page,
-        re.S).groups()
+    block = re.search(r'## From a run.*?```\n(.*?)\n```', page, re.S)[1]
+    *ours, upload, detect = block.split('\n')
+    assert len(ours) == 2
     monkeypatch.chdir(tmp_path)
-    make_shapes('data/shapes', num_train=1, num_val=1)
+    monkeypatch.setenv('HF_TOKEN', 'of-nobody')
+    monkeypatch.setenv('PATH', str(Path(sys.executable).parent), prepend=os.pathsep)
+    make_shapes('data/shapes', num_train=1, num_val=2)
     Path('work_dirs/demo').mkdir(parents=True)
-    model = build(read_config('group_cond_detr_demo').model)
+    model = perturbed(build(read_config('group_cond_detr_demo').model))
+    model.bbox_head.fc_cls.bias.data.zero_()  # scores of about a half
     torch.save(dict(state_dict=model.state_dict()), 'work_dirs/demo/epoch_1.pth')
-    assert run_tool('convert_checkpoint', *command.split()) == 0
-    program += 'import sys\nassert not {"groupdetr_mmdet", "mmdet"} & set(sys.modules)'
-    subprocess.run([sys.executable, '-c', program], check=True, timeout=300)
+    for line in ours:
+        program, command, *arguments = shlex.split(line)
+        assert program == 'groupdetr'
+        run_tool(dict(convert='convert_checkpoint').get(command, command), *arguments)
+    subprocess.run(upload, shell=True, check=True, timeout=300)
+    for name in ('mmdet', 'groupdetr_mmdet'):
+        Path(f'absent/{name}').mkdir(parents=True)
+        Path(f'absent/{name}/__init__.py').write_text('raise ImportError')
+    monkeypatch.setenv('PYTHONPATH', 'absent')
+    capfd.readouterr()
+    subprocess.run(detect, shell=True, check=True, timeout=300)
+    assert re.search(r"'label': '(circle|square|triangle|star)'", capfd.readouterr().out)
 
 
 def test_masks_leave_by_the_command(tmp_path, monkeypatch, capsys):
