@@ -99,10 +99,10 @@ def write_transformers(args: argparse.Namespace, cfg: Config, converted: Convert
         model_card(args, cfg, task, classes, groups, group, converted.meta))
     found = ', '.join(f'{name} differ by {x:.0e}' for name, x in differences.items())
     print(f'Compared : {found} at most, in two images of noise')
-    if any('Resize' in str(x['type']) and x.get('backend') != 'pillow'
-           for x in cfg.test_dataloader.dataset.pipeline):
-        print('Note     : transformers resizes by PIL: to evaluate the detector as it will run, '
-              "test with backend='pillow' in Resize of the test pipeline")
+    for i, step in enumerate(cfg.test_dataloader.dataset.pipeline):
+        if 'Resize' in str(step['type']) and step.get('backend') != 'pillow':
+            print('Note     : transformers resizes by PIL; to evaluate as it does: groupdetr test '
+                  f'with --cfg-options test_dataloader.dataset.pipeline.{i}.backend=pillow')
     if has_masks:
         print('Note     : transformers stretches images to multiples of 32 pixels, and mmdet pads '
               'them: resize to such sizes')

@@ -374,6 +374,20 @@ def test_prepare_writes_the_number_of_queries_of_a_name_of_the_hub(hub, monkeypa
     assert saved_numbers('hf://me/other') == {}
 
 
+def test_the_option_that_convert_prints_resizes_by_pil(tiny_coco, tmp_path, capsys):
+    config = tiny_config(tiny_coco, num_query_groups=3)
+    config.dump(tmp_path / 'tiny.py')
+    torch.save(dict(state_dict=build({
+        key: x for key, x in config.model.items() if key != 'data_preprocessor'}).state_dict()),
+        tmp_path / 'tiny.pth')
+    assert run_tool('convert_checkpoint', tmp_path / 'tiny.py', tmp_path / 'tiny.pth',
+                    tmp_path / 'hf', '--to', 'transformers') == 0
+    key, value = re.search(r'--cfg-options (\S+)=(\S+)', capsys.readouterr().out).groups()
+    config.merge_from_dict({key: value})
+    assert [x.get('backend') for x in config.test_dataloader.dataset.pipeline
+            if x.type == 'Resize'] == ['pillow']
+
+
 def test_a_detector_is_pushed(hub, trained, tmp_path, monkeypatch, capsys):
     arguments = 'convert_checkpoint', *trained, tmp_path / 'hf', '--push-to', 'you/cells'
     assert run_tool(*arguments) == 2
