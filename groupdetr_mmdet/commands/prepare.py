@@ -36,7 +36,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     add('--model', choices=list(MODELS), help='Conditional, DAB-, Deformable DETR or DINO with a '
         'ResNet-50, or a small Conditional DETR for a CPU (default: cond)')
     add('--weights', metavar='coco|none|FILE', help='weights to start from: trained on COCO, '
-        'none, or a path or address (default: coco)')
+        'none, or a path, address or hf://OWNER/NAME (default: coco)')
     add('--image-size', type=positive, metavar='N', help='shorter side of images, in pixels '
         "(default: the model's)")
     add('--augment', choices=list(AUGMENTATIONS), help='augmentation: light flips, detr also '
