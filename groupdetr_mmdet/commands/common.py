@@ -12,6 +12,7 @@ from rich.table import Table
 from ..analysis.group_metrics import choose_group, query_group
 from ..checkpoints.named import find_checkpoint, trained_config
 from ..config import Options, check_groups, merge_options, read_config
+from ..errors import ConfigError
 
 CONFIG = 'config file, or the name of a shipped config'
 CHECKPOINT = ('checkpoint file, or best or last in the work directory of CONFIG; the config that '
@@ -96,9 +97,17 @@ def plain(cfg: Config, key: str) -> Any:
     return Config(dict(part=cfg.get(key))).to_dict()
 
 
+def check_test_data(cfg: Config, args: argparse.Namespace) -> None:
+    """Raise a ConfigError without test data: its pipeline prepares the images."""
+    if not cfg.get('test_dataloader'):
+        raise ConfigError(f'CONFIG {args.config} has no test_dataloader, whose pipeline prepares '
+                          'the images: add it.')
+
+
 def load_inference_config(args: argparse.Namespace) -> Config:
     """Read the config of a checkpoint, and set the group of ``--query-group``."""
     cfg = load_trained(args)
+    check_test_data(cfg, args)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     if args.query_group is not None:
         check_groups(f'--query-group {args.query_group}', cfg.model)

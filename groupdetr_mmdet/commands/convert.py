@@ -20,7 +20,7 @@ from ..deploy.preprocessing import describe_preprocessing
 from ..errors import ConfigError
 from ..config import check_groups
 from ..io import check_new_folder, check_output, check_path, write_atomically
-from .common import CONFIG, add_cfg_options, load_trained, positive
+from .common import CONFIG, add_cfg_options, check_test_data, load_trained, positive
 from .model_card import model_card
 
 
@@ -118,9 +118,8 @@ def main(args: argparse.Namespace) -> None:
     check_args(args)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     check_groups('CONFIG', cfg.model)
-    if args.to == 'transformers' and 'test_dataloader' not in cfg:
-        raise ConfigError(f'CONFIG {args.config} has no test_dataloader, whose pipeline --to '
-                          'transformers writes: add it.')
+    if args.to == 'transformers':
+        check_test_data(cfg, args)
     group = choose_group(args.query_group, args.src)
     converted = convert(
         read_checkpoint(args.src, args.trust_pickle), cfg.model, args.source, args.to,
@@ -133,6 +132,6 @@ def main(args: argparse.Namespace) -> None:
     print(f'Wrote    : {path} ({size / 2**20:.1f} MiB)')
     if args.to == 'mmdet':
         stock = stock_config(cfg, class_names(cfg, dict(meta=converted.meta))
-                             if 'test_dataloader' in cfg else None)
+                             if cfg.get('test_dataloader') else None)
         write_atomically(path.with_suffix('.py'), stock.pretty_text.encode())
         print(f'Wrote    : {path.with_suffix(".py")}, its config for mmdet alone')

@@ -126,8 +126,8 @@ def show_next(args: argparse.Namespace, work_dir: Path) -> None:
     config = quote(args.config)
     print(f'Wrote {written}.\n'
           f'Next: groupdetr test {config} {name}\n'
-          f'      groupdetr predict IMAGES {config} {name} --out found\n'
-          f'      groupdetr report {quote(str(work_dir))}')
+          f'      groupdetr predict IMAGES {config} {name} --out found' +
+          f'\n      groupdetr report {quote(str(work_dir))}' * bool(best))  # it needs an AP
 
 
 def main(args: argparse.Namespace) -> None:

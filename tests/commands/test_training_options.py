@@ -15,6 +15,7 @@ from running import fork_session, run_tool, wait_for
 from tiny import tiny_config, write_tiny_coco
 
 from groupdetr_mmdet.checkpoints.named import best_checkpoint
+from groupdetr_mmdet.commands.train import show_next
 from groupdetr_mmdet.config import read_config
 from groupdetr_mmdet.training.dry_run import SMALL_CONFIG, is_slow
 from groupdetr_mmdet.training.progress import Prints
@@ -160,3 +161,14 @@ def test_a_training_begins_with_weights_of_other_classes(trained, tiny_coco, tmp
     own = torch.load(tmp_path / 'work/epoch_1.pth')['state_dict']
     same = [name for name, x in own.items() if torch.equal(x, saved.get(name, torch.empty(0)))]
     assert set(own) - set(same) == {'bbox_head.fc_cls.weight', 'bbox_head.fc_cls.bias'}
+
+
+@pytest.mark.parametrize('names', [['epoch_1.pth'], ['epoch_1.pth', 'best_AP_epoch_1.pth']])
+def test_a_report_comes_next_where_a_validation_found_the_best(names, tmp_path, capsys):
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
+    show_next(SimpleNamespace(config='c.py', work_dir=str(tmp_path), cfg_options=None), tmp_path)
+    out = capsys.readouterr().out
+    assert f'Wrote {tmp_path / names[-1]}' in out and 'groupdetr predict' in out
+    assert ('groupdetr report' in out) == (len(names) == 2)

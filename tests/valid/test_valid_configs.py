@@ -188,6 +188,18 @@ def test_what_only_a_training_needs_is_not_asked_for_elsewhere(trained, tmp_path
                     *end) == 0
 
 
+def test_a_config_without_test_data_converts_and_else_names_it(trained, tmp_path, last_error):
+    cfg = Config.fromfile(trained / 'tiny.py')
+    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
+    cfg.dump(tmp_path / 'untested.py')
+    files, out = (tmp_path / 'untested.py', trained / 'x.pth'), tmp_path / 'out'
+    assert run_tool('convert_checkpoint', *files, tmp_path / 'out.pth') == 0
+    for args in (('predict', trained / 'coco/images', *files, '--out', out),
+                 ('export_onnx', *files, tmp_path / 'out.onnx'), ('draw_queries', *files),
+                 ('convert_checkpoint', *files, out, '--to', 'transformers')):
+        assert 'untested.py has no test_dataloader' in last_error(*args)
+
+
 def test_lvis_reads_its_annotations_by_itself():
     metric = LVISMetric.__new__(LVISMetric)  # whose package is not installed
     check_compared(metric, SimpleNamespace(), 'val')
