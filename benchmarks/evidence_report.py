@@ -16,7 +16,7 @@ from .evidence import RESULTS, STUDIES, Results, read_results
 from .report import markdown_lines
 
 DOCS = Path(__file__).parents[1] / 'docs'
-PAGES = 'choose-k.md', 'experiments.md'
+PAGES = 'choose-k.md', 'losses.md', 'experiments.md'
 
 
 class Table(NamedTuple):
@@ -184,7 +184,7 @@ def main() -> None:
     draw_gains(results, ('groups', 'longer', 'equal-epochs', 'from-groups', 'dino', 'losses',
                          'losses-of-three', 'from-scratch-losses', 'dropout', 'lr'),
                images / 'evidence_gains.png')
-    print(f'Wrote the tables of {" and ".join(PAGES)}, and the pictures in {images}')
+    print(f'Wrote the tables of {", ".join(PAGES)}, and the pictures in {images}')
 
 
 if __name__ == '__main__':

@@ -31,7 +31,7 @@ class GroupDeformableDETR(GroupQueries, DeformableDETR):
     xavier_modules = ('memory_trans_fc', )  # modules of `group_modules` with Xavier initialization
 
     def __init__(self, *args, as_two_stage: bool = False, **kwargs) -> None:
-        if as_two_stage:  # more noise on the encoder's heads has not been measured
+        if as_two_stage:  # more noise made no difference, see docs/choose-k.md
             kwargs.setdefault('new_group_noise', 0.02)
         super().__init__(*args, as_two_stage=as_two_stage, **kwargs)
 
