@@ -104,7 +104,7 @@ def test_the_demo_of_masks(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert run_tool('demo', '--quick', 'group_mask2former_demo', '--work-dir', 'masks') == 0
     mask_ap = last_scalars(tmp_path / 'masks')['coco/segm_mAP']
-    assert f', mask AP {mask_ap:.3f} on 16 images' in capfd.readouterr().out
+    assert f'mask AP {mask_ap:.3f} ' in capfd.readouterr().out
     assert (tmp_path / 'masks/report.html').exists()
 
 
