@@ -50,7 +50,6 @@ def test_a_config_of_each_folder_of_mmdet_is_taken(folder):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_every_config_of_mmdet_is_taken():
     files = [x for folder in FOLDERS for x in sorted(folder.rglob('*.py'))]
     assert len(files) > 700 and not refused(files)
