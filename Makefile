@@ -30,7 +30,7 @@ test: setup
 	$(PYTEST)
 
 test-fast: setup
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not long'
 
 lint: setup
 	$(PYTHON) -m ruff check .
