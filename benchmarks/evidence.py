@@ -56,7 +56,7 @@ class Cell(NamedTuple):
     start: str = 'detector'  # what is loaded, of PRETRAINED, or 'nothing'
     anew: bool = False  # whether the queries of further groups are drawn anew
     config: str = LIGHT
-    ema: Dict[str, Any] = {}  # arguments of the averaged weights; none are averaged without
+    ema: Optional[Dict[str, Any]] = None  # what differs from --ema; None averages no weights
     query_dropout: float = 0.
 
 
@@ -67,7 +67,6 @@ FEW = {'train_dataloader.batch_size': 4}
 HALF = {**FEW, 'model.new_group_noise': .5}
 LOSSES = {loss: {'model.bbox_head.loss_cls': dict(_delete_=True, type=f'{loss}Loss',
                                                   use_sigmoid=True)} for loss in ('IABCE', 'MA')}
-EMA = dict(momentum=.0002)  # of --ema
 SHORT_EMA = dict(momentum=.02, gamma=50)  # averages about 50 steps
 SCRATCH = {'model.num_queries': 16}
 STUDIES: Dict[str, Dict[str, Cell]] = {
@@ -78,7 +77,7 @@ STUDIES: Dict[str, Dict[str, Cell]] = {
            for k, n in ((1, 11), (3, 10), (6, 8), (11, 6))},
         **{f'K = 3, {loss}': Cell(3, 10, {**SCRATCH, **LOSSES[loss]}, 'nothing')
            for loss in LOSSES},
-        'K = 3, EMA': Cell(3, 10, SCRATCH, 'nothing', ema=EMA),
+        'K = 3, EMA': Cell(3, 10, SCRATCH, 'nothing', ema={}),
         'K = 3, strong': Cell(3, 10, SCRATCH, 'nothing', config=STRONG)},
     'lr': {f'lr x {x}{note}': Cell(1, epochs, {'train_dataloader.batch_size': 2,
                                                'optim_wrapper.optimizer.lr': x * LR / 4})
@@ -99,7 +98,7 @@ STUDIES: Dict[str, Dict[str, Cell]] = {
         **{f'K = {k}, strong': Cell(k, EQUAL[k], HALF, config=STRONG) for k in (1, 3, 6)},
         **{f'K = {k}, {loss}, strong': Cell(k, EQUAL[k], {**HALF, **LOSSES[loss]}, config=STRONG)
            for k in (1, 3, 6) for loss in LOSSES},
-        **{f'K = {k}, EMA': Cell(k, EQUAL[k], HALF, ema=EMA) for k in (1, 3)},
+        **{f'K = {k}, EMA': Cell(k, EQUAL[k], HALF, ema={}) for k in (1, 3)},
         **{f'K = {k}, short EMA': Cell(k, EQUAL[k], HALF, ema=SHORT_EMA) for k in (1, 3)}},
     'dino': {'K = 1': Cell(1, 8, FEW, 'dino', config=DINO), **{
         f'K = 3, noise {x:g}': Cell(3, 6, {**FEW, 'model.new_group_noise': x}, 'dino',
@@ -218,9 +217,9 @@ def training_config(training: Training, args: argparse.Namespace) -> Config:
         cfg.load_from = write_start(cell, cfg.work_dir, args)
         options.add_hook(cfg, type='OtherClassesHook')
     cfg.allow_missing = cell.start == 'backbone'
-    if cell.ema:
-        options.add_hook(cfg, type='EMAHook', ema_type='ExpMomentumEMA', update_buffers=True,
-                         priority=49, **cell.ema)
+    if cell.ema is not None:
+        options.average_weights(cfg)
+        cfg.custom_hooks[-1].update(cell.ema)
     return cfg
 
 

@@ -23,10 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runner_arguments(parser)
     add = parser.add_argument
     add('checkpoint', help=CHECKPOINT)
-    add('--all-groups', action='store_true', help='evaluate every group of queries in one pass, '
-        'and record the best beside the checkpoint, for --query-group best of other commands')
-    add('--tta', action='store_true', help='test-time augmentation, by tta_model and tta_pipeline '
-        'of the config, or by flips; requires the compiled ops of mmcv')
+    one_of = parser.add_mutually_exclusive_group().add_argument
+    one_of('--all-groups', action='store_true', help='evaluate every group of queries in '
+           'one pass, and record the best beside the checkpoint, for --query-group best of '
+           'other commands')
+    one_of('--tta', action='store_true', help='test-time augmentation, by tta_model and '
+           'tta_pipeline of the config, or by flips; requires the compiled ops of mmcv')
     add('--out', help='pickle file (.pkl) to write the predictions to')
     add('--show', action='store_true', help='show the predictions in a window')
     add('--show-dir', help='directory for pictures of the predictions, inside the work '

@@ -111,8 +111,8 @@ def test_resume_from_a_named_checkpoint_with_scaled_learning_rate(trained, tmp_p
     assert 'resumed epoch: 1, iter: 4' in log and 'Epoch(train) [1]' not in log
     assert 'Scaling the original LR by 2.0' in log
     assert run_tool(*train, '--cfg-options', 'train_cfg.max_epochs=3') == 0
-    log = log_of(tmp_path)
-    assert 'resumed epoch: 2, iter: 8' in log
+    # Runs that start in the same second share a log
+    log = log_of(tmp_path).partition('resumed epoch: 2, iter: 8')[2]
     assert 'Epoch(train) [3][4/4]' in log and 'Epoch(train) [2]' not in log
 
 
