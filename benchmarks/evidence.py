@@ -36,11 +36,11 @@ from .measure import describe_machine
 RESULTS = Path(__file__).with_name('evidence.json')
 Results = Dict[str, Dict[str, Any]]
 LIGHT, STRONG = 'demo/group_cond_detr_demo', 'demo/group_cond_detr_strong_demo'
-DINO = 'demo/group_dino_demo'
+DINO, SMALL = 'demo/group_dino_demo', 'group_cond_detr_mbv2_30e'
 QUERIES = 'query_embedding.weight'
 SHAPES = 'shapes'
-REAL = dict(bccd=128, raccoon=128, boxhead=256)  # pixels of the longer side of an image
-MIXING = 'CachedMosaic', 'CachedMixUp'
+REAL = 'bccd', 'raccoon', 'boxhead'
+SIZE = 128  # pixels of the longer side of an image
 LONGER = dict(boxhead=3)  # times the epochs, for it is learned more slowly
 PRETRAINED = dict(detector='pretraining/shapes/K = 1/0', backbone='pretraining/shapes/K = 1/0',
                   groups='pretraining/shapes/K = 3/0',
@@ -53,7 +53,7 @@ class Cell(NamedTuple):
     num_groups: int = 1  # K
     epochs: int = 30
     settings: Dict[str, Any] = {}  # what else is set in the config
-    start: str = 'detector'  # what is loaded, of PRETRAINED, or 'nothing'
+    start: str = 'detector'  # what is loaded, of PRETRAINED, 'imagenet' or 'nothing'
     anew: bool = False  # whether the queries of further groups are drawn anew
     config: str = LIGHT
     ema: Optional[Dict[str, Any]] = None  # what differs from --ema; None averages no weights
@@ -63,6 +63,7 @@ class Cell(NamedTuple):
 LR = 8e-4  # of the demo, for 8 images a step
 EQUAL = {1: 20, 3: 15, 6: 10}  # epochs of equal time, by K
 FROM_BACKBONE = {1: 30, 3: 22, 6: 16}
+FROM_IMAGENET = {1: 20, 3: 13, 6: 8, 11: 5}
 FEW = {'train_dataloader.batch_size': 4}
 HALF = {**FEW, 'model.new_group_noise': .5}
 LOSSES = {loss: {'model.bbox_head.loss_cls': dict(_delete_=True, type=f'{loss}Loss',
@@ -105,6 +106,8 @@ STUDIES: Dict[str, Dict[str, Cell]] = {
                                     config=DINO) for x in (.02, .5)}},
     'from-groups': {f'K = {k}': Cell(k, EQUAL[k], FEW, 'groups') for k in (1, 3)},
     'backbone': {f'K = {k}': Cell(k, n, FEW, 'backbone') for k, n in FROM_BACKBONE.items()},
+    'imagenet': {f'K = {k}': Cell(k, n, FEW, 'imagenet', config=SMALL)
+                 for k, n in FROM_IMAGENET.items()},
 }
 
 
@@ -157,14 +160,14 @@ class QueryDropoutHook(Hook):
         return args, dict(kwargs, query_pos=query_pos)
 
 
-def shrink(source: Path, out: Path, size: int) -> None:
-    """Write a data set with images of ``size`` pixels, and ``train.json`` and ``val.json``."""
+def shrink(source: Path, out: Path) -> None:
+    """Write a data set with images of ``SIZE`` pixels, and ``train.json`` and ``val.json``."""
     dataset = read_dataset(source)
     dataset.splits = dict(train=sum(dataset.splits.values(), []))  # some have 14 for validation
     complete_splits(dataset, 0.3, seed=0)
     for split, images in dataset.splits.items():
         for i, image in enumerate(images):
-            pixels, factor = mmcv.imrescale(mmcv.imread(image.path), (size, size),
+            pixels, factor = mmcv.imrescale(mmcv.imread(image.path), (SIZE, SIZE),
                                             return_scale=True, interpolation='area')
             path = out / split / f'{i}.png'
             mmcv.imwrite(pixels, str(path))
@@ -181,7 +184,7 @@ def data_settings(name: str, args: argparse.Namespace) -> Dict[str, Any]:
     if name == SHAPES:
         make_shapes(str(root))
     elif not (root / 'val.json').exists():
-        shrink(args.data / name, root, REAL[name])
+        shrink(args.data / name, root)
     categories = json.loads((root / 'val.json').read_text())['categories']
     classes = tuple(x['name'] for x in categories)
     found: Dict[str, Any] = {'model.bbox_head.num_classes': len(classes)}
@@ -200,12 +203,11 @@ def training_config(training: Training, args: argparse.Namespace) -> Config:
     """Config of a training, with data, weights and work directory as the arguments name."""
     cell = training.cell
     cfg = read_config(cell.config)
-    parts = [cfg.train_dataloader, cfg.get('custom_hooks')]
-    for _, part in iter_dicts(parts, '') if training.data != SHAPES else ():
+    for _, part in iter_dicts(cfg._cfg_dict, '') if training.data != SHAPES else ():
         if part.get('type') == 'RandomFlip':  # the shapes alone may be upside down
             part.update(prob=.5, direction='horizontal')
-        elif part.get('type') in MIXING:
-            part.img_scale = tuple(x * REAL[training.data] // 128 for x in part.img_scale)
+        elif part.get('type') == 'Resize':
+            part.update(scale=(SIZE, SIZE))
     cfg.merge_from_dict(data_settings(training.data, args))
     cfg.merge_from_dict({'model.num_queries': 40, 'model.num_query_groups': cell.num_groups,
                          'randomness.seed': training.seed, 'log_level': 'WARNING',
@@ -213,7 +215,9 @@ def training_config(training: Training, args: argparse.Namespace) -> Config:
     options.set_epochs(cfg, cell.epochs)
     cfg.train_cfg.val_interval = max(1, cell.epochs // 6)
     cfg.work_dir = str(args.work_dir / training.name)
-    if cell.start != 'nothing':
+    if cell.start == 'imagenet':
+        cfg.model.backbone.init_cfg.checkpoint = str(args.imagenet)
+    elif cell.start != 'nothing':
         cfg.load_from = write_start(cell, cfg.work_dir, args)
         options.add_hook(cfg, type='OtherClassesHook')
     cfg.allow_missing = cell.start == 'backbone'
@@ -288,6 +292,8 @@ def parse_args() -> argparse.Namespace:
     add('--sets', nargs='+', choices=(SHAPES, *REAL), default=list(REAL), help='data sets')
     add('--seeds', nargs='+', type=int, default=[0, 1])
     add('--data', type=Path, default=Path('data'), help=f'folder with {", ".join(REAL)}')
+    add('--imagenet', default='open-mmlab://mmdet/mobilenet_v2',
+        help='weights of MobileNetV2 (default: %(default)s)')
     add('--work-dir', type=Path, default=Path('work_dirs/evidence'))
     add('--results', type=Path, default=RESULTS, help='JSON file to which results are added')
     return parser.parse_args()

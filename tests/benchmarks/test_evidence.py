@@ -32,7 +32,7 @@ def test_differences_are_paired_by_data_set_and_seed():
 
 def test_shrunken_images_keep_their_objects(tmp_path):
     make_shapes(str(tmp_path / 'large'), num_train=6, num_val=4, size=256)
-    evidence.shrink(tmp_path / 'large', tmp_path / 'small', 128)
+    evidence.shrink(tmp_path / 'large', tmp_path / 'small')
     large, small = ([json.loads((tmp_path / name / f'{split}.json').read_text())
                      for split in ('train', 'val')] for name in ('large', 'small'))
     boxes = [sorted(x['bbox'] for coco in cocos for x in coco['annotations'])
