@@ -110,7 +110,7 @@ def difference(gains: np.ndarray) -> str:
     half = interval(gains)
     if np.isnan(half):
         return ''
-    return f'{gains.mean():+.3f} ({gains.mean() - half:+.3f} to {gains.mean() + half:+.3f})'
+    return f'{gains.mean():+.3f} ± {half:.3f}'
 
 
 def fill_page(text: str, results: Results) -> str:
