@@ -24,7 +24,7 @@ setup: $(VENV)/installed
 setup-onedl: $(VENV_ONEDL)/installed
 
 demo: setup
-	$(PYTHON) tools/demo.py --baseline configs/demo/cond_detr_demo.py
+	$(PYTHON) tools/demo.py --baseline cond_detr_demo
 
 test: setup
 	$(PYTEST)
