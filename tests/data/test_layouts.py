@@ -154,6 +154,8 @@ SAME = {
         x.rename(x.parents[1] / 'images' / x.name) for x in r.glob('*/labels/*')]),
     'key points': ('yolo', lambda r: set_yaml(r, kpt_shape=[2, 2]) or edit_lines(
         r, 'labels/*.txt', lambda x: f'{x} .1 .1 .9 .9')),
+    "labels beside Pascal VOC's images": ('yolo', lambda r: rename(
+        r, '*/images', lambda x: 'JPEGImages') or name_images(r, '{}/JPEGImages')),
     'deeper': ('yolo', lambda r: move_into(r, 'mine/photos.v1')),
     'links': ('yolo', move_and_link),
     'hidden files': ('yolo', add_hidden_files),
@@ -278,6 +280,22 @@ def test_an_accent_may_be_written_as_a_letter(tiny_coco, tmp_path):
     assert len(read_dataset(root).splits['train']) == 12
 
 
+def test_a_name_without_its_suffix_may_have_dots(tiny_coco, tmp_path):
+    root = write_layout('coco', tiny_coco, tmp_path / 'data')
+    rename(root, 'photos/*', lambda x: f'2.1 {x.name}')
+    edit_json(root, lambda x: [
+        y.update(file_name=f'2.1 {Path(y["file_name"]).stem}') for y in x['images']])
+    assert len(read_dataset(root).splits['train']) == 12
+
+
+def test_the_only_split_is_for_training_and_noted(tiny_coco, tmp_path):
+    root = write_layout('yolo', tiny_coco, tmp_path / 'yolo')
+    set_yaml(root, train=None, test=None)
+    dataset = read_dataset(root)
+    assert described(dataset, 'train') == expected(tiny_coco, 'val')
+    assert any(x.startswith('val is the only split') for x in dataset.notes)
+
+
 def test_a_name_that_is_no_text_can_be_noted(tiny_coco, tmp_path):
     """As from an archive of Windows."""
     root = write_layout('yolo', tiny_coco, tmp_path / 'yolo')
@@ -349,6 +367,8 @@ FAULTS = {
         first(r, '*.jpg').replace(r / 'photos/train_1.jpg'), (r / 'a').mkdir(), (r / 'b').mkdir(),
         *(shutil.copy(r / 'photos/train_2.jpg', r / x / 'train_0.jpg') for x in 'ab')],
         'has labels for train_0.jpg, which is .*a/train_0.jpg or .*b/train_0.jpg'),
+    'no images': ('yolo', lambda r: name_classes_in(r, 'classes.txt') or [
+        x.unlink() for x in r.rglob('*.jpg')], 'has no images, which end in .jpg'),
     'two kinds': ('yolo', lambda r: (r / 'a.xml').write_text('<annotation></annotation>'),
                   'labels of several kinds'),
 }
@@ -478,5 +498,5 @@ def test_a_foreign_format_and_its_converter_are_named(tmp_path, name):
     file, text, kind = FOREIGN[name]
     (tmp_path / file).write_text(text)
     with pytest.raises(ConfigError, match=(
-            f'format {kind} .*convert it to COCO with' if kind else 'has no labels')):
+            f'format {kind} .*convert it to COCO with' if kind else 'has no images')):
         read_dataset(tmp_path)

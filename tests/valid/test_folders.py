@@ -77,12 +77,26 @@ def add_key_points(root: Path) -> None:
     edit_lines(root, 'labels/*.txt', pose)
 
 
+def add_panoptic(root: Path) -> None:
+    """Segments of each image in the place of its objects."""
+    content = json.loads(first(root, '*.json').read_text())
+    segments = [dict(id=i, **{x: ann[x] for x in ('category_id', 'bbox', 'area', 'iscrowd')})
+                for i, ann in enumerate(content['annotations'], 1)]
+    content['annotations'] = [dict(image_id=image['id'], file_name='a.png', segments_info=segments)
+                              for image in content['images']]
+    (root / 'segments.json').write_text(json.dumps(content))
+
+
 # The layout, what is done to it, and what is noted; the data set is the same.
 SAME = {
     'several jobs of COCO': ('coco', split_in_jobs, ''),
     'addresses of images': ('coco', each('images', name_by_address), ''),
     'polygons without boxes': ('coco', each('annotations', box_to_polygon), ''),
     'masks without boxes': ('coco', each('annotations', box_to_rle), ''),
+    'names as in an address': ('coco', each('images', lambda x: x.update(
+        file_name=f'/data/upload/{x["file_name"].replace("_", "%5F")}')), ''),
+    'ids as texts and fractions': ('coco', each('annotations', lambda x: x.update(
+        image_id=str(x['image_id']), category_id=float(x['category_id']))), ''),
     'boxes of fractions': ('coco', each('annotations', lambda x: x.update(
         bbox=[y / 64 for y in x['bbox']])), 'fractions'),
     'annotations of images that were cut out': ('coco', lambda r: edit_json(
@@ -91,6 +105,9 @@ SAME = {
     'annotation ids are UUIDs': ('coco', each(
         'annotations', lambda x: x.update(id=f'{x["id"]}-7d1e')), ''),
     'trainval beside train and val': ('roboflow', add_trainval, 'trainval.json'),
+    'panoptic segments beside boxes': ('coco', add_panoptic, 'no detection data, left out: 1'),
+    'settings with images': ('coco', lambda r: (r / 'app.json').write_text(
+        '{"images": {"logo": "a.png"}}'), 'no detection data, left out: 1, first .*app.json'),
     'pictures beside photos': ('voc', add_pictures, ''),
     'a test list without XML': ('voc', lambda r: (r / 'ImageSets/Main/test.txt').write_text(
         '1\n2\n'), 'test set without XML, left out: 2'),
@@ -108,7 +125,7 @@ def test_the_data_set_is_the_same(tiny_coco, tmp_path, name):
     dataset = read_dataset(root)
     check_same(dataset, tiny_coco, kind)
     notes = [x for x in dataset.notes if not re.match('super-categories|test has no', x)]
-    assert len(notes) == bool(note) and note in ''.join(notes)
+    assert len(notes) == bool(note) and re.search(note, ''.join(notes))
 
 
 def add_masks(root: Path) -> None:
@@ -156,6 +173,14 @@ def test_crowds_are_noted_and_classes_without_objects_are_kept(tiny_coco, tmp_pa
     assert re.search('iscrowd .*neither trained nor scored: [1-9]', '\n'.join(dataset.notes))
     each('annotations', lambda x: x.update(iscrowd=1))(root)
     with pytest.raises(ConfigError, match='iscrowd'):
+        read_dataset(root)
+
+
+def test_panoptic_segments_alone_are_named(tiny_coco, tmp_path):
+    root = write_layout('coco', tiny_coco, tmp_path / 'data')
+    add_panoptic(root)
+    (root / 'annotations/all.json').unlink()
+    with pytest.raises(ConfigError, match='segments.json.* panoptic segments .*11 more like this'):
         read_dataset(root)
 
 

@@ -40,8 +40,10 @@ def read_dataset(path: Union[str, Path],
         dataset.classes = list(dict.fromkeys(dataset.classes))
     else:
         dataset = read_source(Source(Path(path)), path)
-        if len(dataset.splits) == 1:
-            dataset.splits = dict(train=dataset.splits.popitem()[1])
+        if len(dataset.splits) == 1 and 'train' not in dataset.splits:
+            split, images = dataset.splits.popitem()
+            dataset.splits = dict(train=images)
+            dataset.notes.append(f'{split} is the only split, and is used for training')
     check_usable(dataset, path)
     return dataset
 
@@ -52,11 +54,13 @@ def read_source(source: Source, path: Union[str, Path]) -> Dataset:
     if not found:
         if advice := foreign.advice(source):
             raise ConfigError(f'DATA {path} has labels of the format {advice}.')
+        if not source.images:
+            raise ConfigError(f'DATA {path} has no images, which end in '
+                              f'{", ".join(IMG_EXTENSIONS)}: add them, and unpack archives.')
         raise ConfigError(
             f'DATA {path} has no labels: add a data.yaml or classes.txt with names and labels of '
             'the images (YOLO), a JSON with images, annotations and categories (COCO), or an XML '
-            'for each image (Pascal VOC), and unpack archives; docs/own-data.md converts other '
-            'formats.')
+            'for each image (Pascal VOC); docs/own-data.md converts other formats.')
     if len(found) > 1:
         names = ' and '.join(str(files[0]) for files in found.values())
         raise ConfigError(f'DATA {path} has labels of several kinds, {names}: name the file that '

@@ -4,6 +4,7 @@ from collections import defaultdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List
+from urllib.parse import unquote
 
 import numpy as np
 from pycocotools import mask as mask_utils
@@ -13,7 +14,8 @@ from .common import (Dataset, LabelError, LabeledBox, LabeledImage, Labels, Sour
                      read_text, to_number)
 
 PARTS = dict(images=['id'], annotations=[], categories=['id', 'name'])  # required keys
-KEYS = 'id', 'image_id', 'category_id', 'supercategory'  # must be hashable
+IDS = 'id', 'image_id', 'category_id'
+KEYS = *IDS, 'supercategory'  # must be hashable
 # A JSON object with such a key, also a truncated one, after byte order marks or blanks.
 START = rb'\A[\xef\xbb\xbf\xff\xfe \t\r\n]*\{[\s\S]*"(images|annotations)"'
 
@@ -27,7 +29,13 @@ def find(source: Source) -> List[Path]:
 def read(source: Source, files: List[Path]) -> Dataset:
     """Read the files of all splits."""
     files = [file for file in files if file.name.startswith('instances')] or files
-    contents = {file: load(file, source.split_of(file)) for file in files}
+    parsed = {file: parse(file) for file in files}
+    others = [file for file in files if not has_boxes(parsed[file])]
+    for file in others if len(others) < len(files) else ():
+        source.note('JSON files of no detection data, left out', file)
+        del parsed[file]
+    contents = {file: check(file, content, source.split_of(file))
+                for file, content in parsed.items()}
     by_split = choose_files(source, contents)
     classes, splits = {}, {}
     for split, group in by_split.items():
@@ -69,17 +77,29 @@ def choose_files(source: Source, contents: Dict[Path, dict]) -> Dict[str, List[P
     return {split: by_split[split] for split in ('train', 'val', 'test') if split in by_split}
 
 
-def load(file: Path, split: str) -> Dict[str, List[dict]]:
-    """Read a file in COCO's format; a file for testing may lack annotations.
-
-    Raises:
-        ConfigError: If it is not in COCO's format.
-    """
+def parse(file: Path) -> dict:
+    """Read a JSON file, empty if it holds no dict."""
     try:
         content = json.loads(read_text(file))
     except (json.JSONDecodeError, RecursionError) as error:
         raise ConfigError(f'{file} is not valid JSON ({error}): copy the whole file.') from error
-    content = content if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) else {}
+
+
+def has_boxes(content: dict) -> bool:
+    """Return whether a file may have boxes; captions have no classes, panoptic files segments."""
+    annotations = content.get('annotations')
+    first = annotations[:1] if isinstance(annotations, list) else []
+    return 'categories' in content and not any(
+        'segments_info' in x for x in first if isinstance(x, dict))
+
+
+def check(file: Path, content: dict, split: str) -> Dict[str, List[dict]]:
+    """Return the content of a file in COCO's format; a file for testing may lack annotations.
+
+    Raises:
+        ConfigError: If it is not in COCO's format.
+    """
     if split == 'test':
         content.setdefault('annotations', [])
     for part, required in PARTS.items():
@@ -92,12 +112,23 @@ def load(file: Path, split: str) -> Dict[str, List[dict]]:
             if wrong := wrong + [name for name in required if name not in entry]:
                 raise ConfigError(f'{file} has {wrong[0]}={entry.get(wrong[0])} in {part}, which '
                                   'must be a number or a text: correct it.')
+            entry.update((name, same_id(entry[name])) for name in IDS if name in entry)
     return content
+
+
+def same_id(value: Any) -> str:
+    """Return an id as a text: tools mix 1, 1.0 and '1'."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def image_name(image: dict) -> str:
     """Return the name of an image's file, in LVIS from its address."""
     return str(image.get('file_name') or image.get('coco_url') or '').split('://')[-1]
+
+
+def image_names(image: dict) -> List[str]:
+    """Return possible names of an image's file, of which an address may encode characters."""
+    return list(dict.fromkeys([image_name(image), unquote(image_name(image))]))
 
 
 def used_names(source: Source, file: Path, content: Dict[str, List[dict]]) -> List[str]:
@@ -133,7 +164,7 @@ def read_file(source: Source, file: Path, split: str,
     if relative:
         source.note('label files whose boxes are fractions of their image', file)
 
-    paths = source.find_images([[image_name(image)] for image in images], file.parent, split)
+    paths = source.find_images([image_names(image) for image in images], file.parent, split)
     return source.read([
         Labels(path, f'{image_name(image)} of {file} image {image["id"]}',
                map(partial(read_box, file, categories), by_image[image['id']]),
@@ -152,9 +183,12 @@ def are_fractions(boxes: List[Any]) -> bool:
 def read_box(file: Path, categories: Dict[Any, str], annotation: dict) -> LabeledBox:
     """Read a box, ``left, top, width, height`` in pixels, or the box of a segmentation."""
     where = f'{file} annotation {annotation.get("id")}'
+    if 'segments_info' in annotation:
+        raise LabelError('panoptic', f'{where} has panoptic segments instead of a box and a '
+                         'category (panopticapi converts them to detection)')
     if annotation.get('category_id') not in categories:
         raise LabelError('category', f'{where} is of the category '
-                         f'{annotation.get("category_id")!r}, which the file does not have')
+                         f'{annotation.get("category_id")}, which the file does not have')
     box = annotation.get('bbox') or box_of(annotation.get('segmentation'))
     if not isinstance(box, list) or len(box) != 4:
         raise LabelError('bbox', f'{where} has bbox={annotation.get("bbox")}, and a box is [left, '

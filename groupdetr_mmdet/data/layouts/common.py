@@ -149,7 +149,8 @@ class Source:
                    ) -> Tuple[Optional[Path], List[Path], bool]:
         """Return an image, all images of its name, and whether a name is its exact path."""
         wanted = [Path(name.replace('\\', '/')) for name in names]
-        alike = next(filter(None, (self.by_stem.get(comparable(x.stem)) for x in wanted)), [])
+        alike = next(filter(None, (self.by_stem.get(comparable(name)) for x in wanted
+                                    for name in (x.stem, x.name))), [])
         for place in (base / x for x in wanted for base in (folder, self.root)):
             if os.path.isfile(place):
                 return place, alike, True

@@ -135,9 +135,12 @@ def locate(source: Source, file: Path, path: str, entry: str) -> Optional[Path]:
 
 
 def label_file(image: Path) -> Path:
-    """Return an image's label file: beside it, or in ``labels`` instead of ``images``."""
+    """Return an image's label file: beside it, or in ``labels`` instead of ``images``.
+
+    Darknet also writes ``labels`` beside Pascal VOC's ``JPEGImages``.
+    """
     places = [place for beside in (image.with_suffix(x).as_posix() for x in ('.txt', '.TXT'))
-              for place in (beside, *(re.sub('(?i)(.*/)images/', rf'\g<1>{x}/', beside)
+              for place in (beside, *(re.sub('(?i)(.*/)(jpeg)?images/', rf'\g<1>{x}/', beside)
                                       for x in ('labels', 'Labels', 'LABELS')))]
     return Path(next(filter(os.path.isfile, places), places[1]))
 
