@@ -24,7 +24,7 @@ setup: $(VENV)/installed
 setup-onedl: $(VENV_ONEDL)/installed
 
 demo: setup
-	$(PYTHON) tools/demo.py --baseline cond_detr_demo
+	$(PYTHON) tools/demo.py --baseline configs/demo/cond_detr_demo.py
 
 test: setup
 	$(PYTEST)

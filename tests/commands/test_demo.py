@@ -123,7 +123,7 @@ def run_the_quick_start(folder: Path) -> None:
 @pytest.mark.slow
 def test_a_failed_baseline_is_said(tmp_path):
     bad = tmp_path / 'bad.py'
-    bad.write_text(f"_base_ = '{ROOT / 'configs/group_detr/demo/cond_detr_demo.py'}'\n"
+    bad.write_text(f"_base_ = '{ROOT / 'configs/demo/cond_detr_demo.py'}'\n"
                    "model = dict(num_query_groups=0)\n")
     args = Namespace(baseline=str(bad), work_dir=str(tmp_path / 'work'), quick=True,
                      data_root=str(tmp_path / 'shapes'))

@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 from groupdetr_mmdet.backbones import EndingMobileNetV2
 from groupdetr_mmdet.config import shipped_configs
 
-CONFIGS = Path(__file__).parents[2] / 'configs/group_detr'
+CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
 def load(name):

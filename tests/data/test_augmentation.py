@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from tiny import CLASSES, write_tiny_coco
 
-CONFIGS = Path(__file__).parents[2] / 'configs/group_detr'
+CONFIGS = Path(__file__).parents[2] / 'configs'
 LINES = """
 light = _base_.train_pipeline
 train_pipeline = [*light[:2], *_base_.strong_augmentation, *light[2:]]

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 ADDRESS = 'groupdetr_mmdet::group_detr/demo/group_cond_detr_demo.py'
 @pytest.mark.parametrize('name', ['demo/cond_detr_demo', 'cond_detr_demo', 'cond_detr_demo.py'])
 def test_a_name_is_a_shipped_config(name):
-    assert Path(find_config(name)).samefile(ROOT / 'configs/group_detr/demo/cond_detr_demo.py')
+    assert Path(find_config(name)).samefile(ROOT / 'configs/demo/cond_detr_demo.py')
 
 
 def test_a_file_goes_before_a_name(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from mmengine.registry import Registry, init_default_scope
 
 import groupdetr_mmdet
 from groupdetr_mmdet.commands.cli import COMMANDS
-from groupdetr_mmdet.config import SHIPPED, find_config, iter_dicts, read_config
+from groupdetr_mmdet.config import find_config, iter_dicts, read_config
 from groupdetr_mmdet.group_detector import OUR_KEYS, GroupDetector
 from groupdetr_mmdet.ops.recompute import LAYER_OPTIONS
 
@@ -118,14 +118,14 @@ def test_the_architecture_names_every_module_of_the_core_and_every_room():
 
 
 def test_configs_on_coco_are_listed_with_the_papers_ap():
-    metafile = yaml.safe_load((SHIPPED / 'metafile.yml').read_text())
+    metafile = yaml.safe_load((ROOT / 'configs/metafile.yml').read_text())
     rows = re.findall(r'^\| \[group_(.+?)\]\(.*?\) \| (.*?) \| (\d+) \| ([\d.]*) \| ([\d.]*) \|$',
                       (ROOT / 'docs/configs.md').read_text(), re.MULTILINE)
     listed = {}
     for name, baseline, epochs, with_groups, without in rows:
         listed[f'group_{name}'] = int(epochs), with_groups
         if baseline:
-            assert baseline == f'[{name}](../configs/group_detr/{name}.py)'
+            assert baseline == f'[{name}](../configs/{name}.py)'
             listed[name] = int(epochs), without
     expected = {
         model['Name']: (model['Metadata']['Epochs'],
@@ -165,7 +165,7 @@ def write_what_it_reads(block: str) -> None:
             0, 256, (64, 96, 3), np.uint8))
     for config, checkpoint in re.findall(r"DetInferencer\(\s*'([^']+)', '([^']+)'", block):
         if config.endswith('.py') and not Path(config).exists():
-            Path(config).write_text(f"_base_ = '{SHIPPED}/demo/group_cond_detr_demo.py'")
+            Path(config).write_text(f"_base_ = '{ROOT}/configs/demo/group_cond_detr_demo.py'")
         if not Path(checkpoint).exists():
             model = MODELS.build(read_config(config).model)
             classes = [f'class {i}' for i in range(model.bbox_head.num_classes)]

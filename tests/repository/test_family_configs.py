@@ -43,7 +43,7 @@ def describe(config: Config) -> dict:
 
 @pytest.mark.parametrize('ours', MMDET)
 def test_one_group_is_the_model_of_mmdets_config(ours):
-    config = Config.fromfile(ROOT / f'configs/group_detr/{ours}.py')
+    config = Config.fromfile(ROOT / f'configs/{ours}.py')
     config.model.num_query_groups = 1
     stock = get_config(f'mmdet::{MMDET[ours]}.py')
     assert describe(config) == describe(stock)
