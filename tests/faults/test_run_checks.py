@@ -1,9 +1,12 @@
 """Model and data that do not fit each other are refused before the first step."""
 import pytest
+from layout_builders import write_layout
+from mmdet.datasets import VOCDataset
 from running import run_tool
 from tiny import change_coco, tiny_config
 
-from groupdetr_mmdet.errors import warn_once
+from groupdetr_mmdet.data.run_checks import check_dataset
+from groupdetr_mmdet.errors import ConfigError, warn_once
 from groupdetr_mmdet.training.runner import check_data
 
 
@@ -72,3 +75,17 @@ def test_more_objects_than_queries_are_announced(cfg, tiny_coco, tmp_path, capfd
     assert run_tool('train', tmp_path / 'mine.py', '--work-dir', tmp_path / 'work') == 0
     out = capfd.readouterr()
     assert 'has 3 objects, more than model.num_queries=2' in out.err + out.out
+
+
+def test_labels_of_other_classes_are_no_objects(tiny_coco, tmp_path, warnings_logged):
+    """``VOCDataset`` leaves them out in silence, and then the images."""
+    root = write_layout('voc', tiny_coco, tmp_path / 'voc')
+    settings = dict(data_root=str(root), ann_file='ImageSets/Main/train.txt', pipeline=[])
+    own = VOCDataset(metainfo=dict(classes=('red', )), **settings)
+    check_dataset(own, None, 'train')
+    assert warnings_logged() == []
+    check_dataset(VOCDataset(**settings), None, 'train')
+    assert 'no object of metainfo.classes (aeroplane' in warnings_logged()[0]
+    empty = VOCDataset(filter_cfg=dict(filter_empty_gt=True), **settings)
+    with pytest.raises(ConfigError, match=r'train_dataloader.dataset .*\(aeroplane'):
+        check_dataset(empty, None, 'train')
