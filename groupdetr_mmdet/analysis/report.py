@@ -79,7 +79,7 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
     legend = plt.figure(figsize=(7, .8))
     add_legend(legend, model)
     page = jinja2.Template(TEMPLATE.read_text(), autoescape=True).render(
-        cfg=cfg, model=model, label=runs[-1].label, result=result_of(runs),
+        cfg=cfg, model=model, label=runs[-1].label, unit=runs[-1].unit, result=result_of(runs),
         date=date.today().isoformat(), versions=', '.join(VERSIONS),
         header=header, rows=rows, curves=curves,
         weights=Path(weights).name, is_best=weights == str(best), num_images=len(dataset),
@@ -94,9 +94,9 @@ def write_report(work_dir: Path, compare: Sequence[Path] = (), labels: Sequence[
 def result_of(runs: Sequence[Run]) -> str:
     """Return a sentence with the result of each run, the last run first."""
     metric = runs[0].metric
-    reached = [f'{run.label} {max(entry[metric] for entry in run.val):.3f} in {epochs} epoch'
-               f'{"s" * (epochs > 1)}' for run in reversed(runs)
-               for epochs in [run.val[-1]['step']]]
+    reached = [f'{run.label} {max(entry[metric] for entry in run.val):.3f} in {steps} {run.unit}'
+               f'{"s" * (steps > 1)}' for run in reversed(runs)
+               for steps in [run.val[-1]['step']]]
     return f'Best {"AP" if metric == AP else metric}: {", ".join(reached)}.'
 
 

@@ -19,8 +19,9 @@ class Run(NamedTuple):
     """The scalars of a run, joined over resumptions."""
     label: str  #: name in pictures
     metric: str  #: metric to compare, COCO's AP of boxes or the data set's
-    train: List[dict]  #: with ``loss``, ``step`` (iterations), ``epochs``, ``hours``
-    val: List[dict]  #: with ``metric``, ``step`` (epochs), ``hours`` of training
+    unit: str  #: 'epoch' or 'iteration', of validations
+    train: List[dict]  #: with ``loss``, ``step`` (iterations), ``units``, ``hours``
+    val: List[dict]  #: with ``metric``, ``step`` (of the unit), ``hours`` of training
     stability: List[dict]  #: of ``MatchingStabilityHook``, with ``step`` (epochs)
     folder: Path  #: folder of the last log, beside its ``config.py``
 
@@ -33,7 +34,7 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
         label (str, optional): Defaults to the name of the directory.
 
     Raises:
-        ConfigError: If there is no log by epoch.
+        ConfigError: If there is no log.
     """
     work_dir = Path(work_dir)
     files = sorted(work_dir.glob('vis_data/scalars.json')) or sorted(
@@ -45,14 +46,13 @@ def read_run(work_dir: Union[str, Path], label: Optional[str] = None) -> Run:
                           'name the --work-dir of groupdetr train, with LocalVisBackend among '
                           'vis_backends.')
     metric = next((x for log in logs.values() for entry in log if (x := main_metric(entry))), AP)
-    run = Run(label or work_dir.resolve().name, metric, *(
+    by_iteration = any([number_validations(log) for log in logs.values()]) or any(
+        'epoch' not in entry for log in logs.values() for entry in log if 'loss' in entry)
+    unit = 'iteration' if by_iteration else 'epoch'
+    run = Run(label or work_dir.resolve().name, metric, unit, *(
         join_logs([[entry for entry in log if key in entry and entry['step']]
                    for log in logs.values()])
         for key in ('loss', metric, INSTABILITY)), trained[-1])
-    if any('epoch' not in entry for entry in run.train):
-        raise ConfigError(f'WORK_DIR {work_dir} has a log by iteration, and runs '
-                          'are compared by epoch: train with log_processor.by_epoch=True and '
-                          'train_cfg.type=EpochBasedTrainLoop.')
     add_hours(run)
     return run
 
@@ -78,6 +78,17 @@ def main_metric(entry: dict) -> Optional[str]:
                 names[0])
 
 
+def number_validations(log: Sequence[dict]) -> bool:
+    """Give validations after training the step 0, an iteration-based run's, their iteration."""
+    found, iteration = False, 0
+    for entry in log:
+        if 'loss' in entry:
+            iteration = entry['step']
+        elif not entry['step'] and iteration:
+            entry['step'], found = iteration, True
+    return found
+
+
 def join_logs(logs: Sequence[List[dict]]) -> List[dict]:
     """Join the logs of a resumed run; a later log may repeat the end of the log before."""
     joined: List[dict] = []
@@ -87,29 +98,33 @@ def join_logs(logs: Sequence[List[dict]]) -> List[dict]:
 
 
 def add_hours(run: Run) -> None:
-    """Add ``hours`` of training, without validation, and ``epochs`` to the entries."""
-    epoch_length = max(entry['step'] / entry['epoch'] for entry in run.train)  # as far as logged
+    """Add ``hours`` of training, without validation, and ``units`` to the entries."""
+    length = 1 if run.unit == 'iteration' else max(  # of an epoch, as far as logged
+        entry['step'] / entry['epoch'] for entry in run.train)
     hours, step = [0.], [0]
     for entry in run.train:
         hours.append(hours[-1] + entry['time'] * max(entry['step'] - step[-1], 0) / 3600)
         step.append(entry['step'])
-        entry.update(hours=hours[-1], epochs=entry['step'] / epoch_length)
+        entry.update(hours=hours[-1], units=entry['step'] / length)
     per_step = hours[-1] / step[-1]
     for entry in run.val:  # the last iterations of the run need not be in the log
-        done = entry['step'] * epoch_length
+        done = entry['step'] * length
         entry['hours'] = float(np.interp(done, step, hours)) + max(done - step[-1], 0) * per_step
 
 
 def comparison(runs: Sequence[Run]) -> Tuple[List[str], List[List[str]]]:
     """Make a table of epochs and hours until each run reached the first run's final AP."""
-    metric = runs[0].metric
+    metric, unit = runs[0].metric, runs[0].unit
     for run in runs:
         if not run.val or run.metric != metric:
             raise ConfigError(f'WORK_DIR: the run {run.label} has no {metric} in its log; leave '
                               'it out, or wait for its first validation.')
+        if run.unit != unit:
+            raise ConfigError(f'WORK_DIR: the run {run.label} was validated by {run.unit} and '
+                              f'{runs[0].label} by {unit}: compare runs of the same loop.')
     target, name = runs[0].val[-1][metric], 'AP' if metric == AP else metric
-    header = ['run', 'epochs', 'hours', f'final {name}', f'best {name}',
-              f'epochs to {name} {target:.3f}', f'hours to {name} {target:.3f}']
+    header = ['run', f'{unit}s', 'hours', f'final {name}', f'best {name}',
+              f'{unit}s to {name} {target:.3f}', f'hours to {name} {target:.3f}']
     rows = []
     for run in runs:
         last, best = run.val[-1], max(entry[metric] for entry in run.val)
@@ -132,9 +147,9 @@ def draw_runs(runs: Sequence[Run], out_file: Union[str, Path]) -> None:
 
 # title (the paper's Figures 1 and 5) -> entries of a run, key on the x axis, labels of the axes
 PANELS = {
-    'AP by epoch': ('val', 'step', 'epoch', 'AP (IoU 0.50:0.95)'),
+    'AP by {unit}': ('val', 'step', '{unit}', 'AP (IoU 0.50:0.95)'),
     'AP by time': ('val', 'hours', 'hours of training', 'AP (IoU 0.50:0.95)'),
-    'Loss': ('train', 'epochs', 'epoch', 'loss, all decoder layers'),
+    'Loss': ('train', 'units', '{unit}', 'loss, all decoder layers'),
     'Instability of the matching': ('stability', 'step', 'epoch', 'changed queries of an image'),
 }
 
@@ -148,6 +163,7 @@ def draw_panel(ax: Axes, panel: str, runs: Sequence[Run]) -> None:
     """Draw one of ``PANELS`` for all runs."""
     kind, x, xlabel, ylabel = PANELS[panel]
     metric = runs[0].metric
+    panel, xlabel = (text.format(unit=runs[0].unit) for text in (panel, xlabel))
     y = dict(train='loss', val=metric, stability=INSTABILITY)[kind]
     if kind == 'val' and metric != AP:
         panel, ylabel = panel.replace('AP', metric), metric
@@ -157,7 +173,7 @@ def draw_panel(ax: Axes, panel: str, runs: Sequence[Run]) -> None:
         ax.plot([entry[x] for entry in entries], [entry[y] for entry in entries],
                 label=run.label, **line_style(i), **dots)
     ax.set(title=panel, xlabel=xlabel, ylabel=ylabel, xlim=(0, None), ylim=(0, None))
-    if xlabel == 'epoch':
+    if x != 'hours':
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=.3)
     ax.legend()

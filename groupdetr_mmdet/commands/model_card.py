@@ -53,9 +53,10 @@ def model_card(args: argparse.Namespace, cfg: Config, task: str, classes: Sequen
 def metrics_of(checkpoint: Path, meta: Dict[str, Any]) -> Dict[str, float]:
     """Return AP and AP50 of a checkpoint's epoch from the log beside it, empty without a log."""
     try:
-        validations = read_run(checkpoint.parent).val
+        run = read_run(checkpoint.parent)
     except ConfigError:  # no log
         return {}
-    found = next((x for x in validations if x['step'] == meta.get('epoch')), {})
+    step = meta.get('epoch' if run.unit == 'epoch' else 'iter')
+    found = next((x for x in run.val if x['step'] == step), {})
     return {name: found[f'coco/{key}'] for name, key in (
         ('AP', 'bbox_mAP'), ('AP50', 'bbox_mAP_50')) if f'coco/{key}' in found}

@@ -105,17 +105,30 @@ def test_runs_that_are_not_compared(args, error, tmp_path, last_error, monkeypat
     assert error in last_error('plot_runs', *args) and not (tmp_path / 'runs.png').exists()
 
 
-def test_a_run_by_iteration_is_not_compared(tiny_coco, tmp_path, capfd, last_error):
+@pytest.mark.parametrize('by_epoch', [False, True])
+def test_a_run_by_iteration_has_its_curve(tiny_coco, tmp_path, by_epoch, figures, capfd,
+                                          last_error):
+    """With mmengine's ``by_epoch=True``, too, which logs 0 for the step of each validation."""
     cfg = tiny_config(tiny_coco)
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=2)
     cfg.param_scheduler = []
-    cfg.log_processor = dict(by_epoch=False)
-    cfg.default_hooks.checkpoint.update(by_epoch=False)
+    cfg.log_processor = dict(by_epoch=by_epoch)
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=4)
+    cfg.default_hooks.logger.update(interval=1, log_metric_by_epoch=by_epoch)
     tiny_runner(cfg, tmp_path / 'work').train()
+    run = read_run(tmp_path / 'work')
+    assert [x['step'] for x in run.val] == [2, 4] and run.unit == 'iteration'
+    assert run.val[1]['hours'] == run.train[3]['hours'] > run.val[0]['hours'] > 0
+    draw_runs([run], tmp_path / 'runs.png')
+    by_iteration, _, loss = figures[0].axes
+    assert by_iteration.lines[0].get_xdata().tolist() == [2, 4]
+    assert loss.lines[0].get_xdata().tolist() == [1, 2, 3, 4]
+    assert run_tool('report', tmp_path / 'work') == 0
+    page = (tmp_path / 'work/report.html').read_text()
+    assert 'in 4 iterations' in page and 'AP by iteration' in page
+    epochs = write_log(tmp_path / 'epochs', [.1])
     capfd.readouterr()
-    for command in ('plot_runs', 'report'):
-        assert 'has a log by iteration' in last_error(
-            command, tmp_path / 'work', '--out', tmp_path / 'out.png')
+    assert 'the run epochs ' in last_error('plot_runs', tmp_path / 'work', epochs)
 
 
 def test_groups_are_drawn_with_their_median():
