@@ -51,7 +51,7 @@ def write_log(work_dir: Path, aps: Sequence[float], first_epoch: int = 1, second
 def test_hours_are_those_of_training_without_validation(tmp_path):
     run = read_run(write_log(tmp_path, [.1, .2, .3], seconds=36))
     assert [entry['hours'] for entry in run.val] == pytest.approx([.1, .2, .3])
-    assert [entry['epochs'] for entry in run.train] == pytest.approx([.5, 1, 1.5, 2, 2.5, 3])
+    assert [entry['units'] for entry in run.train] == pytest.approx([.5, 1, 1.5, 2, 2.5, 3])
 
 
 def test_a_resumed_run_continues_where_it_was_resumed(tmp_path):

@@ -80,7 +80,8 @@ def test_more_objects_than_queries_are_announced(cfg, tiny_coco, tmp_path, capfd
 def test_labels_of_other_classes_are_no_objects(tiny_coco, tmp_path, warnings_logged):
     """``VOCDataset`` leaves them out in silence, and then the images."""
     root = write_layout('voc', tiny_coco, tmp_path / 'voc')
-    settings = dict(data_root=str(root), ann_file='ImageSets/Main/train.txt', pipeline=[])
+    settings = dict(data_root=str(root), data_prefix=dict(sub_data_root=''),
+                    ann_file='ImageSets/Main/train.txt', pipeline=[])
     own = VOCDataset(metainfo=dict(classes=('red', )), **settings)
     check_dataset(own, None, 'train')
     assert warnings_logged() == []

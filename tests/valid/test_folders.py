@@ -128,10 +128,11 @@ def test_the_data_set_is_the_same(tiny_coco, tmp_path, name):
     assert len(notes) == bool(note) and re.search(note, ''.join(notes))
 
 
-def add_masks(root: Path) -> None:
+def add_masks(root: Path, *folders: str) -> None:
     for image in list(root.rglob('*.jpg')):
-        (root / 'masks').mkdir(exist_ok=True)
-        cv2.imwrite(str(root / 'masks' / f'{image.stem}.png'), np.zeros((64, 64), np.uint8))
+        for folder in folders or ('masks', ):
+            (root / folder).mkdir(exist_ok=True)
+            cv2.imwrite(str(root / folder / f'{image.stem}.png'), np.zeros((64, 64), np.uint8))
 
 
 def name_alike(root: Path) -> None:
@@ -148,6 +149,8 @@ def name_alike(root: Path) -> None:
 @pytest.mark.parametrize(('kind', 'change', 'image', 'images'), [
     ('coco', add_masks, 'photos/train_2.jpg', 11),
     ('voc', add_masks, 'JPEGImages/train_2.jpg', 7),
+    ('voc', lambda root: add_masks(root, 'SegmentationClass', 'SegmentationObject'),
+     'JPEGImages/train_2.jpg', 7),
     ('roboflow', name_alike, 'train/2.jpg', 7)])
 def test_no_other_image_takes_the_place_of_a_missing_one(tiny_coco, tmp_path, kind, change, image,
                                                          images):
@@ -157,6 +160,19 @@ def test_no_other_image_takes_the_place_of_a_missing_one(tiny_coco, tmp_path, ki
     dataset = read_dataset(root)
     assert len(dataset.splits['train']) == images
     assert [x for x in dataset.notes if re.search('left out: 1, .*2.(jpg|xml)', x)]
+
+
+def test_a_label_file_may_have_the_name_of_its_folder(tiny_coco, tmp_path):
+    """Which tells images of equal names apart."""
+    root = write_layout('roboflow', tiny_coco, tmp_path / 'data')
+    boxes = {x.path.read_bytes(): x.boxes for images in read_dataset(root).splits.values()
+             for x in images}
+    name_alike(root)
+    for folder, split, name in (('train', 'train', 'a'), ('valid', 'val', 'b')):
+        (root / folder).rename(root / name)
+        (root / f'labels/{split}.json').rename(root / f'{name}.json')
+    images = read_dataset(root).splits['train']
+    assert {x.path.read_bytes(): x.boxes for x in images} == boxes and len(images) == 12
 
 
 def test_crowds_are_noted_and_classes_without_objects_are_kept(tiny_coco, tmp_path):

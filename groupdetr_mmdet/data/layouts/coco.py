@@ -126,9 +126,10 @@ def image_name(image: dict) -> str:
     return str(image.get('file_name') or image.get('coco_url') or '').split('://')[-1]
 
 
-def image_names(image: dict) -> List[str]:
-    """Return possible names of an image's file, of which an address may encode characters."""
-    return list(dict.fromkeys([image_name(image), unquote(image_name(image))]))
+def image_names(image: dict, file: Path) -> List[str]:
+    """Return possible names of an image: also in a folder of the file's name, or decoded."""
+    name = image_name(image)
+    return [name, f'{file.stem}/{name}', unquote(name)]
 
 
 def used_names(source: Source, file: Path, content: Dict[str, List[dict]]) -> List[str]:
@@ -164,7 +165,8 @@ def read_file(source: Source, file: Path, split: str,
     if relative:
         source.note('label files whose boxes are fractions of their image', file)
 
-    paths = source.find_images([image_names(image) for image in images], file.parent, split)
+    names = [image_names(image, file) for image in images]
+    paths = source.find_images(names, file.parent, split)
     return source.read([
         Labels(path, f'{image_name(image)} of {file} image {image["id"]}',
                map(partial(read_box, file, categories), by_image[image['id']]),

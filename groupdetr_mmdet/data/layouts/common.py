@@ -139,32 +139,35 @@ class Source:
             folder (Path): Folder of the labels.
             split (str, optional): Split of the labels.
         """
-        found = [self.find_image(choice, folder, split) for choice in names]
-        meant = Counter(path.parent for path in {path for path, _, _ in found if path})
+        found, paths = [self.find_image(choice, folder, split) for choice in names], []
+        meant = Counter(path.parent for path in {best[0] for best, _, _ in found if best})
         there = Counter(path.parent for path in {path for _, alike, _ in found for path in alike})
-        return [path if exact or path and 2 * meant[path.parent] > there[path.parent] else None
-                for path, _, exact in found]
+        for (name, *_), (best, _, exact) in zip(names, found):
+            path = next(iter(best), None)
+            if not exact and path and 2 * meant[path.parent] <= there[path.parent]:
+                path = None
+            elif len(best) > 1:
+                self.add_fault(LabelError(
+                    'image', f'{folder} has labels for {name}, which is {path} or {best[1]}'))
+            paths.append(path)
+        return paths
 
     def find_image(self, names: Sequence[str], folder: Path, split: Optional[str]
-                   ) -> Tuple[Optional[Path], List[Path], bool]:
-        """Return an image, all images of its name, and whether a name is its exact path."""
+                   ) -> Tuple[List[Path], List[Path], bool]:
+        """Return the best matches, all images of the name, and whether a name is an exact path."""
         wanted = [Path(name.replace('\\', '/')) for name in names]
         alike = next(filter(None, (self.by_stem.get(comparable(name)) for x in wanted
                                     for name in (x.stem, x.name))), [])
         for place in (base / x for x in wanted for base in (folder, self.root)):
             if os.path.isfile(place):
-                return place, alike, True
+                return [place], alike, True
         wanted = wanted[0]
         near = {*wanted.parts, *folder.parts}
         fits = {x: (comparable(x.name) == comparable(wanted.name), x.name == wanted.name,
                     not any(map(DRAWN.search, x.relative_to(self.root).parts[:-1])),
                     len(near & {*x.parent.parts}), self.split_of(x.parent) == split)
                 for x in alike}
-        best = [x for x in alike if fits[x] == max(fits.values())]
-        if len(best) > 1:
-            self.add_fault(LabelError(
-                'image', f'{folder} has labels for {wanted}, which is {best[0]} or {best[1]}'))
-        return best[0] if best else None, alike, False
+        return [x for x in alike if fits[x] == max(fits.values())], alike, False
 
     def read(self, labels: Sequence[Labels], missing: str = '',
              relative: bool = False) -> List[LabeledImage]:
