@@ -117,9 +117,14 @@ def nearest(name: Any, known: Iterable[str]) -> Optional[str]:
 def hint(words: str, stack: Sequence[FrameType]) -> str:
     """Return a hint, the nearest known name, for a library's error about a key or type.
 
-    For a key of this package in a stock detector the hint is the detector with groups. ``stack``
-    has the frames of the error, the innermost last.
+    For a key of this package in a stock detector the hint is the detector with groups, and for a
+    data set without images what leaves them out. ``stack`` has the frames of the error, the
+    innermost last.
     """
+    if stack and stack[-1].f_code.co_name == '_serialize_data':
+        classes = stack[-1].f_locals['self'].metainfo.get('classes')
+        return (f'; no image is left: correct filter_cfg or metainfo.classes={classes!r:.60}, of '
+                'which the labels may have no object')
     builds = [frame.f_locals for frame in stack if frame.f_code.co_name == 'build_from_cfg']
     built, known = builds[-1].get('obj_cls') if builds else None, set()
     if match := re.search(r"(\w+)[.\w]*\(\) got an unexpected keyword argument '(\w+)'", words):

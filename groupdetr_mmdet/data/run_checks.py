@@ -60,26 +60,19 @@ def leaves(dataset: Any) -> Iterator[Any]:
 
 
 def check_dataset(dataset: Any, model: Any, mode: str) -> None:
-    """Raise a ConfigError without images or for another number of classes.
-
-    Warn of Pascal VOC without an object, and of more objects than queries.
-    """
+    """Raise a ConfigError for another number of classes; warn of no or too many objects."""
     classes = getattr(dataset, 'metainfo', {}).get('classes')
-    first = ', '.join([*map(str, (classes or ())[:5]), '...'][:len(classes or ())])
-    if hasattr(dataset, '__len__') and not len(dataset):
-        raise ConfigError(
-            f'{mode}_dataloader.dataset has no images left: its labels have no object of '
-            f'metainfo.classes ({first}), or filter_cfg leaves out all images; correct one.')
     num_classes = getattr(getattr(model, 'bbox_head', None), 'num_classes', None)
     has_text = hasattr(model, 'language_model')  # its classes are words of a text
     if classes is not None and num_classes not in (None, len(classes)) and not has_text:
         raise ConfigError(
             f'model.bbox_head.num_classes={num_classes}, and {mode}_dataloader has {len(classes)} '
-            f'classes ({first}): correct num_classes, or metainfo.classes of the dataset.')
+            f'classes ({", ".join([*map(str, classes[:5]), "..."][:len(classes)])}): correct '
+            'num_classes, or metainfo.classes of the dataset.')
     if mode == 'train' and isinstance(dataset, XMLDataset) and not any(
             dataset.get_data_info(i)['instances'] for i in range(len(dataset))):
-        warn_once(f'{mode}_dataloader.dataset has no object of metainfo.classes ({first}): every '
-                  'image is background.')
+        warn_once(f'{mode}_dataloader.dataset has no object of metainfo.classes={classes!r:.60}: '
+                  'every image is background.')
     if mode != 'train' and not getattr(dataset, 'test_mode', True):
         warn_once(f'{mode}_dataloader.dataset.test_mode=False leaves out images: set it to True.')
     num_queries, objects = getattr(model, 'num_queries', 0), getattr(dataset, 'most_objects', 0)
