@@ -159,6 +159,7 @@ SAME = {
     'deeper': ('yolo', lambda r: move_into(r, 'mine/photos.v1')),
     'links': ('yolo', move_and_link),
     'hidden files': ('yolo', add_hidden_files),
+    'a folder for evaluation': ('roboflow', lambda r: (r / 'valid').rename(r / 'eval')),
     'COCO elsewhere': ('coco', lambda r: edit_json(r, lambda x: [
         y.update(file_name=f'D:\\data\\{y["file_name"]}') for y in x['images']])),
     'COCO without sizes and areas': ('coco', lambda r: edit_json(r, lambda x: [
@@ -413,6 +414,7 @@ def test_the_suffix_is_that_of_the_real_file(tiny_coco, tmp_path):
      'label files without image, left out: 1, first .*more.txt'),
     ('voc', lambda r: first(r, '*.jpg').unlink(), 'label files without image, left out: 1'),
     ('coco', lambda r: first(r, '*.jpg').unlink(), 'images that are not there, left out: 1'),
+    ('roboflow', lambda r: (r / 'valid').rename(r / 'rest'), 'for no split, used for training: 1'),
     ('labelimg', lambda r: first(r, '*.jpg').write_bytes(first(r, '*.jpg').read_bytes()[:-9]),
      'unreadable images, left out: 1, first .*it is cut short'),
     ('labelimg', lambda r: cv2.imwrite(str(first(r, '*.jpg').with_suffix('.tif')), np.zeros(

@@ -60,7 +60,8 @@ def read_source(source: Source, path: Union[str, Path]) -> Dataset:
         raise ConfigError(
             f'DATA {path} has no labels: add a data.yaml or classes.txt with names and labels of '
             'the images (YOLO), a JSON with images, annotations and categories (COCO), or an XML '
-            'for each image (Pascal VOC); docs/own-data.md converts other formats.')
+            'for each image (Pascal VOC), and unpack archives; docs/own-data.md converts other '
+            'formats.')
     if len(found) > 1:
         names = ' and '.join(str(files[0]) for files in found.values())
         raise ConfigError(f'DATA {path} has labels of several kinds, {names}: name the file that '

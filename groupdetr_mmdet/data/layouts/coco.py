@@ -73,6 +73,8 @@ def choose_files(source: Source, contents: Dict[Path, dict]) -> Dict[str, List[P
         if 'train' in by_split and names[file] <= named:
             source.note('label files with the images of other files, left out', file)
         else:
+            if named:
+                source.note('label files named for no split, used for training', file)
             by_split['train'].append(file)
     return {split: by_split[split] for split in ('train', 'val', 'test') if split in by_split}
 

@@ -16,7 +16,7 @@ from ..annotations import LARGEST
 from ..images import image_size
 
 SPLITS = dict(train='train', training='train', val='val', valid='val', validation='val',
-              test='test', testing='test')
+              eval='val', evaluation='val', minival='val', test='test', testing='test')
 HIDDEN = '.', '__', '@eaDir', '#recycle', '$RECYCLE.BIN', 'lost+found'  # made by systems
 DRAWN = re.compile('annot|label|mask|segment|thumb|vis', re.I)  # folders without photos
 
