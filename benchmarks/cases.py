@@ -128,7 +128,7 @@ def write_as_baseline(model: dict, case: Case) -> None:
 
 
 def share_weights(models: Sequence[nn.Module]) -> None:
-    """Copy the weights of the model with most queries to all models; others keep the first rows.
+    """Copy the weights of the model with most queries to all models, which keep its first rows.
 
     Parameters with rows for each group have group 0 first.
     """

@@ -263,8 +263,8 @@ def train(training: Training, args: argparse.Namespace) -> Dict[str, Any]:
         steps_per_epoch=len(recorder.seconds) / training.cell.epochs, curve=recorder.curve)
 
 
-def wanted(args: argparse.Namespace) -> Iterator[Training]:
-    """The trainings that the arguments name, seed by seed: all cells get their first one soon."""
+def chosen_trainings(args: argparse.Namespace) -> Iterator[Training]:
+    """The trainings that the arguments name, seed by seed: all cells get a first training soon."""
     for seed in args.seeds:
         for study in args.studies:
             for data in (SHAPES, ) if study in ON_SHAPES else args.sets:
@@ -301,7 +301,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    for training in wanted(args):
+    for training in chosen_trainings(args):
         if training.name not in read_results(args.results):
             start = time.time()
             result = train(training, args)

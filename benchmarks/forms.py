@@ -153,7 +153,7 @@ def build(model: ConfigDict) -> nn.Module:
 def differences(model: ConfigDict) -> Dict[str, Optional[Differences]]:
     """Compare a detector with each of ``FORMS``; None where there is no such form.
 
-    Where mmdet has no such detector, the weights come in from one of ours without groups.
+    Where mmdet has no such detector, the weights are of our detector without groups.
     """
     try:
         stock = stock_model(model)

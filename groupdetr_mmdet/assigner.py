@@ -210,8 +210,8 @@ class GroupHungarianAssigner(HungarianAssigner):
     def costs_read_matched_classes_only(self) -> bool:
         """Return whether the match costs depend on the logits of the image's classes alone.
 
-        ``FocalLossCost`` treats each class separately, but computes all of them, ten times too
-        many on COCO. Costs other than mmdet's may use a softmax, and get all classes.
+        ``FocalLossCost`` treats each class separately; computing all classes takes ten times as
+        long on COCO. Other costs than mmdet's get all classes, because they may use a softmax.
         """
         return all(type(cost) in (BBoxL1Cost, IoUCost) or
                    type(cost) is FocalLossCost and not cost.binary_input
@@ -278,8 +278,8 @@ def check_finite(cls_sums: np.ndarray, box_sums: np.ndarray, costs: Sequence[np.
 class OneToManyHungarianAssigner(GroupHungarianAssigner):
     """Match every object with K queries of any group: naive one-to-many assignment.
 
-    An ablation of the paper (Table 7): one-to-one matching with K copies of every object. There
-    are as many pairs as with :class:`GroupHungarianAssigner`, so the loss has the same scale.
+    An ablation of the paper (Table 7): one-to-one matching with K copies of every object. The
+    number of pairs, and so the scale of the loss, is as with :class:`GroupHungarianAssigner`.
     Arguments as for :class:`GroupHungarianAssigner`.
     """
 

@@ -104,7 +104,7 @@ class GroupDINO(GroupDeformableDETR, DINO):
 
     Every group has its own content queries, its own encoder head, which selects its proposals,
     and its own denoising queries. The rows of a group are ``[denoising | matching]``, so the fold
-    is still a reshape, and one mask of a single group serves all.
+    is still a reshape, and all groups share the attention mask of a group.
     """
     head_class = GroupDINOHead
     xavier_modules = ('memory_trans_fc', 'query_embedding')

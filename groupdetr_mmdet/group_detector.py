@@ -160,8 +160,8 @@ class GroupDetector(DecodedGroups):
 
         With K < K' the first groups are kept. With K > K' the groups are repeated with noise,
         because groups with equal rows are matched alike, get equal gradients and stay equal. A
-        tensor whose numbers are all equal gets no noise: the other tensors separate its groups.
-        If all tensors are such, the first gets noise.
+        constant tensor gets no noise, because the other tensors make its groups differ. If all
+        tensors are constant, the first gets noise.
 
         Args:
             saved (dict[str, Tensor]): The checkpoint's tensors, of K' blocks of rows.
@@ -169,8 +169,8 @@ class GroupDetector(DecodedGroups):
             seed (int): Seed of the noise.
 
         Returns:
-            dict[str, Tensor]: Tensors of K blocks, without tensors that have not K' blocks:
-            PyTorch reports the shape of these.
+            dict[str, Tensor]: Tensors of K blocks. A tensor without K' blocks is left out, and
+            PyTorch reports its shape.
 
         Raises:
             ConfigError: If the query embedding has another N or another width.

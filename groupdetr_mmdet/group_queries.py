@@ -59,7 +59,7 @@ class GroupQueries(GroupDetector):
         decoder = dict(decoder)
         layer_options = {name: decoder.pop(name) for name in LAYER_OPTIONS if name in decoder}
         super().__init__(num_queries=num_queries, decoder=decoder, **kwargs)
-        head = self.bbox_head  # sigmoid: a detection of a query in each class; softmax: one
+        head = self.bbox_head  # with a sigmoid a query makes a detection in every class
         self._limit_detections('max_per_img', head.num_classes if head.loss_cls.use_sigmoid else 1)
         for layer in (*self.encoder.layers, *self.decoder.layers):
             fuse_layer(layer)

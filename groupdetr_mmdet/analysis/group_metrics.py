@@ -31,10 +31,12 @@ BEST = 'best'  # as --query-group
 class GroupCocoMetric(CheckedCocoMetric):
     """``CocoMetric`` of every group of queries (the paper's Figure 4).
 
-    Requires ``model.test_cfg.each_group=True``. Arguments as for the parent. The metrics are the
-    parent's of the kept group, and of every group (``group0/bbox_mAP``, ...), their ``median/``
-    and ``spread/`` (largest minus smallest), and ``best_query_group``, the group of the highest
-    AP. The names of files of ``outfile_prefix`` get ``.group0``, ...
+    Requires ``model.test_cfg.each_group=True``. Arguments as for the parent; files of
+    ``outfile_prefix`` get ``.group0``, ... The metrics are
+
+    - the parent's, of the kept group (``bbox_mAP``) and of every group (``group0/bbox_mAP``);
+    - their median and spread, largest minus smallest (``median/bbox_mAP``, ``spread/bbox_mAP``);
+    - ``best_query_group``, the group with the highest AP.
     """
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -103,14 +105,19 @@ def split_groups(metrics: Dict[str, float]) -> List[Dict[str, float]]:
     return [groups[group] for group in sorted(groups)]
 
 
+def metric_title(name: str) -> str:
+    """Return the name of a COCO metric in tables: ``bbox_mAP_50`` -> ``bbox AP50``."""
+    return re.sub('_?mAP_?', ' AP', name).strip()
+
+
 def groups_table(groups: Sequence[Dict[str, float]]) -> List[List[str]]:
     """Make a table of every group's metrics, their median and their spread, header first."""
     columns = [['group', *map(str, range(len(groups))), 'median', 'spread']]
     for name in groups[0]:
         values = [group.get(name, -1.) for group in groups]  # -1: without objects
         spread = -1. if -1 in values else max(values) - min(values)
-        columns.append([name, *('-' if x == -1 else f'{x:.3f}'
-                                for x in (*values, median(values), spread))])
+        cells = ('-' if x == -1 else f'{x:.3f}' for x in (*values, median(values), spread))
+        columns.append([metric_title(name), *cells])
     return [list(row) for row in zip(*columns)]
 
 

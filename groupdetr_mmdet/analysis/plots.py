@@ -22,7 +22,7 @@ SUFFIXES = ('.png', '.svg', '.pdf', '.jpg')  # of pictures
 
 
 def prepare_picture(out_file: str) -> None:
-    """Check ``--out`` before the work for the picture, and make its folder."""
+    """Check ``--out`` and make its folder, before the picture is computed."""
     check_output('--out', out_file, 'a picture', SUFFIXES)
     Path(out_file).parent.mkdir(parents=True, exist_ok=True)
 

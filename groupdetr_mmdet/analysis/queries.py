@@ -90,7 +90,7 @@ def match_queries(model: GroupDetector, decoded: DecodedQueries) -> List[Tensor]
 
 def match_masks(model: GroupMask2Former, logits: Tensor, masks: Tensor,
                 gts: InstanceData) -> Tensor:
-    """Match one image's masks by all pixels (training draws points); see above."""
+    """Match an image's masks by all pixels, as :func:`match_queries`; training draws points."""
     targets = gts.masks.resize(masks.shape[-2:]).to_tensor(masks.dtype, masks.device)
     result = model.panoptic_head.assigner.assign(
         InstanceData(scores=logits, masks=masks), InstanceData(labels=gts.labels, masks=targets))

@@ -26,11 +26,11 @@ from .stock import build_without_memory, one_group, stock_model
 from .transformers import fit_model
 
 COCO_ID_ROWS = (91, 92)  # official heads have a row for every category id, 0 to 90
-LABELS = '.label_embedding.'  # of noisy labels
+LABEL_EMBEDDING = '.label_embedding.'  # of noisy labels
 # Constants of normalization and losses, which our models take from the config.
 NO_WEIGHTS = re.compile(r'(^|\.)pixel_(mean|std)$|^criterion\.|^data_preprocessor\.(mean|std)$')
 OWN_NAMES = ('transformers', 'mmdet', 'ours')  # sources read under mmdet's tensor names
-AVERAGED = ('ema_state', 'ema_model', 'model_ema')  # averaged weights in other codebases
+EMA_KEYS = ('ema_state', 'ema_model', 'model_ema')  # averaged weights in other codebases
 KEPT = 'kept'  # action on a tensor
 
 
@@ -102,15 +102,15 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
         model if noise is None else dict(model, new_group_noise=noise))
     found = find_tensors(checkpoint, target, source, publish, num_queries)
     num_queries = target.num_queries
-    tensors, done, left_out = rename_tensors(found, target)
-    classes_cut = cut_classes(tensors, target, done, found.source)
+    tensors, history, left_out = rename_tensors(found, target)
+    classes_cut = cut_classes(tensors, target, history, found.source)
     saved = {name: tensors[name] for name, _ in target.group_parameters() if name in tensors}
-    groups, wanted = target.count_saved_groups(saved), target.num_query_groups
+    groups, new_groups = target.count_saved_groups(saved), target.num_query_groups
     noise = target.new_group_noise
     if to != 'ours':  # all groups of the file, to choose one
         target = build_without_memory(dict(one_group(model), num_query_groups=groups))
     adapted = target.adapt_groups(saved, dict(num_queries=found.num_queries), seed)
-    how = 'first groups kept' if groups > wanted else f'groups repeated, noise {noise}'
+    how = 'first groups kept' if groups > new_groups else f'groups repeated, noise {noise}'
     if to != 'ours':
         if query_group not in range(groups):
             raise ConfigError(f'--query-group {query_group} is not one of the groups: choose 0 to '
@@ -118,11 +118,11 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
         adapted = {name: x.chunk(groups)[query_group].clone() for name, x in adapted.items()}
         kept = stock_model(model) if to == 'mmdet' else one_group(model)
         how, target = f'group {query_group} kept', build_without_memory(kept)
-    same_groups = to == 'ours' and groups == wanted
+    same_groups = to == 'ours' and groups == new_groups
     for name in adapted:
         tensors[name] = adapted[name]
-        done[name] += [how] * (not same_groups)
-    check_tensors(tensors, done, target, found)
+        history[name] += [how] * (not same_groups)
+    check_tensors(tensors, history, target, found)
     meta = dict(entry_of(checkpoint, 'meta'))
     meta.pop('transformers', None)  # fit_model has used it
     if found.source != to or not same_groups:
@@ -135,7 +135,7 @@ def convert(checkpoint: Any, model: ConfigDict, source: Optional[str] = None, to
     if found.source == 'ours' and same_groups and not publish:
         state = {key: x for key, x in checkpoint.items() if key not in ('state_dict', 'meta')}
     report = describe(found, target, groups, num_queries, classes_cut)
-    actions = [(origin, name, ', '.join(how)) for name, (origin, *how) in done.items()]
+    actions = [(origin, name, ', '.join(how)) for name, (origin, *how) in history.items()]
     return Converted(state_dict, meta, state, report, actions + left_out)
 
 
@@ -154,9 +154,9 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str], aver
     """Find a checkpoint's tensors, with ``averaged`` the averaged weights, and their metadata.
 
     mmengine's ``EMAHook`` puts the averaged weights under ``state_dict`` and the trained weights
-    under ``ema_state_dict``; other codebases put the averaged weights under ``AVERAGED``.
+    under ``ema_state_dict``; other codebases put the averaged weights under ``EMA_KEYS``.
     """
-    keys = AVERAGED * averaged + ('model', 'state_dict')
+    keys = EMA_KEYS * averaged + ('model', 'state_dict')
     entry = next((key for key in keys if entry_of(checkpoint, key)), None)
     tensors = copy_tensors(entry_of(checkpoint, entry) if entry else checkpoint, 'SRC')
     marked, detector = recognize_for(target, tensors, source)
@@ -173,7 +173,7 @@ def find_tensors(checkpoint: Any, target: nn.Module, source: Optional[str], aver
         "by the file's config": cfg.get('num_queries')})
     notes = []
     if averaged:
-        has_any = entry in AVERAGED or 'ema_state_dict' in checkpoint
+        has_any = entry in EMA_KEYS or 'ema_state_dict' in checkpoint
         notes.append('averaged weights (EMA) are taken' if has_any else
                      'the file has no averaged weights (EMA)')
     if args.get('dilation'):
@@ -191,26 +191,26 @@ def recognize_for(target: nn.Module, tensors: Mapping[str, Tensor],
         ConfigError: If they are unknown, or of another detector than ``target``.
     """
     marked, detector = recognize(tensors)
-    wanted = recognize(target.state_dict())[1] or type(target).__name__
+    expected = recognize(target.state_dict())[1] or type(target).__name__
     if not (marked or source):
         raise ConfigError(f'The tensors ({", ".join(list(tensors)[:3])}, ...) have the names of '
                           f'none of {", ".join(SOURCES)}: name the right file, or add --from.')
-    if marked and detector != wanted:
-        raise ConfigError(f'SRC holds a {detector} and CONFIG builds a {wanted}: name a config '
+    if marked and detector != expected:
+        raise ConfigError(f'SRC holds a {detector} and CONFIG builds a {expected}: name a config '
                           f'such as {CONFIGS[detector]}, or another SRC.')
-    return marked, wanted
+    return marked, expected
 
 
-def check_queries(wanted: int, said: Dict[str, Optional[int]]) -> Optional[int]:
-    """Return the first N in ``said``, which has a number or None for each source.
+def check_queries(expected: int, recorded: Dict[str, Optional[int]]) -> Optional[int]:
+    """Return the first N in ``recorded``, which has a number or None for each source.
 
     Raises:
-        ConfigError: If it differs from the config's N, ``wanted``.
+        ConfigError: If it differs from the config's N, ``expected``.
     """
-    by, number = next(((by, x) for by, x in said.items() if x), ('', None))
-    if number not in (None, wanted):
+    by, number = next(((by, x) for by, x in recorded.items() if x), ('', None))
+    if number not in (None, expected):
         raise ConfigError(
-            f'SRC has groups of {number} queries ({by}), CONFIG has model.num_queries={wanted}: '
+            f'SRC has groups of {number} queries ({by}), CONFIG has model.num_queries={expected}: '
             f'add --cfg-options model.num_queries={number}, or the right --num-queries.')
     return number
 
@@ -249,22 +249,22 @@ def rename_tensors(found: Found,
                     for name in target.state_dict())
     rules = [] if found.source in OWN_NAMES else rules_of(
         found.source, found.detector, num_convs, target.decoder.num_layers)
-    tensors, done, left_out = {}, {}, []
+    tensors, history, left_out = {}, {}, []
     for origin, tensor in found.tensors.items():
         name = rename(origin, rules)
         if NO_WEIGHTS.search(origin):
             left_out.append((origin, '-', 'left out, no weight'))
         elif name not in tensors:
-            tensors[name], done[name] = tensor, [origin, 'renamed' if name != origin else KEPT]
+            tensors[name], history[name] = tensor, [origin, 'renamed' if name != origin else KEPT]
         elif torch.equal(tensor, tensors[name]):
             left_out.append((origin, '-', 'left out, held twice'))
         else:
-            raise ConfigError(f'{done[name][0]} and {origin} both become {name}: --from '
+            raise ConfigError(f'{history[name][0]} and {origin} both become {name}: --from '
                               f'{found.source} does not fit the file.')
-    return tensors, done, left_out
+    return tensors, history, left_out
 
 
-def cut_classes(tensors: Dict[str, Tensor], target: nn.Module, done: Dict[str, List[str]],
+def cut_classes(tensors: Dict[str, Tensor], target: nn.Module, history: Dict[str, List[str]],
                 source: str) -> bool:
     """Keep the rows of the 80 categories in layers with a row for every COCO id, in place.
 
@@ -280,13 +280,13 @@ def cut_classes(tensors: Dict[str, Tensor], target: nn.Module, done: Dict[str, L
         name for name in tensors if name in own and CLASS_LAYERS.search(name)]
     for name in layers:
         rows = tensors[name]
-        no_class = LABELS in name and len(own[name]) > num_classes
+        no_class = LABEL_EMBEDDING in name and len(own[name]) > num_classes
         if num_classes == len(COCO_IDS) and len(rows) in COCO_ID_ROWS:
             tensors[name], was_cut = rows[COCO_IDS + [-1] * no_class], True
-        elif LABELS in name:
+        elif LABEL_EMBEDDING in name:
             tensors[name] = rows[:len(own[name])]
         if len(tensors[name]) != len(rows):
-            done[name].append(f'{len(rows)} rows cut to {len(tensors[name])}')
+            history[name].append(f'{len(rows)} rows cut to {len(tensors[name])}')
     saved = count_classes(tensors)
     if saved and num_classes and saved != num_classes:
         raise ConfigError(f'SRC has {saved} classes and CONFIG {num_classes}: set num_classes to '
@@ -295,7 +295,7 @@ def cut_classes(tensors: Dict[str, Tensor], target: nn.Module, done: Dict[str, L
     return was_cut
 
 
-def check_tensors(tensors: Dict[str, Tensor], done: Dict[str, List[str]], target: nn.Module,
+def check_tensors(tensors: Dict[str, Tensor], history: Dict[str, List[str]], target: nn.Module,
                   found: Found) -> None:
     """Check that the tensors are exactly the model's; add missing BatchNorm counters.
 
@@ -307,12 +307,12 @@ def check_tensors(tensors: Dict[str, Tensor], done: Dict[str, List[str]], target
     for name in [x for x in expected if x not in tensors]:
         if name.endswith('.num_batches_tracked'):
             tensors[name] = torch.tensor(0)  # never read: statistics are frozen
-            done[name] = ['-', 'added, zero']
+            history[name] = ['-', 'added, zero']
     differences = {
-        'left over': [done[name][0] for name in tensors if name not in expected],
+        'left over': [history[name][0] for name in tensors if name not in expected],
         'missing': [name for name in expected if name not in tensors],
         'of another shape': [
-            f'{done[name][0]}: {tuple(tensors[name].shape)}, should be {tuple(x.shape)}'
+            f'{history[name][0]}: {tuple(tensors[name].shape)}, should be {tuple(x.shape)}'
             for name, x in expected.items() if name in tensors and x.shape != tensors[name].shape]}
     if any(differences.values()):
         lists = '\n'.join(f'  {len(lines)} {kind}:\n    ' + '\n    '.join(lines)
@@ -323,7 +323,7 @@ def check_tensors(tensors: Dict[str, Tensor], done: Dict[str, List[str]], target
     for name, parameter in target.named_parameters(remove_duplicate=False):
         first = names.setdefault(parameter, name)
         if not torch.equal(tensors[first], tensors[name]):
-            raise ConfigError(f'SRC has different numbers in {first} and {name}, which are one '
+            raise ConfigError(f'SRC has different numbers in {first} and {name}, which share a '
                               'layer in the detector of CONFIG: if SRC refines boxes, set '
                               'model.with_box_refine=True.')
 

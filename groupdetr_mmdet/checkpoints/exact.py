@@ -67,7 +67,7 @@ class ResumableBatchSampler(Sampler):
                 batch_sampler, default_args=dict(sampler=sampler, batch_size=batch_size))
 
     def __len__(self) -> int:
-        """The number of batches of an epoch, also of one that is resumed."""
+        """The number of batches of an epoch, also of a resumed epoch."""
         return len(self.batches)
 
     def __iter__(self) -> Iterator[List[int]]:

@@ -17,7 +17,7 @@ SOURCES = dict(  # source -> its name in reports
 COCO_IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 
 # Codebase, detector and the tensors that identify both; the first matching row counts.
-MARKS = (
+SIGNATURES = (
     ('official', 'DINO', 'transformer.enc_out_bbox_embed.layers.0.weight'),
     ('official', 'DABDeformableDETR', 'refpoint_embed.weight', 'tgt_embed.weight'),
     ('official', 'DNDETR', 'refpoint_embed.weight', 'label_enc.weight'),
@@ -142,7 +142,7 @@ MASK2FORMER = (
 
 def recognize(names: Container[str]) -> Tuple[Optional[str], Optional[str]]:
     """Return codebase and detector by the names of tensors, or (None, None)."""
-    return next(((source, detector) for source, detector, *marks in MARKS
+    return next(((source, detector) for source, detector, *marks in SIGNATURES
                  if all(name in names for name in marks)), (None, None))
 
 

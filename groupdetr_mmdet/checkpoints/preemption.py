@@ -29,8 +29,8 @@ SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1', 'SIGINT')
            if hasattr(signal, name)]
 # Seconds in which a second signal is ignored: `timeout` sends its signal twice, and a launcher
 # forwards it to processes that have received it.
-ECHO, LAUNCHED_ECHO = 0.5, 5.
-BATCHES = 5  # of a validation between the points where several processes agree to stop
+REPEATED, REPEATED_BY_LAUNCHER = 0.5, 5.
+BATCHES_BETWEEN_CHECKS = 5  # of a validation with several processes
 
 
 @HOOKS.register_module()
@@ -72,13 +72,14 @@ class PreemptionHook(Hook):
                 # The signal may have ended workers of the metric's pool, for which the training
                 # would wait for ever. Its state is the state after the last step.
                 self._end(self._runner, self._runner.iter, in_validation=True)
-        elif time.monotonic() - self._since > (LAUNCHED_ECHO if is_distributed() else ECHO):
+        elif time.monotonic() - self._since > (
+                REPEATED_BY_LAUNCHER if is_distributed() else REPEATED):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
     def after_train_iter(self, runner: Runner, **kwargs: Any) -> None:
         """End the run after this step if any process received a signal."""
-        self._end_if_told(runner, runner.iter + 1)
+        self._end_if_signaled(runner, runner.iter + 1)
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Find the number of validation batches that every process has."""
@@ -89,14 +90,14 @@ class PreemptionHook(Hook):
     def after_val_iter(self, runner: Runner, batch_idx: int, **kwargs: Any) -> None:
         """End the run after this batch; several processes agree after some batches."""
         if not is_distributed() or (
-                batch_idx % BATCHES == 0 and batch_idx < self._common_batches):
-            self._end_if_told(runner, runner.iter, in_validation=True)  # iter counts the step
+                batch_idx % BATCHES_BETWEEN_CHECKS == 0 and batch_idx < self._common_batches):
+            self._end_if_signaled(runner, runner.iter, in_validation=True)  # iter counts the step
 
-    def _end_if_told(self, runner: Runner, step: int, in_validation: bool = False) -> None:
-        told = torch.tensor(self.received or 0)
-        all_reduce(told, 'max')
-        if told:
-            self.received = int(told)
+    def _end_if_signaled(self, runner: Runner, step: int, in_validation: bool = False) -> None:
+        received = torch.tensor(self.received or 0)
+        all_reduce(received, 'max')
+        if received:
+            self.received = int(received)
             self._end(runner, step, in_validation)
 
     def _end(self, runner: Runner, step: int, in_validation: bool) -> None:

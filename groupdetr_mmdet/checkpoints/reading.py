@@ -38,7 +38,7 @@ READS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6.0')
 PLAIN_CLASSES = [argparse.Namespace, np.ndarray, np.dtype,
                  *{type(np.dtype(kind)) for kind in '?bhilqBHILQefdgFDGSUMm'}]
 # Text before the name of a refused class in errors of `torch.load`.
-REFUSED = r"(?:GLOBAL|[Uu]nsupported class|but got <class|read the attribute) '?([\w.]+)"
+UNSAFE_CLASS = r"(?:GLOBAL|[Uu]nsupported class|but got <class|read the attribute) '?([\w.]+)"
 
 
 def read_checkpoint(path: Union[str, Path], trust_pickle: bool = False) -> Any:
@@ -117,7 +117,7 @@ def load_from_zoo(name: str, map_location: Any = None) -> Any:
 
 
 def torchvision_models() -> Dict[str, str]:
-    """Return the addresses of torchvision's weights, without torchvision from mmengine's list."""
+    """Return the addresses of torchvision's weights, or mmengine's list without torchvision."""
     if importlib.util.find_spec('torchvision') is not None:
         return checkpoint.get_torchvision_models()
     return mmengine.load(Path(mmengine.__path__[0], 'hub', 'torchvision_0.12.json'))
@@ -209,10 +209,10 @@ def readable(path: str) -> Iterator[None]:
     except (MemoryError, torch.cuda.OutOfMemoryError, ImportError):
         raise
     except Exception as error:  # an invalid pickle can raise any error
-        wanted = re.search(REFUSED, str(error))
-        if wanted and isinstance(error, pickle.UnpicklingError):
+        unsafe = re.search(UNSAFE_CLASS, str(error))
+        if unsafe and isinstance(error, pickle.UnpicklingError):
             raise ConfigError(
-                f'{path} asks for {wanted[1]}, which could run any code: get the weights alone, '
+                f'{path} asks for {unsafe[1]}, which could run any code: get the weights alone, '
                 'or, if you trust who made the file, pass --trust-pickle to groupdetr '
                 'convert.') from error
         raise ConfigError(f'{path} cannot be read as a checkpoint ({first_line(error)}): it is '

@@ -12,9 +12,9 @@ from ..errors import ConfigError
 from ..ops.recompute import LAYER_OPTIONS
 from ..registry import SCOPE
 
-WIDTH = 256  # fixed in mmdet's ConditionalDETR and two-stage detectors
+STOCK_WIDTH = 256  # fixed in mmdet's ConditionalDETR and two-stage detectors
 OUR_KEYS = ('separate_self_attn', 'new_group_noise', 'train_cfg')
-ANYWHERE = ('init_cfg', 'num_query_groups')  # keys to remove at any depth
+REMOVED_KEYS = ('init_cfg', 'num_query_groups')  # keys to remove at any depth
 REGISTRIES = (MODELS, DATASETS, TRANSFORMS, METRICS)
 KEPT_KEYS = ('test_dataloader', 'test_evaluator', 'test_cfg', 'env_cfg', 'visualizer',
              'vis_backends', 'tta_model', 'tta_pipeline', 'log_level')  # beside the model
@@ -34,16 +34,16 @@ def stock_model(model: ConfigDict) -> ConfigDict:
     stock['test_cfg'] = {key: value for key, value in detector.test_cfg.items()
                          if key not in ('query_group', 'each_group')}
     fixed_width = stock['type'] in ('DINO', 'ConditionalDETR') or stock.get('as_two_stage')
-    if fixed_width and detector.embed_dims != WIDTH:
+    if fixed_width and detector.embed_dims != STOCK_WIDTH:
         raise ConfigError(f'--to mmdet: the model has {detector.embed_dims} channels, and the '
-                          f'stock {stock["type"]} runs with {WIDTH} only: keep --to ours.')
+                          f'stock {stock["type"]} runs with {STOCK_WIDTH} only: keep --to ours.')
     return ConfigDict(stock)
 
 
 def with_stock_loss(model: Mapping) -> Dict[str, Any]:
     """Copy a model's config, with mmdet's focal loss in the place of a loss of ours."""
     head = model.get('bbox_head') or {}
-    if class_of_ours((head.get('loss_cls') or {}).get('type')) is None:
+    if own_class((head.get('loss_cls') or {}).get('type')) is None:
         return dict(model)
     return dict(model, bbox_head=dict(head, loss_cls=dict(type='FocalLoss', use_sigmoid=True)))
 
@@ -69,7 +69,7 @@ def build_without_memory(model: Mapping) -> nn.Module:
 
 
 def with_parents(cfg: Any) -> Any:
-    """Copy a config without the keys ``ANYWHERE``, and with mmdet's classes instead of ours.
+    """Copy a config without the keys ``REMOVED_KEYS``, and with mmdet's classes instead of ours.
 
     Raises:
         ConfigError: If mmdet has no such class.
@@ -79,18 +79,18 @@ def with_parents(cfg: Any) -> Any:
     if not isinstance(cfg, dict):
         return cfg
     copied = {key: with_parents(value) for key, value in cfg.items()
-              if key not in ANYWHERE and (key, value) != ('_scope_', SCOPE)}
-    ours = class_of_ours(cfg.get('type'))
+              if key not in REMOVED_KEYS and (key, value) != ('_scope_', SCOPE)}
+    ours = own_class(cfg.get('type'))
     if ours is None:
         return copied
-    parent = next(x for x in ours.__mro__ if class_of_ours(x) is None)
+    parent = next(x for x in ours.__mro__ if own_class(x) is None)
     if MODELS.get(ours.__name__) is ours and ours.__name__ != f'Group{parent.__name__}':
         raise ConfigError(f'--to mmdet: mmdet has no class for {ours.__name__}: '
                           'keep --to ours.')
     return dict(copied, type=parent.__name__)
 
 
-def class_of_ours(name: Any) -> Optional[type]:
+def own_class(name: Any) -> Optional[type]:
     """Return a class by name, or the class itself, if it is of this package, else None."""
     found = [name, *(x.get(name) for x in REGISTRIES if isinstance(name, str) and name)]
     return next((x for x in found

@@ -24,9 +24,10 @@ WEIGHTS = ('model.safetensors', 'pytorch_model.bin')  # or an index of several f
 INDEX = '.index.json'
 KINDS = {'conditional_detr': 'ConditionalDETR', 'dab-detr': 'DABDETR',
          'deformable_detr': 'DeformableDETR', 'mask2former': 'Mask2Former'}  # of `model_type`
-# Settings without a tensor, which must equal the model's.
-UNSEEN = ('encoder_attention_heads', 'decoder_attention_heads', 'num_attention_heads',
-          'activation_function', 'temperature_height', 'dilation')
+# Must equal the model's.
+SETTINGS_WITHOUT_TENSOR = (
+    'encoder_attention_heads', 'decoder_attention_heads', 'num_attention_heads',
+    'activation_function', 'temperature_height', 'dilation')
 LOSS_WEIGHTS = 'criterion.empty_weight'  # of Mask2Former's classes
 FIRST_CONV = 'backbone.conv1.weight'
 
@@ -157,7 +158,7 @@ def fit_model(state_dict: Mapping[str, Tensor], model: nn.Module,
     """
     from .transformers_out import settings_of
     for key, x in settings_of(model, recognize(model.state_dict())[1]).items():
-        if key in UNSEEN and config.get(key) not in (None, x):
+        if key in SETTINGS_WITHOUT_TENSOR and config.get(key) not in (None, x):
             raise ConfigError(f'The folder of transformers has {key}={config[key]!r} in {CONFIG}, '
                               f'and the model of CONFIG has {x!r}: change the model.')
     fitted = in_order_of(model, state_dict)

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from .names import recognize, rename
 from .transformers import FIRST_CONV, KINDS, LOSS_WEIGHTS, WEIGHTS, in_order_of, rules_for
 
-CLASSES = {  # of transformers, by the detectors' names in `names.MARKS`
+CLASSES = {  # of transformers, by the detectors' names in `names.SIGNATURES`
     'ConditionalDETR': 'ConditionalDetr', 'DABDETR': 'DabDetr', 'DeformableDETR': 'DeformableDetr',
     'two-stage DeformableDETR': 'DeformableDetr', 'Mask2Former': 'Mask2Former'}
 PROCESSORS = dict(DabDetr='ConditionalDetr')  # detectors that use another image processor

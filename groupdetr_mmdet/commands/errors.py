@@ -29,16 +29,16 @@ from ..config import hint, iter_dicts
 from ..errors import ConfigError, first_line
 from ..training.processes import launched_rank
 
-ERROR, INTERRUPTED, UNREAD = 2, 130, 141  # statuses; as shells report Ctrl+C and SIGPIPE
+ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # statuses; as shells report Ctrl+C and SIGPIPE
 TRACEBACK = 'GROUPDETR_TRACEBACK'  # environment variable: 1 prints the traceback above the line
-TOLD = 'GROUPDETR_TOLD'  # environment variable: file that the first process to print makes
+FIRST_ERROR = 'GROUPDETR_FIRST_ERROR'  # environment variable: file of the first error's process
 LIBRARIES = {'groupdetr_mmdet', 'site-packages', 'dist-packages', 'mmengine', 'mmcv', 'mmdet'}
 STDLIB = sysconfig.get_path('stdlib')
-BEGINNINGS = {'build_from_cfg', 'build_runner', 'load_config', 'load_inference_config',
-              'load_trained', 'start_run'}  # functions before the first step
+SETUP_FUNCTIONS = {'build_from_cfg', 'build_runner', 'load_config', 'load_inference_config',
+                   'load_trained', 'start_run'}  # functions before the first step
 MEMORY = ('The memory is full ({}): lower train_dataloader.batch_size, model.num_query_groups or '
           'the image scale, or set model.decoder.num_cp.')
-EVERY_DAY = (  # class, pattern of the message, line; {} is the first line of the message
+COMMON_ERRORS = (  # class, pattern of the message, line; {} is the first line of the message
     (Exception, f'EADDRINUSE|{os.strerror(errno.EADDRINUSE)}', 'The port of the launcher is in '
      'use, perhaps by another run: set PORT (or MASTER_PORT, --master_port) to another port.'),
     ((torch.cuda.OutOfMemoryError, MemoryError), '', MEMORY),
@@ -59,21 +59,21 @@ def end_in_one_line(command: Callable[[], None]) -> None:
         command()
         sys.stdout.flush()
     except KeyboardInterrupt:
-        if tells_first():
+        if is_first_error():
             print('interrupted', file=sys.stderr)
         end(INTERRUPTED)
     except BrokenPipeError:
-        end(UNREAD)
+        end(BROKEN_PIPE)
     except Exception as error:
         line = one_line(error)
         if line is None:
             raise
         keep_traceback(error)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # let the launcher end this process
-        rank = 0 if TOLD in os.environ else launched_rank()
+        rank = 0 if FIRST_ERROR in os.environ else launched_rank()
         # Wait, so that the process with the cause prints first, and the launcher ends this one.
         time.sleep(30 if lost_peer(error) else 10 + min(rank, 20) / 2 if rank else 0)
-        if tells_first():
+        if is_first_error():
             print('error:', line, file=sys.stderr, flush=True)
         end(ERROR)
 
@@ -98,10 +98,10 @@ def keep_traceback(error: Exception) -> None:
             handler.handle(logging.makeLogRecord(dict(msg=text, levelname='ERROR')))
 
 
-def tells_first() -> bool:
+def is_first_error() -> bool:
     """Return whether this is the first process of its launcher to print an error."""
     try:
-        os.close(os.open(os.environ[TOLD], os.O_CREAT | os.O_EXCL))
+        os.close(os.open(os.environ[FIRST_ERROR], os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return False
     except (KeyError, OSError):  # no launcher, or the launcher has ended
@@ -120,9 +120,9 @@ def one_line(error: BaseException) -> Optional[str]:
         line = (f'Another process of this run has ended or hangs ({first}): its error is above; '
                 'continue by --resume.')
     else:
-        lines = (line.format(first) for kind, text, line in EVERY_DAY
+        lines = (line.format(first) for kind, text, line in COMMON_ERRORS
                  if isinstance(error, kind) and re.search(text, str(error)))
-        line = next(lines, None) or refusal(error)
+        line = next(lines, None) or setup_error(error)
     return line and ' '.join(line.split())
 
 
@@ -135,7 +135,7 @@ def lost_peer(error: BaseException) -> bool:
         isinstance(error, RuntimeError) and in_dist and bool(re.search(PEER_LOST, str(error))))
 
 
-def refusal(error: BaseException) -> Optional[str]:
+def setup_error(error: BaseException) -> Optional[str]:
     """Return the line for a library's error before the first step, None for other errors.
 
     The line begins with the part of the config that was being built.
@@ -149,7 +149,7 @@ def refusal(error: BaseException) -> Optional[str]:
     words = text.strip().splitlines()[-1] if in_worker else first_line(error)
     if isinstance(error, (KeyError, AttributeError)) and not in_worker:
         words = f'{type(error).__name__}: {words}'.partition('. Please check')[0]
-    part = part_of(stack)
+    part = config_part(stack)
     return f'{part}{": " * bool(part)}{words}{hint(words, stack)}; {TRACEBACK}=1 shows where.'
 
 
@@ -170,10 +170,10 @@ def has_stepped(error: BaseException, stack: List[FrameType]) -> bool:
     if runner is not None:
         return getattr(runner, 'has_stepped', False)
     is_path = isinstance(error, OSError) and error.filename
-    return not is_path and not BEGINNINGS & {frame.f_code.co_name for frame in stack}
+    return not is_path and not SETUP_FUNCTIONS & {frame.f_code.co_name for frame in stack}
 
 
-def part_of(stack: List[FrameType]) -> str:
+def config_part(stack: List[FrameType]) -> str:
     """Return the config key of the part that was being built or run, '' if unknown."""
     runner, calls = runner_of(stack), {frame.f_code.co_name for frame in stack}
     configs = (x for frame in stack for x in frame.f_locals.values() if isinstance(x, Config))

@@ -10,7 +10,7 @@ from mmengine.dist import is_main_process
 
 from ..io import check_output, check_path
 from ..analysis.group_metrics import (draw_groups, evaluate_each_group, groups_table,
-                                      record_groups, split_groups)
+                                      metric_title, record_groups, split_groups)
 from ..analysis.plots import save_picture
 from ..training.options import augment_test
 from ..training.progress import shown_runner
@@ -75,7 +75,7 @@ def show(metrics: Dict[str, float]) -> None:
             of_class = name.endswith('_precision')  # CLASS_precision; else bbox_mAP_50
             row, _, column = name.rpartition('_') if of_class else name.partition('_')
             row = f'{prefix}/{row}' if len(prefixes) > 1 else row
-            table.setdefault(row, {})[column.replace('mAP', 'AP')] = value
+            table.setdefault(row, {})[metric_title(column)] = value
         columns = list(dict.fromkeys(column for row in table.values() for column in row))
         header = ['', *columns]
         rows = [[name, *(number(row.get(column)) for column in columns)]

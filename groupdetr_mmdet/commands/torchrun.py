@@ -16,14 +16,14 @@ from torch.distributed.run import main
 
 from ..checkpoints.preemption import STOPPED_STATUS
 from ..errors import ConfigError, first_line
-from .errors import ERROR, INTERRUPTED, TOLD, end_in_one_line
+from .errors import ERROR, FIRST_ERROR, INTERRUPTED, end_in_one_line
 
 
 def run() -> None:
     """Run the processes; only the first process with an error prints it."""
     logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix='groupdetr-') as folder:
-        os.environ[TOLD] = str(Path(folder, 'told'))
+        os.environ[FIRST_ERROR] = str(Path(folder, 'reported'))
         try:
             main()
         except (ValueError, AssertionError) as error:
@@ -40,7 +40,7 @@ if __name__ == '__main__':
         sys.exit(INTERRUPTED if stop.sigval == signal.SIGINT else STOPPED_STATUS)
     except ChildFailedError as error:
         statuses = {failure.exitcode for failure in error.failures.values()}
-        told = statuses & {ERROR, STOPPED_STATUS, INTERRUPTED}
-        if not told:
+        reported = statuses & {ERROR, STOPPED_STATUS, INTERRUPTED}
+        if not reported:
             raise
-        sys.exit(min(told))
+        sys.exit(min(reported))

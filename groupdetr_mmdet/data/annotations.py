@@ -32,8 +32,8 @@ FIELDS = {  # part of the file -> required fields, each with its description and
                         iscrowd=('0, or 1 for a crowd', lambda x: x in (0, 1, None))),
     'categories': dict(id=ID, name=TEXT),
 }
-LARGEST = 10  # of a box, relative to its image: no annotation tool draws a wider box
-LEFT, COUNTED = '; they are left out', '; they count, as pycocotools counts them'
+LARGEST_BOX = 10  # of a box, relative to its image: no annotation tool draws a wider box
+LEFT_OUT, COUNTED = '; they are left out', '; they count, as pycocotools counts them'
 NO_MASK = 'have no segmentation'
 NO_POLYGON = 'have a segmentation without a polygon of at least three corners'
 NO_RLE = 'have a segmentation that is neither polygons nor an RLE of the pixels of its image'
@@ -146,12 +146,12 @@ def box_faults(boxes: np.ndarray, areas: np.ndarray, sizes: np.ndarray,
     """
     starts, extents = boxes[:, :2], boxes[:, 2:]
     inside = np.minimum(starts + extents, sizes) - np.maximum(starts, 0)
-    effect = COUNTED if scored else LEFT
-    yield Fault('belong to no image of the file', np.isnan(sizes[:, 0]), effect=LEFT)
-    yield Fault('have a bbox with NaN', np.isnan(boxes).any(1), scored, LEFT)
+    effect = COUNTED if scored else LEFT_OUT
+    yield Fault('belong to no image of the file', np.isnan(sizes[:, 0]), effect=LEFT_OUT)
+    yield Fault('have a bbox with NaN', np.isnan(boxes).any(1), scored, LEFT_OUT)
     yield Fault('have an infinite bbox', np.isinf(boxes).any(1), True)
-    yield Fault(f'have a bbox more than {LARGEST} times as wide or high as their image',
-                (np.abs(extents) > LARGEST * sizes).any(1), not scored, effect)
+    yield Fault(f'have a bbox more than {LARGEST_BOX} times as wide or high as their image',
+                (np.abs(extents) > LARGEST_BOX * sizes).any(1), not scored, effect)
     yield Fault('have a bbox without width or height', (extents <= 0).any(1), effect=effect)
     yield Fault('have a bbox outside of their image', (inside <= 0).any(1), effect=effect)
     yield Fault('have an area of 0 or below, or NaN', ~(areas > 0) if scored else areas <= 0,
@@ -167,7 +167,7 @@ def mask_faults(annotations: Sequence[dict], sizes: np.ndarray, scored: bool) ->
     kinds = np.array([mask_fault(x.get('segmentation'), height, width)
                       for x, (width, height) in zip(annotations, sizes)])
     kinds[np.isnan(sizes[:, 0])] = ''  # of no image
-    return [Fault(kind, kinds == kind, scored or kind != NO_POLYGON, LEFT)
+    return [Fault(kind, kinds == kind, scored or kind != NO_POLYGON, LEFT_OUT)
             for kind in (NO_MASK, NO_POLYGON, NO_RLE)]
 
 

@@ -113,7 +113,7 @@ class CheckedCocoDataset(CocoDataset):
                 f'{"score" if self.test_mode else "train on"}: {usable} of '
                 f'{len(self.data_list)} images have a usable box (of a class in metainfo.classes, '
                 f'no crowd, inside the image, of a pixel or more), and filter_cfg='
-                f'{self.filter_cfg} leaves {len(left)} images: correct one of them.')
+                f'{self.filter_cfg} leaves {len(left)} images: correct the file or filter_cfg.')
         return left
 
 

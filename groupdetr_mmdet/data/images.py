@@ -14,10 +14,10 @@ from PIL import ExifTags, Image
 from ..errors import ConfigError, warn_once
 from ..io import irregular
 
-ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND\xae\x42\x60\x82'}  # of JPEG and PNG files
-TURNED = range(5, 9)  # EXIF orientations that exchange width and height
-PROBED = 200  # training images whose headers are read before the first step
-DECODED = 8  # images decoded before the first step
+END_MARKERS = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND\xae\x42\x60\x82'}  # JPEG, PNG
+ROTATED = range(5, 9)  # EXIF orientations that exchange width and height
+NUM_HEADERS = 200  # training images whose headers are read before the first step
+NUM_DECODED = 8  # images decoded before the first step
 
 
 @TRANSFORMS.register_module()
@@ -79,7 +79,7 @@ def check_whole(path: str) -> None:
     if not osp.isfile(path):
         return
     with open(path, 'rb') as file:
-        if not (end := ENDS.get(file.read(2))):
+        if not (end := END_MARKERS.get(file.read(2))):
             return
         file.seek(-len(end), os.SEEK_END)
         if file.read() == end:
@@ -122,7 +122,7 @@ def check_files(images: Sequence[dict], ann_file: str, pipeline: Compose, every:
     images = [image for image in images if '://' not in image['img_path']]
     paths = [image['img_path'] for image in images]
     check_presence(paths, ann_file, loader.ignore_empty)
-    for image in images[::1 if every else max(1, len(images) // PROBED)]:
+    for image in images[::1 if every else max(1, len(images) // NUM_HEADERS)]:
         try:
             listed = image['width'], image['height']
             check_size(image, image_size(image['img_path'], loader, listed))
@@ -130,7 +130,7 @@ def check_files(images: Sequence[dict], ann_file: str, pipeline: Compose, every:
             if not loader.ignore_empty:
                 raise unreadable(image['img_path'], error) from error
     if loader.imdecode_backend == 'cv2' and loader.color_type != 'unchanged':
-        check_depth(paths[::max(1, len(images) // DECODED)], ann_file)
+        check_depth(paths[::max(1, len(images) // NUM_DECODED)], ann_file)
 
 
 def check_presence(paths: Sequence[str], ann_file: str, ignore_empty: bool) -> None:
@@ -176,10 +176,10 @@ def header_size(path: str, loader: LoadImageFromFile) -> Tuple[int, int]:
         if image.format == 'TIFF' or loader.imdecode_backend not in (None, 'cv2', 'pillow') or \
                 loader.color_type not in ('color', 'grayscale'):
             orientation = 1  # Pillow has already turned the size of a TIFF
-    if orientation in (2, 3, 4) or orientation in TURNED and image.width == image.height:
+    if orientation in (2, 3, 4) or orientation in ROTATED and image.width == image.height:
         warn_once(f'Image {path} is turned by its EXIF data when it is read: its boxes must be '
                   'boxes of the turned image.')
-    return image.size[::-1] if orientation in TURNED else image.size
+    return image.size[::-1] if orientation in ROTATED else image.size
 
 
 def check_depth(paths: Sequence[str], ann_file: str) -> None:

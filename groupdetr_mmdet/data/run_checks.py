@@ -11,7 +11,7 @@ from mmengine.runner import BaseLoop, Runner
 from ..compat import unwrapped
 from ..errors import ConfigError, warn_once
 
-COMPARED = 100  # images of a data set to look up in the annotations of the metric
+NUM_COMPARED = 100  # images of a data set to look up in the annotations of the metric
 
 
 @HOOKS.register_module()
@@ -89,7 +89,7 @@ def check_compared(metric: Any, dataset: Any, mode: str) -> None:
     if hasattr(metric, 'label_categories') and metric.dataset_meta:
         metric.label_categories()
     for part in () if metric.format_only else leaves(dataset):
-        for index in range(min(len(part), COMPARED) if hasattr(part, 'get_data_info') else 0):
+        for index in range(min(len(part), NUM_COMPARED) if hasattr(part, 'get_data_info') else 0):
             sample = part.get_data_info(index)
             known = coco.imgs.get(sample.get('img_id'))
             path = Path(sample['img_path'])

@@ -19,7 +19,7 @@ from ..errors import ConfigError
 CLASSES = ('circle', 'square', 'triangle', 'star')
 SPLITS = ('train', 'val')
 VERSION = 1  # increment it if images of the same settings change
-LEAST = dict(num_train=1, num_val=1, size=32, seed=0)
+MINIMUM = dict(num_train=1, num_val=1, size=32, seed=0)
 
 
 def outline(label: int, center: np.ndarray, radius: float, angle: float) -> np.ndarray:
@@ -117,7 +117,7 @@ def make_shapes(root: str, num_train: int = 2000, num_val: int = 300, size: int 
     """
     root = Path(root)
     settings = dict(version=VERSION, num_train=num_train, num_val=num_val, size=size, seed=seed)
-    for name, least in LEAST.items():
+    for name, least in MINIMUM.items():
         if settings[name] < least:
             option = name.replace('_', '-')
             raise ConfigError(f'--{option} {settings[name]} must be at least {least}.')

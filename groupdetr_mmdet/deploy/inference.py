@@ -147,21 +147,21 @@ class Inferencer(DetInferencer):
 
 def filtered(instances: InstanceData, score_thr: float, labels: Sequence[int]) -> InstanceData:
     """Keep detections of ``labels`` with scores of at least ``score_thr``."""
-    wanted = torch.isin(instances.labels, instances.labels.new_tensor(labels))
-    return instances[wanted & (instances.scores >= score_thr)]
+    chosen = torch.isin(instances.labels, instances.labels.new_tensor(labels))
+    return instances[chosen & (instances.scores >= score_thr)]
 
 
-def find_labels(wanted: Sequence[str], classes: Sequence[str]) -> List[int]:
+def find_labels(names: Sequence[str], classes: Sequence[str]) -> List[int]:
     """Return the labels of class names, all labels without names.
 
     Raises:
         ConfigError: If a name is unknown.
     """
-    unknown = [name for name in wanted if name not in classes]
+    unknown = [name for name in names if name not in classes]
     if unknown:
         raise ConfigError(f'--classes {unknown[0]} is not one of the classes: choose from '
                           f'{", ".join(classes)}.')
-    return [classes.index(name) for name in wanted] or list(range(len(classes)))
+    return [classes.index(name) for name in names] or list(range(len(classes)))
 
 
 class CocoIds:

@@ -20,7 +20,8 @@ from .runner import build_runner
 
 WINDOW = 50  # steps to average the loss over
 # Warnings at every start: for each frozen parameter, and of deprecated names in mmengine
-ROUTINE = re.compile('is skipped since its requires_grad=False|will be deprecated in future')
+ROUTINE_WARNINGS = re.compile(
+    'is skipped since its requires_grad=False|will be deprecated in future')
 LIBRARIES = {'groupdetr_mmdet', 'mmengine', 'mmcv', 'mmdet', 'pycocotools', 'torch'}
 
 
@@ -34,7 +35,7 @@ class QuietRunner(Runner):
             if type(handler) is logging.StreamHandler:
                 handler.setStream(sys.stdout.shown)
                 handler.setLevel(logging.WARNING)
-                handler.addFilter(lambda record: not ROUTINE.search(record.getMessage()))
+                handler.addFilter(lambda record: not ROUTINE_WARNINGS.search(record.getMessage()))
         return logger
 
 

@@ -34,7 +34,7 @@ TYPES = {  # type in a config -> type in the run
                                     (EpochBasedTrainLoop, 'ResumableTrainLoop'))
     for name in (theirs, *(f'{scope}{theirs.__name__}' for scope in ('', 'mmdet.', 'mmengine.')))}
 METRICS = 'CheckedCocoMetric', 'GroupCocoMetric', 'mmdet.GroupCocoMetric'
-FROZEN = 600  # seconds until a run ends if a process hangs
+HANG_TIMEOUT = 600  # seconds until a run ends if a process hangs
 
 
 class RunConfig(Config):
@@ -77,7 +77,7 @@ def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
     cfg = cfg if isinstance(cfg, RunConfig) else RunConfig(cfg)
     check_data(cfg)
     dist_cfg = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', dict(backend='nccl'))
-    dist_cfg.setdefault('timeout', FROZEN)
+    dist_cfg.setdefault('timeout', HANG_TIMEOUT)
     if cfg.get('launcher', 'none') != 'none' and get_device() == 'cpu':
         use_gloo(cfg, dist_cfg)
     if cfg.get('train_cfg'):

@@ -79,7 +79,7 @@ def test_a_user_s_prints_are_shown_and_those_of_libraries_logged():
 def test_a_terminal_shows_a_test_by_a_bar_and_a_table(trained):
     config, work_dir, _ = trained
     text = run_in_terminal('test', config, 'best', '--work-dir', work_dir)
-    assert 'testing' in text and '2/2' in text and 'AP_50' in text
+    assert 'testing' in text and '2/2' in text and 'AP50' in text
     assert 'Epoch(test)' not in text and 'creating index' not in text
 
 

@@ -325,7 +325,7 @@ FAULTS = {
     'names in dicts': ('yolo', lambda r: set_yaml(r, names=[{0: 'red'}, {1: 'green'}]),
                        'must be a list of the names'),
     'two exports': ('yolo', lambda r: move_into(r, 'a') or shutil.copytree(r / 'a', r / 'b'),
-                    'a/data.yaml and .*b/data.yaml: name the one that counts'),
+                    'a/data.yaml and .*b/data.yaml: name the right file'),
     'no such images': ('yolo', lambda r: [x.rename(x.with_suffix('.heic'))
                                           for x in r.glob('train/*/*.jpg')],
                        'no image to train on .*folders without an image: 1.*end in .jpg'),

@@ -12,7 +12,7 @@ from mmdet.registry import MODELS, TRANSFORMS
 from running import run_tool
 from tiny import tiny_config
 
-from groupdetr_mmdet.commands.errors import TOLD, TRACEBACK, end_in_one_line, one_line
+from groupdetr_mmdet.commands.errors import FIRST_ERROR, TRACEBACK, end_in_one_line, one_line
 from groupdetr_mmdet.errors import ConfigError
 
 
@@ -99,7 +99,7 @@ def test_the_log_has_the_traceback(tiny_config_file, tmp_path, last_error):
 
 def test_of_several_processes_one_tells_and_its_traceback_on_request(tmp_path, monkeypatch,
                                                                      capsys):
-    monkeypatch.setenv(TOLD, str(tmp_path / 'told'))
+    monkeypatch.setenv(FIRST_ERROR, str(tmp_path / 'reported'))
     for rank in '10':
         monkeypatch.setenv('RANK', rank)
         with pytest.raises(SystemExit, match='2'):

@@ -16,14 +16,14 @@ from .common import (Dataset, LabelError, LabeledBox, LabeledImage, Labels, Sour
 PARTS = dict(images=['id'], annotations=[], categories=['id', 'name'])  # required keys
 IDS = 'id', 'image_id', 'category_id'
 KEYS = *IDS, 'supercategory'  # must be hashable
-# A JSON object with such a key, also a truncated one, after byte order marks or blanks.
-START = rb'\A[\xef\xbb\xbf\xff\xfe \t\r\n]*\{[\s\S]*"(images|annotations)"'
+# A JSON object, whole or truncated, with a key of COCO, after byte order marks or blanks.
+COCO_START = rb'\A[\xef\xbb\xbf\xff\xfe \t\r\n]*\{[\s\S]*"(images|annotations)"'
 
 
 def find(source: Source) -> List[Path]:
     """Find JSON files with images, annotations and categories."""
     return [file for file in source.label_files('*.json')
-            if file == source.only or has_pattern(file, START)]
+            if file == source.only or has_pattern(file, COCO_START)]
 
 
 def read(source: Source, files: List[Path]) -> Dataset:

@@ -12,13 +12,13 @@ from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from rich.progress import track
 
 from ...errors import ConfigError
-from ..annotations import LARGEST
+from ..annotations import LARGEST_BOX
 from ..images import image_size
 
 SPLITS = dict(train='train', training='train', val='val', valid='val', validation='val',
               eval='val', evaluation='val', minival='val', test='test', testing='test')
 HIDDEN = '.', '__', '@eaDir', '#recycle', '$RECYCLE.BIN', 'lost+found'  # made by systems
-DRAWN = re.compile('annot|label|mask|segment|thumb|vis', re.I)  # folders without photos
+NOT_PHOTOS = re.compile('annot|label|mask|segment|thumb|vis', re.I)  # folders without photos
 
 
 class LabelError(ConfigError):
@@ -164,7 +164,7 @@ class Source:
         wanted = wanted[0]
         near = {*wanted.parts, *folder.parts}
         fits = {x: (comparable(x.name) == comparable(wanted.name), x.name == wanted.name,
-                    not any(map(DRAWN.search, x.relative_to(self.root).parts[:-1])),
+                    not any(map(NOT_PHOTOS.search, x.relative_to(self.root).parts[:-1])),
                     len(near & {*x.parent.parts}), self.split_of(x.parent) == split)
                 for x in alike}
         return [x for x in alike if fits[x] == max(fits.values())], alike, False
@@ -223,8 +223,8 @@ class Source:
         extent = xyxy[2] - xyxy[0], xyxy[3] - xyxy[1]
         fault = next((what for what, is_so in (
             ('that is not finite', not all(map(math.isfinite, xyxy))),
-            (f'more than {LARGEST} times as wide or high as its image',
-             any(x > LARGEST * n for x, n in zip(extent, size))),
+            (f'more than {LARGEST_BOX} times as wide or high as its image',
+             any(x > LARGEST_BOX * n for x, n in zip(extent, size))),
             ('with swapped corners', min(extent) < 0)) if is_so), None)
         if fault:
             raise LabelError(fault, f'{box.place} has a box {fault} (left, top, right, bottom: '

@@ -11,7 +11,7 @@ from .common import (SPLITS, Dataset, LabelError, LabeledBox, LabeledImage, Labe
 
 
 def find(source: Source) -> List[Path]:
-    """Find XML files of annotations anywhere in the folder, also if the source is one XML."""
+    """Find XML files of annotations anywhere in the folder; the source may be an XML file."""
     if source.only and source.only.suffix.lower() != '.xml':
         return []
     return [file for file in source.files

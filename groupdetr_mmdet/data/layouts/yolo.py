@@ -29,7 +29,7 @@ def find(source: Source) -> List[Path]:
 
 
 def names_classes(file: Path) -> bool:
-    """Return whether a YAML file, also an invalid one, has the key of class names."""
+    """Return whether a YAML file, valid or not, has the key of class names."""
     return has_pattern(file, rb'^[^\w\s#]*(names|nc)\s*:')
 
 
@@ -52,8 +52,8 @@ def read(source: Source, files: List[Path]) -> Dataset:
     for other in files[1:]:
         named = other.parent != file.parent and any(config.get(x) for x in SPLITS)
         if named or load(other) != config:
-            raise ConfigError(f'DATA {source.root} has {file} and {other}: name the one that '
-                              'counts in the place of the folder.')
+            raise ConfigError(f'DATA {source.root} has {file} and {other}: name the right '
+                              'file instead of the folder.')
     names = class_names(file, config)
     by_split = {split: find_images(source, file, config, split) for split in SPLITS}
     splits = {split: source.read([
@@ -121,7 +121,7 @@ def find_images(source: Source, file: Path, config: Dict[str, Any], split: str) 
 def locate(source: Source, file: Path, path: str, entry: str) -> Optional[Path]:
     """Find a folder or list of images, also by the path of another machine.
 
-    Of such a path the last two folders count, or the last folder if it names the split. Roboflow
+    The last two folders of the path count, or the last folder if it names the split. Roboflow
     writes ``../train/images`` for ``train/images`` beside the file.
     """
     parts = [part for part in Path(entry.replace('\\', '/')).parts if part not in ('..', os.sep)]
