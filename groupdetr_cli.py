@@ -3,8 +3,8 @@ import argparse
 import sys
 from typing import Optional, Sequence
 
-# Each is a module of `groupdetr_mmdet/commands`, with _ for -, whose docstring is the help. Only
-# the module of the command is imported.
+# Each command is a module of `groupdetr_mmdet/commands`, with _ for -, and the docstring of the
+# module is the help. Only the module of the command is imported.
 COMMANDS = {
     'prepare': 'write a config for a folder of images',
     'train': 'train a detector by a config, or on a folder of images',

@@ -125,7 +125,7 @@ def load_from() -> None:
 
 
 def versions() -> None:
-    """Print Python's version, and those of the installed libraries."""
+    """Print Python's version, and the versions of the installed libraries."""
     from importlib import metadata
     installed = {x.metadata['Name'].lower(): x.version for x in metadata.distributions()}
     print(sys.version.split()[0], *(

@@ -65,7 +65,7 @@ def measure(cfg: Config, cases: Sequence[Case], shapes: Shapes, device: torch.de
 
 
 def measure_rows(cfg: Config, rows: Sequence[Row], *args) -> Results:
-    """Measure what rows compare; ``args`` are those of :func:`measure` without its ``cases``."""
+    """Measure what rows compare; ``args`` are as for :func:`measure`, after ``cases``."""
     cases = [case for row in rows for case in (row.case, row.other)]
     memory = [case for row in rows if row.memory for case in (row.case, row.other)]
     return measure(cfg, list(dict.fromkeys(cases)), *args, memory)

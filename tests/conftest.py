@@ -58,7 +58,7 @@ def pytest_runtest_makereport() -> Iterator[None]:
 
 
 def shared_fixtures(item: pytest.Item) -> Set[Tuple[str, str]]:
-    """Return file and name of the fixtures that a test shares with others of its file."""
+    """Return file and name of the fixtures that a test shares with other tests of its file."""
     file = item.nodeid.partition('::')[0]
     return {(file, name) for name, found in item._fixtureinfo.name2fixturedefs.items()
             if found[-1].baseid == file and found[-1].scope != 'function'}

@@ -67,7 +67,7 @@ def checked_dataset(root: Path, split: str = 'train', test_mode: Optional[bool] 
                     classes: Sequence[str] = CLASSES, with_mask: bool = False,
                     cls: type = CheckedCocoDataset, filter_cfg: Optional[dict] = None,
                     load: str = 'CheckedLoadImageFromFile', **loader) -> CheckedCocoDataset:
-    """Build the data set of a split; val is scored and not trained on, if not said otherwise."""
+    """Build the data set of a split; val is scored and not trained on, unless set otherwise."""
     return cls(
         data_root=str(root), ann_file=f'{split}.json', data_prefix=dict(img='images/'),
         metainfo=dict(classes=classes), filter_cfg=filter_cfg,

@@ -1,4 +1,4 @@
-"""Checkpoints of the official code become ours, ours become the stock detector, no others pass."""
+"""Checkpoints of the official code convert to ours, and ours to the stock detector."""
 import argparse
 import copy
 import functools

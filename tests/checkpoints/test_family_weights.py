@@ -84,7 +84,7 @@ def test_ours_gets_another_number_of_groups(family):
                                    atol=0, rtol=0)
 
 
-# Names of other codebases, from mmdet's: replacements in order, and those of the starts of names
+# Names of other codebases, from mmdet's: replacements in order, then at the start of names
 
 COMMON = [(r'^backbone\.', 'backbone.0.body.'), (r'\.norms\.0\.', '.norm1.'),
           (r'\.norms\.1\.', '.norm2.'), (r'\.norms\.2\.', '.norm3.'),

@@ -23,7 +23,7 @@ ALONE = Path(__file__).with_name('mmdet_alone.py')
 
 
 def model_config(family: str) -> ConfigDict:
-    """Three groups of 20 queries, with settings that mmdet does not know."""
+    """Three groups of 20 queries, with settings that mmdet lacks."""
     if family == 'mask2former':
         model = mask2former_config(3, num_queries=20, num_things=len(CLASSES))
         model.test_cfg.update(query_group=GROUP, max_per_image=100)

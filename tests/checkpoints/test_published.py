@@ -1,4 +1,4 @@
-"""Weights come by name, and those of other classes lend all but their class layers."""
+"""Weights load by name; weights of other classes load without classification layers."""
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,7 @@ def test_published_weights_are_fetched_once_and_fit_their_config(server, tmp_pat
     assert read_checkpoint(NAME)['state_dict'].keys() == loaded.keys()
 
 
-def test_an_unknown_name_says_the_known():
+def test_an_unknown_name_lists_the_known_names():
     with pytest.raises(ConfigError, match=f'no weights .* {NAME}'):
         read_checkpoint('groupdetr://else')
 

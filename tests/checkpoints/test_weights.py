@@ -1,4 +1,4 @@
-"""Wherever weights come in, damaged ones and those of another model are refused."""
+"""Every way to load weights refuses damaged weights and weights of another model."""
 import copy
 import functools
 import re
@@ -50,7 +50,7 @@ def widen(state_dict: dict) -> None:
         state_dict[f'{prefix}layer4.1.conv2.weight'] = torch.zeros(7)
 
 
-# What is done to a good checkpoint, and what the sentence says.
+# Change of a good checkpoint, and words of the error.
 FAULTS = {
     'NaN': (lambda c: edit(c, nan), 'has NaN or infinite weights'),
     'tensors missing': (lambda c: edit(c, shorten), 'has no|of another model|2 missing'),
@@ -128,12 +128,12 @@ FEW = ('NaN', 'another model')
 def sentence(way: str, files: Files, checkpoint: Path, capsys) -> str:
     with pytest.raises(ConfigError) as error:
         WAYS[way](files, checkpoint)
-    said = capsys.readouterr()
-    assert 'it ran' not in said.out
+    output = capsys.readouterr()
+    assert 'it ran' not in output.out
     if str(error.value) != 'of the command':
         return str(error.value)
-    assert 'Traceback' not in said.err
-    return said.err[said.err.index('error: '):]
+    assert 'Traceback' not in output.err
+    return output.err[output.err.index('error: '):]
 
 
 @pytest.mark.parametrize('way', WAYS)
@@ -145,8 +145,8 @@ def test_weights_that_do_not_fit_are_refused(way, files, tmp_path, capsys):
             continue
         checkpoint = tmp_path / f'{fault.replace(" ", "_")}.pth'
         torch.save(change(good), checkpoint)
-        said = sentence(way, files, checkpoint, capsys)
-        assert re.search(words, said), (fault, said)
+        output = sentence(way, files, checkpoint, capsys)
+        assert re.search(words, output), (fault, output)
 
 
 @pytest.mark.parametrize(('way', 'prefix'), [
@@ -180,5 +180,5 @@ def test_a_part_of_a_model_is_taken_where_it_is_asked_for(files, tmp_path, capfd
     runner.load_or_resume()
     state_dict = runner.model.state_dict()
     assert torch.equal(state_dict['decoder.post_norm.weight'], before)
-    said = capfd.readouterr()
-    assert f'{len(state_dict) - 2} of the {len(state_dict)} tensors' in said.out + said.err
+    output = capfd.readouterr()
+    assert f'{len(state_dict) - 2} of the {len(state_dict)} tensors' in output.out + output.err

@@ -149,8 +149,8 @@ def test_a_job_of_slurm_trains(trained, tmp_path, slurm):
         return run_tool('train', trained / 'tiny.py', '--work-dir', tmp_path / 'work',
                         '--launcher', 'slurm', '--cfg-options', 'train_cfg.max_epochs=1')
 
-    said = tmp_path / 'said'
-    assert wait_for(fork_session(run_job, said), 240) == 0, said.read_text()
+    output = tmp_path / 'output'
+    assert wait_for(fork_session(run_job, output), 240) == 0, output.read_text()
     assert 'Distributed training: True' in log_of(tmp_path / 'work')
     assert (tmp_path / 'work/epoch_1.pth').is_file()
 
@@ -206,7 +206,7 @@ def test_augmentation_of_a_test_finds_the_same_in_an_image_and_its_copy(
 
 
 def test_averaged_weights_are_evaluated(trained, tested, tmp_path):
-    """Those of a training that averages, and those of one that does not."""
+    """Weights of a run with averaging, and of a run without."""
     config = Config.fromfile(trained / 'tiny.py')
     config.custom_hooks = [dict(type='EMAHook', momentum=0.5)]
     config.train_cfg.max_epochs = 1

@@ -1,4 +1,4 @@
-"""The generated data set is what it says, and the demo runs from nothing to its pictures."""
+"""The generated data set is valid, and the demo runs from an empty folder to its pictures."""
 import json
 import shlex
 from argparse import Namespace
@@ -109,7 +109,7 @@ def test_the_demo_of_masks(tmp_path, monkeypatch, capfd):
 
 
 def run_the_quick_start(folder: Path) -> None:
-    """Run what the page says can be done with what the demo has trained, here one epoch."""
+    """Run the page's commands on the demo's checkpoint, here of one epoch."""
     page = (ROOT / 'docs/quickstart.md').read_text()
     block = page.partition('## Use what it trained')[2].split('```')[1]
     lines = block.strip().replace('epoch_10', 'epoch_1').splitlines()
@@ -121,7 +121,7 @@ def run_the_quick_start(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_failed_baseline_is_said(tmp_path):
+def test_a_failed_baseline_ends_the_demo(tmp_path):
     bad = tmp_path / 'bad.py'
     bad.write_text(f"_base_ = '{ROOT / 'configs/demo/cond_detr_demo.py'}'\n"
                    "model = dict(num_query_groups=0)\n")

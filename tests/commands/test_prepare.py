@@ -58,7 +58,7 @@ def test_choices_are_in_the_config(data):
                     '--augment', 'light') == 0
     cfg = Config.fromfile('photos.py')
     assert cfg.model.type == 'GroupDABDETR' and cfg.load_from == 'mine.pth'
-    assert (cfg.model.num_queries, cfg.model.num_query_groups) == (70, 5), 'those of the weights'
+    assert (cfg.model.num_queries, cfg.model.num_query_groups) == (70, 5), 'as in the weights'
     assert cfg.train_cfg.max_epochs == 50 and cfg.param_scheduler[0].milestones == [46]
     assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=16)
     assert cfg.optim_wrapper.optimizer.lr == 2e-4 and cfg.optim_wrapper.clip_grad.max_norm == .1

@@ -1,4 +1,4 @@
-"""The ablations of the paper's Table 7 differ from Group DETR in what they say, and no more."""
+"""The ablations of the paper's Table 7 differ from Group DETR in the omitted part alone."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_groups_see_each_other_in_joint_self_attention_alone(family, separate):
 def test_joint_self_attention_is_that_of_one_large_group():
     joint = build(variant(separate_self_attn=False))
     one = build(variant(num_query_groups=1, num_queries=K * N))
-    one.load_state_dict(dict(joint.state_dict()))  # without what says N
+    one.load_state_dict(dict(joint.state_dict()))  # without the metadata with N
     torch.testing.assert_close(predict_scores(joint), predict_scores(one))
 
 

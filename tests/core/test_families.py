@@ -106,7 +106,7 @@ def test_one_group_is_the_stock_detector(family, changes):
             value.flatten(), losses[1][name].flatten(), atol=1e-5, rtol=1e-4, msg=name)
     for x in losses:
         sum(x.values()).backward()
-    # Gradients that are zero but for rounding (those of a key's bias) are as small as it.
+    # Gradients that are zero but for rounding (of a key's bias) are as small as the rounding.
     rounding = 1e-7 * max(q.grad.abs().max() for q in stock.parameters() if q.grad is not None)
     for (name, p), q in zip(model.named_parameters(), stock.parameters()):
         if q.grad is None:

@@ -24,7 +24,7 @@ def config_with(path, value, family='conditional', **kwargs):
     ('mask2former', 'train_cfg.assigner'), ('mask2former', 'panoptic_head')])
 @pytest.mark.parametrize('name', ['num_query_groups', 'num_queries'])
 def test_a_part_that_contradicts_the_detector_is_refused(family, part, name):
-    if f'{part}.{name}' != 'panoptic_head.num_queries':  # where it is said
+    if f'{part}.{name}' != 'panoptic_head.num_queries':  # which sets N
         with pytest.raises(ConfigError, match=rf'{part}\.{name}=7 contradicts model\.'):
             build(config_with(f'{part}.{name}', 7, family))
     agreeing = dict(num_query_groups=3, num_queries=6)[name]

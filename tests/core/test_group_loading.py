@@ -17,7 +17,7 @@ def make(family: str, num_query_groups=K, seed: int = 0, **changes) -> nn.Module
 
 
 def load(family: str, source: nn.Module, num_query_groups: int = K, **changes) -> nn.Module:
-    """A model of other weights, which then gets those of another one."""
+    """A model that loads the weights of another model."""
     model = make(family, num_query_groups, seed=1, **changes)
     model.load_state_dict(source.state_dict())
     return model
@@ -49,7 +49,7 @@ def pairs(blocks):
 
 @pytest.mark.parametrize('family', ALL)
 def test_groups_of_a_stock_checkpoint_differ_before_and_after_training(family):
-    """No model here has dropout, which would also tell groups apart."""
+    """No model here has dropout, which would also make groups differ."""
     stock = make(family, None)
     model = load(family, stock)
     for name, (first, *others) in groups_of(model).items():
@@ -70,7 +70,7 @@ def test_groups_of_a_stock_checkpoint_differ_before_and_after_training(family):
         assert all(torch.equal(alone[name], x) for name, x in stock.state_dict().items())
     if family not in ('dn', 'mask2former'):  # which draw numbers of their own
         for a, b in pairs(next(iter(updates(family, tied).values()))):
-            assert (a - b).norm() < 1e-3 * a.norm(), 'the noise is what tells them apart'
+            assert (a - b).norm() < 1e-3 * a.norm(), 'only the noise makes groups differ'
 
 
 @pytest.mark.parametrize('old, new', [(3, 2), (2, 5)])
@@ -108,8 +108,8 @@ def test_the_metadata_says_the_groups_and_older_files_need_not(family, warnings_
             del old._metadata[''][key]
         model.load_state_dict(old)
         assert all(torch.equal(x, expected[name]) for name, x in model.state_dict().items())
-    said = 'the checkpoint has no num_queries' in ' '.join(warnings_logged())
-    assert said == (family == 'dab'), 'proposals have no query embedding'
+    warned = 'the checkpoint has no num_queries' in ' '.join(warnings_logged())
+    assert warned == (family == 'dab'), 'proposals have no query embedding'
 
 
 @pytest.mark.parametrize('family', ['conditional', 'dino'])

@@ -91,10 +91,11 @@ def test_costs_of_the_classes_in_the_image_are_all_that_is_needed():
 
 
 def test_groups_are_counted():
-    told, taken, neither = (GroupHungarianAssigner(MATCH_COSTS, *x) for x in ((2, N), (2, ), ()))
-    assert [told.count_groups(x * N) for x in (1, 2)] == [1, 2], 'one group is left at inference'
-    assert taken.count_groups(N) == 2
-    for assigner, rows in ((told, N + 1), (taken, N + 1), (neither, N)):
+    by_queries, by_groups, neither = (
+        GroupHungarianAssigner(MATCH_COSTS, *x) for x in ((2, N), (2, ), ()))
+    assert [by_queries.count_groups(x * N) for x in (1, 2)] == [1, 2], 'inference keeps one'
+    assert by_groups.count_groups(N) == 2
+    for assigner, rows in ((by_queries, N + 1), (by_groups, N + 1), (neither, N)):
         with pytest.raises(ConfigError):
             assigner.count_groups(rows)
 

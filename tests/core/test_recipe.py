@@ -22,7 +22,7 @@ def load(name):
 
 @pytest.mark.parametrize('name', [x for x in shipped_configs() if 'mask2former' in x])
 def test_config_builds(name):
-    """``test_a_step_reaches_every_parameter`` builds the others."""
+    """``test_a_step_reaches_every_parameter`` builds the other configs."""
     with torch.device('meta'):
         assert MODELS.build(load(f'{name}.py').model).num_query_groups
 

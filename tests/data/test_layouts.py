@@ -265,7 +265,7 @@ def test_a_split_without_objects_is_left_out(tiny_coco, tmp_path, split):
 
 
 def test_classes_are_called_as_they_are_written_or_numbered(tiny_coco, tmp_path):
-    """YAML takes some words and numbers for others."""
+    """YAML reads some words and numbers as other values."""
     root = write_layout('yolo', tiny_coco, tmp_path / 'yolo')
     for names, classes in (('names: [no, 007, 1_0]', ['no', '007', '1_0']),
                            ('nc: 3', ['class_0', 'class_1', 'class_2'])):
@@ -448,7 +448,7 @@ def test_what_is_left_out_is_noted(tiny_coco, tmp_path, kind, damage, note):
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.webp', '.tif'])
 def test_a_size_is_that_of_the_image_as_it_is_loaded(tiny_coco, tmp_path, suffix):
-    """EXIF data turn it, and OpenCV turns it as they say."""
+    """OpenCV turns the image by its EXIF data."""
     root = write_layout('yolo', tiny_coco, tmp_path / 'yolo')
     path = first(root, '*.jpg').rename(root / f'train/images/train_0{suffix}')
     image, exif = Image.new('RGB', (40, 20)), Image.Exif()

@@ -1,4 +1,4 @@
-"""Errors in a config: each as one change of a sound config, told in one line with its key."""
+"""Errors in a config: a change of a sound config, and an error in one line with the key."""
 import pytest
 from family_builders import FAMILIES, family_config
 from mask_builders import mask2former_config

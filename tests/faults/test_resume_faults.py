@@ -32,7 +32,7 @@ def changed(change):
     return write
 
 
-# What is resumed, --cfg-options, and what is said.
+# Checkpoint to resume, --cfg-options, and words of the error.
 REFUSED = {
     'text': (text, [], '{path} cannot be read as a checkpoint'),
     'cut': (cut, [], '{path} cannot be read as a checkpoint'),

@@ -28,7 +28,7 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-30])
 
 
-FAULTS = {  # what is changed in the config or its data set, and what the line says
+FAULTS = {  # change of the config or its data set, and words of the error
     'num_classes of the model': (lambda cfg, root: cfg.model.bbox_head.update(num_classes=4),
                                  'model.bbox_head.num_classes=4'),
     'classes of val': (lambda cfg, root: cfg.val_dataloader.dataset.metainfo.update(

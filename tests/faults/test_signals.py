@@ -177,12 +177,12 @@ def test_a_signal_to_all_processes_keeps_the_step(config, whole, tmp_path, numbe
     training.wait_for(work_dir / place, processes)
     for _ in range(times):
         os.killpg(training.pid, getattr(signal, number))
-    status, said = training.end(), training.file.read_text()
-    assert status == (INTERRUPTED_STATUS if number == 'SIGINT' else STOPPED_STATUS), said
+    status, output = training.end(), training.file.read_text()
+    assert status == (INTERRUPTED_STATUS if number == 'SIGINT' else STOPPED_STATUS), output
     step = STEP if place == 'train' else 8 // processes
-    stopped, = [line for line in said.splitlines() if 'Stopped by' in line]
+    stopped, = [line for line in output.splitlines() if 'Stopped by' in line]
     assert f'after step {step}: wrote {work_dir}' in stopped and '--resume' in stopped
-    assert 'Traceback' not in said and 'lack of memory' not in said
+    assert 'Traceback' not in output and 'lack of memory' not in output
     assert Training(config, work_dir, '--resume', processes=processes).end() == 0
     torch.testing.assert_close(final_weights(work_dir), whole(processes), rtol=0, atol=0)
     if place == 'train':  # the next regular checkpoint has replaced it
@@ -217,5 +217,5 @@ def test_a_metric_with_a_pool_of_processes_ends(evaluator, tiny_coco, tmp_path):
     cfg.merge_from_dict({'train_cfg.max_epochs': 1, 'val_evaluator': evaluator})
     cfg.dump(tmp_path / 'mine.py')
     pid = fork_session(lambda: run_tool(
-        'train', tmp_path / 'mine.py', '--work-dir', tmp_path / 'work'), tmp_path / 'said.txt')
+        'train', tmp_path / 'mine.py', '--work-dir', tmp_path / 'work'), tmp_path / 'output.txt')
     assert wait_for(pid, PATIENCE) == 0

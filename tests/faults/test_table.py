@@ -41,7 +41,7 @@ class Fault(NamedTuple):
     Attributes:
         name (str): Its kind, its place and what it is.
         command (str): As on a command line.
-        words (str): A part of the sentence that refuses it, or of what is said of it.
+        words (str): A part of the error or warning.
         goes_on (bool): Whether the command does its work all the same.
         damage (Callable): Makes the fault in the current folder.
     """
@@ -70,7 +70,7 @@ def place(name: str) -> Tuple[Callable, str]:
     return lambda path, _: make(path), words
 
 
-WEIGHTS = {  # what is made of the checkpoint of the training, and what is said
+WEIGHTS = {  # change of the training's checkpoint, and words of the error
     **{name: (resume.changed(change), '') for name, (change, _) in weights.FAULTS.items()},
     **{name: (partial(lambda change, path, _: path.write_bytes(change(CHECKPOINT.read_bytes())),
                       change), '') for name, change in reading.DAMAGES.items()},
@@ -188,8 +188,8 @@ def run_forked(command: str, damage: Callable) -> Tuple[int, str]:
             return end.code or 0
         return 0
 
-    status = wait_for(fork_session(run, Path('said')), seconds=120)
-    return status, Path('said').read_text(errors='replace')
+    status = wait_for(fork_session(run, Path('output')), seconds=120)
+    return status, Path('output').read_text(errors='replace')
 
 
 @pytest.fixture(scope='module')
@@ -202,8 +202,8 @@ def template(tmp_path_factory) -> Path:
     cfg = tiny_config(write_tiny_coco(COCO))
     cfg.default_hooks.checkpoint.save_best = 'coco/bbox_mAP'
     cfg.dump('tiny.py')
-    status, said = run_forked('train tiny.py --work-dir work', lambda: None)
-    assert status == 0 and is_whole(CHECKPOINT), said
+    status, output = run_forked('train tiny.py --work-dir work', lambda: None)
+    assert status == 0 and is_whole(CHECKPOINT), output
     os.chdir(before)
     return folder.rename(folder.with_name('template'))
 
@@ -216,11 +216,12 @@ def test_a_fault_is_told_in_a_line_and_nothing_is_lost(template, monkeypatch, na
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(template, place, symlinks=True)
     monkeypatch.chdir(place)
-    status, said = run_forked(fault.command, fault.damage)
+    status, output = run_forked(fault.command, fault.damage)
     before = set(map(Path, Path('whole').read_text().split()))
-    assert before <= whole_checkpoints() and 'Traceback (most recent call last)' not in said, said
+    assert before <= whole_checkpoints(), output
+    assert 'Traceback (most recent call last)' not in output, output
     if fault.goes_on:
-        assert status in (0, UNREADABLE) and fault.words in said, said
+        assert status in (0, UNREADABLE) and fault.words in output, output
     else:
-        refusals = [line for line in said.splitlines() if 'error: ' in line]
-        assert status == 2 and refusals and fault.words in refusals[-1], said
+        refusals = [line for line in output.splitlines() if 'error: ' in line]
+        assert status == 2 and refusals and fault.words in refusals[-1], output

@@ -23,9 +23,9 @@ def test_a_second_training_is_refused_at_once_and_a_new_start_is_announced(
         with lock_work_dir(tmp_path / 'other'):
             pass
     options = ['--cfg-options', 'train_cfg.max_epochs=1']
-    for said in (0, 1):
+    for expected in (0, 1):
         assert run_tool('train', tiny_config_file, '--work-dir', work_dir, *options) == 0
-        assert capfd.readouterr().out.count('This run starts anew') == said
+        assert capfd.readouterr().out.count('This run starts anew') == expected
 
 
 def hold_and_die(work_dir):

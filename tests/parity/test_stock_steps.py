@@ -1,4 +1,4 @@
-"""20 optimizer steps of each family are those of K stock detectors that share all but the queries.
+"""20 optimizer steps of each family equal the steps of K stock detectors with shared weights.
 
 The stock detectors have the rows of one group each, and their losses and gradients are averaged.
 In float64, where the order of the sums does not matter.
@@ -21,7 +21,7 @@ Losses = Dict[str, Tensor]
 
 def double_batch(family: str, seed: int) -> tuple:
     """Two images in float64, drawn outside of ``golden.float64``."""
-    seed = 0 if family == 'mask2former' else seed  # in others, uncertain points of masks tie
+    seed = 0 if family == 'mask2former' else seed  # other seeds: points of masks tie
     inputs, samples = batch_of(family, seed=seed)
     for sample in samples:
         sample.gt_instances.bboxes = sample.gt_instances.bboxes.double()

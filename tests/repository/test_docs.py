@@ -1,4 +1,4 @@
-"""What the documentation says is there: files, modules, configs with their AP, and commands."""
+"""What the documentation names exists: files, modules, configs with their AP, and commands."""
 import argparse
 import ast
 import importlib
@@ -68,8 +68,8 @@ def command_and_arguments(line: str) -> Tuple[str, List[str]]:
         return arguments[1], arguments[2:]
     if program == 'python':
         script = ROOT / arguments.pop(0)
-        said = re.search(r"run\('([\w-]+)'", script.read_text())
-        return (said[1] if said else BENCHMARKS[script.stem]), arguments
+        match = re.search(r"run\('([\w-]+)'", script.read_text())
+        return (match[1] if match else BENCHMARKS[script.stem]), arguments
     return arguments[0], arguments[1:]
 
 
@@ -99,8 +99,8 @@ def test_commands_are_ones_that_the_command_line_takes(page, monkeypatch):
             find_config(config)
             needs_coco = 'data/coco' in str(read_config(config).get('data_root'))
             if needs_coco and {'train', 'test', 'report'} & {*line.split()}:
-                said = page.read_text().partition(line)[0]
-                assert 'COCO' in said + line, f'{page.name} does not say what {line} needs'
+                before = page.read_text().partition(line)[0]
+                assert 'COCO' in before + line, f'{page.name} does not name the data of {line}'
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -146,7 +146,7 @@ def test_every_page_has_a_place_on_the_site():
 
 
 def python_blocks() -> Dict[str, str]:
-    """Blocks of Python by page and line, without those that say that they are not run."""
+    """Blocks of Python by page and line, without blocks marked as not run."""
     blocks = {}
     for page in PAGES:
         text = page.read_text()
@@ -218,8 +218,8 @@ def test_python_runs_as_it_stands(tmp_path, monkeypatch):
 
 
 def test_rooms_import_only_the_layers_before_them():
-    said = re.search(r'errors -> .*', (ROOT / 'docs/architecture.md').read_text())[0]
-    layers = {room.strip(' /'): layer for layer, rooms in enumerate(said.split('->'))
+    order = re.search(r'errors -> .*', (ROOT / 'docs/architecture.md').read_text())[0]
+    layers = {room.strip(' /'): layer for layer, rooms in enumerate(order.split('->'))
               for room in rooms.split(',')}
     package = ROOT / 'groupdetr_mmdet'
     for file in {*package.glob('[!_]*.py'), *package.glob('*/**/[!.]*.py')}:

@@ -27,7 +27,7 @@ COLLECTIONS = {entry['Name']: entry for meta in META for entry in meta['Collecti
 def test_every_config_has_an_entry():
     configs = {file.stem: file for file in shipped_configs().values()}
     assert {name: MIM / model['Config'] for name, model in MODELS.items()} == configs
-    assert len(configs) == len(shipped_configs()), 'a file name says which config it is'
+    assert len(configs) == len(shipped_configs()), 'file names identify configs'
 
 
 def test_every_collection_is_used_and_has_its_readme():
@@ -56,8 +56,8 @@ print(found['scores'])
 def wheel(tmp_path_factory):
     """The package as a wheel installs it."""
     folder = tmp_path_factory.mktemp('wheel')
-    others = shutil.ignore_patterns('.*env*', '.git', 'data', 'work_dirs', 'build', '*.egg-info')
-    source = shutil.copytree(ROOT, folder / 'source', symlinks=True, ignore=others)
+    ignored = shutil.ignore_patterns('.*env*', '.git', 'data', 'work_dirs', 'build', '*.egg-info')
+    source = shutil.copytree(ROOT, folder / 'source', symlinks=True, ignore=ignored)
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps',
                     '--no-build-isolation', source, '--wheel-dir', folder], check=True)
     file, = folder.glob('*.whl')

@@ -154,7 +154,7 @@ def polygon_of(annotation):
 
 
 def with_masks(segmentation):
-    """A segmentation of the first annotation, and polygons of all others."""
+    """A segmentation of the first annotation, and polygons of all other annotations."""
     return each('annotations', lambda i, annotation: dict(
         segmentation=(polygon_of if i else segmentation)(annotation)))
 
@@ -260,7 +260,7 @@ def test_what_a_transform_of_ones_own_raises_is_shown_as_it_is(root):
 
 
 class Oracle(BaseDetector):
-    """Finds what the sound file says, with labels by the names of the classes."""
+    """Finds the annotations of the sound file, with labels by the names of the classes."""
 
     def __init__(self, found, data_preprocessor):
         super().__init__(data_preprocessor)

@@ -247,7 +247,7 @@ def test_a_label_file_can_be_trained(tiny_coco, tmp_path, monkeypatch, capsys, k
     root = write_layout(kind, tiny_coco, tmp_path / 'data')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr('groupdetr_mmdet.commands.train.load_config', lambda args: 1 / 0)
-    for options, said in ((['--model', 'small'], 'Wrote'), ([], 'Using')):
+    for options, expected in ((['--model', 'small'], 'Wrote'), ([], 'Using')):
         with pytest.raises(ZeroDivisionError):
             run_tool('train', root / file, *options)
-        assert said in capsys.readouterr().out
+        assert expected in capsys.readouterr().out
