@@ -77,7 +77,7 @@ class DABDeformableDETR(DeformableDETR):
                  **kwargs) -> None:
         if not with_box_refine or as_two_stage:
             raise ConfigError(f'model.with_box_refine={with_box_refine} and as_two_stage='
-                              f'{as_two_stage} are not DAB-Deformable-DETR: leave both out, or '
+                              f'{as_two_stage} do not fit DAB-Deformable-DETR: leave both out, or '
                               "set model.type to 'GroupDeformableDETR' with its bbox_head.")
         super().__init__(*args, with_box_refine=True, **kwargs)
 

@@ -65,8 +65,8 @@ def check_args(args: argparse.Namespace) -> None:
         raise ConfigError(f'--query-group {args.query_group}: only --to mmdet and --to '
                           'transformers keep one group; add it, or leave --query-group out.')
     if args.push_to and args.to != 'transformers':
-        raise ConfigError(f'--push-to {args.push_to} uploads what --to transformers writes: add '
-                          'that.')
+        raise ConfigError(f'--push-to {args.push_to} uploads the folder of --to transformers: add '
+                          '--to transformers.')
     if osp.exists(args.out) and osp.exists(args.src) and osp.samefile(args.src, args.out):
         raise ConfigError(f'OUT {args.out} is SRC itself, which would be lost: name another file.')
     (check_new_folder if args.to == 'transformers' else check_output)('OUT', args.out)

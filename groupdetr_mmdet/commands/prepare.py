@@ -95,7 +95,7 @@ def check_out(out: Path, data: str) -> None:
         raise ConfigError(f'--out {out} is in DATA {data}, which prepare never changes: name a '
                           'file elsewhere, or work in another folder.')
     if out.exists():
-        raise ConfigError(f'--out {out} is there already: name another file, or remove it.')
+        raise ConfigError(f'--out {out} exists: name another file, or remove it.')
 
 
 def describe(classes: List[str], images: List[LabeledImage]) -> List[Tuple[str, str]]:

@@ -66,7 +66,7 @@ def config_of_data(args: argparse.Namespace) -> str:
         prepare.prepare(args, args.config, out)
     elif given or not prepare.was_prepared(out, args.config):
         why = f'{given[0]} would change it' if given else 'was prepared for other data'
-        raise ConfigError(f'{out} is there already, and {why}: train {out}, or remove it.')
+        raise ConfigError(f'{out} exists, and {why}: train {out}, or remove it.')
     else:
         print(f'Using {out}, which an earlier run wrote for {args.config}.')
     return str(out)

@@ -138,7 +138,7 @@ def test_a_test_split_is_kept_for_the_test(tiny_coco, tmp_path):
 @pytest.mark.parametrize(('args', 'message'), [
     (['--out', 'mine.yaml'], '--out: mine.yaml is not the name of a config'),
     (['--out', '../photos/mine.py'], '--out ../photos/mine.py is in DATA'),
-    (['--out', 'there.py'], '--out there.py is there already'),
+    (['--out', 'there.py'], '--out there.py exists'),
     (['--val-fraction', '1'], '--val-fraction 1.0 must be above 0 and below 1'),
     (['--weights', 'nowhere.pth'], '--weights: nowhere.pth does not exist'),
 ])
@@ -157,4 +157,4 @@ def test_training_a_folder_needs_a_name_that_is_free(tiny_config_file, data, las
     Path('photos.py').touch()
     for args, words in ((['--split-seed', 3], '--seed would change'), ([], 'for other data')):
         error = last_error('train', data, *args)
-        assert 'photos.py is there already' in error and words in error
+        assert 'photos.py exists' in error and words in error

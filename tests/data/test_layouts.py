@@ -413,7 +413,7 @@ def test_the_suffix_is_that_of_the_real_file(tiny_coco, tmp_path):
     ('yolo', lambda r: (r / 'train/labels/more.txt').write_text(''),
      'label files without image, left out: 1, first .*more.txt'),
     ('voc', lambda r: first(r, '*.jpg').unlink(), 'label files without image, left out: 1'),
-    ('coco', lambda r: first(r, '*.jpg').unlink(), 'images that are not there, left out: 1'),
+    ('coco', lambda r: first(r, '*.jpg').unlink(), 'missing images, left out: 1'),
     ('roboflow', lambda r: (r / 'valid').rename(r / 'rest'), 'for no split, used for training: 1'),
     ('labelimg', lambda r: first(r, '*.jpg').write_bytes(first(r, '*.jpg').read_bytes()[:-9]),
      'unreadable images, left out: 1, first .*it is cut short'),
@@ -427,7 +427,7 @@ def test_the_suffix_is_that_of_the_real_file(tiny_coco, tmp_path):
     ('yolo', lambda r: set_yaml(r, val='train/images'), 'images that occur twice.*: 8'),
     ('yolo', lambda r: list_images(r, './{}/images/{}') or replace(
         r / 'valid.txt', './valid', 'gone.jpg\n./valid'),
-     'images that are not there, left out: 1, first gone.jpg of .*valid.txt'),
+     'missing images, left out: 1, first gone.jpg of .*valid.txt'),
     ('yolo', lambda r: set_line(r, '0 .5 .5 1.2 .5 1.2 .7'), 'over the edge .*clipped: 1'),
     ('coco', lambda r: edit_json(r, lambda x: x['annotations'][0].update(ignore=1)),
      'iscrowd or ignore, .*: 1'),

@@ -32,7 +32,7 @@ def read(source: Source, files: List[Path]) -> Dataset:
     parsed = {file: parse(file) for file in files}
     others = [file for file in files if not has_boxes(parsed[file])]
     for file in others if len(others) < len(files) else ():
-        source.note('JSON files of no detection data, left out', file)
+        source.note('JSON files without detection data, left out', file)
         del parsed[file]
     contents = {file: check(file, content, source.split_of(file))
                 for file, content in parsed.items()}
@@ -173,7 +173,7 @@ def read_file(source: Source, file: Path, split: str,
         Labels(path, f'{image_name(image)} of {file} image {image["id"]}',
                map(partial(read_box, file, categories), by_image[image['id']]),
                (image.get('width'), image.get('height')))
-        for image, path in zip(images, paths)], 'images that are not there, left out', relative)
+        for image, path in zip(images, paths)], 'missing images, left out', relative)
 
 
 def are_fractions(boxes: List[Any]) -> bool:

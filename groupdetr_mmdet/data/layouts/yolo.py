@@ -103,13 +103,13 @@ def find_images(source: Source, file: Path, config: Dict[str, Any], split: str) 
         if place is None and split == 'train':
             raise ConfigError(f'{file}: {split} names {part}, which does not exist: correct it.')
         if place is None:  # many files name a test set that does not exist
-            source.note('folders that are not there', f'{split}: {part}')
+            source.note('missing folders', f'{split}: {part}')
         elif place.is_file():
             lines = read_lines(place)
             found = source.find_images([[line] for line in lines], place.parent, split)
             images += filter(None, found)
             for line in (line for line, image in zip(lines, found) if image is None):
-                source.note('images that are not there, left out', f'{line} of {place}')
+                source.note('missing images, left out', f'{line} of {place}')
         else:
             found = sorted(filter(is_image, visible_files(place)))
             images += found
@@ -189,11 +189,11 @@ def read_line(words: List[float], names: List[str], where: str) -> LabeledBox:
                          f'0 to {len(names) - 1}')
     if len(values) < 4 or len(values) % 2:
         raise LabelError('line', f'{where} has {len(words)} numbers, and a box has 5: class, x, '
-                         'y, width and height, in parts of the image')
+                         'y, width and height, as fractions of the image')
     if not all(-beyond <= x <= 1 + beyond for x in values):
         shown = ' '.join(f'{x:g}' for x in values[:4])
-        raise LabelError('pixels', f'{where} has numbers beyond 0 to 1, {shown}, and they are '
-                         'parts of the width and height of the image')
+        raise LabelError('pixels', f'{where} has numbers beyond 0 to 1, {shown}, which must be '
+                         'fractions of the width and height of the image')
     if len(values) == 4:
         x, y, width, height = values
         corners = x - width / 2, y - height / 2, x + width / 2, y + height / 2
