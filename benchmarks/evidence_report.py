@@ -42,7 +42,8 @@ FINE_TUNING, SCRATCH = (tuple(STUDIES[x]) for x in ('fine-tuning', 'from-scratch
 SAME = 'K = 1, epochs of K = 3'
 NOISES = tuple(x for x in FINE_TUNING if x == 'K = 1' or 'noise' in x or 'drawn' in x)
 LONG = 'K = 1, three times as long', 'K = 3, three times as long'
-THREE, DROPOUT = 'K = 3, noise 0.5', ('K = 3, attention dropout', 'K = 3, query dropout')
+THREE, SIX = 'K = 3, noise 0.5', 'K = 6, noise 0.5'
+DROPOUT = 'K = 3, attention dropout', 'K = 3, query dropout'
 # Rows that change the loss, the augmentation or the weights that are evaluated
 BEYOND = tuple(x for x in FINE_TUNING if x not in (*NOISES, *DROPOUT, *LONG, SAME))
 # Name in the comments around a table in the pages -> the table
@@ -58,9 +59,12 @@ TABLES = {
         'K = 1', *(x for x in BEYOND if x.startswith('K = 1')))),
     'losses-of-three': Table('fine-tuning', THREE, (
         THREE, *(x for x in BEYOND if x.startswith('K = 3')))),
+    'losses-of-six': Table('fine-tuning', SIX, (
+        SIX, *(x for x in BEYOND if x.startswith('K = 6')))),
     'dropout': Table('fine-tuning', THREE, (THREE, *DROPOUT)),
     'from-groups': Table('from-groups', 'K = 1'),
     'backbone': Table('backbone', 'K = 1'),
+    'imagenet': Table('imagenet', 'K = 1'),
     'dino': Table('dino', 'K = 1'),
     'lr': Table('lr', 'lr x 1'),
 }
@@ -181,7 +185,8 @@ def main() -> None:
     for page in (args.docs / name for name in PAGES):
         write_atomically(page, fill_page(page.read_text(), results).encode())
     draw_curves(results, TABLES['from-scratch'], images / 'evidence_shapes.png')
-    draw_gains(results, ('groups', 'longer', 'equal-epochs', 'from-groups', 'dino', 'lr'),
+    draw_gains(results, ('groups', 'longer', 'equal-epochs', 'from-groups', 'dino',
+                         'imagenet', 'lr'),
                images / 'evidence_gains.png')
     print(f'Wrote the tables of {", ".join(PAGES)}, and the pictures in {images}')
 
