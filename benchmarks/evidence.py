@@ -106,8 +106,11 @@ STUDIES: Dict[str, Dict[str, Cell]] = {
                                     config=DINO) for x in (.02, .5)}},
     'from-groups': {f'K = {k}': Cell(k, EQUAL[k], FEW, 'groups') for k in (1, 3)},
     'backbone': {f'K = {k}': Cell(k, n, FEW, 'backbone') for k, n in FROM_BACKBONE.items()},
-    'imagenet': {f'K = {k}': Cell(k, n, FEW, 'imagenet', config=SMALL)
-                 for k, n in FROM_IMAGENET.items()},
+    'imagenet': {
+        **{f'K = {k}': Cell(k, n, FEW, 'imagenet', config=SMALL)
+           for k, n in FROM_IMAGENET.items()},
+        **{f'K = {k}, three times as long': Cell(k, 3 * FROM_IMAGENET[k], FEW, 'imagenet',
+                                                 config=SMALL) for k in (1, 3)}},
 }
 
 

@@ -64,7 +64,9 @@ TABLES = {
     'dropout': Table('fine-tuning', THREE, (THREE, *DROPOUT)),
     'from-groups': Table('from-groups', 'K = 1'),
     'backbone': Table('backbone', 'K = 1'),
-    'imagenet': Table('imagenet', 'K = 1'),
+    'imagenet': Table('imagenet', 'K = 1', tuple(
+        x for x in STUDIES['imagenet'] if x not in LONG)),
+    'imagenet-longer': Table('imagenet', LONG[0], LONG),
     'dino': Table('dino', 'K = 1'),
     'lr': Table('lr', 'lr x 1'),
 }
