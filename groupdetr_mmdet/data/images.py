@@ -158,7 +158,7 @@ def image_size(path: str, loader: Optional[LoadImageFromFile] = None,
     check_whole(path)
     loader = loader or LoadImageFromFile()
     with contextlib.suppress(Exception):  # the loader may read files that Pillow cannot
-        size = header_size(path, loader)
+        size = header_size(path, loader, listed)
         if listed in (None, size):
             return size
     try:
@@ -167,8 +167,12 @@ def image_size(path: str, loader: Optional[LoadImageFromFile] = None,
         raise OSError(fault(path, error)) from error
 
 
-def header_size(path: str, loader: LoadImageFromFile) -> Tuple[int, int]:
-    """Return the size in an image's header, turned by EXIF data if the loader turns it."""
+def header_size(path: str, loader: LoadImageFromFile,
+                listed: Optional[Tuple[int, int]]) -> Tuple[int, int]:
+    """Return the size in an image's header, turned by EXIF data if the loader turns it.
+
+    Warn once per folder of turned images if ``listed`` cannot show whose boxes the labels have.
+    """
     with Image.open(path) as image:
         if image.mode in ('F', 'I'):
             raise OSError('has 32 bits for a color, which not every loader reads')
@@ -176,9 +180,10 @@ def header_size(path: str, loader: LoadImageFromFile) -> Tuple[int, int]:
         if image.format == 'TIFF' or loader.imdecode_backend not in (None, 'cv2', 'pillow') or \
                 loader.color_type not in ('color', 'grayscale'):
             orientation = 1  # Pillow has already turned the size of a TIFF
-    if orientation in (2, 3, 4) or orientation in ROTATED and image.width == image.height:
-        warn_once(f'Image {path} is turned by its EXIF data when it is read: its boxes must be '
-                  'boxes of the turned image.')
+    if orientation in (2, 3, 4) or orientation in ROTATED and (
+            listed is None or image.width == image.height):
+        warn_once(f'EXIF data turn images of {osp.dirname(path)} when they are read: their boxes '
+                  'must be boxes of the turned images.')
     return image.size[::-1] if orientation in ROTATED else image.size
 
 

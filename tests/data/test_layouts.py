@@ -447,8 +447,9 @@ def test_what_is_left_out_is_noted(tiny_coco, tmp_path, kind, damage, note):
 
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.webp', '.tif'])
-def test_a_size_is_that_of_the_image_as_it_is_loaded(tiny_coco, tmp_path, suffix):
-    """OpenCV turns the image by its EXIF data."""
+def test_a_size_is_that_of_the_image_as_it_is_loaded(tiny_coco, tmp_path, suffix,
+                                                     warnings_logged):
+    """OpenCV turns the image by its EXIF data, which labels of YOLO cannot show."""
     root = write_layout('yolo', tiny_coco, tmp_path / 'yolo')
     path = first(root, '*.jpg').rename(root / f'train/images/train_0{suffix}')
     image, exif = Image.new('RGB', (40, 20)), Image.Exif()
@@ -456,6 +457,7 @@ def test_a_size_is_that_of_the_image_as_it_is_loaded(tiny_coco, tmp_path, suffix
     image.save(path, exif=exif)
     read = read_dataset(root).splits['train'][0]
     assert (read.height, read.width) == mmcv.imread(str(path)).shape[:2] == (40, 20)
+    assert suffix == '.tif' or str(path.parent) in warnings_logged()[0]
 
 
 def test_a_file_chooses_between_two_kinds(tiny_coco, tmp_path):

@@ -97,6 +97,8 @@ SAME = {
         file_name=f'/data/upload/{x["file_name"].replace("_", "%5F")}')), ''),
     'ids as texts and fractions': ('coco', each('annotations', lambda x: x.update(
         image_id=str(x['image_id']), category_id=float(x['category_id']))), ''),
+    'a long text before all else': ('coco', lambda r: edit_json(r, lambda x: [
+        x.update(info='.' * 2**20), *(x.update({key: x.pop(key)}) for key in list(x)[:3])]), ''),
     'boxes of fractions': ('coco', each('annotations', lambda x: x.update(
         bbox=[y / 64 for y in x['bbox']])), 'fractions'),
     'annotations of images that were cut out': ('coco', lambda r: edit_json(

@@ -79,7 +79,7 @@ def is_data(path: Union[str, Path]) -> bool:
         return path.is_dir()
     if path.suffix in ('.yaml', '.yml'):
         return yolo.names_classes(path)
-    return path.suffix != '.json' or has_pattern(path, coco.COCO_START)
+    return path.suffix != '.json' or has_pattern(path, coco.COCO_START, -1)
 
 
 def check_usable(dataset: Dataset, path: Union[str, Path]) -> None:

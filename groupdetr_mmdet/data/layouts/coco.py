@@ -17,13 +17,13 @@ PARTS = dict(images=['id'], annotations=[], categories=['id', 'name'])  # requir
 IDS = 'id', 'image_id', 'category_id'
 KEYS = *IDS, 'supercategory'  # must be hashable
 # A JSON object, whole or truncated, with a key of COCO, after byte order marks or blanks.
-COCO_START = rb'\A[\xef\xbb\xbf\xff\xfe \t\r\n]*\{[\s\S]*"(images|annotations)"'
+COCO_START = rb'\A[\xef\xbb\xbf\xff\xfe \t\r\n]*\{[\s\S]*?"(images|annotations)"'
 
 
 def find(source: Source) -> List[Path]:
     """Find JSON files with images, annotations and categories."""
     return [file for file in source.label_files('*.json')
-            if file == source.only or has_pattern(file, COCO_START)]
+            if file == source.only or has_pattern(file, COCO_START, -1)]
 
 
 def read(source: Source, files: List[Path]) -> Dataset:

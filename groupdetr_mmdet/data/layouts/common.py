@@ -16,7 +16,7 @@ from ..annotations import LARGEST_BOX
 from ..images import image_size
 
 SPLITS = dict(train='train', training='train', val='val', valid='val', validation='val',
-              eval='val', evaluation='val', minival='val', test='test', testing='test')
+              eval='val', evaluation='val', minival='val', dev='val', test='test', testing='test')
 HIDDEN = '.', '__', '@eaDir', '#recycle', '$RECYCLE.BIN', 'lost+found'  # made by systems
 NOT_PHOTOS = re.compile('annot|label|mask|segment|thumb|vis', re.I)  # folders without photos
 
@@ -277,7 +277,7 @@ def to_number(text: Optional[str], where: Any) -> float:
 
 
 def has_pattern(file: Path, pattern: bytes, size: int = 1 << 20) -> bool:
-    """Return whether the first bytes of a file match, without the zeros of UTF-16."""
+    """Return whether the first bytes of a file, -1 for all, match without the zeros of UTF-16."""
     with file.open('rb') as start:
         return bool(re.search(pattern, start.read(size).replace(b'\0', b''), re.M))
 
