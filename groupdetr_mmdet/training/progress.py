@@ -93,7 +93,9 @@ class ProgressHook(Hook):
         self.best = max(self.best, found.get(AP, 0))
         values = ''.join(f'  {name} {found[key]:.3f}' for name, key in (
             ('AP', AP), ('AP50', f'{AP}_50')) if key in found)
-        self.progress.console.print(f'epoch {runner.epoch}: loss {loss(runner):.3f}{values}{best}')
+        # The epoch of an iteration-based run stays 0
+        place = f'epoch {runner.epoch}' if runner.epoch else f'iteration {runner.iter}'
+        self.progress.console.print(f'{place}: loss {loss(runner):.3f}{values}{best}')
 
 
 def loss(runner: Runner) -> float:
