@@ -194,6 +194,13 @@ def test_crowds_are_noted_and_classes_without_objects_are_kept(tiny_coco, tmp_pa
         read_dataset(root)
 
 
+def test_boxes_of_corners_are_noted(tiny_coco, tmp_path):
+    root = write_layout('coco', tiny_coco, tmp_path / 'data')
+    each('annotations', lambda x: x.update(bbox=[
+        *x['bbox'][:2], x['bbox'][0] + x['bbox'][2], x['bbox'][1] + x['bbox'][3]]))(root)
+    assert 'look like left, top, right, bottom' in ''.join(read_dataset(root).notes)
+
+
 def test_panoptic_segments_alone_are_named(tiny_coco, tmp_path):
     root = write_layout('coco', tiny_coco, tmp_path / 'data')
     add_panoptic(root)

@@ -167,6 +167,9 @@ def read_file(source: Source, file: Path, split: str,
     if relative:
         source.note('label files whose boxes are fractions of their image', file)
 
+    if are_corners(images, by_image):
+        source.note('label files whose boxes look like left, top, right, bottom, and are read as '
+                    'left, top, width, height', file)
     names = [image_names(image, file) for image in images]
     paths = source.find_images(names, file.parent, split)
     return source.read([
@@ -182,6 +185,18 @@ def are_fractions(boxes: List[Any]) -> bool:
         return any(boxes) and all(abs(float(x)) <= 1 for box in boxes for x in box)
     except (TypeError, ValueError, OverflowError):
         return False
+
+
+def are_corners(images: List[dict], by_image: Dict[str, List[dict]]) -> bool:
+    """Return whether boxes fit as corners, and most, as left, top, width, height, do not."""
+    try:
+        left, top, right, bottom, width, height = np.array([
+            (*x['bbox'], image['width'], image['height'])
+            for image in images for x in by_image[image['id']]], float).T
+    except (KeyError, TypeError, ValueError, OverflowError):  # no box, or no size
+        return False
+    inside = (left < right) & (top < bottom) & (right <= width) & (bottom <= height)
+    return inside.all() and ((left + right > width + 1) | (top + bottom > height + 1)).mean() > .5
 
 
 def read_box(file: Path, categories: Dict[Any, str], annotation: dict) -> LabeledBox:
