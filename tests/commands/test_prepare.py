@@ -59,7 +59,7 @@ def test_choices_are_in_the_config(data):
     cfg = Config.fromfile('photos.py')
     assert cfg.model.type == 'GroupDABDETR' and cfg.load_from == 'mine.pth'
     assert (cfg.model.num_queries, cfg.model.num_query_groups) == (70, 5), 'as in the weights'
-    assert cfg.train_cfg.max_epochs == 50 and cfg.param_scheduler[0].milestones == [46]
+    assert cfg.train_cfg.max_epochs == 150 and cfg.param_scheduler[0].milestones == [138]
     assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=16)
     assert cfg.optim_wrapper.optimizer.lr == 2e-4 and cfg.optim_wrapper.clip_grad.max_norm == .1
     assert cfg.default_hooks.checkpoint.save_best
@@ -85,7 +85,7 @@ def test_strong_augmentation_ends_before_the_training(data):
     mixed, unmixed = ([step.type for step in pipeline] for pipeline in (
         cfg.train_dataloader.dataset.pipeline, hook.switch_pipeline))
     assert mixed == [*unmixed[:2], 'RandomApply', 'YOLOXHSVRandomAug', *unmixed[2:]]
-    assert (hook.switch_epoch, cfg.train_cfg.max_epochs) == (37, 50)
+    assert (hook.switch_epoch, cfg.train_cfg.max_epochs) == (112, 150)
 
 
 def test_what_people_change_is_a_key_at_the_top(data):
