@@ -206,11 +206,13 @@ def training_config(training: Training, args: argparse.Namespace) -> Config:
     """Config of a training, with data, weights and work directory as the arguments name."""
     cell = training.cell
     cfg = read_config(cell.config)
-    for _, part in iter_dicts(cfg._cfg_dict, '') if training.data != SHAPES else ():
-        if part.get('type') == 'RandomFlip':  # the shapes alone may be upside down
-            part.update(prob=.5, direction='horizontal')
-        elif part.get('type') == 'Resize':
-            part.update(scale=(SIZE, SIZE))
+    for _, part in iter_dicts(cfg._cfg_dict, ''):
+        if part.get('type') in ('Resize', 'DETRResize'):
+            part.backend = 'cv2'  # for Mosaic's crops, as in all trainings before
+            if training.data != SHAPES:
+                part.scale = SIZE, SIZE
+        elif part.get('type') == 'RandomFlip' and training.data != SHAPES:
+            part.update(prob=.5, direction='horizontal')  # the shapes alone may be upside down
     cfg.merge_from_dict(data_settings(training.data, args))
     cfg.merge_from_dict({'model.num_queries': 40, 'model.num_query_groups': cell.num_groups,
                          'randomness.seed': training.seed, 'log_level': 'WARNING',

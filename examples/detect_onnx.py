@@ -1,4 +1,4 @@
-"""Draw what a detector in an ONNX file finds, by onnxruntime, numpy and OpenCV alone."""
+"""Draw what a detector in an ONNX file finds, by onnxruntime, numpy, OpenCV and Pillow alone."""
 import argparse
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnxruntime
+from PIL import Image
 
 
 class Detector:
@@ -17,17 +18,32 @@ class Detector:
 
     def __call__(self, image):
         """Boxes (left, top, right, bottom) in pixels of a BGR image, scores, names of classes."""
-        height, width = image.shape[:2]
-        size = self.resize['scale'] or (width, height)
-        if self.resize['keep_ratio']:
-            ratio = min(max(size) / max(height, width), min(size) / min(height, width))
-            size = int(width * ratio + .5), int(height * ratio + .5)
-        resized = cv2.resize(image, size)[..., ::-1 if self.meta['channels'] == 'RGB' else 1]
+        (height, width), size = image.shape[:2], self.size_of(image)
+        resized = cv2.resize(image, size) if self.resize['backend'] == 'cv2' else np.array(
+            Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+        resized = resized[..., ::-1 if self.meta['channels'] == 'RGB' else 1]
         pixels = ((resized - np.float32(self.mean)) / np.float32(self.std)).transpose(2, 0, 1)
         (boxes, ), (scores, ), (labels, ) = self.session.run(
             None, dict(images=pixels[None], image_sizes=np.array([size[::-1]])))
         boxes *= np.float32([width, height] * 2) / np.float32([*size, *size])
         return boxes, scores, [self.classes[label] for label in labels]
+
+    def size_of(self, image):
+        """Width and height to resize an image to."""
+        (height, width), scale = image.shape[:2], self.resize['scale']
+        if not self.resize['keep_ratio']:
+            return scale or (width, height)
+        shorter, longer = sorted((height, width))
+        if self.resize['type'] == 'Resize':
+            ratio = min(max(scale) / longer, min(scale) / shorter)
+            return int(width * ratio + .5), int(height * ratio + .5)
+        fitted = min(scale)
+        if longer / shorter * fitted > max(scale):
+            fitted = max(scale) * shorter / longer
+        if round(fitted) == shorter:
+            return width, height
+        sides = round(fitted), int(fitted * longer / shorter)
+        return sides if width <= height else sides[::-1]
 
     def draw(self, image, score_thr):
         for box, score, name in zip(*self(image)):

@@ -27,6 +27,7 @@ from .training.early_stopping import RisenEarlyStoppingHook
 from .backbones import DC5ResNet, EndingMobileNetV2, PyTorchDefaultInit
 from .data.coco import CheckedCocoDataset, CheckedCocoMetric
 from .data.images import CheckedLoadImageFromFile
+from .data.resize import DETRResize
 from .data.run_checks import RunCheckHook
 from .mask2former import GroupMask2Former, GroupMask2FormerHead
 
@@ -35,7 +36,7 @@ __version__ = '0.1.0'
 __all__ = [
     'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'CheckedCocoDataset', 'CheckedCocoMetric',
     'CheckedLoadImageFromFile', 'CheckedPretrainedInit', 'CheckedWeightsHook',
-    'DABDeformableDETR', 'DC5ResNet', 'EndingMobileNetV2', 'ExactResumeHook',
+    'DABDeformableDETR', 'DC5ResNet', 'DETRResize', 'EndingMobileNetV2', 'ExactResumeHook',
     'GroupCocoMetric', 'GroupConditionalDETR', 'GroupConditionalDETRHead',
     'GroupConditionalDetrTransformerDecoder', 'GroupConditionalDetrTransformerDecoderLayer',
     'GroupDABDETR', 'GroupDABDETRHead', 'GroupDABDeformableDETR', 'GroupDABDeformableDETRHead',

@@ -92,7 +92,7 @@ def write_transformers(args: argparse.Namespace, cfg: Config, converted: Convert
     has_masks = hasattr(detector, 'panoptic_head')
     if has_masks:
         detector.data_preprocessor.pad_size_divisor = 1  # the image processor pads by itself
-    preprocessing = describe_preprocessing(cfg, detector.data_preprocessor, ('cv2', 'pillow'))
+    preprocessing = describe_preprocessing(cfg, detector.data_preprocessor)
     task = 'image-segmentation' if has_masks else 'object-detection'
     differences = write_folder(
         Path(args.out), detector, classes, preprocessing,
@@ -100,9 +100,10 @@ def write_transformers(args: argparse.Namespace, cfg: Config, converted: Convert
     found = ', '.join(f'{name} differ by {x:.0e}' for name, x in differences.items())
     print(f'Compared : {found} at most, in two images of noise')
     for i, step in enumerate(cfg.test_dataloader.dataset.pipeline):
-        if 'Resize' in str(step['type']) and step.get('backend') != 'pillow':
+        if 'scale' in step and (step['type'], step.get('backend')) != ('DETRResize', 'pillow'):
+            key = f'test_dataloader.dataset.pipeline.{i}'
             print('Note     : transformers resizes by PIL; to evaluate as it does: groupdetr test '
-                  f'with --cfg-options test_dataloader.dataset.pipeline.{i}.backend=pillow')
+                  f'with --cfg-options {key}.type=DETRResize {key}.backend=pillow')
     if has_masks:
         print('Note     : transformers stretches images to multiples of 32 pixels, and mmdet pads '
               'them: resize to such sizes')

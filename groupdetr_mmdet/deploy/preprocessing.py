@@ -1,7 +1,7 @@
 """Describe the preprocessing of images for an exported detector."""
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any, Dict
 
 import cv2
 import mmcv
@@ -12,22 +12,24 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from torch import nn
 
+from ..data.resize import DETRResize, fitted_size
 from ..errors import ConfigError
 
-RESIZES = tuple(x.Resize._resize_img for x in (transforms, mmdet.datasets.transforms))
+RESIZES = {x._resize_img: x.__name__ for x in (
+    transforms.Resize, mmdet.datasets.transforms.Resize, DETRResize)}  # not of subclasses
+FITTED = dict(Resize=mmcv.image.rescale_size, DETRResize=fitted_size)
 SIZES = 2 * ((480, 640), (333, 500), (640, 426), (97, 131))  # (h, w); twice, to find random steps
 
 
-def describe_preprocessing(cfg: Config, preprocessor: nn.Module,
-                           backends: Sequence[str] = ('cv2', )) -> Dict[str, Any]:
+def describe_preprocessing(cfg: Config, preprocessor: nn.Module) -> Dict[str, Any]:
     """Describe a config's test pipeline and data preprocessor.
 
-    The description is compared with the pipeline on random images. ``backends`` are the libraries
-    that the pipeline may resize with.
+    The description is compared with the pipeline on random images.
 
     Returns:
         dict: ``mean`` and ``std`` of the channels, ``channels``, 'RGB' or 'BGR', and ``resize``, a
-        dict of ``scale``, (width, height) or None, and ``keep_ratio``.
+        dict of ``type``, a key of ``FITTED``, ``scale``, (width, height) or None, ``keep_ratio``
+        and ``backend``, 'cv2' or 'pillow'.
 
     Raises:
         ConfigError: If the pipeline does more.
@@ -35,21 +37,21 @@ def describe_preprocessing(cfg: Config, preprocessor: nn.Module,
     steps = Compose(cfg.test_dataloader.dataset.pipeline)
     steps.transforms = [x for x in steps.transforms if not isinstance(
         x, transforms.LoadAnnotations)]
-    backend = backends[0]
-    settings, resize = cfg.model.get('data_preprocessor') or {}, dict(scale=None, keep_ratio=False)
+    settings = cfg.model.get('data_preprocessor') or {}
+    resize = dict(type='Resize', scale=None, keep_ratio=False, backend='cv2')
     for step in steps.transforms:
         if isinstance(step, transforms.RandomChoiceResize) and len(step.scales) == 1:
             step.resize.scale, step = step.scales[0], step.resize
-        if getattr(type(step), '_resize_img', None) in RESIZES:
-            resize = dict(scale=step.scale, keep_ratio=step.keep_ratio)
-            backend = step.backend if step.backend in backends else backend
+        if name := RESIZES.get(getattr(type(step), '_resize_img', None)):
+            resize = dict(type=name, scale=step.scale, backend=step.backend,
+                          keep_ratio=getattr(step, 'fits', step.keep_ratio))
     description = dict(
         mean=list(settings.get('mean') or [0] * 3), std=list(settings.get('std') or [1] * 3),
         channels='RGB' if settings.get('bgr_to_rgb') or settings.get('rgb_to_bgr') else 'BGR',
         resize=resize)
     for size in SIZES:
         image = np.random.default_rng(0).integers(256, size=(*size, 3), dtype=np.uint8)
-        wanted = preprocess(image, description, backend)
+        wanted = preprocess(image, description)
         try:
             given, reason = run_pipeline(steps, preprocessor, image), ''
         except Exception as error:  # of any step
@@ -72,15 +74,12 @@ def run_pipeline(steps: Compose, preprocessor: nn.Module, image: np.ndarray) -> 
     return preprocessor(pseudo_collate([data]), False)['inputs'][0].numpy()
 
 
-def preprocess(image: np.ndarray, description: Dict[str, Any],
-               backend: str = 'cv2') -> np.ndarray:
+def preprocess(image: np.ndarray, description: Dict[str, Any]) -> np.ndarray:
     """Preprocess an image by a description, as ``examples/detect_onnx.py``; shapes as above."""
-    height, width = image.shape[:2]
-    size = tuple(description['resize']['scale'] or (width, height))
-    if description['resize']['keep_ratio']:
-        ratio = min(max(size) / max(height, width), min(size) / min(height, width))
-        size = int(width * ratio + .5), int(height * ratio + .5)
-    resized = mmcv.imresize(image, size, backend=backend)
+    resize, size = description['resize'], image.shape[1::-1]
+    scale = tuple(resize['scale'] or size)
+    size = FITTED[resize['type']](size, scale) if resize['keep_ratio'] else scale
+    resized = mmcv.imresize(image, size, backend=resize['backend'])
     resized = resized[..., ::-1 if description['channels'] == 'RGB' else 1]
     pixels = (resized - np.float32(description['mean'])) / np.float32(description['std'])
     return pixels.transpose(2, 0, 1)

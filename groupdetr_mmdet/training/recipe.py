@@ -41,7 +41,7 @@ model = dict(
     bbox_head=dict(num_classes={num_classes}))
 train_pipeline = [*_base_.train_pipeline[:2], *augmentation, _base_.train_pipeline[-1]]
 {mixing}test_pipeline = _base_.test_pipeline
-test_pipeline[1].scale = image_size
+test_pipeline[1].update(type='DETRResize', scale=image_size, backend='pillow')
 dataset = dict(data_root=data_root, data_prefix=dict(img=''), metainfo=metainfo)
 train_dataloader = dict(
     batch_size=batch_size,
@@ -67,19 +67,19 @@ AUGMENTATIONS = dict(  # name -> transforms of training images
     light="""\
 augmentation = [
     dict(type='RandomFlip', prob=0.5),
-    dict(type='Resize', scale=image_size, keep_ratio=True)
+    dict(type='Resize', scale=image_size, keep_ratio=True, backend='pillow')
 ]""",
     detr="""\
 scales = [(image_size[0], image_size[1] * i // 25) for i in range(15, 26)]
 augmentation = [  # DETR's: flip; then resize, or resize, crop and resize
     dict(type='RandomFlip', prob=0.5),
     dict(type='RandomChoice', transforms=[
-        [dict(type='RandomChoiceResize', scales=scales, keep_ratio=True)],
-        [dict(type='RandomChoiceResize', keep_ratio=True,
+        [dict(type='RandomChoiceResize', scales=scales, keep_ratio=True, backend='pillow')],
+        [dict(type='RandomChoiceResize', keep_ratio=True, backend='pillow',
               scales=[(9999, image_size[1] * i // 8) for i in (4, 5, 6)]),
          dict(type='RandomCrop', crop_type='absolute_range', allow_negative_crop=True,
               crop_size=(image_size[1] * 12 // 25, image_size[1] * 3 // 4)),
-         dict(type='RandomChoiceResize', scales=scales, keep_ratio=True)]])
+         dict(type='RandomChoiceResize', scales=scales, keep_ratio=True, backend='pillow')]])
 ]""")
 AUGMENTATIONS['strong'] = f"""\
 strong_epochs = max_epochs * 3 // 4  # also with Mosaic, MixUp and colors

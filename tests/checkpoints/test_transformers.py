@@ -12,14 +12,19 @@ import threading
 from pathlib import Path
 from typing import Any, Dict, Iterator, Tuple
 
+import numpy as np
 import pytest
 import torch
 from builders import build, make_batch, perturbed
 from family_builders import family_config
+from layout_builders import write_layout
 from mask_builders import mask2former_config
 from mmdet.datasets import CocoDataset
 from mmdet.registry import MODELS
+from mmdet.structures.bbox import bbox_overlaps
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from PIL import Image
 from running import run_tool
 from tiny import CLASSES, tiny_config
 from torch import Tensor, nn
@@ -206,10 +211,9 @@ def test_a_neck_without_bias_leaves_and_comes_back(folders, tmp_path):
 
 @pytest.fixture
 def trained(tiny_coco, tmp_path) -> Tuple[Path, Path]:
-    """A config that reads BGR images and resizes them by PIL, and a checkpoint of three groups."""
+    """A config that reads BGR images, and a checkpoint of three groups."""
     config = tiny_config(tiny_coco, num_query_groups=3)
     config.model.data_preprocessor.update(mean=[90., 100., 110.], bgr_to_rgb=False)
-    config.test_dataloader.dataset.pipeline[1].update(scale=(128, 128), backend='pillow')
     config.dump(tmp_path / 'tiny.py')
     model = perturbed(build({key: x for key, x in config.model.items()
                              if key != 'data_preprocessor'}))
@@ -218,29 +222,61 @@ def trained(tiny_coco, tmp_path) -> Tuple[Path, Path]:
     return tmp_path / 'tiny.py', tmp_path / 'tiny.pth'
 
 
-def test_the_pipeline_finds_what_predict_finds(trained, tiny_coco, tmp_path, capsys):
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder of images of odd sizes."""
+    numbers = np.random.default_rng(0)
+    (tmp_path / 'photos').mkdir()
+    for i, (width, height) in enumerate(((500, 375), (427, 641))):
+        pixels = numbers.integers(256, size=(height // 8, width // 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((width, height)).save(tmp_path / f'photos/{i}.jpg')
+    return tmp_path / 'photos'
+
+
+@pytest.mark.slow
+def test_the_pipeline_finds_what_predict_finds(trained, photos, tiny_coco, tmp_path, monkeypatch,
+                                               capsys):
+    """With the test pipeline that ``prepare`` writes, which shrinks the images."""
     config, checkpoint = trained
-    out, images = tmp_path / 'hf', sorted((tiny_coco / 'images').glob('val*.jpg'))
-    assert run_tool('convert_checkpoint', config, checkpoint, out, '--to', 'transformers',
+    monkeypatch.chdir(tmp_path)
+    assert run_tool('prepare', write_layout('yolo', tiny_coco, tmp_path / 'yolo'), '--weights',
+                    'none', '--image-size', '80') == 0
+    cfg = Config.fromfile(config)
+    cfg.test_dataloader = Config.fromfile('yolo.py').test_dataloader
+    cfg.dump(config)
+    assert run_tool('convert_checkpoint', config, checkpoint, 'hf', '--to', 'transformers',
                     '--query-group', '1') == 0
-    assert "transformers.pipeline('object-detection'" in capsys.readouterr().out
-    assert run_tool('predict', *images, config, checkpoint, '--query-group', '1', '--score-thr',
-                    '0', '--no-vis', '--out', tmp_path / 'found') == 0
-    ours = json.loads((tmp_path / 'found/results.json').read_text())
-    detect = transformers.pipeline('object-detection', str(out), device='cpu')
-    for i, image in enumerate(images, 1):
-        wanted = sorted((x for x in ours if x['image_id'] == i), key=lambda x: -x['score'])[:5]
-        found = detect(str(image), threshold=0.)[:5]
+    report = capsys.readouterr().out
+    assert "transformers.pipeline('object-detection', 'hf')" in report and 'pillow' not in report
+    assert run_tool('predict', photos, config, checkpoint, '--query-group', '1', '--score-thr',
+                    '0', '--no-vis', '--out', 'found') == 0
+    ours = json.loads(Path('found/results.json').read_text())
+    monkeypatch.setattr(transformers.ObjectDetectionPipeline, '_get_bounding_box',
+                        lambda self, box: box.tolist())  # of which it cuts the fractions
+    detect = transformers.pipeline('object-detection', 'hf', device='cpu')
+    for i, path in enumerate(sorted(photos.iterdir())):
+        width, height = Image.open(path).size
+        wanted = sorted((x for x in ours if x['image_id'] == i), key=lambda x: -x['score'])
+        found = detect(str(path), threshold=0.)[:len(wanted)]
         assert [x['score'] for x in found] == pytest.approx([x['score'] for x in wanted], abs=1e-4)
         assert [x['label'] for x in found] == [CLASSES[x['category_id'] - 1] for x in wanted]
-        for x, y in zip(found, wanted):  # the pipeline cuts fractions, and does not clip
-            left, top = (max(x['box'][key], 0) for key in ('xmin', 'ymin'))
-            assert (left, top) == pytest.approx(y['bbox'][:2], abs=1.01)
+        boxes, expected = (torch.tensor([x[key] for x in rows]) for rows, key in (
+            (found, 'box'), (wanted, 'bbox')))
+        boxes = boxes.clamp(min=0).minimum(torch.tensor([width, height] * 2))  # as predict
+        expected[:, 2:] += expected[:, :2]
+        assert bbox_overlaps(boxes, expected, is_aligned=True).min() > .999
+
+
+def test_a_folder_has_the_weights_of_its_group(trained, tmp_path, capsys):
+    config, checkpoint = trained
+    out = tmp_path / 'hf'
+    arguments = 'convert_checkpoint', config, checkpoint, out, '--to', 'transformers'
+    assert run_tool(*arguments, '--query-group', '1') == 0
     direct = Inferencer(read_config(str(config)), str(out)).model.state_dict()
     first = torch.load(checkpoint)['state_dict']['backbone.conv1.weight']
     assert torch.equal(direct['backbone.conv1.weight'], first)
     assert '3 x 10; the detector is group 1' in (out / 'README.md').read_text()
-    assert run_tool('convert_checkpoint', config, checkpoint, out, '--to', 'transformers') == 2
+    assert run_tool(*arguments) == 2
     assert f'error: OUT {out}' in capsys.readouterr().err
 
 
@@ -374,18 +410,13 @@ def test_prepare_writes_the_number_of_queries_of_a_name_of_the_hub(hub, monkeypa
     assert saved_numbers('hf://me/other') == {}
 
 
-def test_the_option_that_convert_prints_resizes_by_pil(tiny_coco, tmp_path, capsys):
-    config = tiny_config(tiny_coco, num_query_groups=3)
-    config.dump(tmp_path / 'tiny.py')
-    torch.save(dict(state_dict=build({
-        key: x for key, x in config.model.items() if key != 'data_preprocessor'}).state_dict()),
-        tmp_path / 'tiny.pth')
-    assert run_tool('convert_checkpoint', tmp_path / 'tiny.py', tmp_path / 'tiny.pth',
-                    tmp_path / 'hf', '--to', 'transformers') == 0
-    key, value = re.search(r'--cfg-options (\S+)=(\S+)', capsys.readouterr().out).groups()
-    config.merge_from_dict({key: value})
-    assert [x.get('backend') for x in config.test_dataloader.dataset.pipeline
-            if x.type == 'Resize'] == ['pillow']
+def test_the_option_that_convert_prints_resizes_as_transformers(trained, tmp_path, capsys):
+    arguments = 'convert_checkpoint', *trained, '--to', 'transformers'
+    assert run_tool(*arguments[:3], tmp_path / 'hf', *arguments[3:]) == 0
+    options = re.search(r'--cfg-options (.*)', capsys.readouterr().out)[1].split()
+    assert run_tool(*arguments[:3], tmp_path / 'again', *arguments[3:], '--cfg-options',
+                    *options) == 0
+    assert '--cfg-options' not in capsys.readouterr().out
 
 
 def test_a_detector_is_pushed(hub, trained, tmp_path, monkeypatch, capsys):

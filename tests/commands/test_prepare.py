@@ -65,8 +65,9 @@ def test_choices_are_in_the_config(data):
     assert cfg.default_hooks.checkpoint.save_best
     flip, resize = cfg.train_dataloader.dataset.pipeline[2:4]
     assert flip.type == 'RandomFlip' and resize.scale == (666, 400)
-    assert all(cfg[f'{x}_dataloader'].dataset.pipeline[1].scale == (666, 400)
-               for x in ('val', 'test'))
+    assert all(cfg[f'{x}_dataloader'].dataset.pipeline[1] == dict(
+        resize, type='DETRResize') for x in ('val', 'test'))
+    assert resize.backend == 'pillow', 'as in transformers'
 
 
 @pytest.mark.parametrize('args, num_groups, lr', [

@@ -56,9 +56,9 @@ def test_ids_of_images_in_folders(row, tmp_path):
 # What is changed in a config -> what the file says of it, None where it is refused
 LOAD, PACK = dict(type='LoadImageFromFile'), dict(type='PackDetInputs', meta_keys=('img_shape', ))
 RGB = dict(mean=[127.] * 3, std=[64.] * 3, channels='RGB',
-           resize=dict(scale=[80, 64], keep_ratio=True))
+           resize=dict(type='Resize', scale=[80, 64], keep_ratio=True, backend='cv2'))
 RESIZE = dict(type='Resize', scale=(80, 64), keep_ratio=True)
-NO_RESIZE = dict(RGB, resize=dict(scale=None, keep_ratio=False))
+NO_RESIZE = dict(RGB, resize=dict(type='Resize', scale=None, keep_ratio=False, backend='cv2'))
 
 
 def pipeline(*steps: dict) -> dict:
@@ -75,7 +75,7 @@ EXPORTS = {
     'mmcv.Resize': (pipeline(dict(RESIZE, type='mmcv.Resize')), RGB),
     'no Resize': (pipeline(), NO_RESIZE),
     'one size': (pipeline(dict(RESIZE, scale=64, keep_ratio=False)),
-                 dict(RGB, resize=dict(scale=[64, 64], keep_ratio=False))),
+                 dict(RGB, resize=dict(RGB['resize'], scale=[64, 64], keep_ratio=False))),
     'RandomChoiceResize to one scale': (pipeline(dict(
         type='RandomChoiceResize', scales=[(80, 64)], keep_ratio=True)), RGB),
     'RandomChoiceResize to two': (pipeline(dict(
@@ -84,7 +84,13 @@ EXPORTS = {
     'RandomFlip that never flips': (pipeline(RESIZE, dict(type='RandomFlip', prob=0.)), RGB),
     'FixScaleResize': (pipeline(dict(RESIZE, type='FixScaleResize')), None),
     'scale_factor': (pipeline(dict(type='Resize', scale_factor=.5, keep_ratio=True)), None),
-    'Pillow': (pipeline(dict(RESIZE, backend='pillow')), None),
+    'Pillow': (pipeline(dict(RESIZE, backend='pillow')),
+               dict(RGB, resize=dict(RGB['resize'], backend='pillow'))),
+    'DETRResize': (pipeline(dict(RESIZE, type='DETRResize', backend='pillow')), dict(
+        RGB, resize=dict(RGB['resize'], type='DETRResize', backend='pillow'))),
+    'DETRResize to one size': (
+        pipeline(dict(RESIZE, type='DETRResize', keep_ratio=False)),
+        dict(RGB, resize=dict(RGB['resize'], type='DETRResize', keep_ratio=False))),
     'Pad': (pipeline(RESIZE, dict(type='Pad', size_divisor=32)), None),
     'Normalize': (pipeline(RESIZE, dict(type='Normalize', mean=[9.] * 3, std=[9.] * 3)), None),
     'a step that needs more than an image': (pipeline(RESIZE, dict(type='Mosaic')), None),
