@@ -13,9 +13,9 @@ from ..errors import ConfigError
 from .names import recognize, rename
 from .transformers import FIRST_CONV, KINDS, LOSS_WEIGHTS, WEIGHTS, in_order_of, rules_for
 
-CLASSES = {  # of transformers, by the detectors' names in `names.SIGNATURES`
-    'ConditionalDETR': 'ConditionalDetr', 'DABDETR': 'DabDetr', 'DeformableDETR': 'DeformableDetr',
-    'two-stage DeformableDETR': 'DeformableDetr', 'Mask2Former': 'Mask2Former'}
+# By the detectors' names in `names.SIGNATURES`
+MODEL_TYPES = {kind: model_type for model_type, kind in KINDS.items()}
+MODEL_TYPES['two-stage DeformableDETR'] = MODEL_TYPES['DeformableDETR']
 PROCESSORS = dict(DabDetr='ConditionalDetr')  # detectors that use another image processor
 SIZES = (256, 192), (192, 256)  # (h, w) of the images to compare detections on
 TOLERANCE = 1e-4  # of scores, and of boxes relative to the image's size
@@ -28,24 +28,24 @@ def config_for(detector: nn.Module, classes: Sequence[str]) -> Any:
         ConfigError: If transformers has no such detector or backbone.
     """
     kind = recognize(detector.state_dict())[1]
-    if kind not in CLASSES:
-        raise ConfigError(f'--to transformers writes {", ".join(CLASSES)}, and no '
+    if kind not in MODEL_TYPES:
+        raise ConfigError(f'--to transformers writes {", ".join(MODEL_TYPES)}, and no '
                           f'{type(detector).__name__[len("Group"):]}: keep --to ours or mmdet.')
-    import transformers
+    from transformers import AutoConfig
     settings = dict(settings_of(detector, kind), backbone_config=backbone_config(
         detector.backbone), num_queries=detector.num_queries, id2label=dict(enumerate(classes)),
         label2id={x: i for i, x in enumerate(classes)})
     settings.pop('dilation', None)  # of timm's backbones; ours has none
     try:
-        return getattr(transformers, f'{CLASSES[kind]}Config')(**settings)
+        return AutoConfig.for_model(MODEL_TYPES[kind], **settings)
     except Exception as error:  # such as two stages without refinement
-        raise ConfigError(f'--to transformers: {CLASSES[kind]} cannot be so '
+        raise ConfigError(f'--to transformers: {kind} cannot be so '
                           f'({" ".join(str(error).split())}).') from error
 
 
 def settings_of(detector: nn.Module, kind: Optional[str]) -> Dict[str, Any]:
     """Return the settings of transformers' config, {} if transformers has no such detector."""
-    if kind not in CLASSES:
+    if kind not in MODEL_TYPES:
         return {}
     if kind == 'Mask2Former':
         head = detector.panoptic_head
@@ -84,15 +84,14 @@ def settings_of(detector: nn.Module, kind: Optional[str]) -> Dict[str, Any]:
 def backbone_config(backbone: nn.Module) -> Any:
     """Transformers' config of a ResNet of mmdet."""
     from transformers import ResNetConfig
-    stages = getattr(backbone, 'num_stages', 0)
-    if type(backbone) is not ResNet or backbone.deep_stem or backbone.avg_down or (
-            *backbone.strides, *backbone.dilations) != ((1, 2, 2, 2)[:stages] + (1, ) * stages):
+    if type(backbone) is not ResNet:
         raise ConfigError(f'--to transformers: model.backbone.type={type(backbone).__name__} '
                           'cannot be written: only a plain ResNet can, without dilation.')
     expansion = backbone.block.expansion
     return ResNetConfig(
         embedding_size=backbone.stem_channels, depths=list(backbone.stage_blocks),
-        hidden_sizes=[backbone.base_channels * expansion * 2**i for i in range(stages)],
+        hidden_sizes=[backbone.base_channels * expansion * 2**i
+                      for i in range(backbone.num_stages)],
         layer_type='basic' if expansion == 1 else 'bottleneck',
         downsample_in_bottleneck=backbone.style == 'caffe',
         out_features=[f'stage{i + 1}' for i in backbone.out_indices])
@@ -118,24 +117,23 @@ def write_folder(folder: Path, detector: nn.Module, classes: Sequence[str],
     config = config_for(detector, classes)
     import transformers
     from safetensors.torch import load_file, save_file
-    prefix = type(config).__name__[:-len('Config')]
-    task = 'UniversalSegmentation' if prefix == 'Mask2Former' else 'ObjectDetection'
-    model_class = getattr(transformers, f'{prefix}For{task}')
+    auto = (transformers.AutoModelForUniversalSegmentation if hasattr(detector, 'panoptic_head')
+            else transformers.AutoModelForObjectDetection)
     folder = folder.resolve()  # os.replace cannot replace a link or '.'
     folder.parent.mkdir(parents=True, exist_ok=True)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as x:
         part = Path(x, folder.name)
-        model = model_class(config)
+        model = auto.from_config(config)
         model.save_pretrained(part, state_dict={  # for the names in files; copies keep tied ones
             name: x.clone() for name, x in model.state_dict().items()})
         weights = part / WEIGHTS[0]
         save_file(to_transformers(detector, load_file(weights), KINDS[config.model_type]), weights,
                   metadata=dict(format='pt'))
-        image_processor(prefix, preprocessing).save_pretrained(part)
+        image_processor(config, preprocessing).save_pretrained(part)
         (part / 'README.md').write_text(card)
-        differences = check_same(detector, model_class.from_pretrained(part))
+        differences = check_same(detector, auto.from_pretrained(part))
         if folder.exists():
             folder.rmdir()
         os.replace(part, folder)
@@ -167,9 +165,10 @@ def to_transformers(detector: nn.Module, saved: Mapping[str, Tensor],
     return found
 
 
-def image_processor(prefix: str, preprocessing: Mapping[str, Any]) -> Any:
+def image_processor(config: Any, preprocessing: Mapping[str, Any]) -> Any:
     """Return transformers' image processor that resizes and normalizes as a test pipeline."""
     import transformers
+    prefix = type(config).__name__[:-len('Config')]
     resize, order = preprocessing['resize'], 1 if preprocessing['channels'] == 'RGB' else -1
     scale = resize['scale'] or (1333, 800)
     size = (dict(shortest_edge=min(scale), longest_edge=max(scale)) if resize['keep_ratio'] else
