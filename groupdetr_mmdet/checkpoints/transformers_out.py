@@ -39,7 +39,7 @@ def config_for(detector: nn.Module, classes: Sequence[str]) -> Any:
     try:
         return AutoConfig.for_model(MODEL_TYPES[kind], **settings)
     except Exception as error:  # such as two stages without refinement
-        raise ConfigError(f'--to transformers: {kind} cannot be so '
+        raise ConfigError(f'--to transformers: it has no {kind} with these settings '
                           f'({" ".join(str(error).split())}).') from error
 
 
@@ -215,7 +215,7 @@ def check_same(detector: nn.Module, model: nn.Module) -> Dict[str, float]:
         differences[name] = float(apart.max())
         # A pixel at the threshold of masked attention can change a query's masks: take the mean.
         if not (apart.mean() if has_masks else apart.max()) < TOLERANCE:
-            raise ConfigError(f'--to transformers: {type(model).__name__} computes something else '
+            raise ConfigError(f'--to transformers: {type(model).__name__} detects otherwise '
                               f'than the detector of CONFIG ({name} differ by '
                               f'{differences[name]:.1g}): keep --to ours or mmdet.')
     return differences
