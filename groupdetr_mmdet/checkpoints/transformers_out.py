@@ -39,7 +39,7 @@ def config_for(detector: nn.Module, classes: Sequence[str]) -> Any:
     try:
         return AutoConfig.for_model(MODEL_TYPES[kind], **settings)
     except Exception as error:  # such as two stages without refinement
-        raise ConfigError(f'--to transformers: it has no {kind} with these settings '
+        raise ConfigError(f'--to transformers: no {kind} has these settings '
                           f'({" ".join(str(error).split())}).') from error
 
 
