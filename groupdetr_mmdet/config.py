@@ -3,6 +3,7 @@ import difflib
 import inspect
 import os.path as osp
 import re
+import traceback
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from types import FrameType
@@ -55,15 +56,21 @@ def read_config(config: str, key: str = 'CONFIG') -> Config:
     """Read the config that :func:`find_config` finds.
 
     Raises:
-        ConfigError: If there is no such file, or mmengine cannot read it as a config.
+        ConfigError: If there is no such file, mmengine cannot read it as a config, or a module of
+            ``custom_imports`` or one inside is missing. Other errors in such a module are raised.
     """
     path = find_config(config, key)
     try:
         return Config.fromfile(path)
     except Exception as error:
+        cause, calls = error, {x.name for x in traceback.extract_tb(error.__traceback__)}
+        if 'import_modules_from_strings' in calls and not isinstance(error, ImportError):
+            raise
+        while isinstance(cause, ImportError) and cause.__context__:  # mmengine names it nowhere
+            cause = cause.__context__
         swapped = '; are CONFIG and CHECKPOINT swapped?' if path.endswith(WEIGHTS) else '.'
-        raise ConfigError(f'{key}: {path} is not a config ({type(error).__name__}: '
-                          f'{first_line(error)}){swapped}') from error
+        raise ConfigError(f'{key}: {path} is not a config ({type(cause).__name__}: '
+                          f'{first_line(cause)}){swapped}') from error
 
 
 class Options(DictAction):

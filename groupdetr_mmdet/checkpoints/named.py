@@ -42,16 +42,20 @@ def best_checkpoint(work_dir: Path) -> Optional[Path]:
 
 
 def last_checkpoint(work_dir: Path) -> Optional[Path]:
-    """Return the checkpoint that ``last_checkpoint`` names, also in a copied directory."""
+    """Return the checkpoint that ``last_checkpoint`` names, None if it is missing."""
     path = named_checkpoint(work_dir)
-    return path and next((x for x in (work_dir / path.name, path) if x.is_file()), None)
+    return path if path and path.is_file() else None
 
 
 def named_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
-    """Return the path in the file ``last_checkpoint``, or None if it is missing or empty."""
+    """Return the path in the file ``last_checkpoint``, or None if it is missing or empty.
+
+    In a copied directory the path is of the original: a file of its name in ``work_dir`` counts.
+    """
     pointer = Path(work_dir, POINTER)
     name = pointer.read_text(errors='replace').strip() if pointer.is_file() else ''
-    return Path(name) if name else None
+    own = Path(work_dir, Path(name).name)
+    return (own if own.is_file() else Path(name)) if name else None
 
 
 def trained_config(checkpoint: str) -> Optional[Path]:

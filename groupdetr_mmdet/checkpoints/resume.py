@@ -68,9 +68,10 @@ def repair_pointer(work_dir: Union[str, Path]) -> None:
     if latest is None:
         log.warning(f'{work_dir} has no checkpoint to resume: the training starts at its '
                     'beginning.')
-    elif str(named) != latest:
-        log.warning(f'{POINTER} names {named or "nothing"}, which is missing, cut short or not the'
-                    f' latest: resuming from {latest}.')
+    else:
+        if str(named) != latest:
+            log.warning(f'{POINTER} names {named or "nothing"}, which is missing, cut short or '
+                        f'not the latest: resuming from {latest}.')
         write_atomically(Path(work_dir, POINTER), latest.encode())
 
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..analysis.group_metrics import choose_group, query_group
-from ..checkpoints.named import find_checkpoint, trained_config
+from ..checkpoints.named import POINTER, find_checkpoint, trained_config
 from ..config import Options, check_groups, merge_options, read_config
 from ..errors import ConfigError
 
@@ -66,8 +66,13 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def work_dir_of(cfg: Config, args: argparse.Namespace) -> str:
-    """Return the work directory of the arguments, else of the config, else ``work_dirs/NAME``."""
+    """Return the work directory of the arguments, else of the config, else ``work_dirs/NAME``.
+
+    The work directory of a config that a training wrote is its folder, also after a move.
+    """
+    folder = Path(cfg.filename or '').parent
     return (getattr(args, 'work_dir', None) or (args.cfg_options or {}).get('work_dir') or
+            str(folder) * Path(folder, POINTER).is_file() or
             cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem)))
 
 

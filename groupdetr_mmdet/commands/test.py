@@ -14,7 +14,7 @@ from ..analysis.group_metrics import (draw_groups, evaluate_each_group, groups_t
 from ..analysis.plots import save_picture
 from ..training.options import augment_test
 from ..training.progress import shown_runner
-from ..training.runner import for_test
+from ..training.runner import RunConfig, for_test
 from .common import (CHECKPOINT, add_runner_arguments, load_trained, print_table,
                      work_dir_of)
 
@@ -36,9 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--wait-time', type=float, default=2, help='seconds between pictures of --show')
 
 
-def main(args: argparse.Namespace) -> None:
-    if args.out:
-        check_output('--out', args.out, 'a pickle file', ('.pkl', '.pickle'))
+def load_config(args: argparse.Namespace) -> RunConfig:
+    """Read the config of a checkpoint, and set the options of the arguments."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = for_test(load_trained(args), args.checkpoint)
     check_path('CHECKPOINT', args.checkpoint)
@@ -49,6 +48,13 @@ def main(args: argparse.Namespace) -> None:
         augment_test(cfg)
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
+    return cfg
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.out:
+        check_output('--out', args.out, 'a pickle file', ('.pkl', '.pickle'))
+    cfg = load_config(args)
     with shown_runner(cfg, 'Testing') as runner:
         if args.out:
             runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))

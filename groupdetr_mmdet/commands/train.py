@@ -9,11 +9,13 @@ from shlex import quote
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
+from mmengine.runner import Runner
 
+from ..analysis.runs import read_run
 from ..checkpoints.named import best_checkpoint, find_checkpoint, last_checkpoint
 from ..checkpoints.resume import announce_new_start
 from ..data.layouts import is_data
-from ..config import WEIGHTS, merge_options, read_config
+from ..config import WEIGHTS, check_groups, merge_options, read_config
 from ..errors import ConfigError
 from ..io import check_path, lock_work_dir
 from ..training import dry_run, options
@@ -114,9 +116,21 @@ def start_run(cfg: Config, args: argparse.Namespace) -> Config:
     return cfg
 
 
-def show_next(args: argparse.Namespace, work_dir: Path) -> None:
+def can_report(cfg: Config, work_dir: Path) -> bool:
+    """Return whether ``groupdetr report`` takes a run: of groups, with a log of validations."""
+    try:
+        check_groups('model', cfg.model)
+        return bool(read_run(work_dir).val)
+    except ConfigError:
+        return False
+
+
+def show_next(args: argparse.Namespace, runner: Runner) -> None:
     """Print the checkpoint and the next commands."""
-    best = best_checkpoint(work_dir)
+    work_dir = Path(os.path.relpath(runner.work_dir))
+    # Else a best checkpoint there is of an earlier run
+    has_best = any(x.startswith('best_ckpt') for x in runner.message_hub.runtime_info)
+    best = best_checkpoint(work_dir) if has_best else None
     written = best or last_checkpoint(work_dir)
     if written is None:
         return
@@ -127,7 +141,8 @@ def show_next(args: argparse.Namespace, work_dir: Path) -> None:
     print(f'Wrote {written}.\n'
           f'Next: groupdetr test {config} {name}\n'
           f'      groupdetr predict IMAGES {config} {name} --out found' +
-          f'\n      groupdetr report {quote(str(work_dir))}' * bool(best))  # it needs an AP
+          f'\n      groupdetr report {quote(str(work_dir))}' *
+          bool(best and can_report(runner.cfg, work_dir)))
 
 
 def main(args: argparse.Namespace) -> None:
@@ -149,4 +164,4 @@ def main(args: argparse.Namespace) -> None:
                 announce_new_start(cfg.work_dir)
         runner = run_training(cfg)
     if is_main_process():
-        show_next(args, Path(os.path.relpath(runner.work_dir)))
+        show_next(args, runner)

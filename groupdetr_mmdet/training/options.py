@@ -100,23 +100,25 @@ def augment_test(cfg: Config) -> None:
 
 def log_to(cfg: Config, backend: str) -> None:
     """Also log scalars to 'Tensorboard' or 'Wandb'."""
-    visualizer = cfg.setdefault('visualizer', dict(
-        type='DetLocalVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')]))
-    added = dict(type=f'{backend}VisBackend')
-    visualizer.vis_backends = [x for x in visualizer.vis_backends if x != added] + [added]
+    cfg.visualizer = cfg.get('visualizer') or dict(
+        type='DetLocalVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')])
+    added, backends = dict(type=f'{backend}VisBackend'), cfg.visualizer.get('vis_backends') or []
+    cfg.visualizer.vis_backends = [x for x in backends if x != added] + [added]
 
 
 def keep_best(cfg: Config) -> None:
-    """Keep the best checkpoint, unless the config sets ``save_best``."""
+    """Keep the best checkpoint, unless the config sets ``save_best`` or has another hook."""
     hook = checkpoint_hook(cfg)
-    if hook and cfg.get('val_dataloader'):
+    if hook and 'CheckpointHook' in str(hook.get('type')) and cfg.get('val_dataloader'):
         hook.setdefault('save_best', 'auto')
 
 
 def checkpoint_hook(cfg: Config) -> Optional[ConfigDict]:
     """Return the config of the hook that writes checkpoints, None if it is switched off."""
     cfg.default_hooks = cfg.get('default_hooks') or {}
-    return cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    if 'checkpoint' not in cfg.default_hooks:
+        cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    return cfg.default_hooks.checkpoint
 
 
 def fetch_once(cfg: Config) -> None:

@@ -56,8 +56,11 @@ class RunConfig(Config):
         return self.__dict__['text_now']
 
     def dump(self, file: Union[str, Path, None] = None) -> Optional[str]:
-        """Write the text to a file, or return it."""
-        return super().dump(file) if file is None or self.__dict__['to_files'] else None
+        """Write the text to a file, in JSON or YAML what it sets, or return it."""
+        if file is not None and not self.__dict__['to_files']:
+            return None
+        as_given = str(file or '.py').endswith('.py')
+        return (super() if as_given else Config.fromstring(self.pretty_text, '.py')).dump(file)
 
 
 def for_test(cfg: Config, checkpoint: str) -> RunConfig:
@@ -76,8 +79,9 @@ def build_runner(cfg: Config, default: Type[Runner] = Runner) -> Runner:
     """
     cfg = cfg if isinstance(cfg, RunConfig) else RunConfig(cfg)
     check_data(cfg)
-    dist_cfg = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', dict(backend='nccl'))
-    dist_cfg.setdefault('timeout', HANG_TIMEOUT)
+    env_cfg = cfg.get('env_cfg') or {}
+    dist_cfg = dict(dict(backend='nccl', timeout=HANG_TIMEOUT), **(env_cfg.get('dist_cfg') or {}))
+    cfg.env_cfg = dict(env_cfg, dist_cfg=dist_cfg)
     if cfg.get('launcher', 'none') != 'none' and get_device() == 'cpu':
         use_gloo(cfg, dist_cfg)
     if cfg.get('train_cfg'):

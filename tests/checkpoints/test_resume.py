@@ -377,6 +377,13 @@ def test_the_pointer_is_followed_unless_it_is_lost_or_a_checkpoint_is_younger(fi
     assert latest_whole_checkpoint(finished) == second
 
 
+def test_a_copied_directory_has_its_own_checkpoints(finished):
+    copy = Path(shutil.copytree(finished, finished.with_name('copy')))
+    assert latest_whole_checkpoint(copy) == str(copy / 'epoch_2.pth')
+    repair_pointer(copy)
+    assert (copy / POINTER).read_text() == str(copy / 'epoch_2.pth')
+
+
 def test_other_files_are_no_checkpoints(finished):
     (finished / POINTER).unlink()
     for name in ('epoch_1.pth', 'epoch_2.pth'):

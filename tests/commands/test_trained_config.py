@@ -9,13 +9,16 @@ from typing import Dict, Set
 
 import pytest
 import torch
+from mmengine.config import Config
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from running import run_tool
 from tiny import tiny_config, write_tiny_coco
 
-from groupdetr_mmdet.checkpoints.named import best_checkpoint, trained_config
+from groupdetr_mmdet.checkpoints.named import POINTER, best_checkpoint, trained_config
 from groupdetr_mmdet.commands import train
+from groupdetr_mmdet.commands.common import load_trained, work_dir_of
+from groupdetr_mmdet.config import read_config
 
 SCALES = [f'{mode}_dataloader.dataset.pipeline.1.scale=(96,96)' for mode in ('val', 'test')]
 OPTIONS = ['--epochs', 2, '--batch-size', 1, '--cfg-options', 'model.num_query_groups=2', *SCALES]
@@ -145,6 +148,22 @@ def test_of_two_trainings_the_checkpoint_s_own_is_found(tmp_path):
     torch.save(argparse.ArgumentParser, tmp_path / 'work/odd.pth')  # asks for code
     for name in ('odd.pth', 'X.py', 'none.pth'):
         assert trained_config(str(tmp_path / 'work' / name)) is None
+
+
+def test_the_config_of_a_moved_work_directory_finds_its_checkpoints_there(config):
+    """Another run has taken the place that the config names."""
+    cfg = Config.fromfile(config)
+    for folder, seed in (('work_dirs/X', 1), ('moved', 2)):
+        cfg.update(work_dir='work_dirs/X', randomness=dict(seed=seed))
+        save(Path(folder, 'epoch_1.pth'), cfg.pretty_text)
+        cfg.dump(f'{folder}/X.py')
+        Path(folder, POINTER).write_text('/before/work_dirs/X/epoch_1.pth')
+    args = argparse.Namespace(config='moved/X.py', checkpoint='last', cfg_options=None)
+    found = load_trained(args)
+    assert args.checkpoint == 'moved/epoch_1.pth' and found.work_dir == 'moved'
+    assert found.randomness.seed == 2
+    assert work_dir_of(read_config('moved/X.py'), parsed('moved/X.py')) == 'moved'
+    assert work_dir_of(found, parsed('moved/X.py', '--work-dir', 'w')) == 'w'
 
 
 def test_a_config_of_another_name_is_a_target_to_convert_to(config):

@@ -1,6 +1,7 @@
 """A training with the options that people set, in a terminal, and before it begins."""
 import contextlib
 import io
+import json
 import os
 import pty
 import re
@@ -17,6 +18,7 @@ from tiny import tiny_config, write_tiny_coco
 from groupdetr_mmdet.checkpoints.named import best_checkpoint
 from groupdetr_mmdet.commands.train import show_next
 from groupdetr_mmdet.config import read_config
+from groupdetr_mmdet.io import write_atomically
 from groupdetr_mmdet.training.dry_run import SMALL_CONFIG, is_slow
 from groupdetr_mmdet.training.progress import Prints
 
@@ -163,12 +165,23 @@ def test_a_training_begins_with_weights_of_other_classes(trained, tiny_coco, tmp
     assert set(own) - set(same) == {'bbox_head.fc_cls.weight', 'bbox_head.fc_cls.bias'}
 
 
-@pytest.mark.parametrize('names', [['epoch_1.pth'], ['epoch_1.pth', 'best_AP_epoch_1.pth']])
-def test_a_report_comes_next_where_a_validation_found_the_best(names, tmp_path, capsys):
-    for name in names:
-        (tmp_path / name).touch()
-    (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
-    show_next(SimpleNamespace(config='c.py', work_dir=str(tmp_path), cfg_options=None), tmp_path)
+@pytest.mark.parametrize(('row', 'written', 'reported'), [
+    ('sound', 'best_AP_epoch_1.pth', True), ('best of an earlier run', 'epoch_1.pth', False),
+    ('no validation', 'epoch_1.pth', False), ('a log by iteration', 'best_AP_epoch_1.pth', False),
+    ('without groups', 'best_AP_epoch_1.pth', False)])
+def test_what_comes_next_is_of_this_run_and_can_be_run(row, written, reported, tmp_path,
+                                                       monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ('epoch_1.pth', 'best_AP_epoch_1.pth')[:1 if row == 'no validation' else 2]:
+        Path(name).touch()
+    Path('last_checkpoint').write_text('/elsewhere/epoch_1.pth')
+    step = dict(loss=1., step=1, time=1., **{} if row == 'a log by iteration' else dict(epoch=1))
+    write_atomically('1/vis_data/scalars.json', '\n'.join(map(json.dumps, (
+        step, {'coco/bbox_mAP': .5, 'step': 1}))).encode())
+    cfg = tiny_config(tmp_path, num_query_groups=None if row == 'without groups' else 3)
+    info = {} if row == 'best of an earlier run' else dict(best_ckpt='best_AP_epoch_1.pth')
+    show_next(SimpleNamespace(config='c.py', work_dir='.', cfg_options=None), SimpleNamespace(
+        work_dir='.', cfg=cfg, message_hub=SimpleNamespace(runtime_info=info)))
     out = capsys.readouterr().out
-    assert f'Wrote {tmp_path / names[-1]}' in out and 'groupdetr predict' in out
-    assert ('groupdetr report' in out) == (len(names) == 2)
+    assert f'Wrote {written}' in out and f'groupdetr test c.py {written}' in out
+    assert ('groupdetr report' in out) == reported

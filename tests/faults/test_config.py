@@ -4,6 +4,7 @@ from family_builders import FAMILIES, family_config
 from mask_builders import mask2former_config
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from running import run_tool
 from tiny import tiny_config
 
 from groupdetr_mmdet.config import merge_options
@@ -38,7 +39,8 @@ LINES = {  # --cfg-options of a training: words of the line, the key or the part
 FILES = {
     'syntax error': ('mine.py', 'model = dict(', 'SyntaxError'),
     'missing base': ('mine.py', "_base_ = 'nowhere.py'", 'nowhere.py'),
-    'missing import': ('mine.py', "custom_imports = dict(imports=['no_such_module'])", 'no_such'),
+    'missing import': ('mine.py', "custom_imports = dict(imports=['no_such_module'])",
+                       "No module named 'no_such_module'"),
     'weights': ('mine.pth', 'PK', 'are CONFIG and CHECKPOINT swapped?'),
     'JSON list': ('mine.json', '[1]', 'mine.json'),
 }
@@ -65,6 +67,24 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, last_error, name):
     (tmp_path / file).write_text(content)
     last = last_error('test', tmp_path / file, tmp_path / file, '--work-dir', tmp_path / 'w')
     assert file in last and words in last
+
+
+def test_an_error_in_a_module_of_ones_own_keeps_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / 'mine_with_a_bug.py').write_text('undefined')
+    (tmp_path / 'c.py').write_text("custom_imports = dict(imports=['mine_with_a_bug'])")
+    with pytest.raises(NameError, match='undefined'):
+        run_tool('train', tmp_path / 'c.py')
+
+
+def test_what_a_test_cannot_draw_is_refused_in_the_words_of_mmdet(tiny_coco, tmp_path,
+                                                                  last_error):
+    cfg = tiny_config(tiny_coco)
+    cfg.default_hooks.pop('visualization')
+    cfg.dump(tmp_path / 'c.py')
+    (tmp_path / 'x.pth').touch()
+    last = last_error('test', tmp_path / 'c.py', tmp_path / 'x.pth', '--show-dir', 'x')
+    assert 'VisualizationHook must be included in default_hooks' in last
 
 
 def test_a_key_of_this_package_in_a_stock_detector_names_the_detector_with_groups(

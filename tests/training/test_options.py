@@ -12,6 +12,7 @@ from tiny import tiny_config
 from groupdetr_mmdet.config import read_config
 from groupdetr_mmdet.errors import ConfigError
 from groupdetr_mmdet.training import options
+from groupdetr_mmdet.training.runner import RunConfig, check_data, make_resumable
 
 
 RECORDED = json.loads((Path(__file__).parents[2] / 'benchmarks/evidence.json').read_text())
@@ -95,6 +96,29 @@ def test_hooks_are_added_to_those_of_the_config(cfg, best):
         'NumClassCheckHook', 'EMAHook', 'RisenEarlyStoppingHook']
     assert cfg.default_hooks.checkpoint.save_best == best
     assert cfg.custom_hooks[-1]['monitor'] == ('coco/bbox_mAP' if best == 'auto' else best)
+
+
+def test_a_config_without_hooks_gets_the_best_checkpoint_and_a_hook_of_ones_own_stays(cfg):
+    cfg.default_hooks = cfg.visualizer = None
+    options.keep_best(cfg)
+    options.log_to(cfg, 'Tensorboard')
+    assert cfg.default_hooks.checkpoint == dict(
+        type='CheckpointHook', interval=1, save_best='auto')
+    assert [x.type for x in cfg.visualizer.vis_backends] == [
+        'LocalVisBackend', 'TensorboardVisBackend']
+    cfg.default_hooks.checkpoint = own = dict(type='MySaver')
+    options.keep_best(cfg)
+    assert cfg.default_hooks.checkpoint == own
+
+
+@pytest.mark.parametrize('suffix', ['py', 'json', 'yaml'])
+def test_a_run_writes_the_config_that_it_got(cfg, tmp_path, suffix):
+    cfg = RunConfig(Config(json.loads(json.dumps(cfg.to_dict()))))  # lists for tuples
+    given = Config(cfg.to_dict())
+    check_data(cfg)
+    make_resumable(cfg)
+    cfg.dump(tmp_path / f'X.{suffix}')
+    assert Config.fromfile(tmp_path / f'X.{suffix}').to_dict() == given.to_dict() != cfg.to_dict()
 
 
 def test_an_early_stop_names_a_metric_that_it_cannot_follow(cfg):
