@@ -168,6 +168,15 @@ def iter_dicts(value: Any, key: str) -> Iterator[Tuple[str, dict]]:
             yield from iter_dicts(inner, f'{key}[{i}]')
 
 
+def datasets_of(cfg: dict) -> Iterator[dict]:
+    """Yield the config of every data set inside a loader or a wrapper of data sets."""
+    inner = [x for x in (cfg.get('dataset'), *cfg.get('datasets', ())) if isinstance(x, dict)]
+    for part in inner:
+        yield from datasets_of(part)
+    if not inner:
+        yield cfg
+
+
 def check_groups(key: str, model: Optional[dict]) -> None:
     """Raise a ConfigError unless ``model`` is a detector with groups, as ``key`` requires."""
     name = (model or {}).get('type')

@@ -8,6 +8,7 @@ from mmdet.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
+from ..config import datasets_of
 from ..errors import ConfigError
 from ..ops.recompute import LAYER_OPTIONS
 from ..registry import SCOPE
@@ -57,8 +58,8 @@ def one_group(model: Mapping) -> Dict[str, Any]:
 def stock_config(cfg: Config, classes: Optional[Sequence[str]] = None) -> Config:
     """Return a config for mmdet alone, of one group of our detector, with class names."""
     stock = with_parents({key: cfg[key] for key in KEPT_KEYS if key in cfg})
-    if classes and 'test_dataloader' in stock:
-        stock['test_dataloader']['dataset'].update(metainfo=dict(classes=tuple(classes)))
+    for dataset in datasets_of(stock['test_dataloader']) if classes else ():
+        dataset.update(metainfo=dict(classes=tuple(classes)))
     return Config(dict(stock, default_scope='mmdet', model=stock_model(cfg.model)))
 
 

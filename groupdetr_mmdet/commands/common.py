@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ..analysis.group_metrics import choose_group, query_group
 from ..checkpoints.named import POINTER, find_checkpoint, trained_config
-from ..config import Options, check_groups, merge_options, read_config
+from ..config import Options, check_groups, datasets_of, merge_options, read_config
 from ..errors import ConfigError
 
 CONFIG = 'config file, or the name of a shipped config'
@@ -103,10 +103,15 @@ def plain(cfg: Config, key: str) -> Any:
 
 
 def check_test_data(cfg: Config, args: argparse.Namespace) -> None:
-    """Raise a ConfigError without test data: its pipeline prepares the images."""
+    """Take the first data set inside a wrapper as test data: its pipeline prepares the images.
+
+    Raises:
+        ConfigError: If there is no test data.
+    """
     if not cfg.get('test_dataloader'):
         raise ConfigError(f'CONFIG {args.config} has no test_dataloader, whose pipeline prepares '
                           'the images: add it.')
+    cfg.test_dataloader.dataset = next(datasets_of(cfg.test_dataloader))
 
 
 def load_inference_config(args: argparse.Namespace) -> Config:

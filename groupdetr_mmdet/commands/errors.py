@@ -34,8 +34,9 @@ TRACEBACK = 'GROUPDETR_TRACEBACK'  # environment variable: 1 prints the tracebac
 FIRST_ERROR = 'GROUPDETR_FIRST_ERROR'  # environment variable: file of the first error's process
 LIBRARIES = {'groupdetr_mmdet', 'site-packages', 'dist-packages', 'mmengine', 'mmcv', 'mmdet'}
 STDLIB = sysconfig.get_path('stdlib')
-SETUP_FUNCTIONS = {'build_from_cfg', 'build_runner', 'load_config', 'load_inference_config',
-                   'load_trained', 'start_run'}  # functions before the first step
+SETUP_FUNCTIONS = {  # functions before the first step
+    '_init_pipeline', 'build_from_cfg', 'build_runner', 'load_config', 'load_inference_config',
+    'load_trained', 'start_run'}
 MEMORY = ('The memory is full ({}): lower train_dataloader.batch_size, model.num_query_groups or '
           'the image scale, or set model.decoder.num_cp.')
 COMMON_ERRORS = (  # class, pattern of the message, line; {} is the first line of the message

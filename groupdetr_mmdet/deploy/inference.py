@@ -13,7 +13,7 @@ import torch
 from mmdet.apis import DetInferencer
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from mmdet.datasets import CocoDataset
-from mmdet.registry import DATASETS
+from mmdet.registry import DATASETS, TRANSFORMS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS
@@ -23,6 +23,7 @@ from torch import nn
 from ..checkpoints.convert import COCO_IDS
 from ..checkpoints.loading import load_weights
 from ..checkpoints.reading import read_checkpoint
+from ..config import datasets_of
 from ..data.images import check_whole, fault
 from ..errors import ConfigError, first_line
 from ..io import check_path
@@ -69,7 +70,7 @@ def class_names(cfg: Config, checkpoint: Dict[str, Any]) -> List[str]:
     """
     meta = checkpoint.get('meta', {}).get('dataset_meta')
     if not meta:
-        dataset = cfg.test_dataloader.dataset
+        dataset = next(datasets_of(cfg.test_dataloader))
         meta = dict(DATASETS.get(dataset.type).METAINFO, **dataset.get('metainfo', {}))
     names = list({key.lower(): value for key, value in meta.items()}['classes'])
     head = cfg.model.get('bbox_head')
@@ -100,6 +101,8 @@ class Inferencer(DetInferencer):
         cfg = copy.deepcopy(cfg)
         cfg.visualizer = dict(cfg.get('visualizer') or dict(type='DetLocalVisualizer'),
                               vis_backends=[])  # pictures are written by `draw`
+        for step in cfg.test_dataloader.dataset.pipeline:  # the parent looks for a class
+            step.type = TRANSFORMS.get(step.type) if isinstance(step.type, str) else step.type
         super().__init__(cfg, device=device, show_progress=False)
         self.classes = list(self.model.dataset_meta['classes'])
 

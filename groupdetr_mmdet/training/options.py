@@ -80,8 +80,9 @@ def stop_early(cfg: Config, patience: int) -> None:
         raise ConfigError(f'--early-stop follows {AP}, and val_evaluator has {", ".join(kinds)}: '
                           'set default_hooks.checkpoint.save_best to its metric, such as '
                           'pascal_voc/mAP.')
+    percent = dict(risen=2., min_delta=.1) if metric.endswith('PQ') else {}
     add_hook(cfg, type='RisenEarlyStoppingHook', monitor=AP if metric == 'auto' else metric,
-             patience=patience)
+             patience=patience, **percent)
 
 
 def augment_test(cfg: Config) -> None:

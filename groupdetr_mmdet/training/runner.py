@@ -23,7 +23,7 @@ from mmengine.utils import get_object_from_string
 from ..checkpoints.loading import CheckedPretrainedInit, CheckedWeightsHook
 from ..checkpoints.preemption import shield_workers
 from ..checkpoints.reading import checked_readers
-from ..config import iter_dicts
+from ..config import datasets_of, iter_dicts
 from .options import add_hook, checkpoint_hook
 
 TYPES = {  # type in a config -> type in the run
@@ -162,15 +162,6 @@ def check_data(cfg: Config) -> None:
                 # 'cpu' would write into a folder .dist_test, which stays if a run fails.
                 metric.setdefault('collect_device', 'gpu')
     add_hook(cfg, type='RunCheckHook')
-
-
-def datasets_of(cfg: dict) -> Iterator[dict]:
-    """Yield the config of every data set inside a loader or a wrapper of data sets."""
-    inner = [x for x in (cfg.get('dataset'), *cfg.get('datasets', ())) if isinstance(x, dict)]
-    for part in inner:
-        yield from datasets_of(part)
-    if not inner:
-        yield cfg
 
 
 def make_resumable(cfg: Config) -> None:

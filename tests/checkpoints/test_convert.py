@@ -16,9 +16,11 @@ from mmengine.logging import HistoryBuffer
 from parity import golden
 from parity.case import PARITY, from_official, model_config
 from running import run_tool
+from tiny import tiny_config
 
 from groupdetr_mmdet.checkpoints import convert as conversion
 from groupdetr_mmdet.checkpoints.convert import COCO_IDS
+from groupdetr_mmdet.checkpoints.stock import stock_config
 from groupdetr_mmdet.errors import ConfigError
 
 CASE = PARITY / 'case_A'
@@ -92,6 +94,15 @@ def test_the_report_names_what_was_found_and_every_tensor(tmp_path, capsys):
     report = capsys.readouterr().out
     assert all(x in report for x in ('official', 'ConditionalDETR', '3 x 20'))
     assert {*spec()['shapes'], *ours()['state_dict']} <= {*re.split(r'\s+|: ?', report)}
+
+
+def test_every_data_set_of_the_stock_config_has_the_class_names(tmp_path):
+    cfg = tiny_config(tmp_path, width=256)
+    cfg.test_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=2 * [cfg.test_dataloader.dataset])
+    dataset = stock_config(cfg, ['a', 'b', 'c']).test_dataloader.dataset
+    assert 'metainfo' not in dataset
+    assert [x.metainfo.classes for x in dataset.datasets] == 2 * [('a', 'b', 'c')]
 
 
 def test_91_rows_are_cut_by_the_ids_of_the_coco_categories():

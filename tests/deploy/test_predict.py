@@ -5,8 +5,10 @@ from pathlib import Path
 
 import cv2
 import pytest
+import torch
 from mmdet.apis import DetInferencer
 from mmdet.datasets import CocoDataset
+from mmengine.config import Config
 from pycocotools.coco import COCO
 from running import run_tool
 from tiny import CLASSES, write_detector
@@ -61,6 +63,29 @@ def test_all_detections_are_those_of_the_inferencer_of_mmdet(predict, files, tmp
     assert len(coco.loadRes(str(tmp_path / 'out/results.json')).anns) == len(results)
     names = {x['id']: x['file_name'] for x in coco.dataset['images']}
     assert all(names[x['image_id']] == x['file_name'] for x in results)
+
+
+def in_a_wrapper(cfg):
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[
+        dict(type='RepeatDataset', times=2, dataset=cfg.test_dataloader.dataset)])
+
+
+def by_full_names(cfg):
+    """As in the config that a training in pure Python writes."""
+    cfg.test_dataloader.dataset.pipeline[0].type = 'mmcv.transforms.loading.LoadImageFromFile'
+
+
+@pytest.mark.parametrize('change', [in_a_wrapper, by_full_names])
+def test_test_data_written_in_another_way_prepare_the_same_images(change, predict, files,
+                                                                  tmp_path):
+    status, expected = predict(files.data / 'images', '--score-thr', 0)
+    cfg = Config.fromfile(files.config)
+    change(cfg)
+    cfg.dump(tmp_path / 'changed.py')
+    torch.save(torch.load(files.checkpoint)['state_dict'], tmp_path / 'bare.pth')
+    assert run_tool('predict', files.data / 'images', tmp_path / 'changed.py',
+                    tmp_path / 'bare.pth', '--out', tmp_path / 'out', '--score-thr', 0) == status
+    assert json.loads((tmp_path / 'out/results.json').read_text()) == expected != []
 
 
 def test_the_batch_size_changes_nothing_for_images_of_one_size(predict, files):

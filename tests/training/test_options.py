@@ -133,19 +133,20 @@ def test_an_early_stop_names_a_metric_that_it_cannot_follow(cfg):
     assert cfg.custom_hooks[-1]['monitor'] == 'pascal_voc/mAP', 'the first one'
 
 
-def stopped_after(curve, patience: int, resumed: bool = False) -> int:
+def stopped_after(curve, patience: int, resumed: bool = False, monitor: str = 'AP',
+                  **changes) -> int:
     """Number of validations after which an early stop ends a run with these AP."""
-    hook = HOOKS.build(dict(type='RisenEarlyStoppingHook', monitor='AP', patience=patience))
+    cfg = dict(dict(type='RisenEarlyStoppingHook', monitor=monitor, patience=patience), **changes)
+    hook = HOOKS.build(cfg)
     runner = SimpleNamespace(train_loop=SimpleNamespace(stop_training=False),
                              logger=SimpleNamespace(info=lambda text: None))
     for done, value in enumerate(curve, 1):
         if resumed:
             checkpoint = {}
             hook.before_save_checkpoint(runner, checkpoint)
-            hook = HOOKS.build(dict(
-                type='RisenEarlyStoppingHook', monitor='AP', patience=patience))
+            hook = HOOKS.build(cfg)
             hook.after_load_checkpoint(SimpleNamespace(_resume=True), checkpoint)
-        hook.after_val_epoch(runner, dict(AP=value))
+        hook.after_val_epoch(runner, {monitor: value})
         if runner.train_loop.stop_training:
             return done
     return len(curve)
@@ -162,3 +163,11 @@ def test_an_early_stop_ends_no_recorded_run_before_half_of_its_ap():
     ([.3, .3005, .3009, .4], 3), ([.001, float('nan'), .1], 2)])
 def test_validations_count_once_the_metric_has_risen(curve, done):
     assert stopped_after(curve, 2) == stopped_after(curve, 2, resumed=True) == done
+
+
+def test_a_metric_in_percent_ends_a_run_where_its_fraction_does(cfg):
+    cfg.default_hooks.checkpoint.save_best = 'coco_panoptic/PQ'
+    options.stop_early(cfg, 2)
+    curve = [.001] * 3 + [.1, .1005, .1009, .2]
+    done = stopped_after([100 * x for x in curve], **cfg.custom_hooks[-1])
+    assert done == stopped_after(curve, 2) == 6
