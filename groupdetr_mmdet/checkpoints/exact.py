@@ -120,7 +120,8 @@ class ExactResumeHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Restore the position in the epoch."""
-        if not (runner._resume and isinstance(checkpoint, dict) and 'meta' in checkpoint):
+        meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+        if not runner._resume or 'epoch' not in (meta or ()):
             return  # CheckedWeightsHook raises an error
         layout, saved = self._layout(runner), checkpoint.get(PROGRESS)
         saved = saved if isinstance(saved, dict) else {}
@@ -135,7 +136,7 @@ class ExactResumeHook(Hook):
                 f'The run continues with other batches than before, because {changes}.')
         elif isinstance(runner.train_loop, ResumableTrainLoop):
             runner.train_loop.batches_done = done
-        if mixes_seen_images(runner, checkpoint['meta']['epoch']):
+        if mixes_seen_images(runner, meta['epoch']):
             runner.logger.warning(
                 'CachedMosaic and CachedMixUp start with empty caches: the run continues with '
                 'other mixed images.')

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping
 
 import torch
 from mmdet.registry import WEIGHT_INITIALIZERS
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit, update_init_info
 from mmengine.registry import HOOKS
@@ -70,7 +70,7 @@ def load_weights(model: nn.Module, checkpoint: Any, path: str,
             ``allow_missing`` if no tensor fits.
     """
     state_dict = weights_of(checkpoint, path)
-    if config := checkpoint.get('meta', {}).get('transformers'):
+    if config := (checkpoint.get('meta') or {}).get('transformers'):
         state_dict = fit_model(state_dict, model, config)
     if allow_missing:
         load_fitting(model, state_dict, path)
@@ -118,12 +118,26 @@ class CheckedWeightsHook(Hook):
         path = str(runner._load_from or 'the latest checkpoint')
         model = unwrapped(runner.model)
         if runner._resume:
+            if not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+                take_trained_weights(checkpoint, runner)
             check_training(model, weights_of(checkpoint, f'--resume: {path}'),
                            checkpoint.get('meta'), path)
             announce_rest(checkpoint, runner, path)
             return
         load_weights(model, checkpoint, path, runner.cfg.get('allow_missing', False))
         checkpoint['state_dict'] = model.state_dict()
+
+
+def take_trained_weights(checkpoint: Dict[str, Any], runner: Runner) -> None:
+    """Replace averaged weights by the weights that the optimizer has changed, in place.
+
+    mmengine's ``EMAHook`` saves the average under ``state_dict``, the others as ``module.NAME``.
+    """
+    if trained := checkpoint.get('ema_state_dict'):
+        checkpoint['state_dict'] = {name: trained.get(f'module.{name}', x)
+                                    for name, x in checkpoint['state_dict'].items()}
+        runner.logger.warning('The checkpoint averages weights (EMA), and this run does not: add '
+                              '--ema to go on averaging.')
 
 
 def check_training(model: nn.Module, tensors: Dict[str, Any], meta: Any, path: str) -> None:

@@ -58,13 +58,13 @@ def named_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
     return (own if own.is_file() else Path(name)) if name else None
 
 
-def trained_config(checkpoint: str) -> Optional[Path]:
-    """Return the config that the training wrote beside its checkpoint, or None.
+def trained_config(checkpoint: str, folder: Optional[Path] = None) -> Optional[Path]:
+    """Return the config of a checkpoint that its training wrote into ``folder``, or None.
 
-    The file must have the text of the config in the checkpoint: a later training may have
-    replaced ``NAME.py``.
+    ``folder`` is the checkpoint's own by default. The file must have the text of the config in the
+    checkpoint: a later training may have replaced ``NAME.py``.
     """
-    folder = Path(checkpoint).parent
+    folder = folder or Path(checkpoint).parent
     files = [*folder.glob('*.py'), *sorted(folder.glob('*/vis_data/config.py'))]
     if not (files and zipfile.is_zipfile(checkpoint)):
         return None

@@ -83,8 +83,11 @@ def load_trained(args: argparse.Namespace, of_this_name: bool = False) -> Config
     config of the training must have the name of the named config.
     """
     cfg = named = read_config(args.config)
-    args.checkpoint = find_checkpoint(args.checkpoint, work_dir_of(named, args))
-    folder, file = Path(args.checkpoint).parent, trained_config(args.checkpoint)
+    name, folder = args.checkpoint, Path(work_dir_of(named, args))
+    args.checkpoint = find_checkpoint(name, folder)
+    if name == args.checkpoint:  # a file, which may be copied
+        folder = Path(name).parent
+    file = trained_config(args.checkpoint, folder)
     if file and not (of_this_name and not (folder / Path(named.filename).name).is_file()):
         cfg = read_config(str(file))
         cfg.work_dir = str(folder)

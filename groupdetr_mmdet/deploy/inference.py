@@ -44,7 +44,7 @@ def find_images(inputs: Sequence[str]) -> List[str]:
         if osp.isdir(name):
             folder = glob.escape(name)
             found = match_images(osp.join(folder, '*')) or match_images(osp.join(folder, '**/*'))
-        elif osp.exists(name) or not glob.has_magic(name):
+        elif '://' in name or osp.exists(name) or not glob.has_magic(name):
             found = [name]
         else:
             found = match_images(name)
@@ -68,11 +68,13 @@ def class_names(cfg: Config, checkpoint: Dict[str, Any]) -> List[str]:
     Raises:
         ConfigError: If their number differs from the model's.
     """
-    meta = checkpoint.get('meta', {}).get('dataset_meta')
-    if not meta:
+    saved = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
+    names = {key.lower(): value for key, value in saved.items()}.get('classes')
+    if not names:
         dataset = next(datasets_of(cfg.test_dataloader))
         meta = dict(DATASETS.get(dataset.type).METAINFO, **dataset.get('metainfo', {}))
-    names = list({key.lower(): value for key, value in meta.items()}['classes'])
+        names = {key.lower(): value for key, value in meta.items()}['classes']
+    names = list(names)
     head = cfg.model.get('bbox_head')
     num_classes = head.get('num_classes') if isinstance(head, dict) else None
     if num_classes and len(names) != num_classes:
@@ -141,9 +143,16 @@ class Inferencer(DetInferencer):
         yield from found
 
     def draw(self, path: str, sample: DetDataSample, out_file: str) -> None:
-        """Draw detections into a copy of their image, and write it to ``out_file``."""
-        self.visualizer.add_datasample(
-            path, mmcv.imread(path, channel_order='rgb'), sample, draw_gt=False, pred_score_thr=0)
+        """Draw detections into a copy of their image, and write it to ``out_file``.
+
+        An image that has no colors to draw, and that only the pipeline reads, is in ``failed``.
+        """
+        try:
+            image = mmcv.imread(path, channel_order='rgb')
+        except Exception as error:
+            self.failed[path] = f'there is no picture, {fault(path, error)}'
+            return
+        self.visualizer.add_datasample(path, image, sample, draw_gt=False, pred_score_thr=0)
         mmcv.imwrite(self.visualizer.get_image()[..., ::-1], out_file,
                      backend_args=dict(backend='atomic_local'))
 

@@ -162,6 +162,11 @@ def test_the_config_of_a_moved_work_directory_finds_its_checkpoints_there(config
     found = load_trained(args)
     assert args.checkpoint == 'moved/epoch_1.pth' and found.work_dir == 'moved'
     assert found.randomness.seed == 2
+    Path('elsewhere').mkdir()  # as by default_hooks.checkpoint.out_dir
+    shutil.move('moved/epoch_1.pth', 'elsewhere')
+    Path('moved', POINTER).write_text('elsewhere/epoch_1.pth')
+    args.checkpoint = 'last'
+    assert load_trained(args).work_dir == 'moved' and args.checkpoint == 'elsewhere/epoch_1.pth'
     assert work_dir_of(read_config('moved/X.py'), parsed('moved/X.py')) == 'moved'
     assert work_dir_of(found, parsed('moved/X.py', '--work-dir', 'w')) == 'w'
 

@@ -75,14 +75,15 @@ def by_full_names(cfg):
     cfg.test_dataloader.dataset.pipeline[0].type = 'mmcv.transforms.loading.LoadImageFromFile'
 
 
-@pytest.mark.parametrize('change', [in_a_wrapper, by_full_names])
-def test_test_data_written_in_another_way_prepare_the_same_images(change, predict, files,
+@pytest.mark.parametrize(('change', 'meta'), [
+    (in_a_wrapper, None), (by_full_names, dict(dataset_meta=dict(palette=[(0, 0, 0)] * 3)))])
+def test_test_data_written_in_another_way_prepare_the_same_images(change, meta, predict, files,
                                                                   tmp_path):
     status, expected = predict(files.data / 'images', '--score-thr', 0)
     cfg = Config.fromfile(files.config)
     change(cfg)
     cfg.dump(tmp_path / 'changed.py')
-    torch.save(torch.load(files.checkpoint)['state_dict'], tmp_path / 'bare.pth')
+    torch.save(dict(torch.load(files.checkpoint), meta=meta), tmp_path / 'bare.pth')
     assert run_tool('predict', files.data / 'images', tmp_path / 'changed.py',
                     tmp_path / 'bare.pth', '--out', tmp_path / 'out', '--score-thr', 0) == status
     assert json.loads((tmp_path / 'out/results.json').read_text()) == expected != []
@@ -124,6 +125,16 @@ def test_an_unreadable_image_is_reported_and_skipped(content, predict, files, tm
     assert f'skipped {bad}: ' in capsys.readouterr().err
 
 
+def test_an_image_that_cannot_be_drawn_keeps_its_detections(predict, files, tmp_path, capsys):
+    """A TIFF of 32-bit colors, which OpenCV reads only unchanged."""
+    good, odd = files.data / 'images/val_0.jpg', str(tmp_path / 'odd.tiff')
+    cv2.imwrite(odd, cv2.imread(str(good)).astype('float32'))
+    status, results = predict((odd, good), '--score-thr', 0, '--cfg-options',
+                              'test_dataloader.dataset.pipeline.0.color_type=unchanged')
+    assert status == 1 and {*by_file(results)} == {'odd.tiff', 'val_0.jpg'}
+    assert f'skipped {odd}: there is no picture' in capsys.readouterr().err
+
+
 def test_pictures_have_the_detections_and_keep_their_folders(predict, files, tmp_path):
     for i in range(2):
         (tmp_path / f'in/{i}').mkdir(parents=True)
@@ -161,6 +172,7 @@ def test_images_are_found_in_folders_and_patterns(tmp_path, monkeypatch):
     for inputs, found in (
             (['.'], ['./a.JPG', './b.png']), (['deep'], ['deep/er/d.jpg']),
             (['**/*.jpg'], ['deep/er/d.jpg', 'sub/c.jpg']),
+            (['http://host/a.jpg?size=9'], ['http://host/a.jpg?size=9']),
             (['b.png', 'sub/../b.png', str(tmp_path), './no.jpg', 'no.jpg'],
              ['b.png', f'{tmp_path}/a.JPG', './no.jpg'])):
         assert find_images(inputs) == found

@@ -123,6 +123,14 @@ def test_a_run_that_is_killed_after_a_step_ends_as_one_that_is_not(coco, whole, 
     assert_equal(state(runner), whole)
 
 
+def test_a_run_that_averages_no_more_goes_on_from_the_trained_weights(coco, whole, tmp_path):
+    cfg = config(coco, tmp_path)
+    assert train(cfg, killed_after=3) is None
+    cfg.custom_hooks = []
+    torch.testing.assert_close(train(cfg, resume=True).model.state_dict(), whole['model'],
+                               rtol=0, atol=0)
+
+
 @pytest.mark.parametrize('workers, persistent', [(1, False), (2, True)])
 def test_processes_that_load_data_change_nothing(coco, whole, tmp_path, workers, persistent):
     cfg = config(coco, tmp_path, workers, persistent)

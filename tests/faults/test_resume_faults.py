@@ -40,6 +40,7 @@ REFUSED = {
     'missing': (lambda path, _: None, [], '--resume: {path} does not exist'),
     'list': (changed(lambda x: [1]), [], 'holds no state dict'),
     'weights alone': (changed(lambda x: x['state_dict']), [], 'no state of a training'),
+    'published weights': (changed(lambda x: x.update(meta={})), [], 'no state of a training'),
     'other N': (changed(dict), ['model.num_queries=20'], 'num_queries and num_query_groups'),
     'other K': (changed(dict), ['model.num_query_groups=2'], 'num_queries and num_query_groups'),
     'other layers': (changed(dict), ['model.decoder.num_layers=3'], 'is of another model'),
