@@ -118,10 +118,10 @@ class CheckedWeightsHook(Hook):
         path = str(runner._load_from or 'the latest checkpoint')
         model = unwrapped(runner.model)
         if runner._resume:
-            if not any(isinstance(hook, EMAHook) for hook in runner.hooks):
-                take_trained_weights(checkpoint, runner)
             check_training(model, weights_of(checkpoint, f'--resume: {path}'),
                            checkpoint.get('meta'), path)
+            if not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+                take_trained_weights(checkpoint, runner)
             announce_rest(checkpoint, runner, path)
             return
         load_weights(model, checkpoint, path, runner.cfg.get('allow_missing', False))
