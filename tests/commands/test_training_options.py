@@ -167,7 +167,8 @@ def test_a_training_begins_with_weights_of_other_classes(trained, tiny_coco, tmp
 
 @pytest.mark.parametrize(('row', 'written', 'reported'), [
     ('sound', 'best_AP_epoch_1.pth', True), ('best of an earlier run', 'epoch_1.pth', False),
-    ('no validation', 'epoch_1.pth', False), ('a log by iteration', 'best_AP_epoch_1.pth', False),
+    ('no validation', 'epoch_1.pth', False), ('a log by iteration', 'best_AP_epoch_1.pth', True),
+    ('without a log', 'best_AP_epoch_1.pth', False),
     ('without groups', 'best_AP_epoch_1.pth', False)])
 def test_what_comes_next_is_of_this_run_and_can_be_run(row, written, reported, tmp_path,
                                                        monkeypatch, capsys):
@@ -176,8 +177,8 @@ def test_what_comes_next_is_of_this_run_and_can_be_run(row, written, reported, t
         Path(name).touch()
     Path('last_checkpoint').write_text('/elsewhere/epoch_1.pth')
     step = dict(loss=1., step=1, time=1., **{} if row == 'a log by iteration' else dict(epoch=1))
-    write_atomically('1/vis_data/scalars.json', '\n'.join(map(json.dumps, (
-        step, {'coco/bbox_mAP': .5, 'step': 1}))).encode())
+    lines = [] if row == 'without a log' else [step, {'coco/bbox_mAP': .5, 'step': 1}]
+    write_atomically('1/vis_data/scalars.json', '\n'.join(map(json.dumps, lines)).encode())
     cfg = tiny_config(tmp_path, num_query_groups=None if row == 'without groups' else 3)
     info = {} if row == 'best of an earlier run' else dict(best_ckpt='best_AP_epoch_1.pth')
     show_next(SimpleNamespace(config='c.py', work_dir='.', cfg_options=None), SimpleNamespace(
