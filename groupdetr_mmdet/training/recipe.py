@@ -15,6 +15,7 @@ from ..io import write_atomically
 from ..data.layouts import Dataset, has_objects, to_coco
 
 SEEN_IMAGES = 20_000  # images in all epochs of a run
+MANY_IMAGES = 2_000  # for training; with so many, a fresh decoder gains from groups
 EPOCHS = 12, 150  # least and most, as measured in docs/choose-k.md
 
 CONFIG = """\
@@ -164,19 +165,19 @@ def write_training(dataset: Dataset, data: str, out: Path, model: Model,
         test='test' if splits.get('test') else 'val',
         base_batch_size=base.auto_scale_lr.base_batch_size,
         log_interval=max(1, min(50, num_train // batch_size // 4)), load_from=load_from,
-        **describe_start(model, base, load_from, saved),
+        **describe_start(model, base, load_from, saved, num_train),
         **describe_images(model, augment), **describe_queries(
             dataset, load_from and saved.get('num_queries', base.model.num_queries),
             augment)).encode())
 
 
 def describe_start(model: Model, base: Config, load_from: Optional[str],
-                   saved: Mapping[str, int]) -> Dict[str, Any]:
+                   saved: Mapping[str, int], num_train: int) -> Dict[str, Any]:
     """Return K and the learning rate for the weights, as measured in docs/choose-k.md."""
     lr = base.optim_wrapper.optimizer.lr
     if not load_from:
-        return dict(lr=lr, num_query_groups=3,
-                    why_groups='from scratch 3 were ahead of 1, 6 and 11 after equal time')
+        return dict(lr=lr, num_query_groups=3 if num_train >= MANY_IMAGES else 1,
+                    why_groups=f'without weights, 3 gain from about {MANY_IMAGES} images on')
     # Other weights than model.weights are mmdet's, without groups
     groups = saved.get('num_query_groups',
                        base.model.num_query_groups if load_from == model.weights else 1)

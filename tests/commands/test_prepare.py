@@ -16,6 +16,7 @@ from tiny import CLASSES
 
 from groupdetr_mmdet.commands.prepare import was_prepared
 from groupdetr_mmdet.config import read_config
+from groupdetr_mmdet.training import recipe
 
 
 @pytest.fixture
@@ -72,12 +73,18 @@ def test_choices_are_in_the_config(data):
 
 
 @pytest.mark.parametrize('args, num_groups, lr', [
-    (['--model', 'small'], 3, 2e-4), (['--weights', 'none'], 3, 1e-4), ([], 11, 2e-4),
+    (['--model', 'small'], 1, 2e-4), (['--weights', 'none'], 1, 1e-4), ([], 11, 2e-4),
     (['--model', 'dino'], 1, 2e-4)])
 def test_groups_and_learning_rate_follow_the_weights(data, args, num_groups, lr):
     assert run_tool('prepare', data, *args) == 0
     cfg = Config.fromfile('photos.py')
     assert cfg.model.num_query_groups == num_groups and cfg.optim_wrapper.optimizer.lr == lr
+
+
+def test_a_fresh_decoder_has_groups_if_there_are_many_images(data, monkeypatch):
+    monkeypatch.setattr(recipe, 'MANY_IMAGES', 2)
+    assert run_tool('prepare', data, '--model', 'small') == 0
+    assert Config.fromfile('photos.py').model.num_query_groups == 3
 
 
 def test_strong_augmentation_ends_before_the_training(data):
