@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import mmcv
 import torch
+from mmcv.transforms import LoadImageFromFile
 from mmdet.apis import DetInferencer
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from mmdet.datasets import CocoDataset
@@ -103,8 +104,9 @@ class Inferencer(DetInferencer):
         cfg = copy.deepcopy(cfg)
         cfg.visualizer = dict(cfg.get('visualizer') or dict(type='DetLocalVisualizer'),
                               vis_backends=[])  # pictures are written by `draw`
-        for step in cfg.test_dataloader.dataset.pipeline:  # the parent looks for a class
-            step.type = TRANSFORMS.get(step.type) if isinstance(step.type, str) else step.type
+        for step in cfg.test_dataloader.dataset.pipeline:  # the parent looks for the short name
+            kind = TRANSFORMS.get(step.type) if isinstance(step.type, str) else step.type
+            step.type = kind.__name__ if kind is LoadImageFromFile else step.type
         super().__init__(cfg, device=device, show_progress=False)
         self.classes = list(self.model.dataset_meta['classes'])
 
