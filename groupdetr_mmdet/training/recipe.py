@@ -15,7 +15,7 @@ from ..io import write_atomically
 from ..data.layouts import Dataset, has_objects, to_coco
 
 SEEN_IMAGES = 20_000  # images in all epochs of a run
-MANY_IMAGES = 2_000  # for training; with so many, a fresh decoder gains from groups
+MANY_IMAGES = 2_000  # for training, with which a decoder from scratch gained from groups
 EPOCHS = 12, 150  # least and most, as measured in docs/choose-k.md
 
 CONFIG = """\
@@ -177,7 +177,7 @@ def describe_start(model: Model, base: Config, load_from: Optional[str],
     lr = base.optim_wrapper.optimizer.lr
     if not load_from:
         return dict(lr=lr, num_query_groups=3 if num_train >= MANY_IMAGES else 1,
-                    why_groups=f'without weights, 3 gain from about {MANY_IMAGES} images on')
+                    why_groups=f'3 were ahead on {MANY_IMAGES} images, and not on 200')
     # Other weights than model.weights are mmdet's, without groups
     groups = saved.get('num_query_groups',
                        base.model.num_query_groups if load_from == model.weights else 1)
